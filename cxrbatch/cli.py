@@ -1,0 +1,181 @@
+"""The command line: a group that imports a command only when it is called, and its one edge.
+
+All errors end here, as one line on stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done
+but some images could not be read, 130 interrupted.
+"""
+
+import errno
+import os
+import select
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from cxrbatch import __version__
+from cxrbatch.errors import CxrbatchError
+
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "score": (
+        "cxrbatch.commands.score:command",
+        "Score an archive into a Parquet table, one row per file.",
+    ),
+    "inspect": (
+        "cxrbatch.commands.inspect:command",
+        "Show what is made of one file, from header to display image.",
+    ),
+    "outcomes": (
+        "cxrbatch.commands.outcomes:command",
+        "List every outcome code with its meaning and remedy.",
+    ),
+    "models": (
+        "cxrbatch.commands.models:command",
+        "Show a checkpoint's card, or import weights.",
+    ),
+    "train": (
+        "cxrbatch.training.command:command",
+        "Train a model on class folders or a CSV of labels.",
+    ),
+    "sample": (
+        "cxrbatch.commands.sample:command",
+        "Write an example archive into DIRECTORY, which must be new or empty.",
+    ),
+}
+"""Command name -> (module and attribute, the first sentence of its help)."""
+
+REMEDIES = {
+    errno.EACCES: "check the permissions",
+    errno.EDQUOT: "the quota is used up; free some space or choose another disk",
+    errno.EMFILE: "raise the limit of open files (ulimit -n) or use fewer --workers",
+    errno.ENOSPC: "free some space or choose another disk",
+    errno.EROFS: "choose a place that can be written",
+}
+"""What to do about a failure of the operating system, by its number."""
+
+
+class LazyGroup(click.Group):
+    """A group whose list of commands needs no import of any of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of `COMMANDS`."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of one command; None where there is no such command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands from `COMMANDS` alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={
+        "auto_envvar_prefix": "CXRBATCH",
+        "help_option_names": ["-h", "--help"],
+        "show_default": True,
+    },
+)
+@click.version_option(__version__, "--version", "-V", message="%(prog)s %(version)s")
+def group() -> None:
+    """Score archives of chest radiographs, DICOM, PNG and JPEG, a row per file.
+
+    Research use only: cxrbatch is not a medical device, and no score of it may guide the care of
+    a patient.
+
+    \b
+    Examples:
+      cxrbatch sample archive
+      cxrbatch score archive -o results.parquet
+
+    Each option can come from the environment too: CXRBATCH_SCORE_WORKERS=4 is the option --workers
+    of score.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and turn what goes wrong with its input into one line.
+
+    Click's own `main` is passed by: it takes any broken pipe for a closed terminal and any
+    EOFError for Ctrl-D, while here both may come from a worker process that died.
+
+    Args:
+        args: The words after `cxrbatch`; those of the process by default.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        code = _run(sys.argv[1:] if args is None else args)
+        sys.stdout.flush()
+    except CxrbatchError as error:
+        return _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return WRONG_USAGE
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "cxrbatch"
+        return _fail(f"{error.format_message()} See '{path} --help'.", WRONG_USAGE)
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except OSError as error:
+        return _fail_of_system(error)
+    return code
+
+
+def _run(args: Sequence[str]) -> int:
+    """The exit code that a command returns, 0 where it returns none."""
+    # Click knows nothing of NO_COLOR; None leaves the choice to whether there is a terminal.
+    color = False if os.environ.get("NO_COLOR") else None
+    try:
+        with group.make_context("cxrbatch", list(args), color=color) as context:
+            code = group.invoke(context)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"error: {_one_line(message)}", err=True)
+    return code
+
+
+def _fail_of_system(error: OSError) -> int:
+    """Report a full disk and its like; end quietly where nobody reads the output any more."""
+    if error.errno == errno.EPIPE and (unread := _unread_outputs()):
+        # Python flushes once more at its exit and would complain there.
+        for descriptor in unread:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+        return FAILED
+    message = error.strerror or str(error) or type(error).__name__
+    if error.filename is not None:
+        message += f": {os.fsdecode(error.filename)}"
+    remedy = REMEDIES.get(error.errno or 0)
+    return _fail(f"{message} ({remedy})" if remedy else message, FAILED)
+
+
+def _unread_outputs() -> list[int]:
+    """Those of stdout and stderr that are pipes and were closed at the other end."""
+    watched = select.poll()
+    for descriptor in (1, 2):
+        watched.register(descriptor, 0)
+    return [descriptor for descriptor, event in watched.poll(0) if event & select.POLLERR]
+
+
+def _one_line(text: str) -> str:
+    """Join lines, and escape what a file's name could do to a terminal."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

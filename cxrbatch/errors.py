@@ -1,0 +1,35 @@
+"""The errors that a user can cause, in one tree.
+
+    CxrbatchError            exit 1: the work could not be done
+    ├── UsageError           exit 2: the command was wrong
+    ├── CheckpointError      a file is no checkpoint, or does not fit its card
+    ├── TableError           a results table cannot be written or read
+    └── LabelError           labels that cannot be used
+
+The message of each is one line for a person: what is wrong and what to do about it. The command
+line prints it without a traceback; a program that uses the library catches `CxrbatchError`.
+"""
+
+
+class CxrbatchError(Exception):
+    """Base of all errors that are the input's fault, not the program's."""
+
+    exit_code = 1
+
+
+class UsageError(CxrbatchError):
+    """A command or call that contradicts itself or the state of the disk."""
+
+    exit_code = 2
+
+
+class CheckpointError(CxrbatchError):
+    """A file that is no checkpoint, or whose weights do not fit its card."""
+
+
+class TableError(CxrbatchError):
+    """A results table that cannot be written, or is not one."""
+
+
+class LabelError(CxrbatchError):
+    """A label file or class folder that cannot be used."""

@@ -1,0 +1,108 @@
+"""Header facts, header flags, and what kind of DICOM object a file is."""
+
+from pydicom.dataset import Dataset
+
+from cxrbatch.reading.decoding import LOSSY
+from cxrbatch.reading.elements import integer, is_present, text
+from cxrbatch.reading.facts import HeaderFacts, age_bin
+from cxrbatch.reading.header import Header
+from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError
+
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_SECONDARY_CAPTURE = _STORAGE + "7"
+
+# SOP classes without an image to score, longest prefix first (PS3.6 annex A).
+_OBJECTS = (
+    ("1.2.840.10008.1.3.10", Outcome.DICOMDIR, "a DICOMDIR"),
+    (_STORAGE + "88", Outcome.STRUCTURED_REPORT, "a structured report"),
+    (_STORAGE + "104", Outcome.ENCAPSULATED_DOCUMENT, "an encapsulated document"),
+    (_STORAGE + "481", Outcome.RADIOTHERAPY_OBJECT, "a radiotherapy object"),
+    (_STORAGE + "11", Outcome.PRESENTATION_STATE, "a presentation state"),
+    (_STORAGE + "9", Outcome.WAVEFORM, "a waveform"),
+)
+# The same by modality, for files whose SOP class is missing (PS3.3 C.7.3.1.1.1).
+_MODALITIES = {
+    "SR": Outcome.STRUCTURED_REPORT,
+    "KO": Outcome.STRUCTURED_REPORT,
+    "DOC": Outcome.ENCAPSULATED_DOCUMENT,
+    "PR": Outcome.PRESENTATION_STATE,
+    "ECG": Outcome.WAVEFORM,
+    "EPS": Outcome.WAVEFORM,
+    "HD": Outcome.WAVEFORM,
+    "RTDOSE": Outcome.RADIOTHERAPY_OBJECT,
+    "RTIMAGE": Outcome.RADIOTHERAPY_OBJECT,
+    "RTPLAN": Outcome.RADIOTHERAPY_OBJECT,
+    "RTRECORD": Outcome.RADIOTHERAPY_OBJECT,
+    "RTSTRUCT": Outcome.RADIOTHERAPY_OBJECT,
+}
+_LATERAL_VIEWS = frozenset({"LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"})
+_CHEST_WORDS = ("CHEST", "THORAX", "LUNG", "TORAX", "BRUST")
+
+
+def object_kind(header: Header) -> ReadingError | None:
+    """Why a file that is no plain image is excluded, None for images."""
+    sop_class = header.sop_class or ""
+    for prefix, outcome, words in _OBJECTS:
+        if sop_class == prefix or sop_class.startswith(prefix + "."):
+            return ReadingError(outcome, words)
+    if is_present(header.dataset, 0x00041220):
+        return ReadingError(Outcome.DICOMDIR, "a DICOMDIR")
+    named = _MODALITIES.get(text(header.dataset, 0x00080060) or "")
+    if named is None or (sop_class and named is not Outcome.RADIOTHERAPY_OBJECT):
+        return None
+    return ReadingError(named, named.meaning[0].lower() + named.meaning[1:].rstrip("."))
+
+
+def describe(header: Header) -> HeaderFacts:
+    """What the header says, as short printable text."""
+    dataset = header.dataset
+    return HeaderFacts(
+        modality=text(dataset, 0x00080060),
+        body_part=text(dataset, 0x00180015),
+        view_position=text(dataset, 0x00185101),
+        laterality=text(dataset, 0x00200062) or text(dataset, 0x00200060),
+        patient_sex=text(dataset, 0x00100040),
+        patient_age_bin=age_bin(
+            text(dataset, 0x00101010),
+            birth_date=text(dataset, 0x00100030),
+            study_date=text(dataset, 0x00080020),
+        ),
+        manufacturer=text(dataset, 0x00080070),
+        model_name=text(dataset, 0x00081090),
+        photometric=text(dataset, 0x00280004),
+        transfer_syntax=header.transfer_syntax,
+        presentation_intent=text(dataset, 0x00080068),
+        rows=integer(dataset, 0x00280010),
+        columns=integer(dataset, 0x00280011),
+        bits_stored=integer(dataset, 0x00280101),
+        sop_instance_uid=_uid(dataset, 0x00080018),
+        series_instance_uid=_uid(dataset, 0x0020000E),
+        study_instance_uid=_uid(dataset, 0x0020000D),
+        patient_id=text(dataset, 0x00100020),
+    )
+
+
+def _uid(dataset: Dataset, tag: int) -> str | None:
+    """A UID, or None for anything that is none: UIDs become names elsewhere."""
+    uid = text(dataset, tag) or ""
+    return uid if uid and set(uid) <= set("0123456789.") else None
+
+
+def header_flags(header: Header, facts: HeaderFacts) -> set[Flag]:
+    """Flags that follow from the header alone."""
+    dataset = header.dataset
+    body_part = (facts.body_part or "").upper()
+    intent = facts.presentation_intent or ""
+    sop_class = header.sop_class or ""
+    is_lossy = text(dataset, 0x00282110) == "01" or header.transfer_syntax in LOSSY
+    is_capture = sop_class == _SECONDARY_CAPTURE or sop_class.startswith(_SECONDARY_CAPTURE + ".")
+    found = {
+        Flag.LATERAL: (facts.view_position or "").upper() in _LATERAL_VIEWS,
+        Flag.NOT_CHEST_TAG: bool(body_part) and not any(w in body_part for w in _CHEST_WORDS),
+        Flag.BURNED_IN_RISK: text(dataset, 0x00280301) == "YES",
+        Flag.LOSSY: is_lossy,
+        Flag.SECONDARY_CAPTURE: is_capture or is_present(dataset, 0x00080064),
+        Flag.FOR_PROCESSING: intent.upper() == "FOR PROCESSING",
+        Flag.MODALITY_MISSING: facts.modality is None,
+    }
+    return {flag for flag, is_set in found.items() if is_set}

@@ -1,0 +1,251 @@
+"""DICOM to Readings: header, kind of object, limits, then frame by frame to grey levels."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from cxrbatch.reading.colour import COLOUR_SPACES, render_colour
+from cxrbatch.reading.decoding import DECODERS, FrameShape
+from cxrbatch.reading.description import describe, header_flags, object_kind
+from cxrbatch.reading.display import StoredLayout, render
+from cxrbatch.reading.elements import integer, quietly
+from cxrbatch.reading.facts import HeaderFacts
+from cxrbatch.reading.header import (
+    BIG_ENDIAN,
+    DEFLATED,
+    EXPLICIT,
+    IMPLICIT,
+    Header,
+    PixelElement,
+    read_header,
+)
+from cxrbatch.reading.luminance import Display
+from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError, reading_error
+from cxrbatch.reading.palette import Palette, read_palette
+from cxrbatch.reading.pixeldata import EncapsulatedFrames, NativeFrames
+from cxrbatch.reading.readings import Reading, ReadingOptions, failed, in_order
+from cxrbatch.reading.transforms import Transforms, read_transforms
+
+_UNCOMPRESSED = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
+_GREYSCALES = ("MONOCHROME1", "MONOCHROME2")
+_INTEGER_PIXELS = 0x7FE00010
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """An image that passed all checks of its header.
+
+    Attributes:
+        frames: Where its frames come from.
+        count: How many there are.
+        layout: Where the value lies in a pixel cell.
+        transforms: Display transforms; None for colour.
+        palette: For PALETTE COLOR.
+        no_voi: Policy where the header has no VOI transform.
+    """
+
+    frames: NativeFrames | EncapsulatedFrames
+    count: int
+    layout: StoredLayout
+    transforms: Transforms | None
+    palette: Palette | None
+    no_voi: str
+
+
+def read_dicom(stream: BinaryIO, *, size: int, options: ReadingOptions) -> Iterator[Reading]:
+    """Read a DICOM file: one Reading, or one per frame, each decoded when it is asked for.
+
+    Args:
+        stream: At the start of the file; must stay open while frames are asked for.
+        size: Bytes in the file.
+        options: What to accept, and limits.
+
+    Raises:
+        ReadingError: If the file cannot be inflated.
+    """
+    with quietly():
+        header = read_header(stream, size=size)
+        facts = describe(header)
+        flags = header_flags(header, facts)
+        verdict = object_kind(header) or _foreign_modality(facts, options)
+        image = _image_or_reason(header, facts, options, verdict)
+    if isinstance(image, ReadingError):
+        yield failed("dicom", _joined(verdict, image), facts=facts, flags=flags)
+        return
+    if image.transforms is not None:
+        source = image.transforms.greyscale.voi_source(image.no_voi)
+        facts = replace(facts, voi_source=source)
+        flags |= _transform_flags(image.transforms)
+    for number in range(image.count):
+        yield _read_frame(image, number, facts, flags, verdict)
+
+
+def _image_or_reason(
+    header: Header, facts: HeaderFacts, options: ReadingOptions, verdict: ReadingError | None
+) -> _Image | ReadingError:
+    """The image, or why there is none; a file that is not asked for is not opened."""
+    if header.pixels is None:
+        return (
+            verdict
+            or header.failure
+            or ReadingError(Outcome.NO_PIXEL_DATA, "the file has no pixel data")
+        )
+    if verdict is not None and not options.render_all:
+        return verdict
+    try:
+        return _open_image(header, header.pixels, facts, options, is_radiograph=verdict is None)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        return reading_error(error)
+
+
+def _joined(verdict: ReadingError | None, failure: ReadingError) -> ReadingError:
+    """A failure to render what is excluded anyway stays an exclusion, and says both."""
+    if verdict is None or verdict is failure:
+        return failure
+    return ReadingError(verdict.outcome, f"{verdict.detail}; {failure.detail}")
+
+
+def _foreign_modality(facts: HeaderFacts, options: ReadingOptions) -> ReadingError | None:
+    """Why an image of another modality is not scored; a missing modality is flagged instead."""
+    if facts.modality is None or facts.modality in options.modalities:
+        return None
+    return ReadingError(Outcome.NOT_A_RADIOGRAPH, f"modality {facts.modality[:16]}")
+
+
+def _transform_flags(transforms: Transforms) -> set[Flag]:
+    found = {
+        Flag.NO_VOI: transforms.greyscale.voi is None,
+        Flag.VOI_IGNORED: transforms.is_ignored,
+    }
+    return {flag for flag, is_set in found.items() if is_set}
+
+
+def _read_frame(
+    image: _Image,
+    number: int,
+    facts: HeaderFacts,
+    flags: set[Flag],
+    verdict: ReadingError | None,
+) -> Reading:
+    """One frame; its failure is its own and leaves the others alone."""
+    try:
+        display, is_colour = _render_frame(image, number)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        failure = _joined(verdict, reading_error(error))
+        return failed("dicom", failure, facts=facts, flags=flags, frame=number)
+    detail = ""
+    if image.transforms is not None and image.transforms.is_contradictory:
+        detail = "photometric interpretation and presentation LUT shape contradict each other"
+    return Reading(
+        frame=number,
+        format="dicom",
+        outcome=Outcome.SCORED if verdict is None else verdict.outcome,
+        detail=detail if verdict is None else verdict.detail,
+        facts=facts,
+        flags=in_order(flags | {Flag.COLOUR} if is_colour else flags),
+        display=display,
+    )
+
+
+def _render_frame(image: _Image, number: int) -> tuple[Display, bool]:
+    decoded = image.frames.frame(number)
+    if image.transforms is None:
+        return render_colour(decoded, layout=image.layout, palette=image.palette)
+    return render(decoded.cells, image.transforms.greyscale, no_voi=image.no_voi), False
+
+
+def _open_image(
+    header: Header,
+    pixels: PixelElement,
+    facts: HeaderFacts,
+    options: ReadingOptions,
+    *,
+    is_radiograph: bool,
+) -> _Image:
+    """Check all that the header claims, and find the frames.
+
+    Raises:
+        ReadingError: For each way in which a header can be wrong.
+    """
+    if pixels.tag != _INTEGER_PIXELS:
+        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "floating point pixel data")
+    shape, layout = _read_shape(header.dataset, facts)
+    count = _frame_count(header.dataset)
+    claimed = count * shape.rows * shape.columns * shape.samples
+    if claimed > options.max_pixels:
+        detail = f"the header claims {claimed} pixels, over the limit of {options.max_pixels}"
+        raise ReadingError(Outcome.TOO_LARGE, detail)
+    little = header.is_little_endian
+    transforms = palette = None
+    if shape.photometric in _GREYSCALES:
+        transforms = read_transforms(
+            header.dataset, layout=layout, photometric=shape.photometric, little=little
+        )
+    elif shape.photometric == "PALETTE COLOR":
+        palette = read_palette(header.dataset, is_signed=layout.is_signed, little=little)
+    frames: NativeFrames | EncapsulatedFrames
+    if header.transfer_syntax in _UNCOMPRESSED:
+        frames = NativeFrames(header, pixels, shape, count)
+    elif header.transfer_syntax in DECODERS:
+        frames = EncapsulatedFrames(header, pixels, shape, count)
+    else:
+        raise ReadingError(Outcome.UNSUPPORTED_TRANSFER_SYNTAX, _name(header.transfer_syntax))
+    # The policy is made for radiographs; the values of other modalities have a meaning to keep.
+    no_voi = options.no_voi if is_radiograph else "full_range"
+    return _Image(frames, count, layout, transforms, palette, no_voi)
+
+
+def _name(transfer_syntax: str) -> str:
+    """A transfer syntax by UID and, where it has one, by name."""
+    name = UID(transfer_syntax).name
+    return transfer_syntax if name == transfer_syntax else f"{name} ({transfer_syntax})"
+
+
+def _frame_count(dataset: Dataset) -> int:
+    """Number of Frames (0028,0008); 1 where it is absent or says nothing usable."""
+    return max(1, integer(dataset, 0x00280008) or 1)
+
+
+def _read_shape(dataset: Dataset, facts: HeaderFacts) -> tuple[FrameShape, StoredLayout]:
+    """Size and sample layout of every frame (PS3.3 C.7.6.3)."""
+    if not facts.rows or not facts.columns or facts.rows < 0 or facts.columns < 0:
+        raise ReadingError(Outcome.CORRUPT, "the header gives no rows or no columns")
+    photometric = facts.photometric or ""
+    if photometric not in _GREYSCALES and photometric not in COLOUR_SPACES:
+        detail = f"photometric interpretation {photometric[:16] or 'missing'}"
+        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, detail)
+    is_mono = photometric in _GREYSCALES or photometric == "PALETTE COLOR"
+    samples = integer(dataset, 0x00280002) or (1 if is_mono else 3)
+    if samples != (1 if is_mono else 3):
+        raise ReadingError(
+            Outcome.UNSUPPORTED_IMAGE, "samples per pixel do not fit the photometric interpretation"
+        )
+    if photometric == "YBR_FULL_422" and facts.columns % 2:
+        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "YBR_FULL_422 with an odd width")
+    allocated = integer(dataset, 0x00280100)
+    if allocated not in (1, 8, 16, 32):
+        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "bits allocated that are not read")
+    stored = facts.bits_stored or allocated
+    high = integer(dataset, 0x00280102)
+    high = stored - 1 if high is None else high
+    if not 1 <= stored <= allocated or not stored - 1 <= high < allocated:
+        raise ReadingError(Outcome.CORRUPT, "bits stored do not fit into bits allocated")
+    is_signed = integer(dataset, 0x00280103) == 1
+    shape = FrameShape(
+        rows=facts.rows,
+        columns=facts.columns,
+        samples=samples,
+        bits_allocated=allocated,
+        bits_stored=stored,
+        is_signed=is_signed,
+        photometric=photometric,
+        planar=integer(dataset, 0x00280006) == 1,
+    )
+    return shape, StoredLayout(bits_stored=stored, high_bit=high, is_signed=is_signed)

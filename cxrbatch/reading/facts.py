@@ -1,0 +1,67 @@
+"""What a header says about an image, without what names its patient."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderFacts:
+    """Header values that a table may hold, as short printable text; None where absent.
+
+    `patient_id` is the exception: it is there to be turned into a keyed hash, is left out of the
+    repr, and must not be stored or printed.
+    """
+
+    modality: str | None = None
+    body_part: str | None = None
+    view_position: str | None = None
+    laterality: str | None = None
+    patient_sex: str | None = None
+    patient_age_bin: str | None = None
+    manufacturer: str | None = None
+    model_name: str | None = None
+    photometric: str | None = None
+    transfer_syntax: str | None = None
+    presentation_intent: str | None = None
+    rows: int | None = None
+    columns: int | None = None
+    bits_stored: int | None = None
+    voi_source: str | None = None
+    sop_instance_uid: str | None = None
+    series_instance_uid: str | None = None
+    study_instance_uid: str | None = None
+    patient_id: str | None = field(default=None, repr=False)
+
+
+def age_bin(age: str | None, *, birth_date: str | None, study_date: str | None) -> str | None:
+    """Decade of life, "0-9" to "90+"; None where nothing usable is said.
+
+    Args:
+        age: Patient Age (0010,1010), such as "045Y", "18M", "3W" or "10D".
+        birth_date: Patient's Birth Date (0010,0030), YYYYMMDD; used where there is no age.
+        study_date: Study Date (0008,0020), YYYYMMDD.
+    """
+    years = _years_of_age(age)
+    if years is None:
+        years = _years_between(birth_date, study_date)
+    if years is None or not 0 <= years < 130:
+        return None
+    decade = years // 10 * 10
+    return "90+" if decade >= 90 else f"{decade}-{decade + 9}"
+
+
+def _years_of_age(age: str | None) -> int | None:
+    text = (age or "").strip().upper()
+    per_year = {"Y": 1, "M": 12, "W": 52, "D": 365}.get(text[-1:])
+    digits = text[:-1]
+    if per_year is None or not (digits.isascii() and digits.isdigit()) or len(digits) > 4:
+        return None
+    return int(digits) // per_year
+
+
+def _years_between(birth_date: str | None, study_date: str | None) -> int | None:
+    dates = [(date or "").replace(".", "") for date in (birth_date, study_date)]
+    if not all(len(date) == 8 and date.isascii() and date.isdigit() for date in dates):
+        return None
+    birth, study = (int(date) for date in dates)
+    # 0101 to 1231 as a number is below 10000: a birthday still to come takes a year off.
+    return (study - birth) // 10_000 if study >= birth else None

@@ -1,0 +1,126 @@
+"""One file to its Readings: the way into this package.
+
+Every file gives at least one Reading, whatever it is; a file that gives no image gives the reason.
+"""
+
+import contextlib
+import io
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+from cxrbatch.reading import raster
+from cxrbatch.reading.dicom import read_dicom
+from cxrbatch.reading.facts import HeaderFacts
+from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError, reading_error
+from cxrbatch.reading.readings import (
+    RADIOGRAPH_MODALITIES,
+    Reading,
+    ReadingOptions,
+    failed,
+    file_limit,
+    in_order,
+)
+from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
+
+__all__ = [
+    "DEFAULT_OPTIONS",
+    "RADIOGRAPH_MODALITIES",
+    "Reading",
+    "ReadingOptions",
+    "read_radiographs",
+    "read_radiographs_bytes",
+]
+
+DEFAULT_OPTIONS = ReadingOptions()
+
+
+def read_radiographs(
+    path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+    options: ReadingOptions = DEFAULT_OPTIONS,
+) -> Iterator[Reading]:
+    """Read a file: one Reading, or one per frame, decoded as they are asked for.
+
+    Never raises: what goes wrong is the outcome of a Reading. Only KeyboardInterrupt, SystemExit
+    and GeneratorExit pass through. A FIFO, device or folder is not opened for reading.
+    """
+
+    def attempt() -> Iterator[Reading]:
+        with _open_regular(path) as stream:
+            yield from _read_stream(stream, os.fstat(stream.fileno()).st_size, options)
+
+    return _never_raising(attempt)
+
+
+def read_radiographs_bytes(
+    data: bytes, options: ReadingOptions = DEFAULT_OPTIONS
+) -> Iterator[Reading]:
+    """Read a file's content that is already in memory, as `read_radiographs` reads a file."""
+    return _never_raising(lambda: _read_stream(io.BytesIO(data), len(data), options))
+
+
+def _never_raising(attempt: Callable[[], Iterator[Reading]]) -> Iterator[Reading]:
+    try:
+        yield from attempt()
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a decoder written in Rust panics outside Exception
+        yield failed("other", reading_error(error))
+
+
+def _open_regular(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> BinaryIO:
+    """Open without waiting: O_NONBLOCK, or a FIFO put there meanwhile would hang the reader."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ReadingError(Outcome.UNREADABLE_FILE, "not a regular file")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+        raise
+
+
+def _read_stream(stream: BinaryIO, size: int, options: ReadingOptions) -> Iterator[Reading]:
+    head = stream.read(HEAD_BYTES)
+    form = sniff(head, size=size)
+    if form == "other":
+        detail = "neither DICOM nor PNG nor JPEG" if head else "the file is empty"
+        yield failed(form, ReadingError(Outcome.NOT_AN_IMAGE, detail))
+        return
+    if size > file_limit(options.max_pixels):
+        yield failed(form, ReadingError(Outcome.TOO_LARGE, f"{size} bytes are over the limit"))
+        return
+    stream.seek(0)
+    if form != "dicom":
+        yield _read_raster(stream, form, options)
+        return
+    try:
+        yield from read_dicom(stream, size=size, options=options)
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        yield failed(form, reading_error(error))
+
+
+def _read_raster(stream: BinaryIO, form: str, options: ReadingOptions) -> Reading:
+    try:
+        read = raster.read_png if form == "png" else raster.read_jpeg
+        image = read(stream.read(), max_pixels=options.max_pixels)
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        return failed(form, reading_error(error))
+    rows, columns = image.display.shape
+    facts = HeaderFacts(rows=rows, columns=columns, bits_stored=image.bits)
+    flags = {Flag.COLOUR: image.is_colour, Flag.LOSSY: form == "jpeg"}
+    return Reading(
+        frame=0,
+        format=form,
+        outcome=Outcome.SCORED,
+        detail="",
+        facts=facts,
+        flags=in_order(flag for flag, is_set in flags.items() if is_set),
+        display=image.display,
+    )

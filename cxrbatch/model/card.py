@@ -1,0 +1,148 @@
+"""The card: what a checkpoint says of itself, and the only place class names come from."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from cxrbatch.errors import CheckpointError
+from cxrbatch.model.preprocessing import Recipe
+
+FORMAT_VERSION = 1
+MAX_CLASSES = 256
+MAX_CLASS_NAME = 64
+MAX_NAME = 200
+TEMPERATURES = (0.01, 100.0)
+_SHOWN = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """Maps uint8 inputs u to (u / 255 - mean) / std on the device."""
+
+    mean: float
+    std: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+            raise ValueError("normalisation needs a finite mean and a positive std")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A checkpoint's JSON card.
+
+    Attributes:
+        name: Short name shown to people.
+        architecture: One of `cxrbatch.model.resnet.ARCHITECTURES`.
+        classes: Class names in the order of the logits.
+        recipe: How radiographs become inputs.
+        normalisation: How inputs are scaled on the device.
+        temperature: Probabilities are softmax(logits / temperature).
+        training: Free summary: data, split, options, metrics, versions.
+        limits: What the scores don't mean, one sentence each.
+    """
+
+    name: str
+    architecture: str
+    classes: tuple[str, ...]
+    recipe: Recipe
+    normalisation: Normalisation
+    temperature: float = 1.0
+    training: Mapping[str, Any] = field(default_factory=dict)
+    limits: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_classes(self.classes)
+        low, high = TEMPERATURES
+        if not low <= self.temperature <= high:
+            raise ValueError(f"temperature must be in {low} … {high}")
+        if not self.name.isprintable() or len(self.name) > MAX_NAME:
+            raise ValueError("the name is overlong or cannot be printed")
+
+    def to_json(self) -> str:
+        """Give the card as stored, keys sorted."""
+        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Card":
+        """Read a card that may be broken or malicious.
+
+        Raises:
+            CheckpointError: Not JSON, another format version, a field missing, unknown or invalid.
+        """
+        try:
+            return cls._from_fields(json.loads(text))
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:_SHOWN]
+            raise CheckpointError(f"the checkpoint's card is invalid: {reason}") from None
+
+    @classmethod
+    def _from_fields(cls, card: object) -> "Card":
+        if not isinstance(card, dict):
+            raise ValueError("not an object")
+        values = dict(card)
+        version = values.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise ValueError(f"format version {version!r}, this program reads {FORMAT_VERSION}")
+        names = {f.name for f in fields(cls)}
+        if set(values) != names:
+            raise ValueError(f"fields {sorted(set(values) ^ names)} are missing or unknown")
+        return cls(
+            name=_text(values["name"]),
+            architecture=_text(values["architecture"]),
+            classes=_texts(values["classes"]),
+            recipe=Recipe.from_card(values["recipe"]),
+            normalisation=_normalisation(values["normalisation"]),
+            temperature=_number(values["temperature"]),
+            training=_object(values["training"]),
+            limits=_texts(values["limits"]),
+        )
+
+
+def check_classes(classes: tuple[str, ...]) -> None:
+    """Refuse class names that could not be columns of a table.
+
+    Raises:
+        ValueError: Fewer than two, too many, doubled, empty, overlong or unprintable names.
+    """
+    if not 2 <= len(classes) <= MAX_CLASSES:
+        raise ValueError(f"{len(classes)} classes; 2 to {MAX_CLASSES} are possible")
+    folded = [name.casefold() for name in classes]
+    if len(set(folded)) != len(folded):
+        raise ValueError("a class is named twice")
+    for name in classes:
+        if not name.strip() or len(name) > MAX_CLASS_NAME or not name.isprintable():
+            raise ValueError(f"{name[:MAX_CLASS_NAME]!r} is not a usable class name")
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("an object was expected")
+    return value
+
+
+def _normalisation(value: object) -> Normalisation:
+    given = _object(value)
+    if set(given) != {"mean", "std"}:
+        raise ValueError("normalisation needs mean and std, and nothing else")
+    return Normalisation(_number(given["mean"]), _number(given["std"]))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a text was expected")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError("a list of texts was expected")
+    return tuple(_text(item) for item in value)
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("a number was expected")
+    return float(value)

@@ -1,0 +1,159 @@
+"""Batches of inputs to scores on a device, at one precision and one fixed shape."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cxrbatch.errors import CxrbatchError, UsageError
+from cxrbatch.model.checkpoint import Checkpoint
+from cxrbatch.model.heatmaps import quantise
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+DEFAULT_BATCH_SIZE = 32
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class BatchScores:
+    """Scores of n images over c classes, on the host.
+
+    Attributes:
+        logits: Shape (n, c), float32.
+        probabilities: Shape (n, c), float32, calibrated by the card's temperature; rows sum to 1.
+        heatmaps: Shape (n, c, h, w), uint8.
+        heatmap_scale: Shape (n,), float32.
+    """
+
+    logits: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float32]
+    heatmaps: npt.NDArray[np.uint8]
+    heatmap_scale: npt.NDArray[np.float32]
+
+
+def choose_device(name: str) -> torch.device:
+    """Resolve "auto", "cpu", "cuda" or "cuda:1".
+
+    Raises:
+        UsageError: The device does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"unknown device {name!r}; try cpu, cuda or cuda:0") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r} is not supported; try cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name!r} is not on this machine; try --device cpu")
+    return device
+
+
+def choose_precision(precision: Precision, device: torch.device) -> Precision:
+    """Resolve "auto": bf16 where the processor computes in it, else fp32.
+
+    Raises:
+        UsageError: fp16 on a CPU, which computes it more slowly than fp32.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise UsageError("--precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
+    if precision != "auto":
+        return precision
+    return "bf16" if _has_native_bf16(device) else "fp32"
+
+
+def describe_device(device: torch.device) -> str:
+    """Name the processor for the table's provenance."""
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    return f"cpu: {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+
+
+class Scorer:
+    """A checkpoint made ready on a device.
+
+    Every forward pass has the same shape: a shorter batch is padded with black images. So the
+    kernels, and with them the last bits, are the same for every image of a run, and a GPU never
+    plans for a second shape.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        batch_size: int,
+        device: torch.device,
+        precision: Precision,
+    ) -> None:
+        """Move the network to its device.
+
+        Args:
+            checkpoint: What to score with.
+            batch_size: Images per forward pass.
+            device: Where to compute.
+            precision: A resolved precision, not "auto".
+        """
+        self.card = checkpoint.card
+        self.batch_size = batch_size
+        self.device = device
+        self.precision = precision
+        self._model = checkpoint.model.to(device, memory_format=torch.channels_last)
+
+    def score(self, inputs: npt.NDArray[np.uint8]) -> BatchScores:
+        """Score up to a batch of inputs.
+
+        Args:
+            inputs: Shape (n, size, size), uint8, 1 <= n <= batch_size.
+
+        Raises:
+            CxrbatchError: A score is not finite, as when float16 overflows.
+        """
+        count = len(inputs)
+        with torch.inference_mode(), self._autocast():
+            scores = self._model.score(self._normalised(self._to_device(inputs)))
+            logits = scores.logits[:count]
+            probabilities = (logits / self.card.temperature).softmax(dim=1)
+            maps = quantise(scores.heatmaps[:count])
+        if not logits.isfinite().all():
+            raise CxrbatchError(
+                f"the model gave scores that are not finite at {self.precision}; "
+                "try --precision fp32"
+            )
+        return BatchScores(
+            logits.cpu().numpy(),
+            probabilities.cpu().numpy(),
+            maps.levels.cpu().numpy(),
+            maps.scale.cpu().numpy(),
+        )
+
+    def _to_device(self, inputs: npt.NDArray[np.uint8]) -> Tensor:
+        host = torch.zeros(
+            (self.batch_size, 1, *inputs.shape[1:]),
+            dtype=torch.uint8,
+            pin_memory=self.device.type == "cuda",
+        )
+        host[: len(inputs), 0] = torch.from_numpy(inputs)
+        return host.to(self.device, non_blocking=True)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        norm = self.card.normalisation
+        scaled = images.to(torch.float32, memory_format=torch.channels_last)
+        return scaled.mul_(1.0 / (255.0 * norm.std)).sub_(norm.mean / norm.std)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
+
+
+def _has_native_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

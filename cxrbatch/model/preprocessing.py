@@ -1,0 +1,165 @@
+"""The recipe: how a display image becomes the uint8 square that the network sees.
+
+There is one recipe per checkpoint. It is stored in the checkpoint's card, its hash in every table,
+and score, train, inspect and an upload all pass through `Recipe.prepare`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Display = npt.NDArray[np.float32]
+ModelInput = npt.NDArray[np.uint8]
+
+Geometry = Literal["squeeze", "pad"]
+NoVoiPolicy = Literal["robust", "full_range"]
+
+MIN_SIZE, MAX_SIZE = 32, 2048
+_HASH_HEX_DIGITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides which uint8 input a radiograph becomes.
+
+    Attributes:
+        size: Edge of the square input in pixels.
+        geometry: "squeeze" scales rows and columns to the square independently, "pad" first adds
+            black borders; whichever the training images went through.
+        no_voi: What the reader does with a DICOM that has no VOI transform.
+        version: Changes whenever the code below gives other pixels for the same fields.
+    """
+
+    size: int
+    geometry: Geometry = "squeeze"
+    no_voi: NoVoiPolicy = "robust"
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if not MIN_SIZE <= self.size <= MAX_SIZE:
+            raise ValueError(f"input size {self.size} is not in {MIN_SIZE} … {MAX_SIZE}")
+        if self.geometry not in get_args(Geometry):
+            raise ValueError(f"unknown geometry {self.geometry!r}")
+        if self.no_voi not in get_args(NoVoiPolicy):
+            raise ValueError(f"unknown policy for images without VOI {self.no_voi!r}")
+        if self.version != 1:
+            raise ValueError(f"recipe version {self.version} needs a newer cxrbatch")
+
+    @classmethod
+    def from_card(cls, card: Mapping[str, Any]) -> "Recipe":
+        """Rebuild a recipe from its JSON form.
+
+        Raises:
+            ValueError: A field is missing, unknown or out of range.
+        """
+        if set(card) != {"size", "geometry", "no_voi", "version"}:
+            raise ValueError(f"recipe has the fields {sorted(card)}")
+        if not all(type(card[field]) is int for field in ("size", "version")):
+            raise ValueError("recipe size and version must be whole numbers")
+        return cls(**card)
+
+    def to_card(self) -> dict[str, Any]:
+        """Give the JSON form."""
+        return asdict(self)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the canonical JSON form; two tables with equal hashes saw equal inputs."""
+        canonical = json.dumps(self.to_card(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def prepare(self, display: Display) -> ModelInput:
+        """Turn a display image into the network's input.
+
+        Args:
+            display: Shape (rows, columns), float32 in [0, 1], 1 is bright.
+
+        Returns:
+            Shape (size, size), uint8, display values times 255, rounded.
+        """
+        square = _pad_to_square(display) if self.geometry == "pad" else display
+        return _to_uint8(area_resize(square, rows=self.size, columns=self.size))
+
+
+def area_resize(display: Display, *, rows: int, columns: int) -> Display:
+    """Resize with antialiasing, every source pixel weighed by the area it covers.
+
+    An axis that grows is interpolated linearly: averaging over areas is nearest neighbour there.
+
+    Args:
+        display: Shape (rows, columns), float32.
+        rows: Rows of the result.
+        columns: Columns of the result.
+
+    Returns:
+        Shape (rows, columns), float32.
+    """
+    wide = _resize_columns(display, columns)
+    return np.ascontiguousarray(_resize_columns(np.ascontiguousarray(wide.T), rows).T)
+
+
+def image_hash(prepared: ModelInput) -> str:
+    """Hash the network's input: equal for equal pictures in any container.
+
+    Args:
+        prepared: Shape (size, size), uint8.
+
+    Returns:
+        The first 128 bits of SHA-256 over size and pixels, 32 hexadecimal digits.
+    """
+    digest = hashlib.sha256(f"{prepared.shape[0]}x{prepared.shape[1]}:".encode())
+    digest.update(np.ascontiguousarray(prepared).data)
+    return digest.hexdigest()[:_HASH_HEX_DIGITS]
+
+
+def difference_hash(prepared: ModelInput) -> int:
+    """Give the 64-bit difference hash: one bit per neighbouring pair in an 8 x 9 thumbnail.
+
+    Near-duplicates differ in a few bits. Source: N. Krawetz, "Kind of Like That", 2013.
+
+    Args:
+        prepared: Shape (size, size), uint8.
+
+    Returns:
+        An unsigned 64-bit number; the top left pair is its highest bit.
+    """
+    small = area_resize(prepared.astype(np.float32), rows=8, columns=9)
+    return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes(), "big")
+
+
+def _resize_columns(display: Display, columns: int) -> Display:
+    source = display.shape[1]
+    if columns == source:
+        return display
+    if columns > source:
+        image = Image.fromarray(np.ascontiguousarray(display))
+        grown = image.resize((columns, image.height), Image.Resampling.BILINEAR)
+        return cast(Display, np.asarray(grown))
+    # Pillow's BOX filter takes or drops whole pixels, which is near to nearest neighbour where
+    # the ratio is small. Here a pixel that an edge cuts counts with the part that lies inside.
+    edges = np.arange(columns + 1) * (source / columns)
+    first = np.minimum(edges.astype(np.intp), source - 1)
+    outside = (edges - first).astype(np.float32)
+    outside[-1] = 0.0  # nothing lies beyond the last edge
+    cut = display[:, first] * outside
+    sums = np.add.reduceat(display, first[:-1], axis=1) - cut[:, :-1] + cut[:, 1:]
+    return cast(Display, sums * np.float32(columns / source))
+
+
+def _pad_to_square(display: Display) -> Display:
+    rows, columns = display.shape
+    edge = max(rows, columns)
+    square = np.zeros((edge, edge), dtype=np.float32)
+    top, left = (edge - rows) // 2, (edge - columns) // 2
+    square[top : top + rows, left : left + columns] = display
+    return square
+
+
+def _to_uint8(display: Display) -> ModelInput:
+    return np.rint(display.clip(0.0, 1.0) * 255.0).astype(np.uint8)

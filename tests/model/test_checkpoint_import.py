@@ -1,0 +1,158 @@
+"""State dicts come in without running code, and only where they fit."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor
+
+from cxrbatch.errors import CheckpointError
+from cxrbatch.model.card import Card
+from cxrbatch.model.checkpoint import import_state_dict, load_checkpoint
+from cxrbatch.model.resnet import RadiographResNet
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path) -> RadiographResNet:
+    return load_checkpoint(tiny_checkpoint).model
+
+
+def refused(call: Callable[[], object]) -> str:
+    """The message of the CheckpointError that `call` must raise, checked to be one line."""
+    with pytest.raises(CheckpointError) as caught:
+        call()
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 1000
+    return message
+
+
+@pytest.fixture(scope="module")
+def rgb() -> torch.nn.Module:
+    torch.manual_seed(6)
+    return torchvision.models.resnet18(num_classes=3).eval()
+
+
+def imported(tmp_path: Path, state: object, card: Card) -> RadiographResNet:
+    torch.save(state, tmp_path / "net.pt")
+    return import_state_dict(tmp_path / "net.pt", card=card)
+
+
+def test_an_rgb_stem_is_folded_exactly(
+    tmp_path: Path, rgb: torch.nn.Module, tiny_card: Card
+) -> None:
+    model = imported(tmp_path, rgb.state_dict(), tiny_card)
+    assert not model.training
+    grey = torch.rand(3, 1, 64, 64)
+    with torch.no_grad():
+        expected = rgb(grey.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(model(grey), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("wrapped", ["plain", "state_dict", "model", "module"])
+def test_the_wrappings_of_training_scripts_are_taken_off(
+    tmp_path: Path, rgb: torch.nn.Module, tiny_card: Card, wrapped: str
+) -> None:
+    state = rgb.state_dict()
+    if wrapped == "module":
+        given: object = {f"module.{name}": value for name, value in state.items()}
+    else:
+        given = state if wrapped == "plain" else {wrapped: state, "epoch": 7}
+    model = imported(tmp_path, given, tiny_card)
+    for name in ("fc.weight", "layer4.1.bn2.running_var", "layer1.0.conv1.weight"):
+        assert torch.equal(model.state_dict()[name], state[name])
+
+
+def test_a_single_channel_stem_and_half_precision_are_taken(
+    tmp_path: Path, model: RadiographResNet, tiny_card: Card
+) -> None:
+    state = {name: value.half() for name, value in model.state_dict().items()}
+    found = imported(tmp_path, state, tiny_card)
+    assert found.conv1.weight.dtype == torch.float32
+    assert torch.equal(found.conv1.weight, model.conv1.weight)
+
+
+class Bomb:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_with_code_is_refused_and_not_run(
+    tmp_path: Path, rgb: torch.nn.Module, tiny_card: Card, legacy: bool
+) -> None:
+    trace = tmp_path / "exploded"
+    state = {**rgb.state_dict(), "fc.bias": Bomb(trace)}
+    torch.save(state, tmp_path / "b.pt", _use_new_zipfile_serialization=not legacy)
+    message = refused(lambda: import_state_dict(tmp_path / "b.pt", card=tiny_card))
+    assert "is not a plain state dict" in message
+    assert "weights_only=False" not in message
+    assert not trace.exists()
+    torch.load(tmp_path / "b.pt", weights_only=False)  # it is live ammunition
+    assert trace.is_dir()
+
+
+def test_a_whole_pickled_network_is_refused(
+    tmp_path: Path, rgb: torch.nn.Module, tiny_card: Card
+) -> None:
+    refused(lambda: imported(tmp_path, rgb, tiny_card))
+
+
+@pytest.mark.parametrize("state", [[1, 2], 5, {}, {"a": 1}, {1: 2}, {"model": {"a": [1]}}], ids=str)
+def test_what_is_no_state_dict_is_refused(tmp_path: Path, tiny_card: Card, state: object) -> None:
+    refused(lambda: imported(tmp_path, state, tiny_card))
+
+
+@pytest.mark.parametrize("data", [b"", b"text\n" * 100, b"PK\x03\x04" + bytes(100), b"\x80\x02."])
+def test_foreign_files_are_no_state_dicts(tmp_path: Path, tiny_card: Card, data: bytes) -> None:
+    (tmp_path / "net.pt").write_bytes(data)
+    refused(lambda: import_state_dict(tmp_path / "net.pt", card=tiny_card))
+
+
+def test_a_cut_state_dict_is_refused(tmp_path: Path, rgb: torch.nn.Module, tiny_card: Card) -> None:
+    torch.save(rgb.state_dict(), tmp_path / "net.pt")
+    data = (tmp_path / "net.pt").read_bytes()
+    (tmp_path / "net.pt").write_bytes(data[: len(data) // 2])
+    refused(lambda: import_state_dict(tmp_path / "net.pt", card=tiny_card))
+
+
+def test_a_missing_state_dict_is_refused(tmp_path: Path, tiny_card: Card) -> None:
+    assert "No such file" in refused(lambda: import_state_dict(tmp_path / "none", card=tiny_card))
+    refused(lambda: import_state_dict(tmp_path, card=tiny_card))
+
+
+UNUSUAL: dict[str, Callable[[Tensor], Tensor]] = {
+    "sparse": lambda t: t.to_sparse(),
+    "meta": lambda t: t.to("meta"),
+    "integer": lambda t: t.long(),
+    "nan": lambda t: t * float("nan"),
+    "complex": lambda t: t.to(torch.complex64),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch announces changes of sparse tensors
+@pytest.mark.parametrize("kind", UNUSUAL)
+@pytest.mark.parametrize("name", ["fc.weight", "conv1.weight"])
+def test_tensors_of_an_unusual_kind_are_refused(
+    tmp_path: Path, rgb: torch.nn.Module, tiny_card: Card, name: str, kind: str
+) -> None:
+    state = rgb.state_dict()
+    state[name] = UNUSUAL[kind](state[name])
+    refused(lambda: imported(tmp_path, state, tiny_card))
+
+
+def test_a_state_dict_of_other_classes_is_refused(
+    tmp_path: Path, rgb: torch.nn.Module, tiny_card: Card
+) -> None:
+    card = replace(tiny_card, classes=("a", "b"))
+    message = refused(lambda: imported(tmp_path, rgb.state_dict(), card))
+    assert "do not fit resnet18 with 2 classes" in message

@@ -1,0 +1,194 @@
+"""The data contract: names and types of a results table's columns, and its provenance.
+
+One row per file (one per frame of a multi-frame file). All that reads a table goes through
+`open_table`, which refuses a schema of another major version.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cxrbatch.errors import TableError
+from cxrbatch.reading.facts import HeaderFacts
+
+SCHEMA_VERSION = "1.0"
+PROVENANCE_KEY = b"cxrbatch"
+
+_INTEGERS = frozenset({"rows", "columns", "bits_stored"})
+# The id itself never enters a table: `patient_key` is its keyed hash.
+FACTS = tuple(f.name for f in fields(HeaderFacts) if f.name != "patient_id")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageScores:
+    """What the model gave for one image of c classes.
+
+    Attributes:
+        logits: Shape (c,), float32.
+        probabilities: Shape (c,), float32.
+        heatmaps: c * h * w bytes.
+        heatmap_scale: A heat map is its bytes times this over 255.
+    """
+
+    logits: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float32]
+    heatmaps: bytes
+    heatmap_scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One file, or one frame of it, before it is scored.
+
+    Attributes:
+        path: Relative to the archive's root, see `cxrbatch.results.paths`.
+        frame: 0-based.
+        file_size: In bytes.
+        format: "dicom", "png", "jpeg" or "other".
+        outcome: An outcome code.
+        detail: One line for a person.
+        flags: Flag codes.
+        image_hash: Hash of the model's input; None without an image.
+        dhash: 64-bit difference hash; None without an image.
+        patient_key: Keyed hash of the patient id; None where there is none.
+        facts: Header values.
+    """
+
+    path: str
+    frame: int
+    file_size: int
+    format: str
+    outcome: str
+    detail: str
+    flags: tuple[str, ...]
+    image_hash: str | None
+    dhash: int | None
+    patient_key: str | None
+    facts: HeaderFacts
+
+
+def table_schema(classes: Sequence[str], *, heatmap_size: int) -> pa.Schema:
+    """Give the columns of a table.
+
+    Args:
+        classes: Class names in the order of the logits.
+        heatmap_size: Height and width of one heat map in cells.
+
+    Raises:
+        ValueError: `heatmap_size` is not a positive whole number.
+    """
+    if type(heatmap_size) is not int or heatmap_size < 1:
+        raise ValueError("a heat map has a whole number of cells")
+    heatmaps = len(classes) * heatmap_size**2
+    columns = [
+        ("path", pa.string()),
+        ("frame", pa.int32()),
+        ("file_size", pa.int64()),
+        ("format", pa.string()),
+        ("outcome", pa.string()),
+        ("detail", pa.string()),
+        ("prediction", pa.string()),
+        *((f"p_{name}", pa.float32()) for name in classes),
+        *((f"logit_{name}", pa.float32()) for name in classes),
+        ("heatmaps", pa.binary(heatmaps)),
+        ("heatmap_scale", pa.float32()),
+        ("image_hash", pa.string()),
+        ("dhash", pa.uint64()),
+        ("flags", pa.list_(pa.string())),
+        ("ood_score", pa.float32()),
+        ("patient_key", pa.string()),
+        *((name, pa.int32() if name in _INTEGERS else pa.string()) for name in FACTS),
+    ]
+    return pa.schema(columns)
+
+
+def record_batch(
+    scored: Sequence[tuple[Row, ImageScores | None]], *, classes: Sequence[str], schema: pa.Schema
+) -> pa.RecordBatch:
+    """Turn rows into columns; what an unscored row lacks is null."""
+    rows = [row for row, _ in scored]
+    scores = [score for _, score in scored]
+    columns: dict[str, list[Any]] = {
+        "prediction": [s and classes[int(s.probabilities.argmax())] for s in scores],
+        "heatmaps": [s and s.heatmaps for s in scores],
+        "heatmap_scale": [s and s.heatmap_scale for s in scores],
+        "ood_score": [None] * len(rows),
+        "flags": [list(row.flags) for row in rows],
+    }
+    for index, name in enumerate(classes):
+        columns[f"p_{name}"] = [s and s.probabilities[index] for s in scores]
+        columns[f"logit_{name}"] = [s and s.logits[index] for s in scores]
+    for name in FACTS:
+        columns[name] = [getattr(row.facts, name) for row in rows]
+    for name in schema.names:
+        if name not in columns:
+            columns[name] = [getattr(row, name) for row in rows]
+    arrays = [pa.array(columns[field.name], field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A results table that was opened and found to keep the contract.
+
+    Attributes:
+        path: Where it is.
+        classes: Class names in the order of the logits.
+        provenance: What the file says of how it was made.
+        rows: Number of rows.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    provenance: Mapping[str, Any]
+    rows: int
+
+    def read(self, columns: Iterable[str]) -> pa.Table:
+        """Read some columns.
+
+        Raises:
+            TableError: The file's data is damaged.
+        """
+        try:
+            return pq.read_table(self.path, columns=list(columns))
+        except (OSError, pa.ArrowException) as error:
+            raise TableError(f"{self.path} is damaged: {_first_line(error)}") from None
+
+
+def open_table(path: Path) -> Table:
+    """Open a results table without reading its rows.
+
+    Raises:
+        TableError: Not a Parquet file, not written by cxrbatch, or of another major version.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            metadata, schema, rows = file.schema_arrow.metadata, file.schema_arrow, file.metadata
+            stored = (rows.metadata or {}) | (metadata or {})
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise TableError(f"cannot open table {path}: {_first_line(error)}") from None
+    try:
+        provenance = json.loads(stored[PROVENANCE_KEY])
+        version, classes = provenance["schema_version"], tuple(provenance["classes"])
+        expected = table_schema(classes, heatmap_size=provenance["heatmap_size"])
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError, pa.ArrowException):
+        raise TableError(f"{path} is not a results table of cxrbatch") from None
+    if str(version).partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
+        raise TableError(
+            f"{path} has schema version {version}; this program reads {SCHEMA_VERSION}"
+        )
+    for column in expected:
+        if schema.get_field_index(column.name) < 0 or schema.field(column.name) != column:
+            raise TableError(f"{path} lacks the column {column.name!r}, or it has another type")
+    return Table(path, classes, provenance, rows.num_rows)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,137 @@
+"""The command `cxrbatch inspect`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cxrbatch import options as shared
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from cxrbatch.scoring.inspection import Inspection
+
+SOME_UNREADABLE = 3
+_MOST_FRAMES_SHOWN = 20
+
+
+@click.command("inspect")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--display",
+    type=shared.FILE,
+    metavar="OUT.png",
+    help="Write the display image, full size, 8-bit greyscale.",
+)
+@click.option(
+    "--overlay",
+    type=shared.FILE,
+    metavar="OUT.png",
+    help="Write the display image under the predicted class's heat map; needs --checkpoint.",
+)
+@shared.overwrite_option
+@click.option(
+    "--checkpoint",
+    metavar="FILE",
+    help="Score the image too, with this checkpoint; 'default' is the bundled one.",
+)
+@shared.json_option
+def command(
+    file: Path,
+    display: Path | None,
+    overlay: Path | None,
+    overwrite: bool,
+    checkpoint: str | None,
+    as_json: bool,
+) -> int:
+    """Show what is made of one file, from header to display image.
+
+    It is read by the same code as in `cxrbatch score`; other modalities are shown too. Of a file
+    with several frames, --display and --overlay write the first.
+
+    \b
+    Example:
+      cxrbatch inspect film.dcm --display film.png --checkpoint default
+    """
+    from cxrbatch.errors import UsageError
+    from cxrbatch.model.checkpoint import bundled_checkpoint
+    from cxrbatch.reading.outcomes import Kind
+    from cxrbatch.scoring.inspection import Inspector
+
+    if overlay and not checkpoint:
+        raise UsageError("--overlay needs --checkpoint (--checkpoint default for the bundled one)")
+    if not file.is_file():
+        raise UsageError(f"{file} is not a file")
+    for output in (display, overlay):
+        if output and output.exists() and not overwrite:
+            raise UsageError(f"{output} exists; choose another name or give --overwrite")
+    weights = bundled_checkpoint() if checkpoint == "default" else checkpoint
+    inspected = []
+    for number, found in enumerate(Inspector(Path(weights) if weights else None).inspect(file)):
+        if number == 0:
+            _write_images(found, display=display, overlay=overlay)
+        inspected.append((_facts(found), found.reading.outcome.kind is Kind.FAILED))
+    if as_json:
+        click.echo(json.dumps([facts for facts, _ in inspected], indent=2))
+    else:
+        _print_frames([facts for facts, _ in inspected])
+    return SOME_UNREADABLE if any(failed for _, failed in inspected) else 0
+
+
+def _write_images(found: "Inspection", *, display: Path | None, overlay: Path | None) -> None:
+    from cxrbatch.scoring.inspection import grey_image, overlay_image
+
+    pixels, prediction = found.reading.display, found.prediction
+    if display:
+        _save(None if pixels is None else grey_image(pixels), display)
+    if overlay:
+        drawn = None
+        if pixels is not None and prediction is not None:
+            drawn = overlay_image(pixels, prediction.heatmaps[prediction.label])
+        _save(drawn, overlay)
+
+
+def _save(image: "Image | None", path: Path) -> None:
+    if image is None:
+        click.echo(f"no image to write to {path}", err=True)
+    else:
+        image.save(path, format="PNG")
+
+
+def _facts(found: "Inspection") -> dict[str, Any]:
+    from cxrbatch.results.table import FACTS
+
+    reading, prediction = found.reading, found.prediction
+    facts: dict[str, Any] = {
+        "frame": reading.frame,
+        "format": reading.format,
+        "outcome": reading.outcome.value,
+        "meaning": reading.outcome.meaning,
+        "detail": reading.detail,
+        "flags": [flag.value for flag in reading.flags],
+        **{name: getattr(reading.facts, name) for name in FACTS},
+    }
+    if prediction is not None:
+        facts["prediction"] = prediction.label
+        facts["probabilities"] = prediction.probabilities
+        facts["logits"] = prediction.logits
+        facts["heatmaps"] = {name: m.tolist() for name, m in prediction.heatmaps.items()}
+    return facts
+
+
+def _print_frames(frames: list[dict[str, Any]]) -> None:
+    for facts in frames[:_MOST_FRAMES_SHOWN]:
+        for name, value in facts.items():
+            if value in (None, "", []) or name in ("heatmaps", "logits"):
+                continue
+            if name == "probabilities":
+                shown = ", ".join(f"{label} {p:.4f}" for label, p in value.items())
+            else:
+                shown = ", ".join(value) if isinstance(value, list) else str(value)
+            click.echo(f"{name:<22} {shown}")
+        if "prediction" in facts:
+            click.echo("research use only: a prediction is not a diagnosis")
+    if len(frames) > _MOST_FRAMES_SHOWN:
+        click.echo(f"… and {len(frames) - _MOST_FRAMES_SHOWN} more frames (--json shows all)")

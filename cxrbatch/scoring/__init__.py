@@ -1,0 +1,1 @@
+"""From an archive to a results table: the walk, the loader and the engine that joins them."""

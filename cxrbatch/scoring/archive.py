@@ -1,0 +1,155 @@
+"""The walk: every regular file below a root, in one order on every machine."""
+
+import errno
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from cxrbatch.errors import UsageError
+
+_RECORD_END = b"\0"
+_READ_BYTES = 1 << 20
+_UNKNOWN_FILE = os.stat_result((stat.S_IFREG, 0, 0, 0, 0, 0, 0, 0, 0, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveFile:
+    """A file found by the walk.
+
+    Attributes:
+        path: Relative to the archive's root, as the operating system names it.
+        size: In bytes when it was found.
+    """
+
+    path: bytes
+    size: int
+
+
+@dataclass(slots=True)
+class Walk:
+    """One walk over an archive, lazy and sorted by the bytes of each path component.
+
+    Attributes:
+        root: The archive: a folder, or one file.
+        follow_links: Follow symbolic links; every folder is entered once, which ends all loops.
+        skip: (device, inode) of files and folders that are the program's own.
+        passed_over: Counts what has no row, by kind; complete when the walk is.
+    """
+
+    root: Path
+    follow_links: bool = False
+    skip: frozenset[tuple[int, int]] = frozenset()
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+    def __iter__(self) -> Iterator[ArchiveFile]:
+        """Yield the files.
+
+        Raises:
+            UsageError: The root is missing, unreadable, or neither a folder nor a file.
+        """
+        root = os.fsencode(self.root)
+        try:
+            state = os.stat(root)
+            if stat.S_ISREG(state.st_mode):
+                yield ArchiveFile(os.path.basename(root), state.st_size)
+                return
+            entries = self._entries(root)
+        except OSError as error:
+            raise UsageError(f"cannot read archive {self.root}: {error.strerror}") from None
+        yield from self._walk(root, entries, {(state.st_dev, state.st_ino)})
+
+    @property
+    def base(self) -> Path:
+        """The folder that the paths are relative to."""
+        return self.root.parent if self.root.is_file() else self.root
+
+    def _walk(
+        self, root: bytes, entries: list[os.DirEntry[bytes]], entered: set[tuple[int, int]]
+    ) -> Iterator[ArchiveFile]:
+        # An explicit stack: an archive may be nested deeper than Python recurses.
+        stack = [entries]
+        while stack:
+            if not stack[-1]:
+                stack.pop()
+                continue
+            entry = stack[-1].pop()
+            try:
+                state = self._state(entry)
+                if state is None:
+                    continue
+                if (state.st_dev, state.st_ino) in self.skip:
+                    self.passed_over["own_output"] += 1
+                elif stat.S_ISDIR(state.st_mode):
+                    if self._enters(state, entered):
+                        stack.append(self._entries(entry.path))
+                else:
+                    yield ArchiveFile(os.path.relpath(entry.path, root), state.st_size)
+            except OSError:
+                self.passed_over["unreadable_folder"] += 1
+
+    def _state(self, entry: os.DirEntry[bytes]) -> os.stat_result | None:
+        """Say what an entry is; None, and counted, where it is neither file nor folder."""
+        try:
+            state = entry.stat(follow_symlinks=False)
+            if stat.S_ISLNK(state.st_mode):
+                if not self.follow_links:
+                    self.passed_over["link"] += 1
+                    return None
+                state = entry.stat()
+        except OSError as error:
+            if error.errno == errno.EACCES and entry.is_file(follow_symlinks=False):
+                return _UNKNOWN_FILE  # in a folder that may be listed but not entered
+            self._count_lost(entry, error)
+            return None
+        if stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode):
+            return state
+        self.passed_over[_kind(state.st_mode)] += 1
+        return None
+
+    def _count_lost(self, entry: os.DirEntry[bytes], error: OSError) -> None:
+        kind = "dangling_link" if entry.is_symlink() else "vanished"
+        self.passed_over["link_loop" if error.errno == errno.ELOOP else kind] += 1
+
+    def _enters(self, state: os.stat_result, entered: set[tuple[int, int]]) -> bool:
+        if not self.follow_links:
+            return True  # without links a tree has no second way into a folder
+        place = (state.st_dev, state.st_ino)
+        if place in entered:
+            self.passed_over["link_loop"] += 1
+            return False
+        entered.add(place)
+        return True
+
+    @staticmethod
+    def _entries(folder: bytes) -> list[os.DirEntry[bytes]]:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name, reverse=True)
+
+
+def write_manifest(walk: Walk, file: IO[bytes]) -> Iterator[int]:
+    """Write a walk to disk, one record per file, yielding the count of files as it grows."""
+    for count, found in enumerate(walk, start=1):
+        file.write(b"%d %b" % (found.size, found.path) + _RECORD_END)
+        yield count
+    file.flush()
+
+
+def read_manifest(path: Path) -> Iterator[ArchiveFile]:
+    """Read a manifest back in order, without holding it in memory."""
+    rest = b""
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            *records, rest = (rest + block).split(_RECORD_END)
+            for record in records:
+                size, _, name = record.partition(b" ")
+                yield ArchiveFile(name, int(size))
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISFIFO(mode):
+        return "fifo"
+    return "socket" if stat.S_ISSOCK(mode) else "device"

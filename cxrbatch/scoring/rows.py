@@ -1,0 +1,108 @@
+"""One file to its rows and network inputs: what a worker does, and a web upload too."""
+
+import hashlib
+import hmac
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from cxrbatch.model.preprocessing import ModelInput, Recipe, difference_hash, image_hash
+from cxrbatch.reading.facts import HeaderFacts
+from cxrbatch.reading.outcomes import Outcome, reading_error
+from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs
+from cxrbatch.results.paths import path_to_text
+from cxrbatch.results.table import Row
+from cxrbatch.scoring.archive import ArchiveFile
+
+_KEY_HEX_DIGITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedFiles:
+    """Rows of some files, and the inputs of those rows that may be scored.
+
+    Attributes:
+        rows: In the order of files and frames.
+        scorable: For each row, whether it has an input.
+        inputs: Shape (number of true `scorable`, size, size), uint8.
+    """
+
+    rows: list[Row]
+    scorable: list[bool]
+    inputs: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class FileReader:
+    """Makes rows of files; travels to the worker processes.
+
+    Attributes:
+        base: The folder that paths are relative to.
+        recipe: How display images become inputs.
+        options: What is read, and its limits.
+        patient_secret: Key of the patient hash.
+    """
+
+    base: bytes
+    recipe: Recipe
+    options: ReadingOptions
+    patient_secret: bytes = field(repr=False)
+
+    def load(self, files: list[ArchiveFile]) -> LoadedFiles:
+        """Read files; whatever is wrong with one of them is in its row."""
+        loaded = [pair for file in files for pair in self._rows(file)]
+        inputs = [prepared for _, prepared in loaded if prepared is not None]
+        size = self.recipe.size
+        return LoadedFiles(
+            [row for row, _ in loaded],
+            [prepared is not None for _, prepared in loaded],
+            np.stack(inputs) if inputs else np.empty((0, size, size), dtype=np.uint8),
+        )
+
+    def failed(self, file: ArchiveFile, outcome: Outcome, detail: str) -> LoadedFiles:
+        """Give the row of a file that could not be read in this process at all."""
+        reading = Reading(0, "other", outcome, detail, HeaderFacts(), (), None)
+        size = self.recipe.size
+        row, _ = self._row(file, reading)
+        return LoadedFiles([row], [False], np.empty((0, size, size), dtype=np.uint8))
+
+    def _rows(self, file: ArchiveFile) -> Iterator[tuple[Row, ModelInput | None]]:
+        for reading in read_radiographs(os.path.join(self.base, file.path), self.options):
+            yield self._row(file, reading)
+
+    def _row(self, file: ArchiveFile, reading: Reading) -> tuple[Row, ModelInput | None]:
+        prepared, reading = self._prepared(reading)
+        row = Row(
+            path=path_to_text(file.path),
+            frame=reading.frame,
+            file_size=file.size,
+            format=reading.format,
+            outcome=reading.outcome.value,
+            detail=reading.detail,
+            flags=tuple(flag.value for flag in reading.flags),
+            image_hash=None if prepared is None else image_hash(prepared),
+            dhash=None if prepared is None else difference_hash(prepared),
+            patient_key=self._patient_key(reading.facts.patient_id),
+            # What goes on from here is written down; the id is not.
+            facts=replace(reading.facts, patient_id=None),
+        )
+        return row, prepared
+
+    def _prepared(self, reading: Reading) -> tuple[ModelInput | None, Reading]:
+        if reading.outcome is not Outcome.SCORED or reading.display is None:
+            return None, reading
+        try:
+            return self.recipe.prepare(reading.display), reading
+        except Exception as error:
+            failure = reading_error(error)
+            failed = replace(reading, outcome=failure.outcome, detail=failure.detail, display=None)
+            return None, failed
+
+    def _patient_key(self, patient_id: str | None) -> str | None:
+        if not patient_id:
+            return None
+        digest = hmac.new(self.patient_secret, patient_id.encode(), hashlib.sha256)
+        return digest.hexdigest()[:_KEY_HEX_DIGITS]

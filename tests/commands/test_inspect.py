@@ -1,0 +1,93 @@
+"""`cxrbatch inspect` shows what `score` would see."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxrbatch.cli import main
+from cxrbatch.results.table import open_table
+
+
+@pytest.fixture
+def film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    pixels = np.random.default_rng(3).integers(0, 65536, (90, 120), dtype=np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "film", "PNG")
+    return tmp_path / "film"
+
+
+def inspected(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    assert main(["inspect", *arguments, "--json"]) == 0
+    found: list[dict[str, object]] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_display_is_the_image_at_full_size(
+    film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (facts,) = inspected([str(film), "--display", str(tmp_path / "d.png")], capsys)
+    assert facts["outcome"] == "scored"
+    assert facts["format"] == "png"
+    with Image.open(film) as source, Image.open(tmp_path / "d.png") as display:
+        assert display.mode == "L"
+        expected = np.rint(np.asarray(source).astype(np.float64) * 255 / 65535)
+        assert np.abs(np.asarray(display) - expected).max() <= 1
+
+
+def test_prediction_equals_the_row_of_score(
+    film: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = ["--checkpoint", str(tiny_checkpoint)]
+    (facts,) = inspected([str(film), *checkpoint], capsys)
+    assert main(["score", str(film), "-o", str(tmp_path / "r"), *checkpoint]) == 0
+    table = open_table(tmp_path / "r")
+    columns = [f"{kind}_{name}" for kind in ("p", "logit") for name in table.classes]
+    (row,) = table.read(["prediction", *columns]).to_pylist()
+    assert facts["prediction"] == row["prediction"]
+    for name in table.classes:
+        assert facts["probabilities"][name] == row[f"p_{name}"]  # type: ignore[index]
+        assert facts["logits"][name] == row[f"logit_{name}"]  # type: ignore[index]
+
+
+def test_overlay_is_coloured(
+    film: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overlay = tmp_path / "o.png"
+    inspected([str(film), "--overlay", str(overlay), "--checkpoint", str(tiny_checkpoint)], capsys)
+    with Image.open(overlay) as image:
+        assert image.mode == "RGB"
+        assert image.size == (120, 90)
+        red, _, blue = (np.asarray(band, dtype=np.int64) for band in image.split())
+        assert (red - blue).max() > 50
+
+
+def test_a_foreign_file_is_an_answer_and_a_broken_one_exit_code_3(
+    film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "note").write_text("a note")
+    assert main(["inspect", str(tmp_path / "note")]) == 0
+    assert "not_an_image" in capsys.readouterr().out
+    (tmp_path / "cut").write_bytes(film.read_bytes()[:2000])
+    assert main(["inspect", str(tmp_path / "cut"), "--display", str(tmp_path / "d.png")]) == 3
+    assert not (tmp_path / "d.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{missing}"], "is not a file"),
+        (["{film}", "--overlay", "{missing}"], "needs --checkpoint"),
+        (["{film}", "--display", "{film}"], "--overwrite"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], words: str, film: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"film": film, "missing": film.parent / "missing"}
+    assert main(["inspect", *(argument.format(**places) for argument in arguments)]) == 2
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert len(printed.err.strip().splitlines()) == 1

@@ -1,0 +1,141 @@
+"""`cxrbatch score` as called: what it prints, its exit codes, and no traceback for a mistake."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxrbatch.cli import main
+from cxrbatch.results.table import open_table
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 70), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "film.png")
+    (folder / "note.txt").write_text("a note")
+    return folder
+
+
+def test_prints_a_summary(
+    archive: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = archive.parent / "r.parquet"
+    code = main(["score", str(archive), "-o", str(output), "--checkpoint", str(tiny_checkpoint)])
+    printed = capsys.readouterr()
+    assert code == 0
+    assert "scored" in printed.out
+    assert "not_an_image" in printed.out
+    assert "images/s" in printed.out
+    assert "not a diagnosis" in printed.out
+    assert str(output) in printed.out
+    assert open_table(output).rows == 2
+
+
+def test_an_unreadable_image_gives_exit_code_3(archive: Path, tiny_checkpoint: Path) -> None:
+    film = (archive / "film.png").read_bytes()
+    (archive / "cut.png").write_bytes(film[: len(film) // 2])
+    output = archive.parent / "r.parquet"
+    arguments = ["score", str(archive), "-o", str(output), "--checkpoint", str(tiny_checkpoint)]
+    assert main(arguments) == 3
+    assert open_table(output).rows == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["{missing}"], 2, "cannot read archive"),
+        (["{empty}"], 2, "no files"),
+        (["{archive}", "--checkpoint", "{missing}"], 1, "checkpoint"),
+        (["{archive}", "--checkpoint", "{archive}/note.txt"], 1, "not a cxrbatch checkpoint"),
+        (["{archive}", "--batch-size", "0"], 2, "batch-size"),
+        (["{archive}", "--precision", "fp16", "--device", "cpu"], 2, "fp16 needs a GPU"),
+        (["{archive}", "-o", "{there}"], 2, "--overwrite"),
+        (["{archive}", "-o", "{missing}/r.parquet"], 2, "does not exist"),
+        (["{archive}", "--no-such-option"], 2, "no-such-option"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str],
+    code: int,
+    words: str,
+    archive: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {name: archive.parent / name for name in ("missing", "empty", "there", "archive")}
+    places["empty"].mkdir()
+    places["there"].write_text("precious")
+    given = [argument.format(**places) for argument in arguments]
+    if "--checkpoint" not in given:
+        given += ["--checkpoint", str(tiny_checkpoint)]
+    if "-o" not in given:
+        given += ["-o", str(archive.parent / "r.parquet")]
+    assert main(["score", *given]) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.strip().splitlines()) == 1
+    assert words in printed.err
+    assert places["there"].read_text() == "precious"
+    assert not (archive.parent / "r.parquet").exists()
+
+
+def test_a_full_disk_is_one_line(
+    archive: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not os.access("/dev/full", os.W_OK):
+        pytest.skip("/dev/full is not on this system")
+    # The table is written beside its name; here every write to it meets a full disk.
+    command = [sys.executable, "-c", _ON_A_FULL_DISK, str(archive), str(archive.parent / "r")]
+    run = subprocess.run(
+        [*command, str(tiny_checkpoint)], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    assert "No space left on device" in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1
+    assert not (archive.parent / "r").exists()
+
+
+_ON_A_FULL_DISK = """
+import os, sys
+from pathlib import Path
+import pyarrow.parquet as pq
+from cxrbatch.cli import main
+real = pq.ParquetWriter
+pq.ParquetWriter = lambda path, *a, **k: real("/dev/full", *a, **k)
+_, archive, output, checkpoint = sys.argv
+sys.exit(main(["score", archive, "-o", output, "--workers", "0", "--checkpoint", checkpoint]))
+"""
+
+
+def test_ctrl_c_ends_quietly(archive: Path, tiny_checkpoint: Path) -> None:
+    for copy in range(3000):
+        os.link(archive / "film.png", archive / f"film{copy}.png")
+    arguments = ["score", str(archive), "-o", str(archive.parent / "r.parquet")]
+    command = [sys.executable, "-m", "cxrbatch", *arguments, "--checkpoint", str(tiny_checkpoint)]
+    run = subprocess.Popen(
+        [*command, "--workers", "2", "--batch-size", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(archive.parent.glob(".r.parquet.*/table")) and time.monotonic() < deadline:
+        assert run.poll() is None
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGINT)
+    out, err = run.communicate(timeout=30)
+    assert run.returncode == 130
+    assert "Traceback" not in err
+    assert out == ""
+    assert [path.name for path in archive.parent.iterdir() if "parquet" in path.name] == []

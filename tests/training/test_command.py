@@ -1,0 +1,243 @@
+"""`cxrbatch train` from end to end: on a small archive of PNGs, and refusing bad input."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cxrbatch.cli import main
+from cxrbatch.model.checkpoint import file_sha256, load_checkpoint, read_card
+
+PngMaker = Callable[[Path, np.ndarray], Path]
+FAST = ["--size", "32", "--epochs", "1", "--draws", "8", "--batch-size", "8", "--workers", "0"]
+FAST += ["--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory, write_png: PngMaker) -> Path:
+    """Two class folders of twenty pictures each, dark and bright; not to be changed."""
+    root = tmp_path_factory.mktemp("train") / "archive"
+    rng = np.random.default_rng(0)
+    for label, level in (("dark lung", 60), ("white lung", 180)):
+        for i in range(20):
+            grey = level + rng.integers(-30, 31, (32, 32))
+            write_png(root / label / f"{i:02}.png", grey.astype(np.uint8))
+    return root
+
+
+def labels_csv(
+    archive: Path, folder: Path, *, split: Callable[[str, int], str], extra: str = ""
+) -> Path:
+    """A CSV file of the archive's images with a split; `extra` is appended."""
+    lines = ["path,label,split"]
+    for path in sorted(archive.glob("*/*.png")):
+        lines.append(f"{path},{path.parent.name},{split(path.parent.name, int(path.stem))}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n" + extra)
+    return folder / "labels.csv"
+
+
+def ordinary(label: str, number: int) -> str:
+    return "train" if number < 12 else "val" if number < 16 else "test"
+
+
+def one_error(capsys: pytest.CaptureFixture[str]) -> str:
+    """The last line on stderr, which must be the only one that is an error."""
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.startswith("error: ") for line in lines].count(True) == 1
+    assert lines[-1].startswith("error: ")
+    return lines[-1]
+
+
+def test_class_folders_become_a_checkpoint(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "model.safetensors"
+    options = [
+        *FAST,
+        "--epochs",
+        "2",
+        "--draws",
+        "24",
+        "--name",
+        "lungs",
+        "--classes",
+        "white lung,dark lung",
+    ]
+    assert main(["train", str(archive), "-o", str(output), *options]) == 0
+    printed = capsys.readouterr()
+    assert "validation (n = 4)" in printed.out
+    assert "test (n = 4)" in printed.out
+    assert printed.out.splitlines()[-1] == f"checkpoint: {output}"
+    assert "epoch 2: loss" in printed.err
+    assert "warning: no patient column" in printed.err
+    checkpoint = load_checkpoint(output)
+    assert checkpoint.card.name == "lungs"
+    assert checkpoint.card.classes == ("white lung", "dark lung")
+    assert checkpoint.card.recipe.size == 32
+    training = checkpoint.card.training
+    assert training["images"]["train"] == {"white lung": 16, "dark lung": 16}
+    assert training["validation"]["macro_auc"] == 1.0
+    assert len(training["history"]) == 2
+    assert str(archive) not in checkpoint.card.to_json()
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_the_split_of_a_csv_is_kept(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = labels_csv(archive, tmp_path, split=ordinary)
+    output = tmp_path / "model.safetensors"
+    assert main(["train", str(labels), "-o", str(output), *FAST, "--geometry", "pad"]) == 0
+    assert "no patient column" not in capsys.readouterr().err
+    card = load_checkpoint(output).card
+    assert card.name == "model"
+    assert card.recipe.geometry == "pad"
+    assert card.training["split"] == "given with the labels"
+    assert card.training["images"]["test"] == {"dark lung": 4, "white lung": 4}
+
+
+def test_a_seed_gives_the_same_bytes_and_a_checkpoint_to_start_from(
+    archive: Path, tmp_path: Path
+) -> None:
+    outputs = [tmp_path / name / "m.safetensors" for name in ("a", "b", "c")]
+    for output, more in zip(outputs, ([], [], ["--init", str(outputs[0])]), strict=True):
+        output.parent.mkdir()
+        command = ["train", str(archive), "-o", str(output), *FAST, "--seed", "5"]
+        assert main([*command, *more]) == 0
+    first, again, later = outputs
+    assert first.read_bytes() == again.read_bytes() != later.read_bytes()
+    assert read_card(later).training["initial_weights"] == file_sha256(first)
+
+
+# Bad input
+
+
+def test_an_output_that_is_there_is_refused_and_left(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "model.safetensors"
+    output.write_bytes(b"an earlier model")
+    assert main(["train", str(archive), "-o", str(output), *FAST]) == 2
+    assert "--overwrite" in one_error(capsys)
+    assert output.read_bytes() == b"an earlier model"
+    assert main(["train", str(archive), "-o", str(output), *FAST, "--overwrite"]) == 0
+    assert load_checkpoint(output).card.name == "model"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--size", "31"], "--size"),
+        (["--epochs", "0"], "--epochs"),
+        (["--learning-rate", "0"], "--learning-rate"),
+        (["--arch", "vit"], "--arch"),
+        (["--device", "tpu"], "--device"),
+        (["--workers", "-1"], "--workers"),
+        (["--surprise"], "--surprise"),
+    ],
+)
+def test_wrong_options_are_wrong_usage(
+    archive: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    expected: str,
+) -> None:
+    output = tmp_path / "m.safetensors"
+    assert main(["train", str(archive), "-o", str(output), *FAST, *options]) == 2
+    assert expected in one_error(capsys)
+    assert not output.exists()
+
+
+def test_missing_data_and_a_missing_folder_are_wrong_usage(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(tmp_path / "none"), "-o", str(tmp_path / "m")]) == 2
+    assert "none" in one_error(capsys)
+    assert main(["train", str(archive), "-o", str(tmp_path / "none" / "m")]) == 2
+    assert "make it first" in one_error(capsys)
+    assert main(["train", str(archive)]) == 2
+    assert "--output" in one_error(capsys)
+
+
+def test_unusable_labels_fail_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "labels.csv").write_text("file,label\na,A\n")
+    output = str(tmp_path / "m.safetensors")
+    assert main(["train", str(tmp_path / "labels.csv"), "-o", output, *FAST]) == 1
+    assert "has no column 'path'" in one_error(capsys)
+    (tmp_path / "empty").mkdir()
+    assert main(["train", str(tmp_path / "empty"), "-o", output, *FAST]) == 1
+    assert "has no class folders" in one_error(capsys)
+
+
+@pytest.mark.parametrize(
+    "classes", ["dark lung,white lung,dark lung", "dark lung", "dark lung,white lung,third"]
+)
+def test_wrong_classes_fail_in_one_line(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], classes: str
+) -> None:
+    output = tmp_path / "m.safetensors"
+    assert main(["train", str(archive), "-o", str(output), *FAST, "--classes", classes]) == 1
+    one_error(capsys)
+
+
+def test_a_batch_of_one_small_image_trains_or_fails_in_one_line(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At 32 px the last layer is one pixel, of which a batch of one gives no statistics."""
+    options = [*FAST, "--batch-size", "1", "--draws", "2"]
+    if main(["train", str(archive), "-o", str(tmp_path / "m"), *options]) != 0:
+        assert "batch" in one_error(capsys)
+
+
+def test_a_start_that_is_no_checkpoint_fails_in_one_line(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "init").write_text("nothing")
+    command = ["train", str(archive), "-o", str(tmp_path / "m"), "--init", str(tmp_path / "init")]
+    assert main([*command, *FAST]) == 1
+    assert "is not a cxrbatch checkpoint" in one_error(capsys)
+
+
+def test_a_few_unreadable_images_are_listed_and_change_the_exit_code(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Code 3: done, but some images could not be read."""
+    whole = next(archive.glob("*/*.png")).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    labels = labels_csv(archive, tmp_path, split=ordinary, extra="cut.png,dark lung,train\n")
+    output = tmp_path / "m.safetensors"
+    code = main(["train", str(labels), "-o", str(output), *FAST])
+    assert "no image: cut.png: " in capsys.readouterr().err
+    assert sum(load_checkpoint(output).card.training["unreadable"].values()) == 1
+    assert code == 3
+
+
+def test_many_unreadable_images_stop_the_run(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(4):
+        (tmp_path / f"{i}.txt").write_text("no image")
+    extra = "".join(f"{i}.txt,dark lung,train\n" for i in range(4))
+    labels = labels_csv(archive, tmp_path, split=ordinary, extra=extra)
+    assert main(["train", str(labels), "-o", str(tmp_path / "m"), *FAST]) == 1
+    assert "4 of 44 files gave no image" in one_error(capsys)
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_test_side_of_one_class_says_what_is_undefined(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = labels_csv(
+        archive,
+        tmp_path,
+        split=lambda label, n: "val" if n >= 16 and label == "dark lung" else ordinary(label, n),
+    )
+    output = tmp_path / "m.safetensors"
+    assert main(["train", str(labels), "-o", str(output), *FAST]) == 0
+    assert "dark lung undefined: no image" in capsys.readouterr().out
+    json.loads(load_checkpoint(output).card.to_json())

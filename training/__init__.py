@@ -1,0 +1,1 @@
+"""Training: labelled radiographs to a checkpoint with an honest card."""

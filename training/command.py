@@ -1,0 +1,189 @@
+"""The command `cxrbatch train`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cxrbatch import options as shared
+
+if TYPE_CHECKING:
+    from cxrbatch.training.fit import Epoch
+    from cxrbatch.training.train import Data
+
+SOME_UNREADABLE = 3
+_MAX_UNREADABLE = 0.05
+
+
+@click.command("train")
+@click.argument("data", type=click.Path(path_type=Path, exists=True))
+@shared.output_option("The checkpoint to write, a .safetensors file.")
+@shared.overwrite_option
+@click.option("--name", help="Name in the checkpoint's card.  [default: the output's name]")
+@click.option("--classes", default="", metavar="A,B,…", help="Classes in the order of the scores.")
+@click.option(
+    "--arch",
+    type=click.Choice(["resnet18", "resnet34", "resnet50"]),
+    default="resnet18",
+    help="Architecture.",
+)
+@click.option("--size", type=click.IntRange(32, 2048), default=160, help="Edge of the input, px.")
+@click.option(
+    "--geometry",
+    type=click.Choice(["squeeze", "pad"]),
+    default="squeeze",
+    help="Squeeze images to a square, or pad them to one.",
+)
+@click.option("--epochs", type=click.IntRange(min=1), default=8, help="Passes over the draws.")
+@click.option(
+    "--draws",
+    type=click.IntRange(min=1),
+    help="Images drawn per epoch, classes equally often.  [default: one per training image]",
+)
+@shared.batch_size_option(32, smallest=2)
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-3,
+    help="Peak of the schedule.",
+)
+@click.option("--init", type=shared.FILE, metavar="FILE", help="A checkpoint to start from.")
+@click.option("--flip", is_flag=True, help="Mirror half of the images; hearts change sides.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of split and training.")
+@shared.workers_option
+@shared.device_option
+def command(
+    data: Path,
+    output: Path,
+    overwrite: bool,
+    name: str | None,
+    classes: str,
+    arch: str,
+    size: int,
+    geometry: str,
+    epochs: int,
+    draws: int | None,
+    batch_size: int,
+    learning_rate: float,
+    init: Path | None,
+    flip: bool,
+    seed: int,
+    workers: int,
+    device: str,
+) -> int:
+    """Train a model on class folders or a CSV of labels.
+
+    DATA is a folder of class folders (DATA/<class>/…) or a CSV file with the columns path and
+    label and, optionally, patient and split (train, val or test). Without a split, patients are
+    divided 8 : 1 : 1. The epoch with the best validation AUC is kept; test is looked at once.
+
+    Research use only: the model is not a medical device.
+
+    \b
+    Example:
+      cxrbatch train labels.csv -o model.safetensors --epochs 8
+    """
+    from tqdm import tqdm
+
+    from cxrbatch.errors import LabelError, UsageError
+    from cxrbatch.model.checkpoint import load_checkpoint
+    from cxrbatch.model.inference import choose_device
+    from cxrbatch.model.preprocessing import Recipe
+    from cxrbatch.reading.outcomes import Kind
+    from cxrbatch.training import train as training
+    from cxrbatch.training.options import TrainingOptions
+
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} exists; choose another -o or give --overwrite")
+    if not output.parent.is_dir():
+        raise UsageError(f"the folder {output.parent} does not exist; make it first")
+    target = choose_device(device)
+    initial = load_checkpoint(init) if init else None
+    recipe = Recipe(size=size, geometry="pad" if geometry == "pad" else "squeeze")
+    options = TrainingOptions(
+        architecture=arch,
+        size=size,
+        geometry=recipe.geometry,
+        epochs=epochs,
+        draws=draws,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        flip=flip,
+        seed=seed,
+    )
+    with tqdm(desc="reading", unit="file", disable=None) as bar:
+        prepared = training.prepare_data(
+            data,
+            classes=[c.strip() for c in classes.split(",") if c.strip()],
+            recipe=recipe,
+            seed=seed,
+            workers=workers,
+            on_files=bar.reset,
+            on_decoded=bar.update,
+        )
+    _report_data(prepared)
+    if len(prepared.unreadable) > _MAX_UNREADABLE * len(prepared.files):
+        raise LabelError(
+            f"{len(prepared.unreadable)} of {len(prepared.files)} files gave no image; "
+            "look at some with `cxrbatch inspect`"
+        )
+    per_epoch = -(-(draws or len(prepared.sides["train"].truth)) // batch_size) * batch_size
+    with tqdm(total=per_epoch * epochs, desc="training", unit="img", disable=None) as bar:
+        checkpoint = training.train(
+            prepared,
+            name=name or output.stem,
+            recipe=recipe,
+            options=options,
+            initial=initial,
+            device=target,
+            on_step=bar.update,
+            on_epoch=_report_epoch,
+        )
+    training.save(checkpoint, output)
+    _report_result(checkpoint.card.training, output)
+    failed = any(item.outcome.kind is Kind.FAILED for item in prepared.unreadable)
+    return SOME_UNREADABLE if failed else 0
+
+
+def _report_data(data: "Data") -> None:
+    for side, held in data.sides.items():
+        counts = ", ".join(
+            f"{name} {int((held.truth == i).sum())}" for i, name in enumerate(data.classes)
+        )
+        click.echo(f"{side:5} {len(held.truth):7} images: {counts}", err=True)
+    if not data.split_given and all(file.patient is None for file in data.files):
+        click.echo(
+            "warning: no patient column, so images of one person may be on two sides of the split",
+            err=True,
+        )
+    for item in data.unreadable[:20]:
+        click.echo(f"no image: {item.path}: {item.outcome.value}", err=True)
+    if len(data.unreadable) > 20:
+        click.echo(f"no image: {len(data.unreadable) - 20} more files", err=True)
+
+
+def _report_epoch(epoch: "Epoch") -> None:
+    click.echo(
+        f"epoch {epoch.number}: loss {epoch.loss:.4f}, validation AUC {epoch.val_auc:.4f}", err=True
+    )
+
+
+def _shown(area: float | None) -> str:
+    return "undefined: one class only" if area is None else f"{area:.3f}"
+
+
+def _report_result(summary: "object", output: Path) -> None:
+    assert isinstance(summary, dict)
+    for side in ("validation", "test"):
+        figures = summary[side]
+        if figures is None:
+            continue
+        recalls = ", ".join(
+            f"{name} {recall:.3f}" if recall is not None else f"{name} undefined: no image"
+            for name, recall in figures["recall"].items()
+        )
+        click.echo(
+            f"{side} (n = {figures['n']}): balanced accuracy {figures['balanced_accuracy']:.3f}, "
+            f"macro AUC {_shown(figures['macro_auc'])}; recall: {recalls}"
+        )
+    click.echo(f"checkpoint: {output}")

@@ -79,11 +79,11 @@ def precision_option(command: Decorated) -> Decorated:
     )(command)
 
 
-def batch_size_option(default: int) -> Callable[[Decorated], Decorated]:
-    """`--batch-size`: passes `batch_size`, an int of at least 1."""
+def batch_size_option(default: int, *, smallest: int = 1) -> Callable[[Decorated], Decorated]:
+    """`--batch-size`: passes `batch_size`, an int of at least `smallest`."""
     return click.option(
         "--batch-size",
-        type=click.IntRange(min=1),
+        type=click.IntRange(min=smallest),
         default=default,
         help="Images per forward pass.",
     )

@@ -182,10 +182,10 @@ MISFITS: dict[str, tuple[str, Callable[[Tensors], Tensors]]] = {
     "rgb stem": ("has shape", lambda t: {**t, "conv1.weight": torch.zeros(64, 3, 7, 7)}),
     "scalar": ("has shape ()", lambda t: {**t, "fc.bias": torch.tensor(0.0)}),
     "integers": (
-        "not a plain dense",
+        "plain dense",
         lambda t: {**t, "fc.bias": torch.zeros(3, dtype=torch.int64)},
     ),
-    "truths": ("not a plain dense", lambda t: {**t, "fc.bias": torch.zeros(3, dtype=torch.bool)}),
+    "truths": ("plain dense", lambda t: {**t, "fc.bias": torch.zeros(3, dtype=torch.bool)}),
     "nan": ("not finite", lambda t: {**t, "fc.bias": torch.tensor([0.0, float("nan"), 0.0])}),
     "infinite": ("not finite", lambda t: {**t, "bn1.running_var": torch.full((64,), torch.inf)}),
     "nothing": ("is missing", lambda t: {"num_batches": torch.zeros(1)}),

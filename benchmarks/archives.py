@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from cxrbatch.sample.phantom import CLASSES, PhantomRequest, draw_frontal
+from cxrbatch.sample.projection import Film
 
 _SMALLEST, _LARGEST = 224, 299
 _DRAWINGS = 40
@@ -17,7 +18,8 @@ def write_pngs(folder: Path, count: int) -> None:
     rng = np.random.default_rng(0)
     drawings = []
     for seed in range(_DRAWINGS):
-        request = PhantomRequest(label=CLASSES[seed % len(CLASSES)], seed=seed)
+        label, sex = CLASSES[seed % len(CLASSES)], "FM"[seed % 2]
+        request = PhantomRequest(label, seed, sex, Film(_LARGEST, _LARGEST))
         drawings.append(Image.fromarray((draw_frontal(request) * 255).astype(np.uint8)))
     for number in range(count):
         width, height = (int(edge) for edge in rng.integers(_SMALLEST, _LARGEST + 1, 2))

@@ -6,13 +6,16 @@ and score, train, inspect and an upload all pass through `Recipe.prepare`.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy.sparse import csr_array
 
 Display = npt.NDArray[np.float32]
 ModelInput = npt.NDArray[np.uint8]
@@ -100,8 +103,8 @@ def area_resize(display: Display, *, rows: int, columns: int) -> Display:
     Returns:
         Shape (rows, columns), float32.
     """
-    wide = _resize_columns(display, columns)
-    return np.ascontiguousarray(_resize_columns(np.ascontiguousarray(wide.T), rows).T)
+    tall = _resize_rows(display, rows)
+    return np.ascontiguousarray(_resize_rows(np.ascontiguousarray(tall.T), columns).T)
 
 
 def image_hash(prepared: ModelInput) -> str:
@@ -133,23 +136,38 @@ def difference_hash(prepared: ModelInput) -> int:
     return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes(), "big")
 
 
-def _resize_columns(display: Display, columns: int) -> Display:
-    source = display.shape[1]
-    if columns == source:
+def _resize_rows(display: Display, rows: int) -> Display:
+    source = display.shape[0]
+    if rows == source:
         return display
-    if columns > source:
+    if rows > source:
         image = Image.fromarray(np.ascontiguousarray(display))
-        grown = image.resize((columns, image.height), Image.Resampling.BILINEAR)
+        grown = image.resize((image.width, rows), Image.Resampling.BILINEAR)
         return cast(Display, np.asarray(grown))
-    # Pillow's BOX filter takes or drops whole pixels, which is near to nearest neighbour where
-    # the ratio is small. Here a pixel that an edge cuts counts with the part that lies inside.
-    edges = np.arange(columns + 1) * (source / columns)
-    first = np.minimum(edges.astype(np.intp), source - 1)
-    outside = (edges - first).astype(np.float32)
-    outside[-1] = 0.0  # nothing lies beyond the last edge
-    cut = display[:, first] * outside
-    sums = np.add.reduceat(display, first[:-1], axis=1) - cut[:, :-1] + cut[:, 1:]
-    return cast(Display, sums * np.float32(columns / source))
+    return cast(Display, _area_weights(source, rows) @ display)
+
+
+@lru_cache(maxsize=256)
+def _area_weights(source: int, target: int) -> csr_array:
+    """Give the share that each of `source` pixels has in each of `target` larger ones.
+
+    Pillow's BOX filter takes or drops whole pixels, which is near to nearest neighbour where the
+    ratio is small; here a pixel that an edge cuts counts with the part that lies inside. The
+    product with a sparse matrix adds rows in one fixed order: the bits are the same everywhere.
+    """
+    edges = np.arange(target + 1) * (source / target)
+    top, bottom = edges[:-1, None], edges[1:, None]
+    pixels = top.astype(np.intp) + np.arange(math.ceil(source / target) + 1)
+    inside = (np.minimum(bottom, pixels + 1) - np.maximum(top, pixels)).clip(min=0.0)
+    shares = (inside * (target / source)).astype(np.float32)
+    return csr_array(
+        (
+            shares.ravel(),
+            pixels.clip(max=source - 1).ravel(),
+            np.arange(target + 1) * pixels.shape[1],
+        ),
+        shape=(target, source),
+    )
 
 
 def _pad_to_square(display: Display) -> Display:

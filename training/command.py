@@ -47,6 +47,13 @@ _MAX_UNREADABLE = 0.05
     default=1e-3,
     help="Peak of the schedule.",
 )
+@click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="TEXT",
+    help="A sentence for the card about what the data cannot show; may be repeated.",
+)
 @click.option("--init", type=shared.FILE, metavar="FILE", help="A checkpoint to start from.")
 @click.option("--flip", is_flag=True, help="Mirror half of the images; hearts change sides.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of split and training.")
@@ -65,6 +72,7 @@ def command(
     draws: int | None,
     batch_size: int,
     learning_rate: float,
+    limits: tuple[str, ...],
     init: Path | None,
     flip: bool,
     seed: int,
@@ -132,6 +140,7 @@ def command(
         checkpoint = training.train(
             prepared,
             name=name or output.stem,
+            limits=limits,
             recipe=recipe,
             options=options,
             initial=initial,

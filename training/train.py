@@ -95,6 +95,7 @@ def train(
     data: Data,
     *,
     name: str,
+    limits: Sequence[str],
     recipe: Recipe,
     options: TrainingOptions,
     initial: Checkpoint | None,
@@ -107,6 +108,7 @@ def train(
     Args:
         data: From `prepare_data`.
         name: Of the checkpoint, for people.
+        limits: What to know of the data before believing a score, beside `LIMITS`.
         recipe: The one that the data was prepared with.
         options: The run's options.
         initial: A checkpoint whose weights are the start; None for random ones.
@@ -125,7 +127,7 @@ def train(
         data.classes,
         recipe,
         _normalisation(data.sides["train"]),
-        limits=LIMITS,
+        limits=(*LIMITS, *limits),
     )
     model = build_model(card)
     if initial is not None:

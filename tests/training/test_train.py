@@ -51,6 +51,7 @@ def run(
     return train(
         given,
         name="trial",
+        limits=["The images are drawn."],
         recipe=RECIPE,
         options=options,
         initial=initial,
@@ -76,7 +77,7 @@ def test_the_card_says_how_it_was_made(tmp_path: Path, given: Data, made: Checkp
     assert card == made.card
     assert (card.name, card.architecture, card.classes) == ("trial", "resnet18", ("A", "B"))
     assert card.recipe == RECIPE
-    assert card.limits == LIMITS
+    assert card.limits == (*LIMITS, "The images are drawn.")
     pixels = given.sides["train"].inputs / 255
     assert card.normalisation.mean == pytest.approx(pixels.mean(), abs=1e-4)
     assert card.normalisation.std == pytest.approx(pixels.std(), abs=1e-4)

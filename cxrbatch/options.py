@@ -18,6 +18,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 MAX_PIXELS = 200_000_000
 MOST_WORKERS = 16
+MOST_IMAGES_AT_ONCE = 65_536
 
 
 def available_cores() -> int:
@@ -83,7 +84,7 @@ def batch_size_option(default: int, *, smallest: int = 1) -> Callable[[Decorated
     """`--batch-size`: passes `batch_size`, an int of at least `smallest`."""
     return click.option(
         "--batch-size",
-        type=click.IntRange(min=smallest),
+        type=click.IntRange(min=smallest, max=MOST_IMAGES_AT_ONCE),
         default=default,
         help="Images per forward pass.",
     )

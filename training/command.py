@@ -1,5 +1,6 @@
 """The command `cxrbatch train`."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,25 @@ SOME_UNREADABLE = 3
 _MAX_UNREADABLE = 0.05
 
 
+def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    # Click's ranges let nan through: it is neither below nor above anything.
+    if not math.isfinite(value):
+        raise click.BadParameter("not a finite number", context, parameter)
+    return value
+
+
 @click.command("train")
 @click.argument("data", type=click.Path(path_type=Path, exists=True))
 @shared.output_option("The checkpoint to write, a .safetensors file.")
 @shared.overwrite_option
 @click.option("--name", help="Name in the checkpoint's card.  [default: the output's name]")
-@click.option("--classes", default="", metavar="A,B,…", help="Classes in the order of the scores.")
+@click.option(
+    "--classes",
+    default="",
+    show_default=False,
+    metavar="A,B,…",
+    help="Classes in the order of the scores.",
+)
 @click.option(
     "--arch",
     type=click.Choice(["resnet18", "resnet34", "resnet50"]),
@@ -43,7 +57,8 @@ _MAX_UNREADABLE = 0.05
 @shared.batch_size_option(32, smallest=2)
 @click.option(
     "--learning-rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    callback=_finite,
     default=1e-3,
     help="Peak of the schedule.",
 )
@@ -101,6 +116,9 @@ def command(
     from cxrbatch.training import train as training
     from cxrbatch.training.options import TrainingOptions
 
+    title = output.stem if name is None else name
+    if not title.isprintable():
+        raise UsageError("the --name cannot be printed; give one in plain text")
     if output.exists() and not overwrite:
         raise UsageError(f"{output} exists; choose another -o or give --overwrite")
     if not output.parent.is_dir():
@@ -139,7 +157,7 @@ def command(
     with tqdm(total=per_epoch * epochs, desc="training", unit="img", disable=None) as bar:
         checkpoint = training.train(
             prepared,
-            name=name or output.stem,
+            name=title,
             limits=limits,
             recipe=recipe,
             options=options,

@@ -51,6 +51,8 @@ def collect(data: Path) -> tuple[Path, list[LabelledFile]]:
     """
     if data.is_dir():
         return data, labels_from_folders(data)
+    if not data.is_file():
+        raise LabelError(f"{data} is neither a folder nor a CSV file")
     root, labelled = data.parent, read_labels(data)
     if missing := [item.path for item in labelled if not (root / item.path).is_file()]:
         shown = ", ".join(missing[:_SHOWN])

@@ -18,7 +18,7 @@ from cxrbatch.model.checkpoint import Checkpoint, build_model, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.results import metrics
 from cxrbatch.results.truth import SPLITS, LabelledFile
-from cxrbatch.training.calibrate import fit_temperature
+from cxrbatch.training.calibrate import fit_offsets, fit_temperature
 from cxrbatch.training.data import Side, Unreadable, collect, decode_sides, order_classes
 from cxrbatch.training.fit import Epoch, fit, logits_to_probabilities, predict
 from cxrbatch.training.options import TrainingOptions
@@ -148,7 +148,12 @@ def train(
         for side in ("val", "test")
         if len(data.sides[side].truth)
     }
-    temperature = fit_temperature(logits["val"], data.sides["val"].truth)
+    truth = data.sides["val"].truth
+    offsets = fit_offsets(logits["val"], truth, temperature=fit_temperature(logits["val"], truth))
+    with torch.no_grad():
+        model.fc.bias += torch.from_numpy(offsets).to(model.fc.bias)
+    logits = {side: found + offsets for side, found in logits.items()}
+    temperature = fit_temperature(logits["val"], truth)
     figures = {
         side: _figures(data.sides[side].truth, found, classes=data.classes, temperature=temperature)
         for side, found in logits.items()
@@ -193,10 +198,11 @@ def _figures(
     probabilities = logits_to_probabilities(logits, temperature=temperature)
     recalls = metrics.recalls(truth, predicted, classes=len(classes))
     areas = metrics.one_vs_rest_auc(truth, probabilities)
+    defined = any(area is not None for area in areas)
     return {
         "n": len(truth),
         "balanced_accuracy": metrics.balanced_accuracy(truth, predicted),
-        "macro_auc": metrics.macro_auc(truth, probabilities) if any(areas) else None,
+        "macro_auc": metrics.macro_auc(truth, probabilities) if defined else None,
         "recall": dict(zip(classes, recalls, strict=True)),
         "auc": dict(zip(classes, areas, strict=True)),
     }

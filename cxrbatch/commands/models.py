@@ -134,8 +134,10 @@ def _print_card(card: "Card", shown: dict[str, Any]) -> None:
 
 
 def _print_figures(side: str, figures: object) -> None:
-    if isinstance(figures, dict) and {"n", "balanced_accuracy", "macro_auc"} <= set(figures):
-        click.echo(
-            f"{side:<13} n = {figures['n']}: balanced accuracy {figures['balanced_accuracy']:.3f}, "
-            f"macro AUC {figures['macro_auc']:.3f}"
-        )
+    # A card comes from anywhere: what is not a number is not shown as one.
+    if not isinstance(figures, dict):
+        return
+    for name in ("n", "balanced_accuracy", "macro_auc"):
+        value = figures.get(name)
+        shown = f"{value:.4g}" if isinstance(value, int | float) else "undefined"
+        click.echo(f"{side:<13} {name.replace('_', ' ')} {shown}")

@@ -1,5 +1,6 @@
 """The command `cxrbatch score`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -131,8 +132,9 @@ class _Bar:
 
 def _print_summary(summary: "Summary") -> None:
     from cxrbatch.reading.outcomes import Outcome
+    from cxrbatch.results.paths import path_to_text
 
-    rate = summary.rows / summary.seconds if summary.seconds else 0.0
+    rate = summary.outcomes[Outcome.SCORED] / summary.seconds if summary.seconds else 0.0
     click.echo(f"files        {summary.files:>9,}   rows {summary.rows:,}")
     click.echo("outcomes")
     for code in sorted(Outcome, key=lambda code: -summary.outcomes[code]):
@@ -149,7 +151,7 @@ def _print_summary(summary: "Summary") -> None:
         f"speed        {rate:.1f} images/s over {summary.seconds:.1f} s "
         f"({summary.device}, {summary.precision})"
     )
-    click.echo(f"table        {summary.output}")
+    click.echo(f"table        {path_to_text(os.fsencode(summary.output))}")
     if not summary.lasting_patient_keys:
         click.echo(
             "warning: the patient secret could not be kept, so patient_key holds within this table "

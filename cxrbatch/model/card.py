@@ -12,7 +12,7 @@ from cxrbatch.model.preprocessing import Recipe
 FORMAT_VERSION = 1
 MAX_CLASSES = 256
 MAX_CLASS_NAME = 64
-MAX_NAME = 200
+MAX_TEXT = 1000
 TEMPERATURES = (0.01, 100.0)
 _SHOWN = 160
 
@@ -58,8 +58,9 @@ class Card:
         low, high = TEMPERATURES
         if not low <= self.temperature <= high:
             raise ValueError(f"temperature must be in {low} … {high}")
-        if not self.name.isprintable() or len(self.name) > MAX_NAME:
-            raise ValueError("the name is overlong or cannot be printed")
+        for text in (self.name, *self.limits):
+            if not text.isprintable() or len(text) > MAX_TEXT:
+                raise ValueError("the name or a limit is overlong or cannot be printed")
 
     def to_json(self) -> str:
         """Give the card as stored, keys sorted."""

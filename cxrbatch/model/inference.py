@@ -1,6 +1,7 @@
 """Batches of inputs to scores on a device, at one precision and one fixed shape."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -116,7 +117,7 @@ class Scorer:
             CxrbatchError: A score is not finite, as when float16 overflows.
         """
         count = len(inputs)
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self._autocast(), self._memory_explained():
             scores = self._model.score(self._normalised(self._to_device(inputs)))
             logits = scores.logits[:count]
             probabilities = (logits / self.card.temperature).softmax(dim=1)
@@ -124,7 +125,7 @@ class Scorer:
         if not logits.isfinite().all():
             raise CxrbatchError(
                 f"the model gave scores that are not finite at {self.precision}; "
-                "try --precision fp32"
+                "try a wider --precision, or another checkpoint or learning rate"
             )
         return BatchScores(
             logits.cpu().numpy(),
@@ -146,6 +147,19 @@ class Scorer:
         norm = self.card.normalisation
         scaled = images.to(torch.float32, memory_format=torch.channels_last)
         return scaled.mul_(1.0 / (255.0 * norm.std)).sub_(norm.mean / norm.std)
+
+    @contextmanager
+    def _memory_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            # On a GPU it is a class of its own, on a CPU only the text tells.
+            if isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error):
+                raise CxrbatchError(
+                    f"not enough memory for {self.batch_size} images at once; "
+                    "try a smaller --batch-size"
+                ) from None
+            raise
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.precision == "fp32":

@@ -7,7 +7,9 @@ decoder tells.
 Source: ITU-T T.81 annex B (JPEG), T.87 annex C (JPEG-LS), T.800 annex A (JPEG 2000).
 """
 
+import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cxrbatch.reading.outcomes import Outcome, ReadingError
@@ -19,6 +21,10 @@ _END = b"\xff\xd9"
 # Frame headers: all SOFn but the three codes in their range that are something else, and
 # JPEG-LS's own.
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+_SCAN = 0xDA
+_MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
+_MOST_SEGMENTS = 10_000
+_MOST_STRAY_BYTES = 4096
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 
 
@@ -53,26 +59,43 @@ def inspect_codestream(frame: bytes) -> Codestream:
         start = frame.index(_J2K_START) if frame.startswith(_JP2_START) else 0
         if frame.startswith(_J2K_START, start):
             return _inspect_j2k(frame, start)
-    except (struct.error, IndexError, ValueError):
+    except (struct.error, IndexError, ValueError, EOFError):
         pass
     raise ReadingError(Outcome.CORRUPT, "the compressed frame has no readable header")
 
 
-def _inspect_jpeg(frame: bytes) -> Codestream:
-    position = 2
-    while True:
-        if frame[position] != 0xFF:
+def jpeg_markers(frame: bytes) -> Iterator[tuple[int, int]]:
+    """Give the code and position of each marker up to the first scan, in bounded time.
+
+    Decoders look for the next marker byte by byte, so that megabytes of nothing between two of
+    them cost minutes. Real files have a few stray bytes there at most.
+
+    Raises:
+        ValueError: Too many stray bytes or segments.
+        EOFError: The frame ends before the first scan; struct.error where inside a length.
+    """
+    position = len(_JPEG_START)
+    for _ in range(_MOST_SEGMENTS):
+        marker = _MARKER.search(frame, position, position + _MOST_STRAY_BYTES)
+        if marker is None:
+            if position + 1 >= len(frame):
+                raise EOFError("the frame ends before its first scan")
             raise ValueError("no marker")
-        marker = frame[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-        elif marker in _WITHOUT_LENGTH:
-            position += 2
-        elif marker in _FRAME_HEADERS:
+        code, position = marker[0][-1], marker.end() - 2
+        yield code, position
+        if code == _SCAN:
+            return
+        length = 0 if code in _WITHOUT_LENGTH else struct.unpack_from(">H", frame, position + 2)[0]
+        position += 2 + length
+    raise ValueError("too many segments")
+
+
+def _inspect_jpeg(frame: bytes) -> Codestream:
+    for code, position in jpeg_markers(frame):
+        if code in _FRAME_HEADERS:
             precision, rows, columns, samples = struct.unpack_from(">BHHB", frame, position + 4)
             return Codestream(rows, columns, samples, precision)
-        else:
-            position += 2 + struct.unpack_from(">H", frame, position + 2)[0]
+    raise ValueError("no frame header before the first scan")
 
 
 def _inspect_j2k(frame: bytes, start: int) -> Codestream:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cxrbatch.reading.codestreams import jpeg_markers
 from cxrbatch.reading.deep_png import decode_deep_png
 from cxrbatch.reading.luminance import Display, luminance
 from cxrbatch.reading.outcomes import Outcome, ReadingError
@@ -89,6 +90,13 @@ def read_jpeg(data: bytes, *, max_pixels: int) -> RasterImage:
     Raises:
         ReadingError: `corrupt`, `truncated` or `too_large`.
     """
+    try:
+        for _ in jpeg_markers(data):
+            pass
+    except (EOFError, struct.error):
+        raise ReadingError(Outcome.TRUNCATED, "the JPEG ends before its image does") from None
+    except ValueError:
+        raise ReadingError(Outcome.CORRUPT, "the JPEG has no scan behind its header") from None
     with _open(data, "JPEG", max_pixels=max_pixels) as image:
         _load(image)
         turned = _upright(image)

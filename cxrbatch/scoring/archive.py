@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from cxrbatch.errors import UsageError
 
 _RECORD_END = b"\0"
 _READ_BYTES = 1 << 20
+# PATH_MAX of Linux less NAME_MAX: beyond it a folder has entries that cannot be named.
+_LONGEST_PATH = 4096 - 256
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _UNKNOWN_FILE = os.stat_result((stat.S_IFREG, 0, 0, 0, 0, 0, 0, 0, 0, 0))
 
 
@@ -57,26 +60,25 @@ class Walk:
             if stat.S_ISREG(state.st_mode):
                 yield ArchiveFile(os.path.basename(root), state.st_size)
                 return
-            entries = self._entries(root)
+            entries = _sorted_entries(root)
         except OSError as error:
             raise UsageError(f"cannot read archive {self.root}: {error.strerror}") from None
-        yield from self._walk(root, entries, {(state.st_dev, state.st_ino)})
+        yield from self._walk(_Folder(root, b"", entries), {(state.st_dev, state.st_ino)})
 
     @property
     def base(self) -> Path:
         """The folder that the paths are relative to."""
         return self.root.parent if self.root.is_file() else self.root
 
-    def _walk(
-        self, root: bytes, entries: list[os.DirEntry[bytes]], entered: set[tuple[int, int]]
-    ) -> Iterator[ArchiveFile]:
+    def _walk(self, top: "_Folder", entered: set[tuple[int, int]]) -> Iterator[ArchiveFile]:
         # An explicit stack: an archive may be nested deeper than Python recurses.
-        stack = [entries]
+        stack = [top]
         while stack:
-            if not stack[-1]:
-                stack.pop()
+            folder = stack[-1]
+            if not folder.entries:
+                stack.pop().close()
                 continue
-            entry = stack[-1].pop()
+            entry = folder.entries.pop()
             try:
                 state = self._state(entry)
                 if state is None:
@@ -85,9 +87,9 @@ class Walk:
                     self.passed_over["own_output"] += 1
                 elif stat.S_ISDIR(state.st_mode):
                     if self._enters(state, entered):
-                        stack.append(self._entries(entry.path))
+                        stack.append(folder.enter(os.fsencode(entry.name)))
                 else:
-                    yield ArchiveFile(os.path.relpath(entry.path, root), state.st_size)
+                    yield ArchiveFile(folder.inside(os.fsencode(entry.name)), state.st_size)
             except OSError:
                 self.passed_over["unreadable_folder"] += 1
 
@@ -124,10 +126,56 @@ class Walk:
         entered.add(place)
         return True
 
-    @staticmethod
-    def _entries(folder: bytes) -> list[os.DirEntry[bytes]]:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name, reverse=True)
+
+@dataclass(slots=True)
+class _Folder:
+    """A folder on the walk's stack.
+
+    Attributes:
+        location: How the system reaches it; beyond the system's longest path, by `descriptor`.
+        path: Relative to the archive's root.
+        entries: What is left of it, the next one last.
+        descriptor: Open where the location is too long to be named; -1 elsewhere.
+    """
+
+    location: bytes
+    path: bytes
+    entries: list[os.DirEntry[bytes]]
+    descriptor: int = -1
+
+    def inside(self, name: bytes) -> bytes:
+        """Path of an entry relative to the archive's root."""
+        return os.path.join(self.path, name)
+
+    def enter(self, name: bytes) -> "_Folder":
+        """Open a folder in this one.
+
+        Raises:
+            OSError: It cannot be listed.
+        """
+        location, path = os.path.join(self.location, name), self.inside(name)
+        if len(location) < _LONGEST_PATH:
+            return _Folder(location, path, _sorted_entries(location))
+        # A name of any depth can be made, step by step; it can be found the same way.
+        here = self.descriptor if self.descriptor >= 0 else os.open(self.location, _FOLDER)
+        try:
+            descriptor = os.open(name, _FOLDER, dir_fd=here)
+        finally:
+            if self.descriptor < 0:
+                os.close(here)
+        return _Folder(location, path, _sorted_entries(descriptor), descriptor)
+
+    def close(self) -> None:
+        """Give the descriptor back, where there is one."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
+def _sorted_entries(folder: bytes | int) -> list[os.DirEntry[bytes]]:
+    with os.scandir(folder) as entries:
+        listed = cast("list[os.DirEntry[bytes]]", list(entries))
+    # A folder given by its descriptor is listed with names as text.
+    return sorted(listed, key=lambda entry: os.fsencode(entry.name), reverse=True)
 
 
 def write_manifest(walk: Walk, file: IO[bytes]) -> Iterator[int]:

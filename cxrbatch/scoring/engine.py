@@ -1,5 +1,6 @@
 """The engine: walk, load, score, write. One row per file, in the walk's order."""
 
+import errno
 import os
 import platform
 import secrets
@@ -92,8 +93,9 @@ class Summary:
 
     @property
     def failures(self) -> int:
-        """Rows of images that could not be read."""
-        return sum(self.outcomes[code] for code in Outcome if code.kind is Kind.FAILED)
+        """Images and folders that could not be read."""
+        images = sum(self.outcomes[code] for code in Outcome if code.kind is Kind.FAILED)
+        return images + self.passed_over["unreadable_folder"]
 
 
 class Progress(Protocol):
@@ -148,10 +150,9 @@ def score_archive(
         with partial_folder(output) as folder:
             _run(archive, folder, loaded, scorer, options, progress, summary)
     except OSError as error:
-        raise TableError(
-            f"cannot write {output}: {error.strerror or error}; "
-            "free space or choose another -o, then run again"
-        ) from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "; free space or choose another -o, then run again" if full else ""
+        raise TableError(f"cannot write {output}: {error.strerror or error}{remedy}") from None
     return summary
 
 
@@ -298,6 +299,8 @@ def _provenance(
 def _check_output(output: Path, *, overwrite: bool) -> None:
     if output.is_dir():
         raise UsageError(f"{output} is a folder; name a file with -o")
+    if output.exists() and not output.is_file():
+        raise UsageError(f"{output} is no regular file; name another with -o")
     if output.exists() and not overwrite:
         raise UsageError(f"{output} exists; choose another -o or give --overwrite")
     if not output.parent.is_dir():

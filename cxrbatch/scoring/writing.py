@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ class TableWriter:
         """
         self._classes = classes
         self._schema = table_schema(classes, heatmap_size=heatmap_size)
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        # An open file, not a path: Arrow takes no name that is not UTF-8.
+        self._file = path.open("wb")
+        self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd")
         self._rows: list[tuple[Row, ImageScores | None]] = []
         self._batches: list[pa.RecordBatch] = []
         self._batched = 0
@@ -59,20 +61,22 @@ class TableWriter:
             self._write_row_group()
 
     def finish(self, provenance: Mapping[str, Any]) -> None:
-        """Write what is left and how the table was made."""
+        """Write what is left and how the table was made, down to the disk itself."""
         self._pack()
         self._write_row_group()
         text = json.dumps(provenance, sort_keys=True)
         self._writer.add_key_value_metadata({PROVENANCE_KEY.decode(): text})
         self._writer.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
 
     def abandon(self) -> None:
         """Close the file without making it whole."""
         # After a failed write, closing fails for the same reason again.
-        try:
-            self._writer.close()
-        except OSError:
-            return
+        for part in (self._writer, self._file):
+            with suppress(OSError):
+                part.close()
 
     def _pack(self) -> None:
         # Columns take a tenth of the memory of rows, and a row group is many rows.
@@ -92,8 +96,6 @@ class TableWriter:
 
 def publish(partial: Path, output: Path) -> None:
     """Give a finished table its name, so that after a power cut it is whole or not there."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
     partial.replace(output)
     folder = os.open(output.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -118,3 +118,21 @@ def test_manifest_gives_the_walk_back(tmp_path: Path) -> None:
         counts = list(write_manifest(walk, file))
     assert counts == [1, 2, 3, 4]
     assert list(read_manifest(tmp_path / "manifest")) == list(Walk(archive))
+
+
+def test_files_beyond_the_longest_path_are_found(tmp_path: Path) -> None:
+    name, depth = "d" * 200, 30
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=here)
+        below = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+        os.close(os.open("film", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)
+    walk = Walk(tmp_path)
+    found = paths(walk)
+    assert not walk.passed_over
+    assert sorted(found, key=len) == [
+        b"/".join([name.encode()] * level + [b"film"]) for level in range(1, depth + 1)
+    ]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from cxrbatch.training.calibrate import fit_temperature
+from cxrbatch.training.calibrate import fit_offsets, fit_temperature
 
 
 def drawn(
@@ -51,3 +51,30 @@ def test_logits_of_any_size_give_a_usable_number(scale: float) -> None:
     logits, truth = drawn(1.0, count=30)
     found = fit_temperature(logits * np.float32(scale), truth)
     assert 0.05 <= found <= 20
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_known_offsets_are_found(temperature: float) -> None:
+    logits, truth = drawn(temperature)
+    shift = np.array([1.0, -0.5, -0.5, 0.0], dtype=np.float32) * temperature
+    found = fit_offsets(logits - shift, truth, temperature=temperature)
+    assert found == pytest.approx(shift, abs=0.1 * temperature)
+    assert found.mean() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_no_offsets_nearby_are_better() -> None:
+    logits, truth = drawn(1.0, count=80, seed=3)
+    found = fit_offsets(logits, truth, temperature=1.0).astype(np.float64)
+
+    def penalised(offsets: np.ndarray) -> float:
+        return loss(logits + offsets, truth, 1.0) + float(offsets @ offsets) / 160
+
+    steps = np.random.default_rng(0).normal(size=(200, 4)) * 0.1
+    steps -= steps.mean(axis=1, keepdims=True)
+    assert all(penalised(found) <= penalised(found + step) + 1e-9 for step in steps)
+
+
+def test_few_images_move_the_offsets_little() -> None:
+    logits = np.zeros((2, 2), dtype=np.float32)
+    found = fit_offsets(logits, np.array([0, 0]), temperature=1.0)
+    assert 0 < found[0] < 1

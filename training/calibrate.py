@@ -64,4 +64,5 @@ def fit_offsets(
         return float(value), ((np.exp(log_p) - wanted).sum(axis=0) + offsets) / count
 
     found = minimize(loss, np.zeros(classes), jac=True, method="BFGS").x
-    return ((found - found.mean()) * temperature).astype(np.float32)
+    centred: npt.NDArray[np.float32] = ((found - found.mean()) * temperature).astype(np.float32)
+    return centred

@@ -46,7 +46,7 @@ def test_labelled_files_that_are_not_there_are_refused(tmp_path: Path) -> None:
 
 
 def test_missing_labels_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(LabelError, match="cannot read labels"):
+    with pytest.raises(LabelError, match="neither a folder nor a CSV file"):
         collect(tmp_path / "none.csv")
 
 

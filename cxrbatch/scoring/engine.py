@@ -31,6 +31,7 @@ from cxrbatch.reading.outcomes import Kind, Outcome
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.results.paths import path_to_text
 from cxrbatch.results.table import SCHEMA_VERSION, ImageScores, Row
+from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.scoring.archive import Walk, read_manifest, write_manifest
 from cxrbatch.scoring.loading import load_files
 from cxrbatch.scoring.patients import patient_secret
@@ -139,6 +140,8 @@ def score_archive(
     _check_output(output, overwrite=overwrite)
     loaded = load_checkpoint(checkpoint)
     device = choose_device(options.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     scorer = Scorer(
         loaded,
         batch_size=options.batch_size,

@@ -16,6 +16,9 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any] | click.Command)
 FILE = click.Path(path_type=Path, dir_okay=False)
 """A file to read or to write; whether it is there is for the command to see."""
 
+SOME_UNREADABLE = 3
+"""Exit code of a command that did its work but could not read some images."""
+
 MAX_PIXELS = 200_000_000
 MOST_WORKERS = 16
 MOST_IMAGES_AT_ONCE = 65_536
@@ -126,4 +129,21 @@ def follow_links_option(command: Decorated) -> Decorated:
     """`--follow-links`: passes `follow_links`, a bool."""
     return click.option(
         "--follow-links", is_flag=True, help="Follow symbolic links, each folder once."
+    )(command)
+
+
+def size_option(default: int) -> Callable[[Decorated], Decorated]:
+    """`--size`: passes `size`, an int."""
+    return click.option(
+        "--size", type=click.IntRange(32, 2048), default=default, help="Edge of the input, px."
+    )
+
+
+def geometry_option(command: Decorated) -> Decorated:
+    """`--geometry`: passes `geometry`, one of "squeeze", "pad"."""
+    return click.option(
+        "--geometry",
+        type=click.Choice(["squeeze", "pad"]),
+        default="squeeze",
+        help="Squeeze images to a square, or pad them to one.",
     )(command)

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from cxrbatch.training.fit import Epoch
     from cxrbatch.training.train import Data
 
-SOME_UNREADABLE = 3
 _MAX_UNREADABLE = 0.05
 
 
@@ -41,13 +40,8 @@ def _finite(context: click.Context, parameter: click.Parameter, value: float) ->
     default="resnet18",
     help="Architecture.",
 )
-@click.option("--size", type=click.IntRange(32, 2048), default=160, help="Edge of the input, px.")
-@click.option(
-    "--geometry",
-    type=click.Choice(["squeeze", "pad"]),
-    default="squeeze",
-    help="Squeeze images to a square, or pad them to one.",
-)
+@shared.size_option(160)
+@shared.geometry_option
 @click.option("--epochs", type=click.IntRange(min=1), default=8, help="Passes over the draws.")
 @click.option(
     "--draws",
@@ -113,16 +107,14 @@ def command(
     from cxrbatch.model.inference import choose_device
     from cxrbatch.model.preprocessing import Recipe
     from cxrbatch.reading.outcomes import Kind
+    from cxrbatch.results.paths import check_output
     from cxrbatch.training import train as training
     from cxrbatch.training.options import TrainingOptions
 
     title = output.stem if name is None else name
     if not title.isprintable():
         raise UsageError("the --name cannot be printed; give one in plain text")
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output} exists; choose another -o or give --overwrite")
-    if not output.parent.is_dir():
-        raise UsageError(f"the folder {output.parent} does not exist; make it first")
+    check_output(output, overwrite=overwrite)
     target = choose_device(device)
     initial = load_checkpoint(init) if init else None
     recipe = Recipe(size=size, geometry="pad" if geometry == "pad" else "squeeze")
@@ -169,7 +161,7 @@ def command(
     training.save(checkpoint, output)
     _report_result(checkpoint.card.training, output)
     failed = any(item.outcome.kind is Kind.FAILED for item in prepared.unreadable)
-    return SOME_UNREADABLE if failed else 0
+    return shared.SOME_UNREADABLE if failed else 0
 
 
 def _report_data(data: "Data") -> None:

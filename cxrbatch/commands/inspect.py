@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from cxrbatch.scoring.inspection import Inspection
 
-SOME_UNREADABLE = 3
 _MOST_FRAMES_SHOWN = 20
 
 
@@ -58,6 +57,7 @@ def command(
     from cxrbatch.errors import UsageError
     from cxrbatch.model.checkpoint import bundled_checkpoint
     from cxrbatch.reading.outcomes import Kind
+    from cxrbatch.results.paths import check_output
     from cxrbatch.scoring.inspection import Inspector
 
     if overlay and not checkpoint:
@@ -65,8 +65,8 @@ def command(
     if not file.is_file():
         raise UsageError(f"{file} is not a file")
     for output in (display, overlay):
-        if output and output.exists() and not overwrite:
-            raise UsageError(f"{output} exists; choose another name or give --overwrite")
+        if output:
+            check_output(output, overwrite=overwrite)
     weights = bundled_checkpoint() if checkpoint == "default" else checkpoint
     inspected = []
     for number, found in enumerate(Inspector(Path(weights) if weights else None).inspect(file)):
@@ -77,7 +77,7 @@ def command(
         click.echo(json.dumps([facts for facts, _ in inspected], indent=2))
     else:
         _print_frames([facts for facts, _ in inspected])
-    return SOME_UNREADABLE if any(failed for _, failed in inspected) else 0
+    return shared.SOME_UNREADABLE if any(failed for _, failed in inspected) else 0
 
 
 def _write_images(found: "Inspection", *, display: Path | None, overlay: Path | None) -> None:

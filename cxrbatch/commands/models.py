@@ -61,13 +61,8 @@ def show(file: Path | None, as_json: bool) -> None:
 @click.option(
     "--classes", required=True, metavar="A,B,…", help="Class names in the order of the outputs."
 )
-@click.option("--size", type=click.IntRange(32, 2048), default=224, help="Edge of the input, px.")
-@click.option(
-    "--geometry",
-    type=click.Choice(["squeeze", "pad"]),
-    default="squeeze",
-    help="How its training images became squares.",
-)
+@shared.size_option(224)
+@shared.geometry_option
 @click.option("--mean", type=float, default=_IMAGENET_MEAN, help="Mean its inputs were reduced by.")
 @click.option("--std", type=float, default=_IMAGENET_STD, help="Spread they were divided by.")
 @click.option("--name", help="Name in the card.  [default: the source's name]")
@@ -96,9 +91,9 @@ def import_(
     from cxrbatch.model.card import Card, Normalisation
     from cxrbatch.model.checkpoint import import_state_dict, save_checkpoint
     from cxrbatch.model.preprocessing import Recipe
+    from cxrbatch.results.paths import check_output
 
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output} exists; choose another -o or give --overwrite")
+    check_output(output, overwrite=overwrite)
     try:
         card = Card(
             name or source.stem,

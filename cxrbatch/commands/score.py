@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from cxrbatch.scoring.engine import Summary
 
-SOME_UNREADABLE = 3
-
 
 @click.command("score")
 @click.argument("archive", type=click.Path(path_type=Path))
@@ -86,7 +84,7 @@ def command(
             progress=progress,
         )
     _print_summary(summary)
-    return SOME_UNREADABLE if summary.failures else 0
+    return shared.SOME_UNREADABLE if summary.failures else 0
 
 
 class _Bar:

@@ -114,7 +114,8 @@ class Scorer:
             inputs: Shape (n, size, size), uint8, 1 <= n <= batch_size.
 
         Raises:
-            CxrbatchError: A score is not finite, as when float16 overflows.
+            CxrbatchError: A score is not finite, as when float16 overflows, or the batch does not
+                fit into memory.
         """
         count = len(inputs)
         with torch.inference_mode(), self._autocast(), self._memory_explained():

@@ -5,6 +5,9 @@ text and every such text one name. Ordinary names stay as they are.
 """
 
 import re
+from pathlib import Path
+
+from cxrbatch.errors import UsageError
 
 _SURROGATES = 0xDC00
 _ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2})")
@@ -37,3 +40,20 @@ def text_to_path(text: str) -> bytes:
     if path_to_text(path) != text:
         raise ValueError("not a path written by path_to_text")
     return path
+
+
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Refuse a place for an output before any work is done.
+
+    Raises:
+        UsageError: It is a folder or a device, it exists and may not be replaced, or its folder
+            is missing.
+    """
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder; name a file")
+    if output.exists() and not output.is_file():
+        raise UsageError(f"{output} is no regular file; name another")
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} exists; choose another name or give --overwrite")
+    if not output.parent.is_dir():
+        raise UsageError(f"the folder {output.parent} does not exist; make it first")

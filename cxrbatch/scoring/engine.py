@@ -29,7 +29,7 @@ from cxrbatch.model.inference import (
 from cxrbatch.model.resnet import STRIDE
 from cxrbatch.reading.outcomes import Kind, Outcome
 from cxrbatch.reading.radiograph import ReadingOptions
-from cxrbatch.results.paths import path_to_text
+from cxrbatch.results.paths import check_output, path_to_text
 from cxrbatch.results.table import SCHEMA_VERSION, ImageScores, Row
 from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.scoring.archive import Walk, read_manifest, write_manifest
@@ -137,7 +137,7 @@ def score_archive(
         TableError: The table cannot be written.
         CxrbatchError: The model's scores are not finite.
     """
-    _check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite)
     loaded = load_checkpoint(checkpoint)
     device = choose_device(options.device)
     if device.type == "cpu":
@@ -297,17 +297,6 @@ def _provenance(
             **{name: version(name) for name in ("torch", "torchvision", "pydicom", "pillow")},
         },
     }
-
-
-def _check_output(output: Path, *, overwrite: bool) -> None:
-    if output.is_dir():
-        raise UsageError(f"{output} is a folder; name a file with -o")
-    if output.exists() and not output.is_file():
-        raise UsageError(f"{output} is no regular file; name another with -o")
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output} exists; choose another -o or give --overwrite")
-    if not output.parent.is_dir():
-        raise UsageError(f"the folder {output.parent} does not exist; make it first")
 
 
 def _own(folder: Path, output: Path) -> frozenset[tuple[int, int]]:

@@ -165,12 +165,19 @@ def _as_it_is(loaded: object) -> object:
 def _interrupts_held() -> Iterator[None]:
     """Keep Ctrl-C waiting while processes start.
 
-    Ctrl-C reaches the whole process group. The children inherit the mask, so only the main
-    process decides what follows; and a signal in the middle of a fork is lost in Python's own
-    fork handlers, here it comes after.
+    Ctrl-C reaches the whole process group. The children inherit a handler that does nothing, so
+    only the main process decides what follows; and an exception in the middle of a fork, or of
+    the loader's making, would be lost or leave it half made. Blocking the signal is not enough:
+    any thread of a library may still receive it on Python's behalf.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    noted: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, previous or signal.SIG_DFL)
+    if noted and callable(previous):
+        previous(signal.SIGINT, None)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +20,9 @@ def film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "film"
 
 
-def inspected(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+def inspected(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     assert main(["inspect", *arguments, "--json"]) == 0
-    found: list[dict[str, object]] = json.loads(capsys.readouterr().out)
+    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
     return found
 
 
@@ -48,8 +49,8 @@ def test_prediction_equals_the_row_of_score(
     (row,) = table.read(["prediction", *columns]).to_pylist()
     assert facts["prediction"] == row["prediction"]
     for name in table.classes:
-        assert facts["probabilities"][name] == row[f"p_{name}"]  # type: ignore[index]
-        assert facts["logits"][name] == row[f"logit_{name}"]  # type: ignore[index]
+        assert facts["probabilities"][name] == row[f"p_{name}"]
+        assert facts["logits"][name] == row[f"logit_{name}"]
 
 
 def test_overlay_is_coloured(

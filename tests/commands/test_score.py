@@ -130,8 +130,9 @@ def test_ctrl_c_ends_quietly(archive: Path, tiny_checkpoint: Path) -> None:
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
-    while not list(archive.parent.glob(".r.parquet.*/table")) and time.monotonic() < deadline:
+    while not list(archive.parent.glob(".r.parquet.*/table")):
         assert run.poll() is None
+        assert time.monotonic() < deadline, "scoring did not begin"
         time.sleep(0.05)
     os.killpg(run.pid, signal.SIGINT)
     out, err = run.communicate(timeout=30)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusals import refused
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -33,21 +34,6 @@ Tensors = dict[str, Tensor]
 @pytest.fixture(scope="module")
 def tensors(tiny_checkpoint: Path) -> Tensors:
     return load_file(tiny_checkpoint)
-
-
-@pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> RadiographResNet:
-    return load_checkpoint(tiny_checkpoint).model
-
-
-def refused(call: Callable[[], object]) -> str:
-    """The message of the CheckpointError that `call` must raise, checked to be one line."""
-    with pytest.raises(CheckpointError) as caught:
-        call()
-    message = str(caught.value)
-    assert message.isprintable()
-    assert len(message) < 1000
-    return message
 
 
 # Round trips

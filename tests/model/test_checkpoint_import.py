@@ -8,27 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from refusals import refused
 from torch import Tensor
 
-from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Card
-from cxrbatch.model.checkpoint import import_state_dict, load_checkpoint
+from cxrbatch.model.checkpoint import import_state_dict
 from cxrbatch.model.resnet import RadiographResNet
-
-
-@pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> RadiographResNet:
-    return load_checkpoint(tiny_checkpoint).model
-
-
-def refused(call: Callable[[], object]) -> str:
-    """The message of the CheckpointError that `call` must raise, checked to be one line."""
-    with pytest.raises(CheckpointError) as caught:
-        call()
-    message = str(caught.value)
-    assert message.isprintable()
-    assert len(message) < 1000
-    return message
 
 
 @pytest.fixture(scope="module")

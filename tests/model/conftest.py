@@ -1,0 +1,16 @@
+"""Puts this folder's helper within reach of its tests, and gives them a network."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from cxrbatch.model.checkpoint import load_checkpoint
+from cxrbatch.model.resnet import RadiographResNet
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path) -> RadiographResNet:
+    return load_checkpoint(tiny_checkpoint).model

@@ -22,6 +22,7 @@ _END = b"\xff\xd9"
 # JPEG-LS's own.
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _SCAN = 0xDA
+_ADOBE = 0xEE
 _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 _MOST_SEGMENTS = 10_000
 _MOST_STRAY_BYTES = 4096
@@ -37,12 +38,14 @@ class Codestream:
         columns: Width.
         samples: Components.
         precision: Bits per component, the largest of all.
+        is_adobe: Whether Adobe's marker tells the colour space of a JPEG.
     """
 
     rows: int
     columns: int
     samples: int
     precision: int
+    is_adobe: bool = False
 
 
 def inspect_codestream(frame: bytes) -> Codestream:
@@ -91,11 +94,16 @@ def jpeg_markers(frame: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _inspect_jpeg(frame: bytes) -> Codestream:
+    size: tuple[int, ...] | None = None
+    is_adobe = False
     for code, position in jpeg_markers(frame):
-        if code in _FRAME_HEADERS:
-            precision, rows, columns, samples = struct.unpack_from(">BHHB", frame, position + 4)
-            return Codestream(rows, columns, samples, precision)
-    raise ValueError("no frame header before the first scan")
+        if code in _FRAME_HEADERS and size is None:
+            size = struct.unpack_from(">BHHB", frame, position + 4)
+        is_adobe |= code == _ADOBE and frame.startswith(b"Adobe", position + 4)
+    if size is None:
+        raise ValueError("no frame header before the first scan")
+    precision, rows, columns, samples = size
+    return Codestream(rows, columns, samples, precision, is_adobe)
 
 
 def _inspect_j2k(frame: bytes, start: int) -> Codestream:

@@ -2,31 +2,37 @@
 
 Which decoder reads what is decided here, once, by measurement on lossless twins. Nothing is tried
 in turn: a second decoder may return a wrong image where the first one rightly refused. Every
-result is checked for its full length.
+result is checked for its full length, and a JPEG for having had data to its end.
+
+All decoders come from the imagecodecs package: libjpeg-turbo 3 (8, 12 and 16 bits, lossless too),
+CharLS, OpenJPEG and a DICOM RLE of its own.
 """
 
-import contextlib
-import io
-import os
-import threading
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from cxrbatch.reading.codestreams import Codestream, inspect_codestream
-from cxrbatch.reading.elements import quietly
+from cxrbatch.reading.completeness import ran_out
 from cxrbatch.reading.outcomes import Outcome, ReadingError
-from cxrbatch.reading.rle import decode_rle
 
 Samples = NDArray[np.unsignedinteger]
 
 # Blocks of 8 x 8 samples take at least two bits, samples of lossless JPEG at least one.
 _DCT_SAMPLES_PER_BYTE = 256
 _LOSSLESS_SAMPLES_PER_BYTE = 8
+# A flat JPEG 2000 has no least size. Beyond these the claim, not the image, is what is large.
+_J2K_SAMPLES_PER_BYTE = 4096
+_J2K_SAMPLES = 1 << 24
+
+_RLE_HEADER_BYTES = 64
+# Two bytes replicate one value 128 times; nothing expands further.
+_RLE_EXPANSION = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,6 @@ class FrameShape:
         samples: Samples per pixel.
         bits_allocated: 1, 8, 16 or 32 bits per sample.
         bits_stored: Bits per sample that carry the value.
-        is_signed: Whether values are two's complement.
         photometric: Photometric Interpretation.
         planar: Whether each sample is a plane of its own; only for uncompressed pixel data.
     """
@@ -49,7 +54,6 @@ class FrameShape:
     samples: int
     bits_allocated: int
     bits_stored: int
-    is_signed: bool
     photometric: str
     planar: bool
 
@@ -82,7 +86,7 @@ def decode_frame(frame: bytes, *, shape: FrameShape, transfer_syntax: str) -> De
     Raises:
         ReadingError: `truncated` or `corrupt`.
     """
-    return DECODERS[transfer_syntax](frame, shape, transfer_syntax)
+    return DECODERS[transfer_syntax](frame, shape)
 
 
 def _checked(frame: bytes, shape: FrameShape) -> Codestream:
@@ -95,151 +99,135 @@ def _checked(frame: bytes, shape: FrameShape) -> Codestream:
     return found
 
 
-def _check_density(frame: bytes, shape: FrameShape, samples_per_byte: int) -> None:
+def _check_density(frame: bytes, shape: FrameShape, samples_per_byte: int, base: int = 0) -> None:
     """Refuse, before memory is taken, a frame too short to hold its image."""
-    if shape.rows * shape.columns > samples_per_byte * len(frame):
+    if shape.rows * shape.columns > base + samples_per_byte * len(frame):
         raise ReadingError(Outcome.TRUNCATED, "the compressed frame is too short for its image")
 
 
-def _decode_rle(frame: bytes, shape: FrameShape, _: str) -> DecodedFrame:
+def _decode_uncompressed(frame: bytes, shape: FrameShape) -> DecodedFrame:
+    """Raw cells in a fragment (PS3.5 section A.4.11): little endian, planes as the header says."""
+    if shape.bits_allocated % 8:
+        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "encapsulated samples of less than a byte")
+    width = shape.bits_allocated // 8
+    needed = shape.rows * shape.columns * shape.samples
+    if len(frame) < needed * width:
+        raise ReadingError(Outcome.TRUNCATED, "the frame is shorter than its image")
+    cells: Samples = np.frombuffer(frame, f"<u{width}", needed)
+    if shape.samples > 1 and shape.planar:
+        cells = np.moveaxis(cells.reshape(shape.samples, shape.rows, shape.columns), 0, -1)
+    return DecodedFrame(cells.reshape(shape.shape), shape.photometric)
+
+
+def _decode_rle(frame: bytes, shape: FrameShape) -> DecodedFrame:
+    """PackBits by byte planes (PS3.5 annex G), never writing more than the image holds."""
     if shape.bits_allocated % 8:
         raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "RLE with samples of less than a byte")
     width = shape.bits_allocated // 8
-    pixels = shape.rows * shape.columns
-    planes = decode_rle(frame, pixels=pixels, samples=shape.samples, width=width)
-    cells = planes.view(f"<u{width}")[..., 0]
-    if shape.samples == 1:
-        return DecodedFrame(cells.reshape(shape.shape), shape.photometric)
+    samples, pixels = shape.samples, shape.rows * shape.columns
+    if len(frame) < _RLE_HEADER_BYTES:
+        raise ReadingError(Outcome.TRUNCATED, "the RLE header is incomplete")
+    segments, *offsets = struct.unpack_from("<16I", frame)
+    if segments != samples * width:
+        raise ReadingError(Outcome.CORRUPT, "the number of RLE segments does not fit the image")
+    if max(offsets[:segments]) >= len(frame) or _RLE_EXPANSION * len(frame) < pixels * segments:
+        raise ReadingError(Outcome.TRUNCATED, "the RLE frame is too short for the image")
+    # An odd plane may have been padded to an even one before it was packed.
+    most = samples * width * (pixels + pixels % 2)
+    try:
+        planes = np.frombuffer(imagecodecs.dicomrle_decode(frame, f"<u{width}", out=most), "u1")
+    except (imagecodecs.DicomrleError, ValueError) as error:
+        raise _refused(error) from None
+    if planes.size < samples * width * pixels:
+        raise ReadingError(Outcome.TRUNCATED, "an RLE segment ends before its image does")
+    if planes.size % (samples * width):
+        raise ReadingError(Outcome.CORRUPT, "the RLE segments are of different lengths")
+    cells = planes.view(f"<u{width}").reshape(samples, -1)[:, :pixels]
     return DecodedFrame(np.moveaxis(cells, 0, -1).reshape(shape.shape), shape.photometric)
 
 
-def _decode_baseline(frame: bytes, shape: FrameShape, _: str) -> DecodedFrame:
-    """8-bit JPEG by Pillow (libjpeg-turbo)."""
+def _decode_jpeg(frame: bytes, shape: FrameShape) -> DecodedFrame:
+    """JPEG of 8 or 12 bits by libjpeg-turbo (equal to DCMTK, bit for bit)."""
     found = _checked(frame, shape)
     _check_density(frame, shape, _DCT_SAMPLES_PER_BYTE)
-    if found.precision != 8:
-        raise ReadingError(Outcome.CORRUPT, "baseline JPEG of more than 8 bits")
-    try:
-        with quietly(), Image.open(io.BytesIO(frame), formats=("JPEG",)) as image:
-            transformed = "adobe_transform" in image.info
-            if shape.samples == 3 and not transformed:
-                # Without Adobe's marker libjpeg guesses the colour space; the header knows it.
-                image.draft("YCbCr", image.size)
-            cells = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _refused(error) from None
+    return _decode_by_libjpeg(frame, shape, is_adobe=found.is_adobe)
+
+
+def _decode_jpeg_lossless(frame: bytes, shape: FrameShape) -> DecodedFrame:
+    """JPEG lossless of 2 to 16 bits by libjpeg-turbo; it knows no colour transform."""
+    _checked(frame, shape)
+    _check_density(frame, shape, _LOSSLESS_SAMPLES_PER_BYTE)
+    return _decode_by_libjpeg(frame, shape, is_adobe=False)
+
+
+def _decode_by_libjpeg(frame: bytes, shape: FrameShape, *, is_adobe: bool) -> DecodedFrame:
+    spaces: dict[str, str] = {}
     photometric = shape.photometric
     if shape.samples == 3:
-        is_ycc = photometric.startswith("YBR") and not transformed
-        photometric = "YBR_FULL" if is_ycc else "RGB"
+        # Without Adobe's marker libjpeg guesses the colour space; the header knows it.
+        spaces = {"outcolorspace": "RGB"} | ({} if is_adobe else {"colorspace": "RGB"})
+        is_ybr = photometric.startswith("YBR") and not is_adobe
+        photometric = "YBR_FULL" if is_ybr else "RGB"
+
+    def decode(data: bytes) -> NDArray[Any]:
+        return imagecodecs.jpeg8_decode(data, **spaces)
+
+    try:
+        cells = decode(frame)
+        is_short = ran_out(frame, cells, decode=decode)
+    except (imagecodecs.Jpeg8Error, ValueError) as error:
+        raise _refused(error) from None
+    if is_short:
+        raise ReadingError(Outcome.TRUNCATED, "the compressed frame ends before its image does")
     return DecodedFrame(_full(cells, shape), photometric)
 
 
-def _decode_extended(frame: bytes, shape: FrameShape, transfer_syntax: str) -> DecodedFrame:
-    """JPEG Extended: 8 bits by Pillow, 12 bits by GDCM (equal to DCMTK, bit for bit)."""
-    if _checked(frame, shape).precision == 8:
-        decoded = _decode_baseline(frame, shape, transfer_syntax)
-        return DecodedFrame(decoded.cells, decoded.photometric)
-    _check_density(frame, shape, _DCT_SAMPLES_PER_BYTE)
-    return _decode_gdcm(frame, shape, transfer_syntax)
-
-
-def _decode_lossless(frame: bytes, shape: FrameShape, transfer_syntax: str) -> DecodedFrame:
-    _check_density(frame, shape, _LOSSLESS_SAMPLES_PER_BYTE)
-    return _decode_gdcm(frame, shape, transfer_syntax)
-
-
-def _decode_gdcm(frame: bytes, shape: FrameShape, transfer_syntax: str) -> DecodedFrame:
-    """JPEG lossless, JPEG-LS and 12-bit JPEG by GDCM."""
-    import gdcm
-
-    precision = _checked(frame, shape).precision
-    is_jpeg_ls = transfer_syntax in JPEG_LS
-    # GDCM's JPEG-LS writes cells as narrow as the codestream's precision, the others the header's.
-    allocated = (8 if precision <= 8 else 16) if is_jpeg_ls else shape.bits_allocated
-    fragment = gdcm.Fragment()
-    fragment.SetByteStringValue(frame)
-    fragments = gdcm.SequenceOfFragments.New()
-    fragments.AddFragment(fragment)
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetValue(fragments.__ref__())
-    image = gdcm.Image()
-    image.SetNumberOfDimensions(2)
-    image.SetDimensions((shape.columns, shape.rows, 1))
-    image.SetDataElement(element)
-    kind = gdcm.PhotometricInterpretation.GetPIType(shape.photometric)
-    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
-    syntax = gdcm.TransferSyntax.GetTSType(transfer_syntax)
-    image.SetTransferSyntax(gdcm.TransferSyntax(syntax))
-    bits = min(max(precision, shape.bits_stored), allocated)
-    image.SetPixelFormat(
-        gdcm.PixelFormat(shape.samples, allocated, bits, bits - 1, int(shape.is_signed))
-    )
-    with _silent_stderr():
-        buffer = image.GetBuffer()
-    if not buffer:
-        raise ReadingError(Outcome.TRUNCATED, "the decoder refused the compressed frame")
-    data = buffer.encode("utf-8", "surrogateescape")
-    return DecodedFrame(_full(np.frombuffer(data, f"<u{allocated // 8}"), shape), shape.photometric)
-
-
-def _decode_j2k(frame: bytes, shape: FrameShape, _: str) -> DecodedFrame:
-    """JPEG 2000 and high-throughput JPEG 2000 by OpenJPEG."""
-    from openjpeg.utils import decode_pixel_data
-
-    found = _checked(frame, shape)
+def _decode_jpeg_ls(frame: bytes, shape: FrameShape) -> DecodedFrame:
+    """JPEG-LS by CharLS, which refuses a frame that ends early."""
+    _checked(frame, shape)
     try:
-        with quietly():
-            data = decode_pixel_data(frame, version=2)
-    except RuntimeError:
-        raise ReadingError(Outcome.TRUNCATED, "the decoder refused the compressed frame") from None
-    width = 1 if found.precision <= 8 else 2 if found.precision <= 16 else 4
+        cells = imagecodecs.jpegls_decode(frame)
+    except (imagecodecs.JpeglsError, ValueError) as error:
+        raise _refused(error) from None
+    return DecodedFrame(_full(cells, shape), shape.photometric)
+
+
+def _decode_j2k(frame: bytes, shape: FrameShape) -> DecodedFrame:
+    """JPEG 2000 and high-throughput JPEG 2000 by OpenJPEG, in its strict mode."""
+    _checked(frame, shape)
+    _check_density(frame, shape, _J2K_SAMPLES_PER_BYTE, _J2K_SAMPLES)
+    try:
+        cells = imagecodecs.jpeg2k_decode(frame)
+    except (imagecodecs.Jpeg2kError, ValueError) as error:
+        raise _refused(error) from None
     # OpenJPEG undoes the colour transform of YBR_RCT and YBR_ICT.
     photometric = "RGB" if shape.photometric in ("YBR_RCT", "YBR_ICT") else shape.photometric
-    return DecodedFrame(_full(np.frombuffer(data, f"<u{width}"), shape), photometric)
+    return DecodedFrame(_full(cells, shape), photometric)
 
 
 def _full(cells: NDArray[Any], shape: FrameShape) -> Samples:
-    """Cells in their shape, which must be full."""
-    expected = shape.rows * shape.columns * shape.samples
-    if cells.size != expected:
+    """Cells in their shape, which must be full, with the sign left to the header."""
+    if cells.size != shape.rows * shape.columns * shape.samples or cells.dtype.kind not in "iu":
         raise ReadingError(Outcome.TRUNCATED, "the decoder returned less than the whole image")
-    return cells.reshape(shape.shape)
+    return cells.view(f"u{cells.dtype.itemsize}").reshape(shape.shape)
 
 
 def _refused(error: Exception) -> ReadingError:
-    if "truncated" in str(error).lower():
+    # The words are those of the decoders: none of them quotes the file.
+    if any(word in str(error).lower() for word in ("premature", "truncated", "input_corrupt")):
         return ReadingError(Outcome.TRUNCATED, "the compressed frame ends before its image does")
     return ReadingError(Outcome.CORRUPT, "the decoder refused the compressed frame")
 
 
-_STDERR_LOCK = threading.Lock()
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Send file descriptor 2 to nowhere: GDCM's libjpeg writes to it past all of its settings."""
-    with _STDERR_LOCK, contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            kept = os.dup(2)
-            stack.callback(os.close, kept)
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 2)
-            os.close(nowhere)
-            stack.callback(os.dup2, kept, 2)
-        yield
-
-
-JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
-
-DECODERS: dict[str, Callable[[bytes, FrameShape, str], DecodedFrame]] = {
+DECODERS: dict[str, Callable[[bytes, FrameShape], DecodedFrame]] = {
+    "1.2.840.10008.1.2.1.98": _decode_uncompressed,
     "1.2.840.10008.1.2.5": _decode_rle,
-    "1.2.840.10008.1.2.4.50": _decode_baseline,
-    "1.2.840.10008.1.2.4.51": _decode_extended,
-    "1.2.840.10008.1.2.4.57": _decode_lossless,
-    "1.2.840.10008.1.2.4.70": _decode_lossless,
-    "1.2.840.10008.1.2.4.80": _decode_gdcm,
-    "1.2.840.10008.1.2.4.81": _decode_gdcm,
+    "1.2.840.10008.1.2.4.50": _decode_jpeg,
+    "1.2.840.10008.1.2.4.51": _decode_jpeg,
+    "1.2.840.10008.1.2.4.57": _decode_jpeg_lossless,
+    "1.2.840.10008.1.2.4.70": _decode_jpeg_lossless,
+    "1.2.840.10008.1.2.4.80": _decode_jpeg_ls,
+    "1.2.840.10008.1.2.4.81": _decode_jpeg_ls,
     "1.2.840.10008.1.2.4.90": _decode_j2k,
     "1.2.840.10008.1.2.4.91": _decode_j2k,
     "1.2.840.10008.1.2.4.201": _decode_j2k,

@@ -244,7 +244,6 @@ def _read_shape(dataset: Dataset, facts: HeaderFacts) -> tuple[FrameShape, Store
         samples=samples,
         bits_allocated=allocated,
         bits_stored=stored,
-        is_signed=is_signed,
         photometric=photometric,
         planar=integer(dataset, 0x00280006) == 1,
     )

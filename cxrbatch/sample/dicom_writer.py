@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import io
-import tempfile
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import gdcm
+import imagecodecs
 import numpy as np
 from PIL import Image
-from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate, generate_frames
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     UID,
     ComputedRadiographyImageStorage,
@@ -36,11 +34,13 @@ from cxrbatch.sample.projection import Plane
 
 JPEG_QUALITY = 92
 
-_PYDICOM_ENCODERS = {RLELossless: "pydicom", JPEG2000Lossless: "pylibjpeg"}
-_GDCM_SYNTAXES = {
-    JPEGLSLossless: gdcm.TransferSyntax.JPEGLSLossless,
-    JPEGLossless: gdcm.TransferSyntax.JPEGLosslessProcess14,
-    JPEGLosslessSV1: gdcm.TransferSyntax.JPEGLosslessProcess14_1,
+_ENCODERS: dict[UID, Callable[[Stored, int], bytes]] = {
+    JPEG2000Lossless: lambda frame, bits: imagecodecs.jpeg2k_encode(
+        frame, level=0, codecformat="j2k", bitspersample=bits, reversible=True
+    ),
+    JPEGLossless: lambda frame, bits: _lossless_jpeg(frame, bits, predictor=4),
+    JPEGLosslessSV1: lambda frame, bits: _lossless_jpeg(frame, bits, predictor=1),
+    JPEGLSLossless: lambda frame, bits: imagecodecs.jpegls_encode(frame),
 }
 
 
@@ -187,11 +187,11 @@ def put_pixels(header: Dataset, stored: list[Stored], *, syntax: UID) -> None:
     big = syntax == ExplicitVRBigEndian
     header.PixelData = wire.astype(wire.dtype.newbyteorder(">" if big else "<")).tobytes()
     header["PixelData"].VR = "OB" if header.BitsAllocated == 8 else "OW"
-    if syntax in _PYDICOM_ENCODERS:
-        plugin = _PYDICOM_ENCODERS[syntax]
-        header.compress(syntax, encoding_plugin=plugin, generate_instance_uid=False)
-    elif syntax in _GDCM_SYNTAXES:
-        _put_encapsulated(header, _gdcm_frames(header, syntax))
+    if syntax == RLELossless:
+        header.compress(syntax, encoding_plugin="pydicom", generate_instance_uid=False)
+    elif syntax in _ENCODERS:
+        encode, bits = _ENCODERS[syntax], header.BitsStored
+        _put_encapsulated(header, [bytes(encode(frame, bits)) for frame in stored])
     elif syntax == JPEGBaseline8Bit:
         _put_encapsulated(header, [jpeg_bytes(frame) for frame in stored])
         header.LossyImageCompression = "01"
@@ -204,27 +204,8 @@ def _put_encapsulated(header: Dataset, frames: list[bytes]) -> None:
     header["PixelData"].VR = "OB"
 
 
-def _gdcm_frames(header: Dataset, syntax: UID) -> list[bytes]:
-    """Compress by GDCM, which works from file to file; only its frames are kept."""
-    with tempfile.TemporaryDirectory() as folder:
-        plain, packed = Path(folder, "plain.dcm"), Path(folder, "packed.dcm")
-        plain.write_bytes(file_bytes(header, syntax=ExplicitVRLittleEndian))
-        reader = gdcm.ImageReader()
-        reader.SetFileName(str(plain))
-        change = gdcm.ImageChangeTransferSyntax()
-        change.SetTransferSyntax(gdcm.TransferSyntax(_GDCM_SYNTAXES[syntax]))
-        writer = gdcm.ImageWriter()
-        writer.SetFileName(str(packed))
-        if not reader.Read():
-            raise OSError(f"GDCM cannot read back {plain}")
-        change.SetInput(reader.GetImage())
-        if not change.Change():
-            raise OSError(f"GDCM cannot encode {syntax.name}")
-        writer.SetFile(reader.GetFile())
-        writer.SetImage(change.GetOutput())
-        if not writer.Write():
-            raise OSError(f"GDCM cannot write {packed}")
-        return list(generate_frames(dcmread(packed).PixelData, number_of_frames=1))
+def _lossless_jpeg(grey: Stored, bits: int, *, predictor: int) -> bytes:
+    return imagecodecs.jpeg8_encode(grey, lossless=True, predictor=predictor, bitspersample=bits)
 
 
 def jpeg_bytes(grey: Stored) -> bytes:

@@ -2,8 +2,10 @@
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from makers import (
@@ -127,23 +129,23 @@ def test_frames_of_several_fragments(fragments: int, with_table: bool) -> None:
         assert Flag.LOSSY in reading.flags
 
 
-@pytest.mark.parametrize("transfer_syntax", ["201", "202", "203", "90", "91"])
-def test_jpeg_2000(transfer_syntax: str) -> None:
-    openjpeg = pytest.importorskip("openjpeg")
+def openjpeg_frame() -> bytes:
+    return imagecodecs.jpeg2k_encode(ramp(), level=0, codecformat="j2k", bitspersample=12)
+
+
+@pytest.mark.parametrize(
+    ("transfer_syntax", "encode"),
+    [
+        ("90", openjpeg_frame),
+        ("91", openjpeg_frame),
+        ("201", lambda: imagecodecs.htj2k_encode(ramp())),
+        ("202", lambda: imagecodecs.htj2k_encode(ramp())),
+        ("203", lambda: imagecodecs.htj2k_encode(ramp())),
+    ],
+)
+def test_jpeg_2000(transfer_syntax: str, encode: Callable[[], bytes]) -> None:
     uid = f"1.2.840.10008.1.2.4.{transfer_syntax}"
-    frame = bytes(
-        openjpeg.encode_pixel_data(
-            ramp().tobytes(),
-            rows=40,
-            columns=50,
-            samples_per_pixel=1,
-            bits_stored=12,
-            bits_allocated=16,
-            pixel_representation=0,
-            is_signed=False,
-            photometric_interpretation="MONOCHROME2",
-        )
-    )
+    frame = bytes(encode())
     data = make_encapsulated(dataset_of(ramp(), elements=WINDOW), [frame], transfer_syntax=uid)
     (reading,) = read_all(data)
     np.testing.assert_array_equal(

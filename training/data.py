@@ -137,9 +137,9 @@ class _Files(Dataset[ModelInput | Outcome]):
     def __getitem__(self, index: int) -> ModelInput | Outcome:
         # A label belongs to a file; of a multi-frame file the first frame stands for it.
         reading = next(read_radiographs(os.fsencode(self._paths[index]), self._options))
-        if reading.display is None:
+        if reading.image is None:
             return reading.outcome
-        return self._recipe.prepare(reading.display)
+        return self._recipe.prepare(reading.image)
 
 
 def _decoded(

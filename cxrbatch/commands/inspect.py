@@ -113,6 +113,8 @@ def _facts(found: "Inspection") -> dict[str, Any]:
         "flags": [flag.value for flag in reading.flags],
         **{name: getattr(reading.facts, name) for name in FACTS},
     }
+    if reading.image is not None and reading.image.pixel_aspect != 1:
+        facts["pixel_aspect"] = reading.image.pixel_aspect
     if prediction is not None:
         facts["prediction"] = prediction.label
         facts["probabilities"] = prediction.probabilities

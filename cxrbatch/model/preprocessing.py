@@ -17,7 +17,8 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.sparse import csr_array
 
-Display = npt.NDArray[np.float32]
+from cxrbatch.reading.grey import Display, GreyImage
+
 ModelInput = npt.NDArray[np.uint8]
 
 Geometry = Literal["squeeze", "pad"]
@@ -25,6 +26,8 @@ NoVoiPolicy = Literal["robust", "full_range"]
 
 MIN_SIZE, MAX_SIZE = 32, 2048
 _HASH_HEX_DIGITS = 32
+# Rows of the display image that are looked up and averaged at once.
+_BLOCK_ROWS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +80,26 @@ class Recipe:
         canonical = json.dumps(self.to_card(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
-    def prepare(self, display: Display) -> ModelInput:
+    def prepare(self, image: GreyImage) -> ModelInput:
         """Turn a display image into the network's input.
 
         Args:
-            display: Shape (rows, columns), float32 in [0, 1], 1 is bright.
+            image: The display image. Its pixels' aspect matters to "pad" alone: "squeeze" gives
+                the same square whatever shape the pixels have.
 
         Returns:
-            Shape (size, size), uint8, display values times 255, rounded.
+            Shape (size, size), uint8, grey levels times 255, rounded.
         """
-        square = _pad_to_square(display) if self.geometry == "pad" else display
-        return _to_uint8(area_resize(square, rows=self.size, columns=self.size))
+        extent = image.shape
+        if self.geometry == "pad":
+            image = _with_square_pixels(image)
+            extent = (max(image.shape),) * 2
+        if min(extent) < self.size or extent == (self.size, self.size):
+            padded = _pad(image.whole(), extent)
+            return _to_uint8(area_resize(padded, rows=self.size, columns=self.size))
+        tall = _average_rows(image, extent[0], self.size)
+        weights = _area_weights(image.shape[1], extent[1], self.size)
+        return _to_uint8((weights @ np.ascontiguousarray(tall.T)).T)
 
 
 def area_resize(display: Display, *, rows: int, columns: int) -> Display:
@@ -144,39 +156,82 @@ def _resize_rows(display: Display, rows: int) -> Display:
         image = Image.fromarray(np.ascontiguousarray(display))
         grown = image.resize((image.width, rows), Image.Resampling.BILINEAR)
         return cast(Display, np.asarray(grown))
-    return cast(Display, _area_weights(source, rows) @ display)
+    return cast(Display, _area_weights(source, source, rows) @ display)
+
+
+def _average_rows(image: GreyImage, extent: int, target: int) -> Display:
+    """Average rows to `target` larger ones, block by block.
+
+    A target row is the sum of its own source rows in their order, so that it has the same bits
+    as if the whole image had been there; but a block stays in the processor's cache.
+    """
+    averaged = np.empty((target, image.shape[1]), np.float32)
+    for rows, (start, stop), weights in _row_blocks(image.shape[0], extent, target):
+        averaged[rows] = weights @ image.rows(start, stop)
+    return averaged
+
+
+@lru_cache(maxsize=64)
+def _row_blocks(
+    source: int, extent: int, target: int
+) -> tuple[tuple[slice, tuple[int, int], csr_array], ...]:
+    """Target rows, the source rows that they need, and the weights, block by block."""
+    weights = _area_weights(source, extent, target)
+    blocks = []
+    step = max(1, _BLOCK_ROWS * target // extent)
+    for first in range(0, target, step):
+        part = weights[first : first + step]
+        start, stop = int(part.indices.min()), int(part.indices.max()) + 1
+        blocks.append((slice(first, first + step), (start, stop), part[:, start:stop]))
+    return tuple(blocks)
 
 
 @lru_cache(maxsize=256)
-def _area_weights(source: int, target: int) -> csr_array:
+def _area_weights(source: int, extent: int, target: int) -> csr_array:
     """Give the share that each of `source` pixels has in each of `target` larger ones.
 
-    Pillow's BOX filter takes or drops whole pixels, which is near to nearest neighbour where the
-    ratio is small; here a pixel that an edge cuts counts with the part that lies inside. The
-    product with a sparse matrix adds rows in one fixed order: the bits are the same everywhere.
+    The source lies in the middle of `extent` pixels, black on both sides. Pillow's BOX filter
+    takes or drops whole pixels, which is near to nearest neighbour where the ratio is small; here
+    a pixel that an edge cuts counts with the part that lies inside. The product with a sparse
+    matrix adds rows in one fixed order: the bits are the same everywhere.
     """
-    edges = np.arange(target + 1) * (source / target)
+    edges = np.arange(target + 1) * (extent / target)
     top, bottom = edges[:-1, None], edges[1:, None]
-    pixels = top.astype(np.intp) + np.arange(math.ceil(source / target) + 1)
+    pixels = top.astype(np.intp) + np.arange(math.ceil(extent / target) + 1)
     inside = (np.minimum(bottom, pixels + 1) - np.maximum(top, pixels)).clip(min=0.0)
-    shares = (inside * (target / source)).astype(np.float32)
+    shares = (inside * (target / extent)).astype(np.float32)
+    pixels -= (extent - source) // 2
+    shares[(pixels < 0) | (pixels >= source)] = 0
     return csr_array(
         (
             shares.ravel(),
-            pixels.clip(max=source - 1).ravel(),
+            pixels.clip(min=0, max=source - 1).ravel(),
             np.arange(target + 1) * pixels.shape[1],
         ),
         shape=(target, source),
     )
 
 
-def _pad_to_square(display: Display) -> Display:
-    rows, columns = display.shape
-    edge = max(rows, columns)
-    square = np.zeros((edge, edge), dtype=np.float32)
-    top, left = (edge - rows) // 2, (edge - columns) // 2
-    square[top : top + rows, left : left + columns] = display
-    return square
+def _with_square_pixels(image: GreyImage) -> GreyImage:
+    """Shrink the axis that has more pixels to a length; what is square stays as it is."""
+    rows, columns = image.shape
+    if image.pixel_aspect > 1:
+        columns = max(1, round(columns / image.pixel_aspect))
+    elif image.pixel_aspect < 1:
+        rows = max(1, round(rows * image.pixel_aspect))
+    if (rows, columns) == image.shape:
+        return image
+    return GreyImage(area_resize(image.whole(), rows=rows, columns=columns))
+
+
+def _pad(display: Display, extent: tuple[int, int]) -> Display:
+    """Lay a display image in the middle of a black one of shape `extent`."""
+    if display.shape == extent:
+        return display
+    padded = np.zeros(extent, dtype=np.float32)
+    top, left = (extent[0] - display.shape[0]) // 2, (extent[1] - display.shape[1]) // 2
+    padded[top : top + display.shape[0], left : left + display.shape[1]] = display
+    return padded
 
 
 def _to_uint8(display: Display) -> ModelInput:

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrbatch.reading.decoding import DecodedFrame
-from cxrbatch.reading.display import StoredLayout, look_up, stored_values
-from cxrbatch.reading.luminance import Display, luminance
+from cxrbatch.reading.display import StoredLayout, stored_values
+from cxrbatch.reading.grey import GreyImage, grey_of
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.palette import Palette
 
@@ -17,7 +17,7 @@ COLOUR_SPACES = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "PALET
 
 def render_colour(
     decoded: DecodedFrame, *, layout: StoredLayout, palette: Palette | None
-) -> tuple[Display, bool]:
+) -> tuple[GreyImage, bool]:
     """Luminance of one frame, and whether its channels really differ.
 
     Args:
@@ -35,13 +35,13 @@ def render_colour(
         raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "colour needs three samples per pixel")
     is_full = layout.bits_stored == 8 * cells.dtype.itemsize
     if decoded.photometric == "RGB" and is_full:
-        return luminance(cells)
+        return grey_of(cells)
     scaled = (stored_values(cells, layout) / layout.highest).astype(np.float32)
     if decoded.photometric == "RGB":
-        return luminance(scaled)
+        return grey_of(scaled)
     if decoded.photometric in ("YBR_FULL", "YBR_FULL_422"):
         zero = np.float32((1 << (layout.bits_stored - 1)) / layout.highest)
-        return luminance(_rgb_of(scaled, zero))
+        return grey_of(_rgb_of(scaled, zero))
     raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "a colour space that is not read")
 
 
@@ -57,10 +57,10 @@ def _rgb_of(ybr: NDArray[np.float32], zero: np.float32) -> NDArray[np.float32]:
 
 def _render_palette(
     decoded: DecodedFrame, layout: StoredLayout, palette: Palette | None
-) -> tuple[Display, bool]:
+) -> tuple[GreyImage, bool]:
     if palette is None or decoded.cells.ndim != 2 or decoded.cells.dtype.itemsize > 2:
         raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "a palette image without a valid palette")
-    grey, is_colour = luminance(palette.entries[np.newaxis].astype(np.float32))
+    grey, is_colour = grey_of(palette.entries[np.newaxis].astype(np.float32))
     domain = np.arange(1 << (8 * decoded.cells.dtype.itemsize), dtype=decoded.cells.dtype)
     index = np.clip(stored_values(domain, layout) - palette.first, 0, len(palette.entries) - 1)
-    return look_up(decoded.cells, grey[0][index]), is_colour
+    return GreyImage(decoded.cells, grey.whole()[0][index]), is_colour

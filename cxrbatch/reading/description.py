@@ -3,7 +3,7 @@
 from pydicom.dataset import Dataset
 
 from cxrbatch.reading.decoding import LOSSY
-from cxrbatch.reading.elements import integer, is_present, text
+from cxrbatch.reading.elements import integer, is_present, numbers, text
 from cxrbatch.reading.facts import HeaderFacts, age_bin
 from cxrbatch.reading.header import Header
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError
@@ -35,6 +35,9 @@ _MODALITIES = {
     "RTRECORD": Outcome.RADIOTHERAPY_OBJECT,
     "RTSTRUCT": Outcome.RADIOTHERAPY_OBJECT,
 }
+# Pixel Aspect Ratio, Pixel Spacing, Imager Pixel Spacing, Nominal Scanned Pixel Spacing.
+_ASPECT_TAGS = (0x00280034, 0x00280030, 0x00181164, 0x00182010)
+_MOST_STRETCHED = 8.0
 _LATERAL_VIEWS = frozenset({"LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"})
 _CHEST_WORDS = ("CHEST", "THORAX", "LUNG", "TORAX", "BRUST")
 
@@ -80,6 +83,21 @@ def describe(header: Header) -> HeaderFacts:
         study_instance_uid=_uid(dataset, 0x0020000D),
         patient_id=text(dataset, 0x00100020),
     )
+
+
+def pixel_aspect(dataset: Dataset) -> float:
+    """Height of a pixel over its width, 1 where nothing usable is said.
+
+    Source: Pixel Aspect Ratio (0028,0034), vertical to horizontal, or the spacing of rows and
+    columns in its place (PS3.3 C.7.6.3.1.7).
+    """
+    for tag in _ASPECT_TAGS:
+        pair = numbers(dataset, tag)
+        if pair is not None and len(pair) == 2 and min(pair) > 0:
+            aspect = pair[0] / pair[1]
+            # A pixel more stretched than this is a slip of the pen.
+            return aspect if 1 / _MOST_STRETCHED <= aspect <= _MOST_STRETCHED else 1.0
+    return 1.0
 
 
 def _uid(dataset: Dataset, tag: int) -> str | None:

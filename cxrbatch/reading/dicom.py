@@ -9,10 +9,11 @@ from pydicom.uid import UID
 
 from cxrbatch.reading.colour import COLOUR_SPACES, render_colour
 from cxrbatch.reading.decoding import DECODERS, FrameShape
-from cxrbatch.reading.description import describe, header_flags, object_kind
+from cxrbatch.reading.description import describe, header_flags, object_kind, pixel_aspect
 from cxrbatch.reading.display import StoredLayout, render
 from cxrbatch.reading.elements import integer, quietly
 from cxrbatch.reading.facts import HeaderFacts
+from cxrbatch.reading.grey import GreyImage
 from cxrbatch.reading.header import (
     BIG_ENDIAN,
     DEFLATED,
@@ -22,7 +23,6 @@ from cxrbatch.reading.header import (
     PixelElement,
     read_header,
 )
-from cxrbatch.reading.luminance import Display
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError, reading_error
 from cxrbatch.reading.palette import Palette, read_palette
 from cxrbatch.reading.pixeldata import EncapsulatedFrames, NativeFrames
@@ -45,6 +45,7 @@ class _Image:
         transforms: Display transforms; None for colour.
         palette: For PALETTE COLOR.
         no_voi: Policy where the header has no VOI transform.
+        pixel_aspect: Height of a pixel over its width.
     """
 
     frames: NativeFrames | EncapsulatedFrames
@@ -53,6 +54,7 @@ class _Image:
     transforms: Transforms | None
     palette: Palette | None
     no_voi: str
+    pixel_aspect: float
 
 
 def read_dicom(stream: BinaryIO, *, size: int, options: ReadingOptions) -> Iterator[Reading]:
@@ -134,7 +136,7 @@ def _read_frame(
 ) -> Reading:
     """One frame; its failure is its own and leaves the others alone."""
     try:
-        display, is_colour = _render_frame(image, number)
+        grey, is_colour = _render_frame(image, number)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
@@ -150,11 +152,11 @@ def _read_frame(
         detail=detail if verdict is None else verdict.detail,
         facts=facts,
         flags=in_order(flags | {Flag.COLOUR} if is_colour else flags),
-        display=display,
+        image=replace(grey, pixel_aspect=image.pixel_aspect),
     )
 
 
-def _render_frame(image: _Image, number: int) -> tuple[Display, bool]:
+def _render_frame(image: _Image, number: int) -> tuple[GreyImage, bool]:
     decoded = image.frames.frame(number)
     if image.transforms is None:
         return render_colour(decoded, layout=image.layout, palette=image.palette)
@@ -199,7 +201,8 @@ def _open_image(
         raise ReadingError(Outcome.UNSUPPORTED_TRANSFER_SYNTAX, _name(header.transfer_syntax))
     # The policy is made for radiographs; the values of other modalities have a meaning to keep.
     no_voi = options.no_voi if is_radiograph else "full_range"
-    return _Image(frames, count, layout, transforms, palette, no_voi)
+    aspect = pixel_aspect(header.dataset)
+    return _Image(frames, count, layout, transforms, palette, no_voi, aspect)
 
 
 def _name(transfer_syntax: str) -> str:

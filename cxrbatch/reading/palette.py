@@ -48,7 +48,9 @@ def read_palette(dataset: Dataset, *, is_signed: bool, little: bool) -> Palette 
         table = _read_table(dataset, channel, descriptor, little=little)
         if table is None:
             return None
-        tables.append(table / ((1 << descriptor[2]) - 1))
+        # Of 16 bits the upper 8 count, as in DCMTK: writers put 8-bit palettes there, with zeros
+        # or with copies below them.
+        tables.append(np.floor(table / 256 if descriptor[2] == 16 else table) / 255)
     if len({len(table) for table in tables}) != 1:
         return None
     first = descriptor[1]

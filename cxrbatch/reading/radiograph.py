@@ -107,14 +107,14 @@ def _read_stream(stream: BinaryIO, size: int, options: ReadingOptions) -> Iterat
 def _read_raster(stream: BinaryIO, form: str, options: ReadingOptions) -> Reading:
     try:
         read = raster.read_png if form == "png" else raster.read_jpeg
-        image = read(stream.read(), max_pixels=options.max_pixels)
+        raster_image = read(stream.read(), max_pixels=options.max_pixels)
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
         return failed(form, reading_error(error))
-    rows, columns = image.display.shape
-    facts = HeaderFacts(rows=rows, columns=columns, bits_stored=image.bits)
-    flags = {Flag.COLOUR: image.is_colour, Flag.LOSSY: form == "jpeg"}
+    rows, columns = raster_image.image.shape
+    facts = HeaderFacts(rows=rows, columns=columns, bits_stored=raster_image.bits)
+    flags = {Flag.COLOUR: raster_image.is_colour, Flag.LOSSY: form == "jpeg"}
     return Reading(
         frame=0,
         format=form,
@@ -122,5 +122,5 @@ def _read_raster(stream: BinaryIO, form: str, options: ReadingOptions) -> Readin
         detail="",
         facts=facts,
         flags=in_order(flag for flag, is_set in flags.items() if is_set),
-        display=image.display,
+        image=raster_image.image,
     )

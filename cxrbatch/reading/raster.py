@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cxrbatch.reading.codestreams import jpeg_markers
 from cxrbatch.reading.deep_png import decode_deep_png
-from cxrbatch.reading.luminance import Display, luminance
+from cxrbatch.reading.grey import GreyImage, grey_of
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.sniffing import PNG_SIGNATURE
 
@@ -32,12 +32,12 @@ class RasterImage:
     """A decoded PNG or JPEG.
 
     Attributes:
-        display: Shape (rows, columns), float32 in [0, 1].
+        image: The display image.
         bits: Bits per sample in the file.
         is_colour: Whether the channels really differ.
     """
 
-    display: Display
+    image: GreyImage
     bits: int
     is_colour: bool
 
@@ -80,8 +80,8 @@ def read_png(data: bytes, *, max_pixels: int) -> RasterImage:
         )
     else:
         values = _decode_png(data, chunks)
-    display, is_colour = luminance(_over_black(values, chunks))
-    return RasterImage(display=display, bits=chunks.depth, is_colour=is_colour)
+    image, is_colour = grey_of(_over_black(values, chunks))
+    return RasterImage(image=image, bits=chunks.depth, is_colour=is_colour)
 
 
 def read_jpeg(data: bytes, *, max_pixels: int) -> RasterImage:
@@ -103,8 +103,8 @@ def read_jpeg(data: bytes, *, max_pixels: int) -> RasterImage:
         if turned.mode not in ("L", "RGB"):
             turned = turned.convert("RGB")
         values = np.asarray(turned)
-    display, is_colour = luminance(values)
-    return RasterImage(display=display, bits=8, is_colour=is_colour)
+    image, is_colour = grey_of(values)
+    return RasterImage(image=image, bits=8, is_colour=is_colour)
 
 
 def parse_png(data: bytes) -> PngChunks:

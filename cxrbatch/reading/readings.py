@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cxrbatch.reading.facts import HeaderFacts
-from cxrbatch.reading.luminance import Display
+from cxrbatch.reading.grey import Display, GreyImage
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError
 
 RADIOGRAPH_MODALITIES = frozenset({"CR", "DX", "RG"})
@@ -35,11 +35,11 @@ class Reading:
     Attributes:
         frame: 0-based.
         format: "dicom", "png", "jpeg" or "other".
-        outcome: `scored` exactly where `display` may be scored.
+        outcome: `scored` exactly where `image` may be scored.
         detail: One line for a person; empty if there is nothing to say.
         facts: Header values.
         flags: What to know about the image, each once, in the order of `Flag`.
-        display: Shape (rows, columns), float32 in [0, 1], 1 is white; None if there is no image.
+        image: The display image; None if there is none.
     """
 
     frame: int
@@ -48,7 +48,12 @@ class Reading:
     detail: str
     facts: HeaderFacts
     flags: tuple[Flag, ...]
-    display: Display | None
+    image: GreyImage | None
+
+    @property
+    def display(self) -> Display | None:
+        """The image in full, shape (rows, columns), float32 in [0, 1], 1 is white, or None."""
+        return None if self.image is None else self.image.whole()
 
 
 def failed(
@@ -67,7 +72,7 @@ def failed(
         detail=error.detail,
         facts=facts or HeaderFacts(),
         flags=in_order(flags),
-        display=None,
+        image=None,
     )
 
 

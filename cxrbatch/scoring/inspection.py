@@ -74,12 +74,12 @@ class Inspector:
             yield Inspection(reading, self._predict(reading))
 
     def _predict(self, reading: Reading) -> Prediction | None:
-        if self._checkpoint is None or reading.display is None:
+        if self._checkpoint is None or reading.image is None:
             return None
         if reading.outcome is not Outcome.SCORED:
             return None
         card = self._checkpoint.card
-        scores = self._scorer.score(card.recipe.prepare(reading.display)[None])
+        scores = self._scorer.score(card.recipe.prepare(reading.image)[None])
         size = (scores.heatmaps.shape[2], scores.heatmaps.shape[3])
         maps = dequantise(
             scores.heatmaps[0].tobytes(),

@@ -92,13 +92,13 @@ class FileReader:
         return row, prepared
 
     def _prepared(self, reading: Reading) -> tuple[ModelInput | None, Reading]:
-        if reading.outcome is not Outcome.SCORED or reading.display is None:
+        if reading.outcome is not Outcome.SCORED or reading.image is None:
             return None, reading
         try:
-            return self.recipe.prepare(reading.display), reading
+            return self.recipe.prepare(reading.image), reading
         except Exception as error:
             failure = reading_error(error)
-            failed = replace(reading, outcome=failure.outcome, detail=failure.detail, display=None)
+            failed = replace(reading, outcome=failure.outcome, detail=failure.detail, image=None)
             return None, failed
 
     def _patient_key(self, patient_id: str | None) -> str | None:

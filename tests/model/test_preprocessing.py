@@ -16,6 +16,7 @@ from cxrbatch.model.preprocessing import (
     difference_hash,
     image_hash,
 )
+from cxrbatch.reading.grey import GreyImage
 
 CARD = {"size": 224, "geometry": "squeeze", "no_voi": "robust", "version": 1}
 
@@ -92,21 +93,21 @@ def test_resize_turns_nothing_round() -> None:
 def test_prepare_rounds_to_255_levels_and_clips() -> None:
     display = np.full((32, 32), 0.5, np.float32)
     display[0, :4] = [-0.5, 1.5, 0.2, 254.6 / 255.0]
-    prepared = Recipe(size=32).prepare(display)
+    prepared = Recipe(size=32).prepare(GreyImage(display))
     assert prepared.dtype == np.uint8
     assert prepared[0, :4].tolist() == [0, 255, 51, 255]
     assert prepared[1, 0] == 128  # 127.5 to the even neighbour
 
 
 def test_squeeze_fills_the_square() -> None:
-    prepared = Recipe(size=32).prepare(np.ones((64, 128), np.float32))
+    prepared = Recipe(size=32).prepare(GreyImage(np.ones((64, 128), np.float32)))
     assert prepared.shape == (32, 32)
     assert prepared.min() == 255
 
 
 @pytest.mark.parametrize("shape", [(64, 128), (128, 64)])
 def test_pad_adds_black_borders_on_both_sides(shape: tuple[int, int]) -> None:
-    prepared = Recipe(size=32, geometry="pad").prepare(np.ones(shape, np.float32))
+    prepared = Recipe(size=32, geometry="pad").prepare(GreyImage(np.ones(shape, np.float32)))
     expected = np.zeros((32, 32), np.uint8)
     expected[8:24] = 255
     assert np.array_equal(prepared, expected if shape[0] < shape[1] else expected.T)
@@ -115,7 +116,8 @@ def test_pad_adds_black_borders_on_both_sides(shape: tuple[int, int]) -> None:
 def test_pad_and_squeeze_agree_on_a_square() -> None:
     display = noise(80, 80)
     assert np.array_equal(
-        Recipe(size=32).prepare(display), Recipe(size=32, geometry="pad").prepare(display)
+        Recipe(size=32).prepare(GreyImage(display)),
+        Recipe(size=32, geometry="pad").prepare(GreyImage(display)),
     )
 
 
@@ -123,14 +125,45 @@ def test_pad_and_squeeze_agree_on_a_square() -> None:
 @pytest.mark.parametrize("geometry", ["squeeze", "pad"])
 def test_prepare_takes_any_shape(shape: tuple[int, int], geometry: str) -> None:
     recipe = Recipe.from_card({**CARD, "size": 32, "geometry": geometry})
-    assert recipe.prepare(np.ones(shape, np.float32)).shape == (32, 32)
+    assert recipe.prepare(GreyImage(np.ones(shape, np.float32))).shape == (32, 32)
 
 
 def test_prepare_leaves_its_argument_alone() -> None:
     display = noise(50, 40)
     before = display.copy()
-    Recipe(size=32, geometry="pad").prepare(display)
+    Recipe(size=32, geometry="pad").prepare(GreyImage(display))
     assert np.array_equal(display, before)
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (64, 65), (97, 1000), (40, 33)])
+@pytest.mark.parametrize("geometry", ["squeeze", "pad"])
+def test_blocks_give_the_bits_of_the_whole(shape: tuple[int, int], geometry: str) -> None:
+    cells = np.random.default_rng(3).integers(0, 4096, shape).astype(np.uint16)
+    table = np.random.default_rng(4).random(1 << 16, dtype=np.float32)
+    recipe = Recipe.from_card({**CARD, "size": 32, "geometry": geometry})
+    whole = table[cells]
+    if geometry == "pad":
+        edge = max(shape)
+        top, left = (edge - shape[0]) // 2, (edge - shape[1]) // 2
+        padded = np.zeros((edge, edge), np.float32)
+        padded[top : top + shape[0], left : left + shape[1]] = whole
+        whole = padded
+    expected = np.rint(area_resize(whole, rows=32, columns=32) * 255).astype(np.uint8)
+    assert np.array_equal(recipe.prepare(GreyImage(cells, table)), expected)
+
+
+@pytest.mark.parametrize("aspect", [2.0, 0.5])
+def test_pad_keeps_the_shape_of_what_was_imaged(aspect: float) -> None:
+    """A square, imaged with pixels twice as high as wide or the other way round."""
+    shape = (64, 128) if aspect > 1 else (128, 64)
+    image = GreyImage(np.ones(shape, np.float32), pixel_aspect=aspect)
+    assert Recipe(size=32, geometry="pad").prepare(image).min() == 255
+    assert Recipe(size=32).prepare(image).min() == 255
+    image = GreyImage(np.ones((128, 128), np.float32), pixel_aspect=aspect)
+    filled = Recipe(size=32, geometry="pad").prepare(image) == 255
+    assert (filled.any(axis=1).sum(), filled.any(axis=0).sum()) == (
+        (32, 16) if aspect > 1 else (16, 32)
+    )
 
 
 def test_recipe_survives_json() -> None:

@@ -36,10 +36,27 @@ def test_grey_stored_as_rgb_equals_monochrome2() -> None:
     assert Flag.COLOUR not in reading.flags
 
 
-def test_ybr_full_is_its_first_sample_where_rgb_is_not_clipped() -> None:
-    ybr = RNG.integers(110, 146, (12, 14, 3)).astype(np.uint8)
+def luminance_of_ybr(ybr: np.ndarray) -> np.ndarray:
+    """By way of RGB, clipped: the inverse of the matrix in PS3.3 C.7.6.3.1.2."""
+    forward = np.array(
+        [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
+    )
+    rgb = (ybr.astype(float) - [0, 128, 128]) @ np.linalg.inv(forward).T
+    return np.clip(rgb, 0, 255) / 255 @ WEIGHTS
+
+
+def test_ybr_full() -> None:
+    ybr = RNG.integers(0, 256, (12, 14, 3)).astype(np.uint8)
     reading = read(make_dicom(ybr, photometric="YBR_FULL", bits_stored=8))
-    np.testing.assert_allclose(reading.display, ybr[..., 0] / 255, atol=1e-5)
+    np.testing.assert_allclose(reading.display, luminance_of_ybr(ybr), atol=1e-5)
+
+
+def test_grey_stored_as_ybr_equals_monochrome2() -> None:
+    grey = RGB[..., 0]
+    ybr = np.stack([grey, np.full_like(grey, 128), np.full_like(grey, 128)], -1)
+    reading = read(make_dicom(ybr, photometric="YBR_FULL", bits_stored=8))
+    np.testing.assert_array_equal(reading.display, read(make_dicom(grey, bits_stored=8)).display)
+    assert Flag.COLOUR not in reading.flags
 
 
 def test_ybr_full_422_shares_chroma() -> None:
@@ -52,7 +69,9 @@ def test_ybr_full_422_shares_chroma() -> None:
         0x7FE00010: ("OB", pairs.astype(np.uint8).tobytes()),
     }
     reading = read(make_dicom(y, bits_stored=8, elements=elements))
-    np.testing.assert_allclose(reading.display, y / 255, atol=1e-5)
+    chroma = np.broadcast_to(np.array([120, 130]), (12, 14, 2))
+    expected = luminance_of_ybr(np.concatenate([y[..., None], chroma], -1))
+    np.testing.assert_allclose(reading.display, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -65,7 +84,8 @@ def test_palette_colour(bits: int) -> None:
         elements[0x00281101 + channel] = ("US", [200, 10, bits])
         elements[0x00281201 + channel] = ("OW", entries.tobytes())
     reading = read(make_dicom(index, bits_stored=8, elements=elements))
-    expected = tables[np.clip(index.astype(int) - 10, 0, 199)] / ((1 << bits) - 1) @ WEIGHTS
+    # Of 16 bits the upper 8 count.
+    expected = (tables >> (bits - 8))[np.clip(index.astype(int) - 10, 0, 199)] / 255 @ WEIGHTS
     np.testing.assert_allclose(reading.display, expected, atol=1e-5)
     assert Flag.COLOUR in reading.flags
 

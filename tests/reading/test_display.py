@@ -250,6 +250,16 @@ def test_the_first_of_several_windows_counts() -> None:
     np.testing.assert_allclose(read(data).display, formula, atol=1e-6)
 
 
+def test_the_robust_policy_sees_a_negative_as_the_negative() -> None:
+    """Also where half a percent of the pixels is a whole number of them, and of sampled rows."""
+    for shape in ((20, 20), (1100, 2000)):
+        cells = np.random.default_rng(5).integers(0, 4096, shape).astype(np.uint16)
+        positive = read(make_dicom(cells))
+        negative = read(make_dicom(4095 - cells, photometric="MONOCHROME1"))
+        assert positive.display is not None
+        np.testing.assert_allclose(negative.display, positive.display, atol=1e-7)
+
+
 def test_without_voi_the_robust_policy_clips_half_a_percent_at_each_end() -> None:
     cells = np.full((100, 100), 1000, np.uint16)
     cells[:50] = 2000

@@ -1,0 +1,116 @@
+"""What a JPEG says about itself up to its end marker, and whether its scans held the whole image.
+
+A decoder that runs out of entropy-coded data before a marker makes the rest up, and tells nobody
+but its own log. Whether it did is found out from outside: with other bytes put in front of the
+marker it makes up something else, and a decoder that had enough does not look at them.
+
+Source: ITU-T T.81 annex B, and F.2.2.5 (a decoder meets a marker).
+"""
+
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrbatch.reading.codestreams import FRAME_HEADERS, SCAN, jpeg_markers
+from cxrbatch.reading.exif import HEADER, orientation
+from cxrbatch.reading.outcomes import Outcome, ReadingError
+
+_APP1 = 0xE1
+_RESTART = re.compile(rb"\xff+[\xd0-\xd7]", re.DOTALL)
+# Begins with ones, where a decoder that ran out goes on with zeros; holds no 0xff.
+_PADDING = bytes(range(0xFE, 0, -0x22)) * 4
+
+
+@dataclass(frozen=True, slots=True)
+class JpegHeader:
+    """What stands in front of the first scan.
+
+    Attributes:
+        process: Code of the frame header: 0xC0 baseline, 0xC1 extended, 0xC2 progressive, ...
+        precision: Bits per sample.
+        rows: Height as stored.
+        columns: Width as stored.
+        samples: Components.
+        turn: EXIF orientation, 1 to 8.
+    """
+
+    process: int
+    precision: int
+    rows: int
+    columns: int
+    samples: int
+    turn: int
+
+
+def read_jpeg_header(frame: bytes) -> JpegHeader:
+    """Read up to the first scan; `frame` may end anywhere behind it.
+
+    Raises:
+        ReadingError: `truncated` or `corrupt`.
+    """
+    turn = None
+    found: tuple[int, int, int, int, int] | None = None
+    try:
+        for code, position in jpeg_markers(frame):
+            if code == _APP1 and turn is None:
+                length = struct.unpack_from(">H", frame, position + 2)[0]
+                body = frame[position + 4 : position + 2 + length]
+                turn = orientation(body) if body.startswith(HEADER) else None
+            elif code in FRAME_HEADERS and found is None:
+                found = (code, *struct.unpack_from(">BHHB", frame, position + 4))
+            elif code == SCAN:
+                break
+    except (EOFError, struct.error):
+        raise ReadingError(Outcome.TRUNCATED, "the JPEG ends before its image does") from None
+    except ValueError:
+        found = None
+    if found is None:
+        raise ReadingError(Outcome.CORRUPT, "the JPEG has no scan behind its header")
+    return JpegHeader(*found, turn=turn or 1)
+
+
+def list_scans(frame: bytes) -> list[tuple[int, int]]:
+    """Where the entropy-coded data of each scan start and end.
+
+    Raises:
+        ReadingError: `truncated` without an end marker, `corrupt` where a marker is missing.
+    """
+    try:
+        return list(_scans(frame))
+    except (EOFError, struct.error):
+        raise ReadingError(Outcome.TRUNCATED, "the JPEG has no end marker") from None
+    except ValueError:
+        raise ReadingError(Outcome.CORRUPT, "the JPEG has no marker behind a segment") from None
+
+
+def _scans(frame: bytes) -> Iterator[tuple[int, int]]:
+    start = None
+    for code, position in jpeg_markers(frame):
+        if start is not None:
+            yield start, position
+        start = None
+        if code == SCAN:
+            start = position + 2 + struct.unpack_from(">H", frame, position + 2)[0]
+
+
+def ran_out(frame: bytes, decode: Callable[[bytes], NDArray[Any]], decoded: NDArray[Any]) -> bool:
+    """Whether a decoder had to make up samples because a scan of a JPEG ended too early.
+
+    Args:
+        frame: A JPEG with an end marker.
+        decode: The decoder; its own refusal of what it is given passes through.
+        decoded: What it made of `frame`.
+    """
+    parts = []
+    last = 0
+    for start, end in list_scans(frame):
+        # Fill bytes belong to the marker: between them the padding would become one.
+        data = frame[start:end].rstrip(b"\xff")
+        parts += [frame[last:start], _RESTART.sub(_PADDING + rb"\g<0>", data), _PADDING]
+        last = start + len(data)
+    return not np.array_equal(decode(b"".join((*parts, frame[last:]))), decoded)

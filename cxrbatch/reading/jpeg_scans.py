@@ -22,8 +22,9 @@ from cxrbatch.reading.outcomes import Outcome, ReadingError
 
 _APP1 = 0xE1
 _RESTART = re.compile(rb"\xff+[\xd0-\xd7]", re.DOTALL)
-# Begins with ones, where a decoder that ran out goes on with zeros; holds no 0xff.
-_PADDING = bytes(range(0xFE, 0, -0x22)) * 4
+# A decoder that ran out goes on with zeros. What it makes of these differs from that, and if by a
+# rare chance one does not, the other does; neither holds 0xff.
+_PADDINGS = (b"\xaa" * 32, bytes(range(0xFE, 0, -0x22)) * 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +107,19 @@ def ran_out(frame: bytes, decode: Callable[[bytes], NDArray[Any]], decoded: NDAr
         decode: The decoder; its own refusal of what it is given passes through.
         decoded: What it made of `frame`.
     """
+    scans = list_scans(frame)
+    return any(
+        not np.array_equal(decode(_padded(frame, scans, padding)), decoded) for padding in _PADDINGS
+    )
+
+
+def _padded(frame: bytes, scans: list[tuple[int, int]], padding: bytes) -> bytes:
+    """A JPEG with more bytes in front of each marker that ends or divides a scan."""
     parts = []
     last = 0
-    for start, end in list_scans(frame):
+    for start, end in scans:
         # Fill bytes belong to the marker: between them the padding would become one.
         data = frame[start:end].rstrip(b"\xff")
-        parts += [frame[last:start], _RESTART.sub(_PADDING + rb"\g<0>", data), _PADDING]
+        parts += [frame[last:start], _RESTART.sub(padding + rb"\g<0>", data), padding]
         last = start + len(data)
-    return not np.array_equal(decode(b"".join((*parts, frame[last:]))), decoded)
+    return b"".join((*parts, frame[last:]))

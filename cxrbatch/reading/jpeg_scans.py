@@ -75,8 +75,17 @@ def read_jpeg_header(frame: bytes) -> JpegHeader:
     return JpegHeader(*found, turn=turn or 1)
 
 
-def list_scans(frame: bytes) -> list[tuple[int, int]]:
-    """Where the entropy-coded data of each scan start and end.
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """One scan of a JPEG: how many components it codes, and where its data start and end."""
+
+    components: int
+    start: int
+    end: int
+
+
+def list_scans(frame: bytes) -> list[Scan]:
+    """The scans up to the end marker.
 
     Raises:
         ReadingError: `truncated` without an end marker, `corrupt` where a marker is missing.
@@ -89,14 +98,15 @@ def list_scans(frame: bytes) -> list[tuple[int, int]]:
         raise ReadingError(Outcome.CORRUPT, "the JPEG has no marker behind a segment") from None
 
 
-def _scans(frame: bytes) -> Iterator[tuple[int, int]]:
-    start = None
+def _scans(frame: bytes) -> Iterator[Scan]:
+    start = components = 0
     for code, position in jpeg_markers(frame):
-        if start is not None:
-            yield start, position
-        start = None
+        if start:
+            yield Scan(components, start, position)
+        start = 0
         if code == SCAN:
-            start = position + 2 + struct.unpack_from(">H", frame, position + 2)[0]
+            length, components = struct.unpack_from(">HB", frame, position + 2)
+            start = position + 2 + length
 
 
 def ran_out(frame: bytes, decode: Callable[[bytes], NDArray[Any]], decoded: NDArray[Any]) -> bool:
@@ -113,13 +123,19 @@ def ran_out(frame: bytes, decode: Callable[[bytes], NDArray[Any]], decoded: NDAr
     )
 
 
-def _padded(frame: bytes, scans: list[tuple[int, int]], padding: bytes) -> bytes:
-    """A JPEG with more bytes in front of each marker that ends or divides a scan."""
+def _padded(frame: bytes, scans: list[Scan], padding: bytes) -> bytes:
+    """A JPEG with more bytes in front of each marker that ends or divides a scan.
+
+    A decoder that waits for a restart marker passes over all else, so that it is offered each;
+    outside a scan they mean nothing (T.81 B.1.1.2).
+    """
+    restarts = b"".join(bytes((0xFF, code)) + padding for code in range(0xD0, 0xD8))
     parts = []
     last = 0
-    for start, end in scans:
+    for scan in scans:
         # Fill bytes belong to the marker: between them the padding would become one.
-        data = frame[start:end].rstrip(b"\xff")
-        parts += [frame[last:start], _RESTART.sub(padding + rb"\g<0>", data), padding]
-        last = start + len(data)
+        data = frame[scan.start : scan.end].rstrip(b"\xff")
+        divided = _RESTART.sub(padding + rb"\g<0>", data)
+        parts += [frame[last : scan.start], divided, padding, restarts]
+        last = scan.start + len(data)
     return b"".join((*parts, frame[last:]))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxrbatch.reading.exif import upright
-from cxrbatch.reading.jpeg_scans import JpegHeader, list_scans, ran_out, read_jpeg_header
+from cxrbatch.reading.jpeg_scans import JpegHeader, Scan, list_scans, ran_out, read_jpeg_header
 from cxrbatch.reading.luminance import Display, luminance
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.png_chunks import SPARE_BYTES, PngChunks, read_chunks
@@ -31,12 +31,15 @@ _LARGE_BYTES = 64 << 20
 _MOST_EXPANSION = 200
 # A block of 8 x 8 samples takes a bit in the first scan of a progressive JPEG, two in others.
 _SAMPLES_PER_BYTE = 512
-# Samples times scans: a decoder visits all samples in each scan, and holds all of a progressive
-# JPEG. Genuine ones have about ten scans.
-_MOST_VISITS = 1 << 28
+# Samples times the scans that code them: each is visited in each scan. Genuine progressive JPEGs
+# visit theirs about six times. Those are held with all coefficients until the end, which is worth
+# eight visits.
+_MOST_VISITS = 1 << 29
+_HELD = 8
+# Scans of this length are decoded for any image, longer ones for one of half the length or more.
+_SMALL_BYTES = 1 << 20
 _PROGRESSIVE = 0xC2
 _PROCESSES = (0xC0, 0xC1, _PROGRESSIVE)
-_PROGRESSIVE_SCANS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +185,14 @@ def _check_jpeg(header: JpegHeader, *, size: int, max_pixels: int) -> None:
         raise ReadingError(Outcome.TRUNCATED, "the JPEG holds too few bytes for its size")
 
 
-def _check_scans(header: JpegHeader, scans: list[tuple[int, int]]) -> None:
+def _check_scans(header: JpegHeader, scans: list[Scan]) -> None:
     """Bound the time and memory of decoding: a file may hold thousands of tiny scans."""
-    count = len(scans)
-    if header.process == _PROGRESSIVE:
-        count = max(count, _PROGRESSIVE_SCANS)
-    if header.rows * header.columns * header.samples * count > _MOST_VISITS:
+    visits = sum(scan.components for scan in scans)
+    if header.process == _PROGRESSIVE or visits > header.samples:
+        visits = max(visits, _HELD * header.samples)
+    pixels = header.rows * header.columns
+    packed = sum(scan.end - scan.start for scan in scans)
+    if pixels * visits > _MOST_VISITS or packed > 2 * pixels * header.samples + _SMALL_BYTES:
         raise ReadingError(Outcome.TOO_LARGE, "the JPEG has too many scans for its size")
 
 

@@ -1,20 +1,12 @@
-"""What a JPEG says about itself up to its end marker, and whether its scans held the whole image.
+"""What a JPEG says about itself, and where in it the scans lie.
 
-A decoder that runs out of entropy-coded data before a marker makes the rest up, and tells nobody
-but its own log. Whether it did is found out from outside: with other bytes put in front of the
-marker it makes up something else, and a decoder that had enough does not look at them.
-
-Source: ITU-T T.81 annex B, and F.2.2.5 (a decoder meets a marker).
+Source: ITU-T T.81 annex B.
 """
 
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cxrbatch.reading.codestreams import FRAME_HEADERS, SCAN, jpeg_markers
 from cxrbatch.reading.exif import HEADER, orientation
@@ -22,9 +14,6 @@ from cxrbatch.reading.outcomes import Outcome, ReadingError
 
 _APP1 = 0xE1
 _RESTART = re.compile(rb"\xff+[\xd0-\xd7]", re.DOTALL)
-# A decoder that ran out goes on with zeros. What it makes of these differs from that, and if by a
-# rare chance one does not, the other does; neither holds 0xff.
-_PADDINGS = (b"\xaa" * 32, bytes(range(0xFE, 0, -0x22)) * 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,21 +98,7 @@ def _scans(frame: bytes) -> Iterator[Scan]:
             start = position + 2 + length
 
 
-def ran_out(frame: bytes, decode: Callable[[bytes], NDArray[Any]], decoded: NDArray[Any]) -> bool:
-    """Whether a decoder had to make up samples because a scan of a JPEG ended too early.
-
-    Args:
-        frame: A JPEG with an end marker.
-        decode: The decoder; its own refusal of what it is given passes through.
-        decoded: What it made of `frame`.
-    """
-    scans = list_scans(frame)
-    return any(
-        not np.array_equal(decode(_padded(frame, scans, padding)), decoded) for padding in _PADDINGS
-    )
-
-
-def _padded(frame: bytes, scans: list[Scan], padding: bytes) -> bytes:
+def padded(frame: bytes, scans: list[Scan], padding: bytes) -> bytes:
     """A JPEG with more bytes in front of each marker that ends or divides a scan.
 
     A decoder that waits for a restart marker passes over all else, so that it is offered each;

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cxrbatch.reading.completeness import ran_out
 from cxrbatch.reading.exif import upright
-from cxrbatch.reading.jpeg_scans import JpegHeader, Scan, list_scans, ran_out, read_jpeg_header
+from cxrbatch.reading.jpeg_scans import JpegHeader, Scan, list_scans, read_jpeg_header
 from cxrbatch.reading.luminance import Display, luminance
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.png_chunks import SPARE_BYTES, PngChunks, read_chunks
@@ -152,7 +153,7 @@ def read_jpeg(stream: BinaryIO, *, size: int, max_pixels: int) -> RasterImage:
     _check_scans(header, scans)
     values = _decode_jpeg(frame)
     try:
-        is_made_up = ran_out(frame, _decode_jpeg, values)
+        is_made_up = ran_out(frame, values, decode=_decode_jpeg)
     except ReadingError:
         is_made_up = True
     if is_made_up:

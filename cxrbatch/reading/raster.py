@@ -145,10 +145,10 @@ def read_jpeg(stream: BinaryIO, *, size: int, max_pixels: int) -> RasterImage:
     Raises:
         ReadingError: `corrupt`, `truncated`, `too_large` or `unsupported_image`.
     """
-    frame = stream.read(SPARE_BYTES)
-    header = read_jpeg_header(frame)
+    header = read_jpeg_header(stream.read(SPARE_BYTES))
     _check_jpeg(header, size=size, max_pixels=max_pixels)
-    frame += stream.read()
+    stream.seek(0)
+    frame = stream.read()
     scans = list_scans(frame)
     _check_scans(header, scans)
     values = _decode_jpeg(frame)
@@ -182,12 +182,10 @@ def _check_jpeg(header: JpegHeader, *, size: int, max_pixels: int) -> None:
         raise ReadingError(Outcome.TOO_LARGE, detail)
     if size > samples * ((header.precision + 7) // 8) + SPARE_BYTES:
         raise ReadingError(Outcome.TOO_LARGE, "the file is far larger than its image")
-    if pixels > _SAMPLES_PER_BYTE * size:
-        raise ReadingError(Outcome.TRUNCATED, "the JPEG holds too few bytes for its size")
 
 
 def _check_scans(header: JpegHeader, scans: list[Scan]) -> None:
-    """Bound the time and memory of decoding: a file may hold thousands of tiny scans."""
+    """Bound the time of decoding: a file may hold thousands of scans, or too little for one."""
     visits = sum(scan.components for scan in scans)
     if header.process == _PROGRESSIVE or visits > header.samples:
         visits = max(visits, _HELD * header.samples)
@@ -195,6 +193,8 @@ def _check_scans(header: JpegHeader, scans: list[Scan]) -> None:
     packed = sum(scan.end - scan.start for scan in scans)
     if pixels * visits > _MOST_VISITS or packed > 2 * pixels * header.samples + _SMALL_BYTES:
         raise ReadingError(Outcome.TOO_LARGE, "the JPEG has too many scans for its size")
+    if pixels > _SAMPLES_PER_BYTE * packed:
+        raise ReadingError(Outcome.TRUNCATED, "the JPEG holds too few bytes for its size")
 
 
 def _decode_jpeg(frame: bytes) -> NDArray[Any]:

@@ -5,16 +5,19 @@ import click
 
 @click.command("outcomes")
 def command() -> None:
-    """List every outcome code with its meaning and remedy.
+    """List every outcome code with its meaning and remedy, and every flag.
 
     \b
     Example:
       cxrbatch outcomes
     """
-    from cxrbatch.reading.outcomes import Outcome
+    from cxrbatch.reading.outcomes import Flag, Outcome
 
     for outcome in Outcome:
         click.echo(f"{outcome.value} ({outcome.kind.value})")
         click.echo(f"    {outcome.meaning}")
-        if outcome.remedy:
-            click.echo(f"    remedy: {outcome.remedy}")
+        click.echo(f"    remedy: {outcome.remedy}")
+    click.echo()
+    for flag in Flag:
+        click.echo(f"{flag.value} (flag)")
+        click.echo(f"    {flag.meaning}")

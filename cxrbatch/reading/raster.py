@@ -212,4 +212,5 @@ def _as_rgb(values: NDArray[Any]) -> NDArray[Any]:
         return values
     if values.dtype == np.uint8:
         return np.asarray(Image.fromarray(255 - values, "CMYK").convert("RGB"))
-    return values[..., :3] * values[..., 3:]
+    inks: NDArray[Any] = values[..., :3] * values[..., 3:]
+    return inks

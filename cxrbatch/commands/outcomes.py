@@ -5,7 +5,9 @@ import click
 
 @click.command("outcomes")
 def command() -> None:
-    """List every outcome code with its meaning and remedy, and every flag.
+    """List every outcome code with its meaning and remedy.
+
+    The flags of images that were read come after them.
 
     \b
     Example:

@@ -20,10 +20,13 @@ _JP2_START = b"\x00\x00\x00\x0cjP  "
 _END = b"\xff\xd9"
 # Frame headers: all SOFn but the three codes in their range that are something else, and
 # JPEG-LS's own.
-_FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
-_SCAN = 0xDA
+FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+SCAN = 0xDA
+END_OF_IMAGE = 0xD9
 _ADOBE = 0xEE
 _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
+# What ends the entropy-coded data of a scan; restart markers are part of them.
+_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _MOST_SEGMENTS = 10_000
 _MOST_STRAY_BYTES = 4096
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
@@ -68,25 +71,30 @@ def inspect_codestream(frame: bytes) -> Codestream:
 
 
 def jpeg_markers(frame: bytes) -> Iterator[tuple[int, int]]:
-    """Give the code and position of each marker up to the first scan, in bounded time.
+    """Give the code and position of each marker up to the end marker, in bounded time.
 
     Decoders look for the next marker byte by byte, so that megabytes of nothing between two of
-    them cost minutes. Real files have a few stray bytes there at most.
+    them cost minutes. Real files have a few stray bytes there at most. Restart markers inside a
+    scan are not given.
 
     Raises:
         ValueError: Too many stray bytes or segments.
-        EOFError: The frame ends before the first scan; struct.error where inside a length.
+        EOFError: The frame ends before its end marker; struct.error where inside a length.
     """
     position = len(_JPEG_START)
+    code = 0
     for _ in range(_MOST_SEGMENTS):
-        marker = _MARKER.search(frame, position, position + _MOST_STRAY_BYTES)
+        if code == SCAN:
+            marker = _SCAN_END.search(frame, position)
+        else:
+            marker = _MARKER.search(frame, position, position + _MOST_STRAY_BYTES)
         if marker is None:
-            if position + 1 >= len(frame):
-                raise EOFError("the frame ends before its first scan")
+            if code == SCAN or position + 1 >= len(frame):
+                raise EOFError("the frame ends before its end marker")
             raise ValueError("no marker")
         code, position = marker[0][-1], marker.end() - 2
         yield code, position
-        if code == _SCAN:
+        if code == END_OF_IMAGE:
             return
         length = 0 if code in _WITHOUT_LENGTH else struct.unpack_from(">H", frame, position + 2)[0]
         position += 2 + length
@@ -97,9 +105,11 @@ def _inspect_jpeg(frame: bytes) -> Codestream:
     size: tuple[int, ...] | None = None
     is_adobe = False
     for code, position in jpeg_markers(frame):
-        if code in _FRAME_HEADERS and size is None:
+        if code in FRAME_HEADERS and size is None:
             size = struct.unpack_from(">BHHB", frame, position + 4)
         is_adobe |= code == _ADOBE and frame.startswith(b"Adobe", position + 4)
+        if code == SCAN:
+            break
     if size is None:
         raise ValueError("no frame header before the first scan")
     precision, rows, columns, samples = size

@@ -94,7 +94,7 @@ def _read_stream(stream: BinaryIO, size: int, options: ReadingOptions) -> Iterat
         return
     stream.seek(0)
     if form != "dicom":
-        yield _read_raster(stream, form, options)
+        yield _read_raster(stream, form, size, options)
         return
     try:
         yield from read_dicom(stream, size=size, options=options)
@@ -104,10 +104,10 @@ def _read_stream(stream: BinaryIO, size: int, options: ReadingOptions) -> Iterat
         yield failed(form, reading_error(error))
 
 
-def _read_raster(stream: BinaryIO, form: str, options: ReadingOptions) -> Reading:
+def _read_raster(stream: BinaryIO, form: str, size: int, options: ReadingOptions) -> Reading:
     try:
         read = raster.read_png if form == "png" else raster.read_jpeg
-        raster_image = read(stream.read(), max_pixels=options.max_pixels)
+        raster_image = read(stream, size=size, max_pixels=options.max_pixels)
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:

@@ -1,30 +1,46 @@
 """PNG and JPEG to a display image, as strictly as DICOM.
 
-Pillow decodes; what it lets pass is checked here: PNG checksums, the size against the caller's
-limit before any pixel is decoded, and whether the compressed data can hold the image at all.
+libpng and libjpeg-turbo decode. What they let pass is checked here, before them or after: the
+claims of a header against limits and the file's length, the order and checksums of chunks, and
+whether the compressed data really were enough for the image.
 A gamma chunk is ignored: radiograph archives store display values, and so do their readers.
 """
 
-import io
-import struct
-import warnings
-import zlib
+import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from cxrbatch.reading.codestreams import jpeg_markers
-from cxrbatch.reading.deep_png import decode_deep_png
+from cxrbatch.reading.completeness import ran_out
+from cxrbatch.reading.exif import upright
 from cxrbatch.reading.grey import GreyImage, grey_of
+from cxrbatch.reading.jpeg_scans import JpegHeader, Scan, list_scans, read_jpeg_header
 from cxrbatch.reading.outcomes import Outcome, ReadingError
-from cxrbatch.reading.sniffing import PNG_SIGNATURE
+from cxrbatch.reading.png_chunks import SPARE_BYTES, PngChunks, read_chunks
+
+# It logs each of libpng's warnings, of which an interlaced PNG always gives one.
+logging.getLogger("imagecodecs").setLevel(logging.CRITICAL)
 
 # No deflate stream expands further (RFC 1951: 258 bytes out of two bits).
 _DEFLATE_LIMIT = 1032
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+# Whatever has to be inflated further than this is no radiograph: those halve at best.
+_LARGE_BYTES = 64 << 20
+_MOST_EXPANSION = 200
+# A block of 8 x 8 samples takes a bit in the first scan of a progressive JPEG, two in others.
+_SAMPLES_PER_BYTE = 512
+# Samples times the scans that code them: each is visited in each scan. Genuine progressive JPEGs
+# visit theirs about six times. Those are held with all coefficients until the end, which is worth
+# eight visits.
+_MOST_VISITS = 1 << 29
+_HELD = 8
+# Scans of this length are decoded for any image, longer ones for one of half the length or more.
+_SMALL_BYTES = 1 << 20
+_PROGRESSIVE = 0xC2
+_PROCESSES = (0xC0, 0xC1, _PROGRESSIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,135 +58,31 @@ class RasterImage:
     is_colour: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PngChunks:
-    """What the chunks of a PNG say, checksums verified (PNG specification, section 11)."""
-
-    columns: int
-    rows: int
-    depth: int
-    colour_type: int
-    interlaced: bool
-    transparency: bytes | None
-    packed: tuple[memoryview, ...]
-
-
-def read_png(data: bytes, *, max_pixels: int) -> RasterImage:
+def read_png(stream: BinaryIO, *, size: int, max_pixels: int) -> RasterImage:
     """Decode a PNG of any colour type and depth; transparency is laid over black.
 
+    Args:
+        stream: At the start of the file.
+        size: Bytes in the file.
+        max_pixels: Largest claim of rows x columns x channels that is decoded.
+
     Raises:
         ReadingError: `corrupt`, `truncated` or `too_large`.
     """
-    chunks = parse_png(data)
-    _check_size(chunks.rows, chunks.columns, max_pixels=max_pixels)
-    channels = _CHANNELS.get(chunks.colour_type)
-    if channels is None:
-        raise ReadingError(Outcome.CORRUPT, "the PNG header names an unknown colour type")
-    raw_bytes = chunks.rows * ((chunks.columns * channels * chunks.depth + 7) // 8)
-    packed_bytes = sum(len(part) for part in chunks.packed)
-    if raw_bytes > _DEFLATE_LIMIT * packed_bytes:
+    chunks = read_chunks(stream, size=size, max_samples=max_pixels)
+    expansion = chunks.raw_bytes / max(1, len(chunks.packed))
+    if expansion > _DEFLATE_LIMIT:
         raise ReadingError(Outcome.TRUNCATED, "the PNG holds too few bytes for its size")
-    if chunks.depth == 16 and channels > 1:
-        values: NDArray[Any] = decode_deep_png(
-            b"".join(chunks.packed),
-            rows=chunks.rows,
-            columns=chunks.columns,
-            channels=channels,
-            interlaced=chunks.interlaced,
-        )
-    else:
-        values = _decode_png(data, chunks)
+    if chunks.raw_bytes > _LARGE_BYTES and expansion > _MOST_EXPANSION:
+        raise ReadingError(Outcome.TOO_LARGE, "the PNG inflates further than any radiograph")
+    try:
+        values = imagecodecs.png_decode(chunks.plain())
+    except imagecodecs.PngError as error:
+        if "Not enough" in str(error):
+            raise ReadingError(Outcome.TRUNCATED, "the PNG ends before its image does") from None
+        raise ReadingError(Outcome.CORRUPT, "the PNG data cannot be decoded") from None
     image, is_colour = grey_of(_over_black(values, chunks))
     return RasterImage(image=image, bits=chunks.depth, is_colour=is_colour)
-
-
-def read_jpeg(data: bytes, *, max_pixels: int) -> RasterImage:
-    """Decode a JPEG, progressive or not, grey, YCbCr, RGB or CMYK, turned as its EXIF says.
-
-    Raises:
-        ReadingError: `corrupt`, `truncated` or `too_large`.
-    """
-    try:
-        for _ in jpeg_markers(data):
-            pass
-    except (EOFError, struct.error):
-        raise ReadingError(Outcome.TRUNCATED, "the JPEG ends before its image does") from None
-    except ValueError:
-        raise ReadingError(Outcome.CORRUPT, "the JPEG has no scan behind its header") from None
-    with _open(data, "JPEG", max_pixels=max_pixels) as image:
-        _load(image)
-        turned = _upright(image)
-        if turned.mode not in ("L", "RGB"):
-            turned = turned.convert("RGB")
-        values = np.asarray(turned)
-    image, is_colour = grey_of(values)
-    return RasterImage(image=image, bits=8, is_colour=is_colour)
-
-
-def parse_png(data: bytes) -> PngChunks:
-    """Walk the chunks of a PNG and verify each checksum.
-
-    Pillow skips the checksum of image data, and a radiograph with damaged bytes must not pass.
-
-    Raises:
-        ReadingError: `corrupt` or `truncated`.
-    """
-    if not data.startswith(PNG_SIGNATURE):
-        raise ReadingError(Outcome.CORRUPT, "the PNG signature is damaged")
-    view = memoryview(data)
-    offset = len(PNG_SIGNATURE)
-    header: tuple[int, ...] | None = None
-    transparency: bytes | None = None
-    packed: list[memoryview] = []
-    name = b""
-    while name != b"IEND":
-        name, body, offset = _next_chunk(view, offset)
-        if header is None:
-            if name != b"IHDR" or len(body) != 13:
-                raise ReadingError(Outcome.CORRUPT, "the PNG does not start with its header")
-            header = struct.unpack(">IIBBBBB", body)
-        elif name == b"IDAT":
-            packed.append(body)
-        elif name == b"tRNS":
-            transparency = bytes(body)
-    if header is None or not packed:
-        raise ReadingError(Outcome.CORRUPT, "the PNG has no image data")
-    columns, rows, depth, colour_type, _, _, interlace = header
-    return PngChunks(
-        columns=columns,
-        rows=rows,
-        depth=depth,
-        colour_type=colour_type,
-        interlaced=interlace == 1,
-        transparency=transparency,
-        packed=tuple(packed),
-    )
-
-
-def _next_chunk(view: memoryview, offset: int) -> tuple[bytes, memoryview, int]:
-    """Name, body and end of the chunk at `offset`."""
-    if offset + 12 > len(view):
-        raise ReadingError(Outcome.TRUNCATED, "the PNG ends before its last chunk")
-    length = int.from_bytes(view[offset : offset + 4], "big")
-    end = offset + 12 + length
-    if end > len(view):
-        raise ReadingError(Outcome.TRUNCATED, "the PNG ends inside a chunk")
-    checked = view[offset + 4 : end - 4]
-    if zlib.crc32(checked) != int.from_bytes(view[end - 4 : end], "big"):
-        raise ReadingError(Outcome.CORRUPT, "a checksum in the PNG does not match")
-    return bytes(checked[:4]), checked[4:], end
-
-
-def _decode_png(data: bytes, chunks: PngChunks) -> NDArray[Any]:
-    """Samples of a PNG that Pillow decodes without loss, scaled to its type's full range."""
-    with _open(data, "PNG", max_pixels=chunks.rows * chunks.columns) as image:
-        _load(image)
-        if image.mode == "P":
-            alpha = "transparency" in image.info
-            return np.asarray(image.convert("RGBA" if alpha else "RGB"))
-        if image.mode == "1":
-            return np.asarray(image.convert("L"))
-        return np.asarray(image)
 
 
 def _over_black(values: NDArray[Any], chunks: PngChunks) -> NDArray[Any]:
@@ -178,78 +90,127 @@ def _over_black(values: NDArray[Any], chunks: PngChunks) -> NDArray[Any]:
 
     Args:
         values: Shape (rows, columns) or (rows, columns, channels), uint8 or uint16.
-        chunks: The PNG's own words on depth and transparency.
+        chunks: The PNG's own words on palette and transparency.
     """
-    if values.ndim == 3 and values.shape[2] in (2, 4):
+    # libpng widens 1, 2 and 4 bits to 8; an index or a key is still of the file's depth.
+    scale = np.iinfo(values.dtype).max // ((1 << chunks.depth) - 1)
+    if chunks.colour_type == 3:
+        return _over_black_palette(values // scale, chunks)
+    if chunks.colour_type in (4, 6):
         colours, alpha = values[..., :-1], values[..., -1:]
         if colours.shape[2] == 1:
             colours, alpha = colours[..., 0], alpha[..., 0]
-        full = np.iinfo(values.dtype).max
-        if alpha.min() == full:
-            return colours
-        opacity = np.divide(alpha, full, dtype=np.float32)
-        mixed: NDArray[np.float32] = np.multiply(colours, opacity, dtype=np.float32)
-        return mixed / np.float32(full)
-    if chunks.transparency is None or chunks.colour_type == 3:
+        return _mixed(colours, alpha)
+    if chunks.transparency is None:
         return values
-    key = np.frombuffer(chunks.transparency[: 2 * _CHANNELS[chunks.colour_type]], ">u2")
-    # Pillow widens 1, 2 and 4-bit grey to 8 bits; the key is still of the file's depth.
-    scale = np.iinfo(values.dtype).max // ((1 << chunks.depth) - 1)
+    words = np.frombuffer(chunks.transparency, ">u2")
+    key = (words & ((1 << chunks.depth) - 1)) * scale
+    is_transparent = (values.reshape(*values.shape[:2], -1) == key).all(axis=2)
     masked = values.copy()
-    if values.ndim == 2:
-        masked[values == int(key[0]) * scale] = 0
-    elif len(key) == 3:
-        masked[(values == key).all(axis=2)] = 0
+    masked[is_transparent] = 0
     return masked
 
 
-def _check_size(rows: int, columns: int, *, max_pixels: int) -> None:
-    if rows < 1 or columns < 1:
+def _over_black_palette(index: NDArray[np.uint8], chunks: PngChunks) -> NDArray[Any]:
+    colours = np.frombuffer(chunks.palette, np.uint8).reshape(-1, 3)
+    if index.max() >= len(colours):
+        raise ReadingError(Outcome.CORRUPT, "a pixel of the PNG is not in its palette")
+    if chunks.transparency is None:
+        return colours[index]
+    alpha = np.full((len(colours), 1), 255, np.uint8)
+    alpha[: len(chunks.transparency), 0] = np.frombuffer(chunks.transparency, np.uint8)
+    return _mixed(colours, alpha)[index]
+
+
+def _mixed(colours: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+    """Samples times their opacity; as they are where all is opaque."""
+    full = np.iinfo(colours.dtype).max
+    if alpha.min() == full:
+        return colours
+    opacity = np.divide(alpha, full, dtype=np.float32)
+    mixed: NDArray[np.float32] = np.multiply(colours, opacity, dtype=np.float32)
+    return mixed / np.float32(full)
+
+
+def read_jpeg(stream: BinaryIO, *, size: int, max_pixels: int) -> RasterImage:
+    """Decode a JPEG of 8 or 12 bits, progressive or not, grey, YCbCr, RGB, CMYK or YCCK.
+
+    It is turned as its EXIF says.
+
+    Args:
+        stream: At the start of the file.
+        size: Bytes in the file.
+        max_pixels: Largest claim of rows x columns x components that is decoded.
+
+    Raises:
+        ReadingError: `corrupt`, `truncated`, `too_large` or `unsupported_image`.
+    """
+    header = read_jpeg_header(stream.read(SPARE_BYTES))
+    _check_jpeg(header, size=size, max_pixels=max_pixels)
+    stream.seek(0)
+    frame = stream.read()
+    scans = list_scans(frame)
+    _check_scans(header, scans)
+    values = _decode_jpeg(frame)
+    try:
+        is_made_up = ran_out(frame, values, decode=_decode_jpeg)
+    except ReadingError:
+        is_made_up = True
+    if is_made_up:
+        raise ReadingError(Outcome.TRUNCATED, "the JPEG has too little data for its image")
+    if header.precision != 8:
+        # Into the range of floats, which is what its 16-bit samples are not full of.
+        values = np.divide(values, (1 << header.precision) - 1, dtype=np.float32)
+    upright_values = np.ascontiguousarray(upright(_as_rgb(values), header.turn))
+    image, is_colour = grey_of(upright_values)
+    return RasterImage(image=image, bits=header.precision, is_colour=is_colour)
+
+
+def _check_jpeg(header: JpegHeader, *, size: int, max_pixels: int) -> None:
+    """Refuse by the header alone what would cost too much, or is not read."""
+    if header.rows < 1 or header.columns < 1:
         raise ReadingError(Outcome.CORRUPT, "the image has no rows or no columns")
-    if rows * columns > max_pixels:
-        raise ReadingError(Outcome.TOO_LARGE, f"{columns} x {rows} pixels are over the limit")
+    if header.process not in _PROCESSES or header.precision not in (8, 12):
+        detail = "a JPEG that is neither baseline, extended nor progressive"
+        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, detail)
+    if header.samples not in (1, 3, 4):
+        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, f"a JPEG of {header.samples} components")
+    pixels = header.rows * header.columns
+    samples = pixels * header.samples
+    if samples > max_pixels:
+        detail = f"{header.columns} x {header.rows} pixels are over the limit"
+        raise ReadingError(Outcome.TOO_LARGE, detail)
+    if size > samples * ((header.precision + 7) // 8) + SPARE_BYTES:
+        raise ReadingError(Outcome.TOO_LARGE, "the file is far larger than its image")
 
 
-def _open(data: bytes, name: str, *, max_pixels: int) -> Image.Image:
-    """Open by one named format; the size is known, no pixel is decoded yet."""
+def _check_scans(header: JpegHeader, scans: list[Scan]) -> None:
+    """Bound the time of decoding: a file may hold thousands of scans, or too little for one."""
+    visits = sum(scan.components for scan in scans)
+    if header.process == _PROGRESSIVE or visits > header.samples:
+        visits = max(visits, _HELD * header.samples)
+    pixels = header.rows * header.columns
+    packed = sum(scan.end - scan.start for scan in scans)
+    if pixels * visits > _MOST_VISITS or packed > 2 * pixels * header.samples + _SMALL_BYTES:
+        raise ReadingError(Outcome.TOO_LARGE, "the JPEG has too many scans for its size")
+    if pixels > _SAMPLES_PER_BYTE * packed:
+        raise ReadingError(Outcome.TRUNCATED, "the JPEG holds too few bytes for its size")
+
+
+def _decode_jpeg(frame: bytes) -> NDArray[Any]:
+    """Samples as stored, but for YCbCr and YCCK, which become RGB and CMYK."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=(name,))
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ReadingError(Outcome.TOO_LARGE, "the image is over Pillow's own limit") from None
-    except UnidentifiedImageError:
-        raise ReadingError(Outcome.CORRUPT, f"the {name} header is damaged") from None
-    except (SyntaxError, ValueError, KeyError, TypeError, OSError, EOFError) as error:
-        raise _undecodable(name, error) from None
-    _check_size(image.height, image.width, max_pixels=max_pixels)
-    return image
+        values: NDArray[Any] = imagecodecs.jpeg8_decode(frame)
+    except (imagecodecs.Jpeg8Error, ValueError):
+        raise ReadingError(Outcome.CORRUPT, "the JPEG data cannot be decoded") from None
+    return values
 
 
-def _load(image: Image.Image) -> None:
-    """Decode all pixels."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.load()
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ReadingError(Outcome.TOO_LARGE, "the image is over Pillow's own limit") from None
-    except (SyntaxError, ValueError, KeyError, TypeError, OSError, EOFError) as error:
-        raise _undecodable(image.format or "image", error) from None
-
-
-def _undecodable(name: str, error: Exception) -> ReadingError:
-    if "truncated" in str(error).lower():
-        return ReadingError(Outcome.TRUNCATED, f"the {name} ends before its image does")
-    return ReadingError(Outcome.CORRUPT, f"the {name} data cannot be decoded")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF orientation says; damaged EXIF is as none."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ImageOps.exif_transpose(image)
-    except Exception:  # EXIF parsing fails in many ways, none of which concerns the pixels.
-        return image
+def _as_rgb(values: NDArray[Any]) -> NDArray[Any]:
+    """Grey or RGB of what libjpeg gives: CMYK is stored inverted, as Adobe's programs write it."""
+    if values.ndim == 2 or values.shape[2] == 3:
+        return values
+    if values.dtype == np.uint8:
+        return np.asarray(Image.fromarray(255 - values, "CMYK").convert("RGB"))
+    inks: NDArray[Any] = values[..., :3] * values[..., 3:]
+    return inks

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cxrbatch.reading.outcomes import Outcome
 
-COUNT = 300
+COUNT = 2000
 CHILD = Path(__file__).with_name("mutations.py")
 
 
@@ -26,6 +26,9 @@ def test_every_damaged_file_gives_a_reading_with_a_code() -> None:
     for row in rows:
         assert row["outcomes"]
         assert set(row["outcomes"]) <= {outcome.value for outcome in Outcome}
+        # The last bytes of a DICOM file may be a delimiter, which no image needs.
+        if row["kind"] == "cut" and row["missing"] > 8:
+            assert "scored" not in row["outcomes"][-1:], row
     # Whole readings that the damage left alone, and refusals, in fair shares.
     scored = sum("scored" in row["outcomes"] for row in rows)
     assert 0.05 * COUNT < scored < 0.8 * COUNT

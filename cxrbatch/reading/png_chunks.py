@@ -1,0 +1,179 @@
+"""The chunks of a PNG, walked and verified before a decoder sees any of them.
+
+A PNG is read chunk by chunk, so that one that claims gigabytes is refused without being held, and
+only the chunks that decide pixels are kept: text and profiles, which can inflate without end, are
+passed over. What is kept is put together as a plain PNG for the decoder.
+
+Source: PNG specification, sections 5 (chunks), 11 (their meaning) and 9.2 (samples).
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from cxrbatch.reading.outcomes import Outcome, ReadingError
+from cxrbatch.reading.sniffing import PNG_SIGNATURE
+
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_GREY, _PALETTE = 0, 3
+_KNOWN = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+
+# The file may be this much larger than its own pixels.
+SPARE_BYTES = 16 << 20
+# More chunks than this belong to no image; walking them would be the bomb.
+_MOST_CHUNKS = 100_000
+_STEP = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PngChunks:
+    """What the chunks of a PNG say, checksums verified.
+
+    Attributes:
+        columns: Width.
+        rows: Height.
+        depth: Bits per sample, of a palette's index for colour type 3.
+        colour_type: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha.
+        interlace: 0, or 1 for Adam7.
+        palette: Red, green and blue of each entry, for colour type 3.
+        transparency: Alpha by palette entry, or the colour that is transparent; None without.
+        packed: The deflated image data.
+    """
+
+    columns: int
+    rows: int
+    depth: int
+    colour_type: int
+    interlace: int
+    palette: bytes
+    transparency: bytes | None
+    packed: bytes
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of all samples, without the filter byte of each row."""
+        samples = self.columns * CHANNELS[self.colour_type]
+        return self.rows * ((samples * self.depth + 7) // 8)
+
+    def plain(self) -> bytes:
+        """A PNG of the bare samples; a palette's index counts as grey."""
+        kind = _GREY if self.colour_type == _PALETTE else self.colour_type
+        header = struct.pack(
+            ">IIBBBBB", self.columns, self.rows, self.depth, kind, 0, 0, self.interlace
+        )
+        chunks = ((b"IHDR", header), (b"IDAT", self.packed), (b"IEND", b""))
+        return PNG_SIGNATURE + b"".join(_chunk(name, body) for name, body in chunks)
+
+
+def read_chunks(stream: BinaryIO, *, size: int, max_samples: int) -> PngChunks:
+    """Walk a PNG to its end and verify each checksum and the order of what matters.
+
+    Args:
+        stream: At the start of the file.
+        size: Bytes in the file.
+        max_samples: Largest claim of rows x columns x channels.
+
+    Raises:
+        ReadingError: `corrupt`, `truncated` or `too_large`.
+    """
+    if stream.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
+        raise ReadingError(Outcome.CORRUPT, "the PNG signature is damaged")
+    name, body = _next_chunk(stream, size)
+    if name != b"IHDR" or len(body) != 13:
+        raise ReadingError(Outcome.CORRUPT, "the PNG does not start with its header")
+    head = _checked_header(body, size=size, max_samples=max_samples)
+    bodies: dict[bytes, list[bytes]] = {}
+    last = name
+    for _ in range(_MOST_CHUNKS):
+        name, body = _next_chunk(stream, size)
+        if name == b"IEND":
+            return _assembled(head, bodies)
+        _check_order(name, last, bodies)
+        if name in (b"PLTE", b"IDAT") or (name == b"tRNS" and b"IDAT" not in bodies):
+            bodies.setdefault(name, []).append(body)
+        last = name
+    raise ReadingError(Outcome.TOO_LARGE, "the PNG has more chunks than any image")
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    checksum = zlib.crc32(body, zlib.crc32(name))
+    return b"".join((struct.pack(">I", len(body)), name, body, struct.pack(">I", checksum)))
+
+
+def _next_chunk(stream: BinaryIO, size: int) -> tuple[bytes, bytes]:
+    """Name and body of the next chunk; of one that decides no pixel the body is not kept."""
+    start = stream.tell()
+    head = stream.read(8)
+    if len(head) < 8:
+        raise ReadingError(Outcome.TRUNCATED, "the PNG ends before its last chunk")
+    length, name = int.from_bytes(head[:4], "big"), head[4:]
+    if start + 12 + length > size:
+        raise ReadingError(Outcome.TRUNCATED, "the PNG ends inside a chunk")
+    checksum = zlib.crc32(name)
+    is_kept = name in (*_KNOWN, b"tRNS")
+    parts = []
+    while length > 0:
+        part = stream.read(length if is_kept else min(length, _STEP))
+        if not part:
+            raise ReadingError(Outcome.TRUNCATED, "the PNG ends inside a chunk")
+        length -= len(part)
+        checksum = zlib.crc32(part, checksum)
+        parts += [part] if is_kept else []
+    if stream.read(4) != checksum.to_bytes(4, "big"):
+        raise ReadingError(Outcome.CORRUPT, "a checksum in the PNG does not match")
+    return name, b"".join(parts)
+
+
+def _checked_header(body: bytes, *, size: int, max_samples: int) -> tuple[int, ...]:
+    """Columns, rows, depth, colour type and interlace method, if there is such a PNG."""
+    columns, rows, depth, colour_type, compression, filters, interlace = struct.unpack(
+        ">IIBBBBB", body
+    )
+    if depth not in _DEPTHS.get(colour_type, ()):
+        raise ReadingError(Outcome.CORRUPT, "the PNG header names no colour type and depth")
+    if compression or filters or interlace > 1:
+        raise ReadingError(Outcome.CORRUPT, "the PNG header names an unknown method")
+    if rows < 1 or columns < 1:
+        raise ReadingError(Outcome.CORRUPT, "the image has no rows or no columns")
+    samples = rows * columns * CHANNELS[colour_type]
+    if samples > max_samples:
+        raise ReadingError(Outcome.TOO_LARGE, f"{columns} x {rows} pixels are over the limit")
+    if size > samples * ((depth + 7) // 8) + rows + SPARE_BYTES:
+        raise ReadingError(Outcome.TOO_LARGE, "the file is far larger than its image")
+    return columns, rows, depth, colour_type, interlace
+
+
+def _check_order(name: bytes, last: bytes, bodies: dict[bytes, list[bytes]]) -> None:
+    """Refuse what libpng refuses: chunks out of place, twice, or critical and unknown."""
+    if not name.isalpha():
+        raise ReadingError(Outcome.CORRUPT, "a chunk of the PNG has no name")
+    # A capital first letter: who does not know the chunk cannot read the image.
+    is_critical = name[:1].isupper()
+    is_misplaced = (
+        name == b"IHDR"
+        or (name == b"PLTE" and (b"PLTE" in bodies or b"IDAT" in bodies))
+        or (name == b"IDAT" and b"IDAT" in bodies and last != b"IDAT")
+    )
+    if is_misplaced or (is_critical and name not in _KNOWN):
+        raise ReadingError(Outcome.CORRUPT, "a chunk of the PNG is unknown or out of place")
+
+
+def _assembled(head: tuple[int, ...], bodies: dict[bytes, list[bytes]]) -> PngChunks:
+    columns, rows, depth, colour_type, interlace = head
+    if b"IDAT" not in bodies:
+        raise ReadingError(Outcome.CORRUPT, "the PNG has no image data")
+    palette = b"".join(bodies.get(b"PLTE", ()))
+    if colour_type == _PALETTE and not (0 < len(palette) <= 768 and len(palette) % 3 == 0):
+        raise ReadingError(Outcome.CORRUPT, "the PNG has no usable palette")
+    transparency = bodies[b"tRNS"][0] if b"tRNS" in bodies else None
+    if transparency is not None and colour_type in (4, 6):
+        # Such a PNG has an alpha channel, and the chunk no meaning.
+        transparency = None
+    if transparency is not None:
+        lengths = {0: (2,), 2: (6,), 3: range(1, len(palette) // 3 + 1)}[colour_type]
+        if len(transparency) not in lengths:
+            raise ReadingError(Outcome.CORRUPT, "the transparency of the PNG does not fit it")
+    packed = b"".join(bodies[b"IDAT"])
+    return PngChunks(columns, rows, depth, colour_type, interlace, palette, transparency, packed)

@@ -10,7 +10,6 @@ import stat
 import threading
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import BinaryIO, cast
 
 from cxrbatch.reading.members import Fault, Inflated, Member, OpenMember
@@ -138,9 +137,11 @@ def _compressed_members(stream: BinaryIO) -> Iterator[Member]:
     try:
         stream.seek(1 << 62)
     except ReadingError as error:
+        if error.outcome is Outcome.TOO_LARGE:
+            raise  # a bomb's members are as many as it likes, and stand for nothing
         failure = failure or error
         fault = Fault(error.outcome, "the compressed tar that holds it is damaged")
-    yield from (replace(member, fault=fault) for member in listed)
+    yield from (member._replace(fault=fault) for member in listed) if fault else listed
     if failure:
         raise failure
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 # Radiographs shrink to a half or a third; only a bomb, or an empty picture, goes near these.
 _ALWAYS_INFLATED = 64 << 20
 _MOST_EXPANSION = 100
+# gzip streams may follow each other, but not in crumbs that cost more than they hold.
+_FREE_STREAMS = 1000
+_SMALLEST_STREAM = 1024
 _STEP = 1 << 20
 _SMALL_STEP = 1 << 14
 
@@ -26,8 +29,7 @@ class Fault(NamedTuple):
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """What a container says of one of its members.
 
     Attributes:
@@ -114,6 +116,7 @@ class Inflated(io.RawIOBase):
         self._inflater = zlib.decompressobj(self._window_bits)
         self._rest = b""
         self._consumed = 0
+        self._streams = 1
         self._position = 0
         self._failure: ReadingError | None = None
         self.checksum = 0
@@ -189,6 +192,9 @@ class Inflated(io.RawIOBase):
             if not self._rest:
                 return True
         self._rest = self._rest.lstrip(b"\0")
+        self._streams += 1
+        if self._streams > max(_FREE_STREAMS, self._position // _SMALLEST_STREAM):
+            raise ReadingError(Outcome.CORRUPT, "the compressed data are in crumbs")
         self._inflater = zlib.decompressobj(self._window_bits)
         return False
 

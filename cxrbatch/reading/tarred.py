@@ -7,7 +7,7 @@ and S and for base-256 numbers the GNU tar manual, appendix D.
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from cxrbatch.reading.members import Held, Member, OpenMember, Window
 from cxrbatch.reading.outcomes import Outcome, ReadingError
@@ -27,8 +27,7 @@ _LONGEST_EXTENSION = 1 << 20
 _FARTHEST = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     """A member's headers, read; `content` and `end` are offsets, `end` that of the next header."""
 
     name: bytes
@@ -102,9 +101,9 @@ def _read_entry(file: BinaryIO, offset: int) -> _Entry | None:
         raise _end_is_missing()
     file.seek(offset)
     extension = _Extension()
-    for _ in range(_MOST_EXTENSIONS):
+    for number in range(_MOST_EXTENSIONS):
         block = _read_block(file)
-        if not any(block):
+        if number == 0 and not any(block):
             return None
         if not _has_checksum(block):
             raise ReadingError(Outcome.CORRUPT, "a header in the tar is damaged")

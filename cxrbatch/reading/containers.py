@@ -154,7 +154,6 @@ class _AtHand(threading.local):
 
     def __init__(self) -> None:
         self._key: tuple[int, ...] = ()
-        self._file: BinaryIO | None = None
         self._stream: BinaryIO | None = None
 
     def stream(self, file: BinaryIO) -> BinaryIO:
@@ -163,10 +162,8 @@ class _AtHand(threading.local):
         # A child process must not share its parent's place in the file.
         key = (os.getpid(), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
         if self._stream is None or key != self._key:
-            if self._file is not None:
-                self._file.close()
-            self._key, self._file = key, os.fdopen(os.dup(file.fileno()), "rb")
-            self._stream = _inflating(self._file)
+            own = os.fdopen(os.dup(file.fileno()), "rb")
+            self._key, self._stream = key, _inflating(own)
         return self._stream
 
 

@@ -129,6 +129,11 @@ class Inflated(io.RawIOBase):
         """Always, at a price."""
         return True
 
+    def close(self) -> None:
+        """Close the packed file too; also done when this is dropped."""
+        super().close()
+        self._packed.close()
+
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
         """Inflate into a buffer; 0 at the end."""
         view = memoryview(buffer).cast("B")

@@ -356,6 +356,21 @@ def test_no_member_of_a_damaged_compressed_tar_is_scored(tmp_path: Path) -> None
     }
 
 
+def test_a_member_is_inflated_no_further_than_its_refusal_needs(tmp_path: Path) -> None:
+    rest = os.urandom(300_000)
+    path = make_zip(tmp_path / "all.zip", {"ct": CT + rest, "note": rest, "film": DICOM + rest})
+    data = bytearray(path.read_bytes())
+    for name in (b"note", b"film", b"PK\1\2"):
+        end = data.index(name)
+        data[end - 1000 : end - 100] = bytes(900)  # no deflate stream survives this
+    path.write_bytes(data)
+    assert outcomes(os.fsencode(path)) == {
+        b"ct": "not_a_radiograph",
+        b"note": "not_an_image",
+        b"film": "corrupt",
+    }
+
+
 def test_an_empty_claim_hides_nothing(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "all.zip", {"film": PNG.ljust(0x1000, b"\0")})
     assert outcomes(damaged(path, path.read_bytes().index(b"PK\1\2") + 25)) == {b"film": "corrupt"}

@@ -1,6 +1,8 @@
 """The command `cxrbatch inspect`."""
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ _MOST_FRAMES_SHOWN = 20
 
 
 @click.command("inspect")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path())
 @click.option(
     "--display",
     type=shared.FILE,
@@ -38,7 +40,7 @@ _MOST_FRAMES_SHOWN = 20
 )
 @shared.json_option
 def command(
-    file: Path,
+    file: str,
     display: Path | None,
     overlay: Path | None,
     overwrite: bool,
@@ -48,11 +50,13 @@ def command(
     """Show what is made of one file, from header to display image.
 
     It is read by the same code as in `cxrbatch score`; other modalities are shown too. Of a file
-    with several frames, --display and --overlay write the first.
+    with several frames, --display and --overlay write the first. A member of a zip or tar is named
+    as in the table's column path.
 
     \b
     Example:
       cxrbatch inspect film.dcm --display film.png --checkpoint default
+      cxrbatch inspect 'export.zip!/a/film.dcm'
     """
     from cxrbatch.errors import UsageError
     from cxrbatch.model.checkpoint import bundled_checkpoint
@@ -62,14 +66,14 @@ def command(
 
     if overlay and not checkpoint:
         raise UsageError("--overlay needs --checkpoint (--checkpoint default for the bundled one)")
-    if not file.is_file():
-        raise UsageError(f"{file} is not a file")
+    path, member = _place(file)
     for output in (display, overlay):
         if output:
             check_output(output, overwrite=overwrite)
     weights = bundled_checkpoint() if checkpoint == "default" else checkpoint
     inspected = []
-    for number, found in enumerate(Inspector(Path(weights) if weights else None).inspect(file)):
+    inspector = Inspector(Path(weights) if weights else None)
+    for number, found in enumerate(inspector.inspect(path, member)):
         if number == 0:
             _write_images(found, display=display, overlay=overlay)
         inspected.append((_facts(found), found.reading.outcome.kind is Kind.FAILED))
@@ -78,6 +82,20 @@ def command(
     else:
         _print_frames([facts for facts, _ in inspected])
     return shared.SOME_UNREADABLE if any(failed for _, failed in inspected) else 0
+
+
+def _place(file: str) -> tuple[bytes, bytes | None]:
+    """Path and member of what was asked for: a file, or container!/member as tables write it."""
+    from cxrbatch.errors import UsageError
+    from cxrbatch.results.paths import text_to_place
+
+    if os.path.isfile(file):
+        return os.fsencode(file), None
+    with contextlib.suppress(ValueError):
+        path, member = text_to_place(file)
+        if member is not None and os.path.isfile(path):
+            return path, member
+    raise UsageError(f"{file} is not a file")
 
 
 def _write_images(found: "Inspection", *, display: Path | None, overlay: Path | None) -> None:

@@ -49,8 +49,9 @@ def command(
     """Score an archive into a Parquet table, one row per file.
 
     ARCHIVE is a folder of DICOM, PNG and JPEG files, whatever their names, or one file. Every
-    file becomes a row: scored, or with an outcome code that says why not. The exit code is 3
-    where some images could not be read.
+    file becomes a row: scored, or with an outcome code that says why not. So does each member of
+    a .zip, .tar, .tar.gz or .tgz, which is read where it lies. The exit code is 3 where some
+    images could not be read.
 
     Research use only: a score is not a diagnosis.
 

@@ -3,14 +3,13 @@
 Every file gives at least one Reading, whatever it is; a file that gives no image gives the reason.
 """
 
-import contextlib
 import io
 import os
-import stat
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from cxrbatch.reading import raster
+from cxrbatch.reading.containers import container_kind, open_member, open_regular
 from cxrbatch.reading.dicom import read_dicom
 from cxrbatch.reading.facts import HeaderFacts
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError, reading_error
@@ -29,6 +28,7 @@ __all__ = [
     "RADIOGRAPH_MODALITIES",
     "Reading",
     "ReadingOptions",
+    "read_member",
     "read_radiographs",
     "read_radiographs_bytes",
 ]
@@ -47,7 +47,7 @@ def read_radiographs(
     """
 
     def attempt() -> Iterator[Reading]:
-        with _open_regular(path) as stream:
+        with open_regular(path) as stream:
             yield from _read_stream(stream, os.fstat(stream.fileno()).st_size, options)
 
     return _never_raising(attempt)
@@ -60,6 +60,35 @@ def read_radiographs_bytes(
     return _never_raising(lambda: _read_stream(io.BytesIO(data), len(data), options))
 
 
+def read_member(
+    path: bytes, name: bytes, offset: int, options: ReadingOptions = DEFAULT_OPTIONS
+) -> Iterator[Reading]:
+    """Read a member of a container, as `read_radiographs` reads a file.
+
+    An image is given only when the whole member has been compared with its checksum.
+
+    Args:
+        path: The container.
+        name: The member's name, as `containers.list_members` gave it.
+        offset: The member's offset, likewise.
+        options: What is read, and its limits.
+    """
+
+    def attempt() -> Iterator[Reading]:
+        with open_member(path, name, offset) as member:
+            for reading in _read_stream(member.stream, member.size, options):
+                # What is small has been inflated whole anyway; a film may hide behind a claim of 0.
+                if reading.image is not None or member.size <= HEAD_BYTES:
+                    try:
+                        member.verify()
+                    except ReadingError as error:
+                        yield failed(reading.format, error, frame=reading.frame)
+                        return
+                yield reading
+
+    return _never_raising(attempt)
+
+
 def _never_raising(attempt: Callable[[], Iterator[Reading]]) -> Iterator[Reading]:
     try:
         yield from attempt()
@@ -69,25 +98,11 @@ def _never_raising(attempt: Callable[[], Iterator[Reading]]) -> Iterator[Reading
         yield failed("other", reading_error(error))
 
 
-def _open_regular(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> BinaryIO:
-    """Open without waiting: O_NONBLOCK, or a FIFO put there meanwhile would hang the reader."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ReadingError(Outcome.UNREADABLE_FILE, "not a regular file")
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-        raise
-
-
 def _read_stream(stream: BinaryIO, size: int, options: ReadingOptions) -> Iterator[Reading]:
     head = stream.read(HEAD_BYTES)
     form = sniff(head, size=size)
     if form == "other":
-        detail = "neither DICOM nor PNG nor JPEG" if head else "the file is empty"
-        yield failed(form, ReadingError(Outcome.NOT_AN_IMAGE, detail))
+        yield failed(form, ReadingError(Outcome.NOT_AN_IMAGE, _what_it_is(head)))
         return
     if size > file_limit(options.max_pixels):
         yield failed(form, ReadingError(Outcome.TOO_LARGE, f"{size} bytes are over the limit"))
@@ -102,6 +117,16 @@ def _read_stream(stream: BinaryIO, size: int, options: ReadingOptions) -> Iterat
         raise
     except BaseException as error:
         yield failed(form, reading_error(error))
+
+
+def _what_it_is(head: bytes) -> str:
+    if not head:
+        return "the file is empty"
+    kind = container_kind(head)
+    if kind is None:
+        return "neither DICOM nor PNG nor JPEG"
+    names = ".zip, .tar, .tar.gz or .tgz"
+    return f"an archive ({kind}): opened if its name ends in {names} and it lies in no other"
 
 
 def _read_raster(stream: BinaryIO, form: str, size: int, options: ReadingOptions) -> Reading:

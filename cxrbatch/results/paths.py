@@ -1,7 +1,9 @@
 """File names as text, reversibly: a POSIX name is bytes, a table's text is UTF-8.
 
 A byte that is no UTF-8 becomes `\\xNN`, and a backslash becomes two, so that every name has one
-text and every such text one name. Ordinary names stay as they are.
+text and every such text one name. Ordinary names stay as they are. A member of a container is
+`container!/member`; a `!` that happens to stand before a slash becomes `\\x21`, and a NUL, which
+only a member's name can hold, `\\x00`.
 """
 
 import re
@@ -10,23 +12,28 @@ from pathlib import Path
 from cxrbatch.errors import UsageError
 
 _SURROGATES = 0xDC00
+_INSIDE = "!/"
 _ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2})")
 
 
-def path_to_text(path: bytes) -> str:
+def path_to_text(path: bytes, member: bytes | None = None) -> str:
     """Write a path, relative or absolute, as valid Unicode text.
 
     Args:
         path: As the operating system gives it.
+        member: Name of a member of the container at `path`, as the container spells it.
     """
+    if member is not None:
+        return f"{path_to_text(path)}{_INSIDE}{path_to_text(member)}"
     text = path.decode("utf-8", "surrogateescape").replace("\\", "\\\\")
+    text = text.replace(_INSIDE, "\\x21/").replace("\0", "\\x00")
     return "".join(
         f"\\x{ord(c) - _SURROGATES:02x}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text
     )
 
 
 def text_to_path(text: str) -> bytes:
-    """Give back the bytes that `path_to_text` was given.
+    """Give back the path that `path_to_text` was given without a member.
 
     Raises:
         ValueError: `path_to_text` writes no such text.
@@ -34,12 +41,25 @@ def text_to_path(text: str) -> bytes:
 
     def unescape(match: re.Match[str]) -> str:
         code = match[1]
-        return "\\" if code == "\\" else chr(_SURROGATES + int(code[1:], 16))
+        if code == "\\":
+            return code
+        byte = int(code[1:], 16)
+        return chr(byte if byte < 0x80 else _SURROGATES + byte)
 
     path = _ESCAPE.sub(unescape, text).encode("utf-8", "surrogateescape")
     if path_to_text(path) != text:
         raise ValueError("not a path written by path_to_text")
     return path
+
+
+def text_to_place(text: str) -> tuple[bytes, bytes | None]:
+    """Give back the path and the member, or None, that `path_to_text` was given.
+
+    Raises:
+        ValueError: `path_to_text` writes no such text.
+    """
+    path, inside, member = text.partition(_INSIDE)
+    return text_to_path(path), text_to_path(member) if inside else None
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:

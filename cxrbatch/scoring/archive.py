@@ -1,18 +1,28 @@
-"""The walk: every regular file below a root, in one order on every machine."""
+"""The walk: every regular file below a root, in one order on every machine.
+
+A container, that is a zip or tar, counts by its members.
+"""
 
 import errno
+import json
 import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, cast
 
 from cxrbatch.errors import UsageError
+from cxrbatch.reading.containers import is_container, list_members
+from cxrbatch.reading.members import Fault
+from cxrbatch.reading.outcomes import Outcome, reading_error
 
 _RECORD_END = b"\0"
 _READ_BYTES = 1 << 20
+# The walk joins names by one slash, so two end a path in the manifest.
+_INSIDE = b"//"
+_LARGEST_SIZE = (1 << 63) - 1
 # PATH_MAX of Linux less NAME_MAX: beyond it a folder has entries that cannot be named.
 _LONGEST_PATH = 4096 - 256
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -21,15 +31,21 @@ _UNKNOWN_FILE = os.stat_result((stat.S_IFREG, 0, 0, 0, 0, 0, 0, 0, 0, 0))
 
 @dataclass(frozen=True, slots=True)
 class ArchiveFile:
-    """A file found by the walk.
+    """A file found by the walk, or a member of a container.
 
     Attributes:
         path: Relative to the archive's root, as the operating system names it.
         size: In bytes when it was found.
+        member: Name of the member of the container at `path`; None for a file of its own.
+        offset: Where `reading.containers.open_member` finds the member.
+        fault: Why it cannot be read, where the walk has seen it; it has a row all the same.
     """
 
     path: bytes
     size: int
+    member: bytes | None = None
+    offset: int = 0
+    fault: Fault | None = None
 
 
 @dataclass(slots=True)
@@ -58,7 +74,7 @@ class Walk:
         try:
             state = os.stat(root)
             if stat.S_ISREG(state.st_mode):
-                yield ArchiveFile(os.path.basename(root), state.st_size)
+                yield from self._files(root, os.path.basename(root), state.st_size)
                 return
             entries = _sorted_entries(root)
         except OSError as error:
@@ -89,9 +105,32 @@ class Walk:
                     if self._enters(state, entered):
                         stack.append(folder.enter(os.fsencode(entry.name)))
                 else:
-                    yield ArchiveFile(folder.inside(os.fsencode(entry.name)), state.st_size)
+                    name = os.fsencode(entry.name)
+                    location = os.path.join(folder.location, name)
+                    yield from self._files(location, folder.inside(name), state.st_size)
             except OSError:
                 self.passed_over["unreadable_folder"] += 1
+
+    def _files(self, location: bytes, path: bytes, size: int) -> Iterator[ArchiveFile]:
+        """Yield a file; in a container's stead its members, and itself only if it is damaged."""
+        if not is_container(location):
+            yield ArchiveFile(path, size)
+            return
+        is_empty = True
+        try:
+            for member in list_members(location):
+                if member.kind != "file":
+                    self.passed_over[f"member_{member.kind}"] += 1
+                    continue
+                is_empty = False
+                claimed = min(member.size, _LARGEST_SIZE)
+                yield ArchiveFile(path, claimed, member.name, member.offset, member.fault)
+        except Exception as error:
+            failure = reading_error(error)
+            yield ArchiveFile(path, size, fault=Fault(failure.outcome, failure.detail))
+            return
+        if is_empty:
+            self.passed_over["empty_container"] += 1
 
     def _state(self, entry: os.DirEntry[bytes]) -> os.stat_result | None:
         """Say what an entry is; None, and counted, where it is neither file nor folder."""
@@ -181,7 +220,7 @@ def _sorted_entries(folder: bytes | int) -> list[os.DirEntry[bytes]]:
 def write_manifest(walk: Walk, file: IO[bytes]) -> Iterator[int]:
     """Write a walk to disk, one record per file, yielding the count of files as it grows."""
     for count, found in enumerate(walk, start=1):
-        file.write(b"%d %b" % (found.size, found.path) + _RECORD_END)
+        file.write(b"%d %b%b" % (found.size, found.path, _inside(found)) + _RECORD_END)
         yield count
     file.flush()
 
@@ -194,7 +233,29 @@ def read_manifest(path: Path) -> Iterator[ArchiveFile]:
             *records, rest = (rest + block).split(_RECORD_END)
             for record in records:
                 size, _, name = record.partition(b" ")
-                yield ArchiveFile(name, int(size))
+                name, _, inside = name.partition(_INSIDE)
+                yield _with_inside(ArchiveFile(name, int(size)), inside)
+
+
+def _inside(found: ArchiveFile) -> bytes:
+    """What a record has behind the path: nothing, but for members and faults."""
+    if found.member is None and found.fault is None:
+        return b""
+    member = None if found.member is None else found.member.decode("latin-1")
+    fault = None if found.fault is None else [found.fault.outcome.name, found.fault.detail]
+    return _INSIDE + json.dumps([member, found.offset, fault]).encode()
+
+
+def _with_inside(file: ArchiveFile, inside: bytes) -> ArchiveFile:
+    if not inside:
+        return file
+    member, offset, fault = json.loads(inside)
+    return replace(
+        file,
+        member=None if member is None else member.encode("latin-1"),
+        offset=offset,
+        fault=None if fault is None else Fault(Outcome[fault[0]], fault[1]),
+    )
 
 
 def _kind(mode: int) -> str:

@@ -9,12 +9,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cxrbatch.errors import UsageError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.heatmaps import dequantise
 from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Scorer, choose_device, choose_precision
 from cxrbatch.model.preprocessing import area_resize
-from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs
+from cxrbatch.reading.containers import list_members
+from cxrbatch.reading.outcomes import Outcome, ReadingError, reading_error
+from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_member, read_radiographs
+from cxrbatch.reading.readings import failed
 
 _HEAT_COLOUR = np.array([255.0, 96.0, 0.0], dtype=np.float32)
 _HEAT_OPACITY = 0.6
@@ -68,10 +71,40 @@ class Inspector:
             recipe = self._checkpoint.card.recipe
             self._options = ReadingOptions(render_all=True, no_voi=recipe.no_voi)
 
-    def inspect(self, file: Path) -> Iterator[Inspection]:
-        """Read a file; one result per frame, never an exception of the file's making."""
-        for reading in read_radiographs(os.fsencode(file), self._options):
+    def inspect(self, file: bytes, member: bytes | None = None) -> Iterator[Inspection]:
+        """Read a file; one result per frame, never an exception of the file's making.
+
+        Args:
+            file: Its path.
+            member: Read the members of this name, of the container that the file is.
+
+        Raises:
+            UsageError: There is no such member.
+        """
+        if member is None:
+            readings = read_radiographs(file, self._options)
+        else:
+            readings = self._members(file, member)
+        for reading in readings:
             yield Inspection(reading, self._predict(reading))
+
+    def _members(self, container: bytes, name: bytes) -> Iterator[Reading]:
+        found = 0
+        try:
+            for member in list_members(container):
+                if member.name != name or member.kind != "file":
+                    continue
+                found += 1
+                if member.fault is None:
+                    yield from read_member(container, name, member.offset, self._options)
+                else:
+                    yield failed("other", ReadingError(*member.fault))
+        except Exception as error:
+            if not found:
+                yield failed("other", reading_error(error))
+                return
+        if not found:
+            raise UsageError(f"{os.fsdecode(container)} has no such member")
 
     def _predict(self, reading: Reading) -> Prediction | None:
         if self._checkpoint is None or reading.image is None:

@@ -12,7 +12,12 @@ import numpy.typing as npt
 from cxrbatch.model.preprocessing import ModelInput, Recipe, difference_hash, image_hash
 from cxrbatch.reading.facts import HeaderFacts
 from cxrbatch.reading.outcomes import Outcome, reading_error
-from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs
+from cxrbatch.reading.radiograph import (
+    Reading,
+    ReadingOptions,
+    read_member,
+    read_radiographs,
+)
 from cxrbatch.results.paths import path_to_text
 from cxrbatch.results.table import Row
 from cxrbatch.scoring.archive import ArchiveFile
@@ -64,19 +69,26 @@ class FileReader:
 
     def failed(self, file: ArchiveFile, outcome: Outcome, detail: str) -> LoadedFiles:
         """Give the row of a file that could not be read in this process at all."""
-        reading = Reading(0, "other", outcome, detail, HeaderFacts(), (), None)
         size = self.recipe.size
-        row, _ = self._row(file, reading)
+        row, _ = self._row(file, _failed(outcome, detail))
         return LoadedFiles([row], [False], np.empty((0, size, size), dtype=np.uint8))
 
     def _rows(self, file: ArchiveFile) -> Iterator[tuple[Row, ModelInput | None]]:
-        for reading in read_radiographs(os.path.join(self.base, file.path), self.options):
+        location = os.path.join(self.base, file.path)
+        if file.fault is not None:
+            yield self._row(file, _failed(*file.fault))
+            return
+        if file.member is None:
+            readings = read_radiographs(location, self.options)
+        else:
+            readings = read_member(location, file.member, file.offset, self.options)
+        for reading in readings:
             yield self._row(file, reading)
 
     def _row(self, file: ArchiveFile, reading: Reading) -> tuple[Row, ModelInput | None]:
         prepared, reading = self._prepared(reading)
         row = Row(
-            path=path_to_text(file.path),
+            path=path_to_text(file.path, file.member),
             frame=reading.frame,
             file_size=file.size,
             format=reading.format,
@@ -106,3 +118,7 @@ class FileReader:
             return None
         digest = hmac.new(self.patient_secret, patient_id.encode(), hashlib.sha256)
         return digest.hexdigest()[:_KEY_HEX_DIGITS]
+
+
+def _failed(outcome: Outcome, detail: str) -> Reading:
+    return Reading(0, "other", outcome, detail, HeaderFacts(), (), None)

@@ -1,6 +1,7 @@
 """`cxrbatch inspect` shows what `score` would see."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,17 @@ def test_a_foreign_file_is_an_answer_and_a_broken_one_exit_code_3(
     (tmp_path / "cut").write_bytes(film.read_bytes()[:2000])
     assert main(["inspect", str(tmp_path / "cut"), "--display", str(tmp_path / "d.png")]) == 3
     assert not (tmp_path / "d.png").exists()
+
+
+def test_a_member_of_a_container_is_named_as_in_the_table(
+    film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("/a/film", film.read_bytes())
+    (plain,) = inspected([str(film)], capsys)
+    assert inspected([f"{tmp_path}/all.zip!//a/film"], capsys) == [plain]
+    assert main(["inspect", f"{tmp_path}/all.zip!/a/film"]) == 2
+    assert "no such member" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ import random
 
 import pytest
 
-from cxrbatch.results.paths import path_to_text, text_to_path
+from cxrbatch.results.paths import path_to_text, text_to_path, text_to_place
 
 # What a name may be made of; drawn from, so that near-collisions are common.
 PIECES = [b"\\", b"x", b"\\x", b"ff", b"c3", b"\xff", b"\xc3", b"\xa9", "é".encode(), b"/", b"a"]
+PIECES += [b"!", b"!/", b"\\x21", b"\0"]
 PIECES += ["\U0001f642".encode(), b"\xed\xb2\x80", b"\xf0\x9f", b"\n", b" ", b"\x01", b"\x80"]
 
 
@@ -62,6 +63,8 @@ def test_a_text_is_a_paths_only_text_or_is_refused() -> None:
         (b"\\xff", "\\\\xff"),
         (b"\xff\\\xfe", "\\xff\\\\\\xfe"),
         (b"/data/\xe9", "/data/\\xe9"),
+        (b"odd!/film!", "odd\\x21/film!"),
+        (b"a\0b", "a\\x00b"),
     ],
 )
 def test_known_texts(name: bytes, text: str) -> None:
@@ -76,3 +79,19 @@ def test_known_texts(name: bytes, text: str) -> None:
 def test_texts_that_were_never_written_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"path_to_text|codec"):
         text_to_path(text)
+
+
+def test_a_member_is_never_taken_for_a_file_or_another_member() -> None:
+    rng = random.Random(13)
+    pool = names(400)
+    places = {(rng.choice(pool), rng.choice([None, *pool])) for _ in range(20_000)}
+    texts = {place: path_to_text(*place) for place in places}
+    assert len(set(texts.values())) == len(places)
+    assert all(text_to_place(text) == place for place, text in texts.items())
+
+
+def test_known_texts_of_members() -> None:
+    assert path_to_text(b"a!/b!.zip", b"/c!/d\0") == "a\\x21/b!.zip!//c\\x21/d\\x00"
+    assert text_to_place("export.zip!/") == (b"export.zip", b"")
+    with pytest.raises(ValueError, match="path_to_text"):
+        text_to_path("export.zip!/film")

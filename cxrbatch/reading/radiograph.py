@@ -8,12 +8,14 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import BinaryIO
 
 from cxrbatch.reading import raster
 from cxrbatch.reading.dicom import read_dicom
 from cxrbatch.reading.facts import HeaderFacts
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError, reading_error
+from cxrbatch.reading.polarity import SUSPECT, polarity
 from cxrbatch.reading.readings import (
     RADIOGRAPH_MODALITIES,
     Reading,
@@ -62,11 +64,26 @@ def read_radiographs_bytes(
 
 def _never_raising(attempt: Callable[[], Iterator[Reading]]) -> Iterator[Reading]:
     try:
-        yield from attempt()
+        yield from map(_doubted, attempt())
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # a decoder written in Rust panics outside Exception
         yield failed("other", reading_error(error))
+
+
+def _doubted(reading: Reading) -> Reading:
+    """The same, flagged if its pixels look inverted; they are left as the header wants them."""
+    if reading.outcome is not Outcome.SCORED or reading.display is None:
+        return reading
+    number = polarity(reading.display)
+    if number >= SUSPECT:
+        return reading
+    doubt = f"the pixels look inverted against the header (polarity {number:.2f})"
+    return replace(
+        reading,
+        detail=f"{reading.detail}; {doubt}" if reading.detail else doubt,
+        flags=in_order([*reading.flags, Flag.INVERTED_SUSPECTED]),
+    )
 
 
 def _open_regular(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> BinaryIO:

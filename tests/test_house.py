@@ -41,11 +41,16 @@ LAW = {
 
 
 def sources(top: Path) -> dict[str, Path]:
-    """Module name -> file, with the folders at the top under the one import name."""
+    """Module name -> file, with the folders at the top under the one import name.
+
+    Recipes are scripts for a checkout and go into no package.
+    """
     found = {}
     for folder in ("cxrbatch", *PARTS):
         prefix = [] if folder == "cxrbatch" else ["cxrbatch"]
         for path in sorted((top / folder).rglob("*.py")):
+            if path.parent.name == "recipes":
+                continue
             parts = list(path.relative_to(top).with_suffix("").parts)
             name = ".".join(prefix + parts).removesuffix(".__init__")
             found[name] = path

@@ -4,6 +4,7 @@ from pydicom.dataset import Dataset
 
 from cxrbatch.reading.decoding import LOSSY
 from cxrbatch.reading.elements import integer, is_present, numbers, text
+from cxrbatch.reading.examination import is_lateral, is_other_body_part
 from cxrbatch.reading.facts import HeaderFacts, age_bin
 from cxrbatch.reading.header import Header
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError
@@ -38,8 +39,8 @@ _MODALITIES = {
 # Pixel Aspect Ratio, Pixel Spacing, Imager Pixel Spacing, Nominal Scanned Pixel Spacing.
 _ASPECT_TAGS = (0x00280034, 0x00280030, 0x00181164, 0x00182010)
 _MOST_STRETCHED = 8.0
-_LATERAL_VIEWS = frozenset({"LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"})
-_CHEST_WORDS = ("CHEST", "THORAX", "LUNG", "TORAX", "BRUST")
+# Digital X-ray, mammography and intra-oral images for processing (PS3.6 annex A).
+_FOR_PROCESSING = frozenset(f"{_STORAGE}1.{kind}.1" for kind in (1, 2, 3))
 
 
 def object_kind(header: Header) -> ReadingError | None:
@@ -109,18 +110,28 @@ def _uid(dataset: Dataset, tag: int) -> str | None:
 def header_flags(header: Header, facts: HeaderFacts) -> set[Flag]:
     """Flags that follow from the header alone."""
     dataset = header.dataset
-    body_part = (facts.body_part or "").upper()
-    intent = facts.presentation_intent or ""
+    intent = (facts.presentation_intent or "").upper().split()
     sop_class = header.sop_class or ""
-    is_lossy = text(dataset, 0x00282110) == "01" or header.transfer_syntax in LOSSY
     is_capture = sop_class == _SECONDARY_CAPTURE or sop_class.startswith(_SECONDARY_CAPTURE + ".")
     found = {
-        Flag.LATERAL: (facts.view_position or "").upper() in _LATERAL_VIEWS,
-        Flag.NOT_CHEST_TAG: bool(body_part) and not any(w in body_part for w in _CHEST_WORDS),
-        Flag.BURNED_IN_RISK: text(dataset, 0x00280301) == "YES",
-        Flag.LOSSY: is_lossy,
-        Flag.SECONDARY_CAPTURE: is_capture or is_present(dataset, 0x00080064),
-        Flag.FOR_PROCESSING: intent.upper() == "FOR PROCESSING",
+        Flag.LATERAL: is_lateral(dataset),
+        Flag.NOT_CHEST_TAG: is_other_body_part(dataset),
+        Flag.BURNED_IN_RISK: (text(dataset, 0x00280301) or "").upper() == "YES",
+        Flag.LOSSY: header.transfer_syntax in LOSSY or _has_lossy_history(dataset),
+        Flag.SECONDARY_CAPTURE: is_capture or text(dataset, 0x00080064) is not None,
+        Flag.FOR_PROCESSING: intent == ["FOR", "PROCESSING"] or sop_class in _FOR_PROCESSING,
         Flag.MODALITY_MISSING: facts.modality is None,
     }
     return {flag for flag, is_set in found.items() if is_set}
+
+
+def _has_lossy_history(dataset: Dataset) -> bool:
+    """Whether pixels were ever compressed with loss, however they are stored (C.7.6.1.1.5).
+
+    Lossy Image Compression (0028,2110) decides; where it is absent, a Lossy Image Compression
+    Ratio (0028,2112) over 1 tells of it.
+    """
+    said = integer(dataset, 0x00282110)
+    if said is not None:
+        return said == 1
+    return any(ratio > 1 for ratio in numbers(dataset, 0x00282112) or ())

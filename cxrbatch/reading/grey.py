@@ -51,6 +51,10 @@ class GreyImage:
         # Every cell is below the table's length; "clip" only spares the check for it.
         return np.take(self.table, block, mode="clip")
 
+    def points(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Display:
+        """Grey levels where rows and columns cross, shape (rows, columns)."""
+        return GreyImage(self.cells[np.ix_(rows, columns)], self.table).whole()
+
     def whole(self) -> Display:
         """Grey levels of all rows, shape (rows, columns), float32 in [0, 1]."""
         if self.table is None:

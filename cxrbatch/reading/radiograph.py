@@ -6,6 +6,7 @@ Every file gives at least one Reading, whatever it is; a file that gives no imag
 import io
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import BinaryIO
 
 from cxrbatch.reading import raster
@@ -13,6 +14,7 @@ from cxrbatch.reading.containers import container_kind, open_member, open_regula
 from cxrbatch.reading.dicom import read_dicom
 from cxrbatch.reading.facts import HeaderFacts
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError, reading_error
+from cxrbatch.reading.polarity import SUSPECT, polarity
 from cxrbatch.reading.readings import (
     RADIOGRAPH_MODALITIES,
     Reading,
@@ -91,11 +93,26 @@ def read_member(
 
 def _never_raising(attempt: Callable[[], Iterator[Reading]]) -> Iterator[Reading]:
     try:
-        yield from attempt()
+        yield from map(_doubted, attempt())
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # a decoder written in Rust panics outside Exception
         yield failed("other", reading_error(error))
+
+
+def _doubted(reading: Reading) -> Reading:
+    """The same, flagged if its pixels look inverted; they are left as the header wants them."""
+    if reading.outcome is not Outcome.SCORED or reading.image is None:
+        return reading
+    number = polarity(reading.image)
+    if number >= SUSPECT:
+        return reading
+    doubt = f"the pixels look inverted against the header (polarity {number:.2f})"
+    return replace(
+        reading,
+        detail=f"{reading.detail}; {doubt}" if reading.detail else doubt,
+        flags=in_order([*reading.flags, Flag.INVERTED_SUSPECTED]),
+    )
 
 
 def _read_stream(stream: BinaryIO, size: int, options: ReadingOptions) -> Iterator[Reading]:

@@ -5,6 +5,8 @@ import warnings
 
 import pytest
 from makers import make_dicom, make_hostile, ramp
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import Code, codes
 
 from cxrbatch.reading.facts import age_bin
 from cxrbatch.reading.outcomes import Flag, Outcome
@@ -46,19 +48,57 @@ def test_facts_of_a_header() -> None:
     assert "ID-17" not in repr(reading)
 
 
+def coded(tag: int, value: str, meaning: str = "", *, scheme: str = "SCT") -> dict:
+    """A code sequence of one item (PS3.3 section 8.8)."""
+    item = Dataset()
+    item.add_new(0x00080100, "SH", value)
+    item.add_new(0x00080102, "SH", scheme)
+    item.add_new(0x00080104, "LO", meaning)
+    return {tag: ("SQ", [item])}
+
+
+LATERAL_CODE = coded(0x00540220, codes.cid4010.LeftLateral.value)
+FRONTAL_CODE = coded(0x00540220, codes.cid4010.PosteroAnterior.value)
+FRONTAL_VIEWS = ("Frontal", "AnteroPosterior", "PosteroAnterior")
+VIEWS = {
+    "R-102CD": "LateralProjection",
+    "R-10236": "LeftLateral",
+    "R-10232": "RightLateral",
+    "R-10228": "LateralMedial",
+    "R-10224": "MedioLateralProjection",
+    "G-A145": "Sagittal",
+    "R-10202": "Frontal",
+    "R-10206": "AnteroPosterior",
+    "R-40888": "PosteroAnterior",
+}
+"""Codes of SNOMED RT, and what pydicom calls the view."""
+
+
 @pytest.mark.parametrize(
     ("elements", "flag"),
     [
         ({0x00185101: ("CS", "LL")}, Flag.LATERAL),
         ({0x00185101: ("CS", "LATERAL")}, Flag.LATERAL),
+        ({0x00185101: ("CS", "Left lat. ")}, Flag.LATERAL),
         ({0x00180015: ("CS", "KNEE")}, Flag.NOT_CHEST_TAG),
+        ({0x00180015: ("CS", "BRUSTWIRBEL")}, Flag.NOT_CHEST_TAG),
         ({0x00280301: ("CS", "YES")}, Flag.BURNED_IN_RISK),
+        ({0x00280301: ("CS", "yes ")}, Flag.BURNED_IN_RISK),
         ({0x00282110: ("CS", "01")}, Flag.LOSSY),
+        ({0x00282110: ("CS", "1 ")}, Flag.LOSSY),
+        ({0x00282110: ("CS", "01"), 0x00282112: ("DS", "1")}, Flag.LOSSY),
+        ({0x00282112: ("DS", ["1", "7.5"])}, Flag.LOSSY),
+        ({0x00282110: ("CS", ""), 0x00282112: ("DS", "12")}, Flag.LOSSY),
         ({0x00080016: ("UI", "1.2.840.10008.5.1.4.1.1.7")}, Flag.SECONDARY_CAPTURE),
+        ({0x00080016: ("UI", "1.2.840.10008.5.1.4.1.1.7.2")}, Flag.SECONDARY_CAPTURE),
         ({0x00080064: ("CS", "SD")}, Flag.SECONDARY_CAPTURE),
+        ({0x00080064: ("CS", "wsd ")}, Flag.SECONDARY_CAPTURE),
         ({0x00080068: ("CS", "FOR PROCESSING")}, Flag.FOR_PROCESSING),
+        ({0x00080068: ("CS", "For  Processing ")}, Flag.FOR_PROCESSING),
+        ({0x00080016: ("UI", "1.2.840.10008.5.1.4.1.1.1.1.1")}, Flag.FOR_PROCESSING),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
 def test_header_flags(elements: dict, flag: Flag) -> None:
     assert read(elements).flags == tuple(f for f in Flag if f in (flag, Flag.NO_VOI))
     assert flag.meaning.endswith(".")
@@ -66,10 +106,101 @@ def test_header_flags(elements: dict, flag: Flag) -> None:
 
 @pytest.mark.parametrize(
     "elements",
-    [{0x00185101: ("CS", "PA")}, {0x00180015: ("CS", "CHEST")}, {0x00180015: ("CS", "THORAX")}],
+    [
+        {0x00185101: ("CS", "PA")},
+        {0x00180015: ("CS", "CHEST")},
+        {0x00180015: ("CS", "THORAX")},
+        {0x00180015: ("CS", "chest ")},
+        {0x00180015: ("CS", "CHESTABDOMEN")},
+        {0x00180015: ("CS", "UNKNOWN")},
+        {0x00180015: ("CS", "*")},
+        {0x00280301: ("CS", "NO")},
+        {0x00282110: ("CS", "00")},
+        {0x00282110: ("CS", "00"), 0x00282112: ("DS", "2.5")},
+        {0x00282112: ("DS", "1")},
+        {0x00080064: ("CS", "")},
+        {0x00080068: ("CS", "FOR PRESENTATION")},
+    ],
 )
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
 def test_ordinary_headers_have_no_flag(elements: dict) -> None:
     assert read(elements).flags == (Flag.NO_VOI,)
+
+
+@pytest.mark.parametrize(("old", "name"), VIEWS.items())
+def test_views_are_known_by_new_and_old_codes(old: str, name: str) -> None:
+    new = getattr(codes.cid4010, name)
+    assert Code(old, "SRT", "") == new
+    is_frontal = name in FRONTAL_VIEWS
+    # Would decide the other way, were the code not known.
+    contrary = {0x00200020: ("CS", ["A" if is_frontal else "L", "F"])}
+    for value in (new.value, old):
+        reading = read({**coded(0x00540220, value), **contrary})
+        assert (Flag.LATERAL in reading.flags) is not is_frontal
+
+
+@pytest.mark.parametrize(
+    ("elements", "is_lateral"),
+    [
+        ({**LATERAL_CODE, 0x00185101: ("CS", "PA")}, False),
+        ({**LATERAL_CODE, 0x00185101: ("CS", "LLD")}, False),
+        ({**LATERAL_CODE, 0x00185101: ("CS", "RLO")}, False),
+        ({**LATERAL_CODE, 0x00185101: ("CS", "XX")}, True),
+        ({**LATERAL_CODE, 0x00185101: ("CS", "")}, True),
+        ({**LATERAL_CODE, 0x00200020: ("CS", ["L", "F"])}, True),
+        ({**FRONTAL_CODE, 0x00185101: ("CS", "RL")}, True),
+        ({**FRONTAL_CODE, 0x00200020: ("CS", ["P", "F"])}, False),
+        ({**coded(0x00540220, "Z-1", "?", scheme="99X"), 0x00200020: ("CS", ["A", "F"])}, True),
+        ({0x00540220: ("SQ", []), 0x00200020: ("CS", ["A", "F"])}, True),
+        ({0x00185101: ("CS", "PA"), 0x00200020: ("CS", ["A", "F"])}, False),
+        ({0x00185101: ("CS", "LAT. DECUBITUS")}, False),
+        ({0x00200020: ("CS", ["L", "F"])}, False),
+        ({0x00200020: ("CS", ["R", "F"])}, False),
+        ({0x00200020: ("CS", ["a ", "fl"])}, True),
+        ({0x00200020: ("CS", ["PR", "F"])}, True),
+        ({0x00200020: ("CS", ["F", "P"])}, True),
+        ({0x00200020: ("CS", ["F", "L"])}, False),
+        ({0x00200020: ("CS", ["L", "P"])}, False),
+        ({0x00200020: ("CS", "PA")}, False),
+        ({0x00200020: ("CS", ["A", "V"])}, False),
+        ({0x00200020: ("CS", ["A", ""])}, False),
+        ({0x00200020: ("CS", ["A", "F", "A"])}, False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_the_first_of_three_that_says_something_known_names_the_view(
+    elements: dict, is_lateral: bool
+) -> None:
+    assert (Flag.LATERAL in read(elements).flags) is is_lateral
+
+
+@pytest.mark.parametrize(
+    ("elements", "is_other"),
+    [
+        (coded(0x00082218, "51185008"), False),
+        (coded(0x00082218, "T-D3000", "Thoracic structure"), False),
+        (coded(0x00082218, codes.cid4031.Chest.value), False),
+        (coded(0x00082218, "t-28000 "), False),
+        (coded(0x00082218, "R-FAB55", "Chest and Abdomen"), False),
+        (coded(0x00082218, codes.cid4031.Knee.value, "Knee"), True),
+        (coded(0x00082218, codes.cid4031.ThoracicSpine.value, "Thoracic spine"), True),
+        (coded(0x00082218, "", ""), False),
+        ({0x00082218: ("SQ", [])}, False),
+        ({**coded(0x00082218, "51185008"), 0x00180015: ("CS", "HAND")}, True),
+        ({**coded(0x00082218, "X-1", "Hand"), 0x00180015: ("CS", "CHEST")}, False),
+        ({**coded(0x00082218, "X-1", "Hand"), 0x00180015: ("CS", "UNKNOWN")}, True),
+    ],
+)
+def test_the_region_is_asked_where_no_body_part_is_named(elements: dict, is_other: bool) -> None:
+    assert (Flag.NOT_CHEST_TAG in read(elements).flags) is is_other
+
+
+@pytest.mark.parametrize("tag", [0x00082218, 0x00540220, 0x00200020, 0x00282112])
+@pytest.mark.parametrize("value", [b"\xfe\xff\x00\xe0\xff\xff\xff\x7f", b"\0" * 9, b"A" * 70_000])
+def test_broken_values_say_nothing(tag: int, value: bytes) -> None:
+    (reading,) = read_radiographs_bytes(make_hostile({tag: value}))
+    assert reading.outcome is Outcome.SCORED
+    assert reading.flags == (Flag.NO_VOI,)
 
 
 def test_a_missing_modality_is_scored_and_flagged() -> None:

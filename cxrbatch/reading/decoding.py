@@ -161,16 +161,16 @@ def _decode_jpeg_lossless(frame: bytes, shape: FrameShape) -> DecodedFrame:
 
 
 def _decode_by_libjpeg(frame: bytes, shape: FrameShape, *, is_adobe: bool) -> DecodedFrame:
-    spaces: dict[str, str] = {}
+    own = stored = None
     photometric = shape.photometric
     if shape.samples == 3:
         # Without Adobe's marker libjpeg guesses the colour space; the header knows it.
-        spaces = {"outcolorspace": "RGB"} | ({} if is_adobe else {"colorspace": "RGB"})
+        own, stored = "RGB", None if is_adobe else "RGB"
         is_ybr = photometric.startswith("YBR") and not is_adobe
         photometric = "YBR_FULL" if is_ybr else "RGB"
 
     def decode(data: bytes) -> NDArray[Any]:
-        return imagecodecs.jpeg8_decode(data, **spaces)
+        return imagecodecs.jpeg8_decode(data, colorspace=stored, outcolorspace=own)
 
     try:
         cells = decode(frame)
@@ -213,8 +213,9 @@ def _full(cells: NDArray[Any], shape: FrameShape) -> Samples:
 
 
 def _refused(error: Exception) -> ReadingError:
-    # The words are those of the decoders: none of them quotes the file.
-    if any(word in str(error).lower() for word in ("premature", "truncated", "input_corrupt")):
+    # The words are those of the decoders: none of them quotes the file. OpenJPEG reads the whole
+    # header before it says that it cannot decode what follows, which then is not all there.
+    if any(word in str(error).lower() for word in ("premature", "input_corrupt", "opj_decode")):
         return ReadingError(Outcome.TRUNCATED, "the compressed frame ends before its image does")
     return ReadingError(Outcome.CORRUPT, "the decoder refused the compressed frame")
 

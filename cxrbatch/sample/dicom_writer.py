@@ -34,7 +34,7 @@ from cxrbatch.sample.projection import Plane
 
 JPEG_QUALITY = 92
 
-_ENCODERS: dict[UID, Callable[[Stored, int], bytes]] = {
+_ENCODERS: dict[UID, Callable[[Stored, int], bytes | bytearray]] = {
     JPEG2000Lossless: lambda frame, bits: imagecodecs.jpeg2k_encode(
         frame, level=0, codecformat="j2k", bitspersample=bits, reversible=True
     ),
@@ -204,7 +204,7 @@ def _put_encapsulated(header: Dataset, frames: list[bytes]) -> None:
     header["PixelData"].VR = "OB"
 
 
-def _lossless_jpeg(grey: Stored, bits: int, *, predictor: int) -> bytes:
+def _lossless_jpeg(grey: Stored, bits: int, *, predictor: int) -> bytes | bytearray:
     return imagecodecs.jpeg8_encode(grey, lossless=True, predictor=predictor, bitspersample=bits)
 
 

@@ -38,6 +38,7 @@ _MOST_FRAMES_SHOWN = 20
     metavar="FILE",
     help="Score the image too, with this checkpoint; 'default' is the bundled one.",
 )
+@shared.max_pixels_option
 @shared.json_option
 def command(
     file: str,
@@ -45,6 +46,7 @@ def command(
     overlay: Path | None,
     overwrite: bool,
     checkpoint: str | None,
+    max_pixels: int,
     as_json: bool,
 ) -> int:
     """Show what is made of one file, from header to display image.
@@ -72,7 +74,7 @@ def command(
             check_output(output, overwrite=overwrite)
     weights = bundled_checkpoint() if checkpoint == "default" else checkpoint
     inspected = []
-    inspector = Inspector(Path(weights) if weights else None)
+    inspector = Inspector(Path(weights) if weights else None, max_pixels=max_pixels)
     for number, found in enumerate(inspector.inspect(path, member)):
         if number == 0:
             _write_images(found, display=display, overlay=overlay)

@@ -94,27 +94,11 @@ class NativeFrames:
     def _read(self, start: int, end: int) -> NDArray[np.uint8]:
         """Bytes of the pixel data's value."""
         self._stream.seek(self._pixels.offset + start)
-        data = np.empty(end - start, np.uint8)
-        if isinstance(self._stream, InflatedStream):
-            plain = self._stream.read(end - start)
-            got = len(plain)
-            data[:got] = np.frombuffer(plain, np.uint8)
-        else:
-            got = _read_into(self._stream, data)
+        data = self._stream.read(end - start)
         # An odd last byte may lack its pad byte.
-        if got < min(end, self._pixels.length) - start:
+        if len(data) < min(end, self._pixels.length) - start:
             raise ReadingError(Outcome.TRUNCATED, "the file ends inside the pixel data")
-        return data
-
-
-def _read_into(stream: BinaryIO, data: NDArray[np.uint8]) -> int:
-    """Fill an array from a file without a copy in between."""
-    read_into = getattr(stream, "readinto", None)
-    if read_into is None:
-        plain = stream.read(data.size)
-        data[: len(plain)] = np.frombuffer(plain, np.uint8)
-        return len(plain)
-    return int(read_into(data.data))
+        return np.frombuffer(data.ljust(end - start, b"\0"), np.uint8)
 
 
 def _widen_422(cells: Samples, shape: FrameShape) -> Samples:
@@ -214,7 +198,10 @@ def _list_fragments(
         if table is None:
             table = stream.read(length if length <= 8 * _MOST_FRAGMENTS else 0)
             first = position + 8 + length
-        else:
+            if any(table[:4]) or length > 8 * _MOST_FRAGMENTS:
+                # A table's first offset is 0: this is a frame, and the table is missing.
+                table, first = b"", position
+        if position >= first:
             fragments.append(_Fragment(position + 8, position - first, length))
         if len(fragments) > _MOST_FRAGMENTS:
             raise ReadingError(Outcome.TOO_LARGE, "more fragments than any radiograph has")

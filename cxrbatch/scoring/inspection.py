@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,14 +51,20 @@ class Inspection:
 class Inspector:
     """Reads and scores single files by the same functions, in the same batch shape, as a run."""
 
-    def __init__(self, checkpoint: Path | None, *, device: str = "auto") -> None:
+    def __init__(
+        self,
+        checkpoint: Path | None,
+        *,
+        device: str = "auto",
+        max_pixels: int = ReadingOptions().max_pixels,
+    ) -> None:
         """Load a checkpoint, if one is given.
 
         Raises:
             CheckpointError: It cannot be used.
         """
         self._checkpoint: Checkpoint | None = None
-        self._options = ReadingOptions(render_all=True)
+        self._options = ReadingOptions(render_all=True, max_pixels=max_pixels)
         if checkpoint is not None:
             self._checkpoint = load_checkpoint(checkpoint)
             target = choose_device(device)
@@ -68,8 +74,7 @@ class Inspector:
                 device=target,
                 precision=choose_precision("auto", target),
             )
-            recipe = self._checkpoint.card.recipe
-            self._options = ReadingOptions(render_all=True, no_voi=recipe.no_voi)
+            self._options = replace(self._options, no_voi=self._checkpoint.card.recipe.no_voi)
 
     def inspect(self, file: bytes, member: bytes | None = None) -> Iterator[Inspection]:
         """Read a file; one result per frame, never an exception of the file's making.

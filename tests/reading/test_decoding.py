@@ -109,8 +109,8 @@ def test_rle_in_two_frames() -> None:
 
 
 @pytest.mark.parametrize("fragments", [1, 2, 3])
-@pytest.mark.parametrize("with_table", [True, False])
-def test_frames_of_several_fragments(fragments: int, with_table: bool) -> None:
+@pytest.mark.parametrize("table", ["full", "empty", "missing"])
+def test_frames_of_several_fragments(fragments: int, table: str) -> None:
     frames = np.stack([ramp(bits=8), 255 - ramp(bits=8)]).astype(np.uint8)
     packed = [make_image_file(frame, "JPEG", quality=100) for frame in frames]
     data = make_encapsulated(
@@ -119,9 +119,10 @@ def test_frames_of_several_fragments(fragments: int, with_table: bool) -> None:
         transfer_syntax=JPEG_BASELINE,
         fragments=fragments,
     )
-    if not with_table:
+    if table != "full":
         at = data.index(b"\xfe\xff\x00\xe0\x08\x00\x00\x00")
-        data = data[:at] + b"\xfe\xff\x00\xe0\x00\x00\x00\x00" + data[at + 16 :]
+        empty = b"\xfe\xff\x00\xe0\x00\x00\x00\x00" if table == "empty" else b""
+        data = data[:at] + empty + data[at + 16 :]
     found = read_all(data)
     assert [reading.outcome for reading in found] == [Outcome.SCORED, Outcome.SCORED]
     for reading, frame in zip(found, frames, strict=True):

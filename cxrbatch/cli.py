@@ -1,7 +1,7 @@
 """The command line: a group that imports a command only when it is called, and its one edge.
 
 All errors end here, as one line on stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done
-but some images could not be read, 130 interrupted.
+but some images could not be read, 130 or 143 interrupted.
 """
 
 import errno
@@ -141,7 +141,7 @@ def _run(args: Sequence[str]) -> int:
     # Click knows nothing of NO_COLOR; None leaves the choice to whether there is a terminal.
     color = False if os.environ.get("NO_COLOR") else None
     try:
-        with group.make_context("cxrbatch", list(args), color=color) as context:
+        with group.make_context("cxrbatch", list(args), color=color, obj=tuple(args)) as context:
             code = group.invoke(context)
     except click.exceptions.Exit as done:
         return done.exit_code

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from cxrbatch.errors import TableError
 from cxrbatch.reading.facts import HeaderFacts
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "2.0"
 PROVENANCE_KEY = b"cxrbatch"
 
 _INTEGERS = frozenset({"rows", "columns", "bits_stored"})
@@ -51,6 +51,8 @@ class Row:
         path: Relative to the archive's root, see `cxrbatch.results.paths`.
         frame: 0-based.
         file_size: In bytes.
+        file_modified_ns: Modification time of the file, nanoseconds since 1970: what an archive
+            says of its copy, not a date of the patient's.
         format: "dicom", "png", "jpeg" or "other".
         outcome: An outcome code.
         detail: One line for a person.
@@ -64,6 +66,7 @@ class Row:
     path: str
     frame: int
     file_size: int
+    file_modified_ns: int
     format: str
     outcome: str
     detail: str
@@ -91,6 +94,7 @@ def table_schema(classes: Sequence[str], *, heatmap_size: int) -> pa.Schema:
         ("path", pa.string()),
         ("frame", pa.int32()),
         ("file_size", pa.int64()),
+        ("file_modified_ns", pa.int64()),
         ("format", pa.string()),
         ("outcome", pa.string()),
         ("detail", pa.string()),

@@ -7,12 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 from cxrbatch.errors import UsageError
 
-_RECORD_END = b"\0"
-_READ_BYTES = 1 << 20
 # PATH_MAX of Linux less NAME_MAX: beyond it a folder has entries that cannot be named.
 _LONGEST_PATH = 4096 - 256
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -26,10 +24,12 @@ class ArchiveFile:
     Attributes:
         path: Relative to the archive's root, as the operating system names it.
         size: In bytes when it was found.
+        modified_ns: Its modification time when it was found, nanoseconds since 1970.
     """
 
     path: bytes
     size: int
+    modified_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class Walk:
         try:
             state = os.stat(root)
             if stat.S_ISREG(state.st_mode):
-                yield ArchiveFile(os.path.basename(root), state.st_size)
+                yield ArchiveFile(os.path.basename(root), state.st_size, state.st_mtime_ns)
                 return
             entries = _sorted_entries(root)
         except OSError as error:
@@ -89,7 +89,8 @@ class Walk:
                     if self._enters(state, entered):
                         stack.append(folder.enter(os.fsencode(entry.name)))
                 else:
-                    yield ArchiveFile(folder.inside(os.fsencode(entry.name)), state.st_size)
+                    path = folder.inside(os.fsencode(entry.name))
+                    yield ArchiveFile(path, state.st_size, state.st_mtime_ns)
             except OSError:
                 self.passed_over["unreadable_folder"] += 1
 
@@ -176,25 +177,6 @@ def _sorted_entries(folder: bytes | int) -> list[os.DirEntry[bytes]]:
         listed = cast("list[os.DirEntry[bytes]]", list(entries))
     # A folder given by its descriptor is listed with names as text.
     return sorted(listed, key=lambda entry: os.fsencode(entry.name), reverse=True)
-
-
-def write_manifest(walk: Walk, file: IO[bytes]) -> Iterator[int]:
-    """Write a walk to disk, one record per file, yielding the count of files as it grows."""
-    for count, found in enumerate(walk, start=1):
-        file.write(b"%d %b" % (found.size, found.path) + _RECORD_END)
-        yield count
-    file.flush()
-
-
-def read_manifest(path: Path) -> Iterator[ArchiveFile]:
-    """Read a manifest back in order, without holding it in memory."""
-    rest = b""
-    with path.open("rb") as file:
-        while block := file.read(_READ_BYTES):
-            *records, rest = (rest + block).split(_RECORD_END)
-            for record in records:
-                size, _, name = record.partition(b" ")
-                yield ArchiveFile(name, int(size))
 
 
 def _kind(mode: int) -> str:

@@ -1,6 +1,8 @@
 """`cxrbatch score` as called: what it prints, its exit codes, and no traceback for a mistake."""
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -117,26 +119,36 @@ sys.exit(main(["score", archive, "-o", output, "--workers", "0", "--checkpoint",
 """
 
 
-def test_ctrl_c_ends_quietly(archive: Path, tiny_checkpoint: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("to_all", [True, False])
+def test_a_signal_ends_a_run_that_goes_on_later(
+    archive: Path, tiny_checkpoint: Path, number: signal.Signals, code: int, to_all: bool
+) -> None:
     for copy in range(3000):
         os.link(archive / "film.png", archive / f"film{copy}.png")
-    arguments = ["score", str(archive), "-o", str(archive.parent / "r.parquet")]
-    command = [sys.executable, "-m", "cxrbatch", *arguments, "--checkpoint", str(tiny_checkpoint)]
+    output = archive.parent / "r.parquet"
+    arguments = ["score", str(archive), "-o", str(output), "--checkpoint", str(tiny_checkpoint)]
+    arguments += ["--workers", "2", "--batch-size", "4", "--commit-every", "100"]
     run = subprocess.Popen(
-        [*command, "--workers", "2", "--batch-size", "1"],
+        [sys.executable, "-m", "cxrbatch", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+    partial = archive.parent / "r.parquet.partial"
     deadline = time.monotonic() + 60
-    while not list(archive.parent.glob(".r.parquet.*/table")):
+    while len(list(partial.glob("shard-*.arrow"))) < 2:  # the second says that the first counts
         assert run.poll() is None
         assert time.monotonic() < deadline, "scoring did not begin"
         time.sleep(0.05)
-    os.killpg(run.pid, signal.SIGINT)
+    (os.killpg if to_all else os.kill)(run.pid, number)
     out, err = run.communicate(timeout=30)
-    assert run.returncode == 130
-    assert "Traceback" not in err
+    assert run.returncode == code
     assert out == ""
-    assert [path.name for path in archive.parent.iterdir() if "parquet" in path.name] == []
+    assert re.fullmatch(r"interrupted: [\d,]+ of 3,002 files are kept\ngo on with: (.*)\n", err)
+    assert err.endswith(f"go on with: {shlex.join(['cxrbatch', *arguments])}\n")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(run.pid, 0)  # nothing of its group is left
+    assert not output.exists()
+    assert list(partial.glob("shard-*.arrow"))

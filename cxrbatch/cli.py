@@ -23,6 +23,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "cxrbatch.commands.score:command",
         "Score an archive into a Parquet table, one row per file.",
     ),
+    "merge": (
+        "cxrbatch.commands.merge:command",
+        "Join the tables of all parts of an archive into one.",
+    ),
     "inspect": (
         "cxrbatch.commands.inspect:command",
         "Show what is made of one file, from header to display image.",

@@ -5,7 +5,7 @@ One row per file (one per frame of a multi-frame file). All that reads a table g
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,20 @@ class Table:
         """
         try:
             return pq.read_table(self.path, columns=list(columns))
+        except (OSError, pa.ArrowException) as error:
+            raise TableError(f"{self.path} is damaged: {_first_line(error)}") from None
+
+    def row_groups(self) -> Iterator[pa.Table]:
+        """Read all columns, some rows at a time.
+
+        Raises:
+            TableError: The file's data is damaged.
+        """
+        try:
+            # An open file, not a path: Arrow takes no name that is not UTF-8.
+            with self.path.open("rb") as file, pq.ParquetFile(file) as table:
+                for group in range(table.num_row_groups):
+                    yield table.read_row_group(group).replace_schema_metadata(None)
         except (OSError, pa.ArrowException) as error:
             raise TableError(f"{self.path} is damaged: {_first_line(error)}") from None
 

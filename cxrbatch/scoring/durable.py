@@ -8,13 +8,17 @@ from typing import BinaryIO
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
+def written_whole(path: Path, *, within: Path | None = None) -> Iterator[BinaryIO]:
     """Give a file to write that gets its name when the block ends, and none if it raises.
+
+    Args:
+        path: Its name.
+        within: The folder of the same disk where it is kept until then; that of its name if None.
 
     Raises:
         OSError: It cannot be written.
     """
-    partial = path.with_name(f"{path.name}.tmp")
+    partial = (within or path.parent) / f"{path.name}.tmp"
     try:
         with partial.open("wb") as file:
             yield file

@@ -4,9 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from cxrbatch.errors import TableError
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results.paths import path_to_text, text_to_path
 from cxrbatch.results.table import Table
@@ -63,7 +61,7 @@ class EarlierRows:
 
 def _files(table: Table) -> Iterator[_Kept]:
     rest: pa.Table | None = None
-    for group in _row_groups(table):
+    for group in table.row_groups():
         rows = group if rest is None else pa.concat_tables([rest, group])
         starts = [row for row, frame in enumerate(rows["frame"].to_pylist()) if frame == 0]
         rest = rows.slice(starts[-1]) if starts else rows
@@ -81,12 +79,3 @@ def _kept(rows: pa.Table, starts: list[int]) -> Iterator[_Kept]:
     ):
         place = text_to_path(path).split(b"/")
         yield _Kept(path, place, size, modified_ns, outcome, rows.slice(start, stop - start))
-
-
-def _row_groups(table: Table) -> Iterator[pa.Table]:
-    try:
-        with table.path.open("rb") as file, pq.ParquetFile(file) as parquet:
-            for group in range(parquet.num_row_groups):
-                yield parquet.read_row_group(group).replace_schema_metadata(None)
-    except (OSError, pa.ArrowException):
-        raise TableError(f"{table.path} is damaged; score anew with --overwrite") from None

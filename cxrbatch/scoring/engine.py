@@ -207,6 +207,7 @@ class _Engine:
         self.summary.counts = write_table(
             self.output,
             map(read_shard, shards),
+            within=self.folder,
             schema=self.schema,
             files=files,
             provenance=lambda counts: whole_provenance(run, counts),

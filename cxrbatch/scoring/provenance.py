@@ -93,9 +93,7 @@ def whole_provenance(run: Run, counts: Counts) -> dict[str, Any]:
         **run.fingerprint,
         "manifest_sha256": run.manifest_sha256,
         "passed_over": dict(sorted(run.passed_over.items())),
-        "files": counts.files,
-        "rows": counts.rows,
-        "outcomes": dict(sorted(counts.outcomes.items())),
+        **counts.to_provenance(),
     }
     if run.part.of > 1:
         made["part"] = str(run.part)

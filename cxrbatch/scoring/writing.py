@@ -42,11 +42,20 @@ class Counts:
             for entry in pc.value_counts(rows[column].drop_null()).to_pylist():
                 counter[entry["values"]] += entry["counts"]
 
+    def to_provenance(self) -> dict[str, Any]:
+        """What a table says of it."""
+        return {
+            "files": self.files,
+            "rows": self.rows,
+            "outcomes": dict(sorted(self.outcomes.items())),
+        }
+
 
 def write_table(
     path: Path,
     tables: Iterable[pa.Table],
     *,
+    within: Path,
     schema: pa.Schema,
     files: int,
     provenance: Callable[[Counts], Mapping[str, Any]],
@@ -58,6 +67,7 @@ def write_table(
     Args:
         path: The table.
         tables: Its rows in their order.
+        within: The folder where it is kept until it is whole.
         schema: Its columns.
         files: Files that the rows must add up to.
         provenance: How the table was made, given what its rows add up to.
@@ -67,7 +77,7 @@ def write_table(
         OSError: It cannot be written.
     """
     counts = Counts()
-    with written_whole(path) as file:
+    with written_whole(path, within=within) as file:
         writer = pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True)
         try:
             for group in _regrouped(tables, schema):

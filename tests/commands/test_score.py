@@ -1,5 +1,6 @@
 """`cxrbatch score` as called: what it prints, its exit codes, and no traceback for a mistake."""
 
+import json
 import os
 import re
 import shlex
@@ -117,6 +118,49 @@ pq.ParquetWriter = lambda path, *a, **k: real("/dev/full", *a, **k)
 _, archive, output, checkpoint = sys.argv
 sys.exit(main(["score", archive, "-o", output, "--workers", "0", "--checkpoint", checkpoint]))
 """
+
+
+def test_goes_on_and_says_so(
+    archive: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = archive.parent / "r.parquet"
+    words = ["score", str(archive), "-o", str(output), "--checkpoint", str(tiny_checkpoint)]
+    words += ["--workers", "0", "--commit-every", "1"]
+    assert main(words) == 0
+    before = output.read_bytes()
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "nothing to do: the table is complete" in capsys.readouterr().out
+    assert main([*words, "--update", "--overwrite"]) == 2
+    assert main([*words, "--batch-size", "2"]) == 2
+    assert "batch size (32, now 2)" in capsys.readouterr().err
+    assert output.read_bytes() == before
+
+
+@pytest.mark.parametrize("paths", [False, True])
+def test_events_are_lines_of_json_that_name_no_patient(
+    archive: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], paths: bool
+) -> None:
+    (archive / "DOE^JANE.png").write_bytes((archive / "film.png").read_bytes()[:60])
+    words = ["score", str(archive), "-o", str(archive.parent / "r"), "--commit-every", "2"]
+    words += ["--checkpoint", str(tiny_checkpoint), "--workers", "0", "--log-format", "json"]
+    assert main(words + ["--log-paths"] * paths) == 3
+    err = capsys.readouterr().err
+    events = [json.loads(line) for line in err.splitlines()]
+    assert [event["event"] for event in events] == [
+        "started",
+        "file_failed",
+        "shard_done",
+        "shard_done",
+        "finished",
+    ]
+    failed = {key: value for key, value in events[1].items() if key not in ("time", "event")}
+    named = {"path": "DOE^JANE.png"} if paths else {}
+    assert failed == {"file": 0, "outcome": "truncated", **named}
+    assert [events[i].get("done") for i in (0, 2, 3)] == [0, 2, 3]
+    assert events[4]["outcomes"] == {"not_an_image": 1, "scored": 1, "truncated": 1}
+    assert ("DOE" in err) is paths
+    assert str(archive) not in err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -263,13 +263,14 @@ def _timeout(limits: Limits, *, worked: float) -> _Loss:
 
 
 def _death(limits: Limits, *, status: int, peak: int) -> _Loss:
-    if peak > limits.memory / 2:
-        detail = f"reading took more than {limits.memory / (1 << 30):.1f} GiB of memory"
-        return _Loss(Fault(Outcome.OUT_OF_MEMORY, detail, lasting=True), certain=False)
-    # Killed from outside is no proof against the file: whoever ends a whole run does it so too.
     killed = status == UNKNOWN_STATUS or (
         os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     )
+    if peak > limits.memory / 2:
+        detail = f"reading took more than {limits.memory / (1 << 30):.1f} GiB of memory"
+        # The system kills where all of its memory is short, and that may be another's doing.
+        return _Loss(Fault(Outcome.OUT_OF_MEMORY, detail, lasting=not killed), certain=not killed)
+    # Killed from outside is no proof against the file: whoever ends a whole run does it so too.
     detail = "the decoder ended the process that ran it"
     return _Loss(Fault(Outcome.DECODER_CRASHED, detail, lasting=not killed), certain=False)
 

@@ -50,7 +50,7 @@ def children(pid: int) -> list[int]:
         ("spin", "decoder_timeout", 1),
         ("sleep", "decoder_timeout", 2),
         ("memory", "out_of_memory", 1),
-        ("native memory", "out_of_memory", 2),
+        ("native memory", "out_of_memory", 1),
         ("panic", "corrupt", 1),
     ],
 )

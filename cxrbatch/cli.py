@@ -1,7 +1,7 @@
 """The command line: a group that imports a command only when it is called, and its one edge.
 
 All errors end here, as one line on stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done
-but some images could not be read, 130 interrupted.
+but some images could not be read, 130 or 143 interrupted.
 """
 
 import errno
@@ -22,6 +22,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": (
         "cxrbatch.commands.score:command",
         "Score an archive into a Parquet table, one row per file.",
+    ),
+    "merge": (
+        "cxrbatch.commands.merge:command",
+        "Join the tables of all parts of an archive into one.",
     ),
     "inspect": (
         "cxrbatch.commands.inspect:command",
@@ -141,7 +145,7 @@ def _run(args: Sequence[str]) -> int:
     # Click knows nothing of NO_COLOR; None leaves the choice to whether there is a terminal.
     color = False if os.environ.get("NO_COLOR") else None
     try:
-        with group.make_context("cxrbatch", list(args), color=color) as context:
+        with group.make_context("cxrbatch", list(args), color=color, obj=tuple(args)) as context:
             code = group.invoke(context)
     except click.exceptions.Exit as done:
         return done.exit_code

@@ -1,17 +1,19 @@
 """The command `cxrbatch score`."""
 
 import os
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
 from cxrbatch import options as shared
+from cxrbatch.commands.interruption import Interrupted, Interruption
+from cxrbatch.commands.progress import Bar, EventLog
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
-    from cxrbatch.scoring.engine import Summary
+    from cxrbatch.model.inference import Precision
+    from cxrbatch.scoring.settings import Summary
 
 
 @click.command("score")
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
     help="The table to write.",
 )
 @shared.overwrite_option
+@click.option(
+    "--update",
+    is_flag=True,
+    help="Keep the rows of an existing output whose files have the same size and time.",
+)
 @shared.checkpoint_option
 @shared.batch_size_option(32)
 @shared.workers_option
@@ -33,18 +40,52 @@ if TYPE_CHECKING:
 @shared.follow_links_option
 @shared.max_pixels_option
 @shared.modality_option
+@click.option(
+    "--deadline",
+    type=click.FloatRange(min=0.1),
+    default=60.0,
+    metavar="SECONDS",
+    help="Give a file up that takes longer to read.",
+)
+@click.option(
+    "--commit-every",
+    type=click.IntRange(min=1),
+    default=4096,
+    metavar="FILES",
+    help="Put so many files on the disk at a time; a run that is killed goes on from there.",
+)
+@click.option(
+    "--shard",
+    "part",
+    metavar="I/N",
+    callback=lambda context, parameter, value: _part_of(value),
+    help="Score the I-th of N equal parts, for `cxrbatch merge` to join.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="What to tell on stderr: a bar for a person, or one event per line.",
+)
+@click.option("--log-paths", is_flag=True, help="Name files in the events.")
 def command(
     archive: Path,
     output: Path,
     overwrite: bool,
+    update: bool,
     checkpoint: Path | None,
     batch_size: int,
     workers: int,
-    precision: str,
+    precision: "Precision",
     device: str,
     follow_links: bool,
     max_pixels: int,
     modality: tuple[str, ...],
+    deadline: float,
+    commit_every: int,
+    part: tuple[int, int],
+    log_format: str,
+    log_paths: bool,
 ) -> int:
     """Score an archive into a Parquet table, one row per file.
 
@@ -53,103 +94,94 @@ def command(
     a .zip, .tar, .tar.gz or .tgz, which is read where it lies. The exit code is 3 where some
     images could not be read.
 
+    A run may be stopped at any moment: the same command goes on where it was.
+
     Research use only: a score is not a diagnosis.
 
     \b
     Example:
       cxrbatch score archive -o results.parquet
     """
-    from typing import cast
+    if overwrite and update:
+        raise click.UsageError("--update keeps what --overwrite replaces; give one of them.")
+    told = EventLog(paths=log_paths) if log_format == "json" else Bar()
+    again = shlex.join(["cxrbatch", *(click.get_current_context().obj or ())])
+    with Interruption(lambda: told.interrupted(again)) as interruption:
+        try:
+            from cxrbatch.scoring.claim import claimed
 
-    from cxrbatch.model.checkpoint import bundled_checkpoint
-    from cxrbatch.model.inference import Precision
-    from cxrbatch.reading.radiograph import RADIOGRAPH_MODALITIES
-    from cxrbatch.scoring.engine import ScoringOptions, score_archive
+            with claimed(output):
+                # torch takes seconds to load: a second run is refused before that.
+                from cxrbatch.model.checkpoint import bundled_checkpoint
+                from cxrbatch.reading.radiograph import RADIOGRAPH_MODALITIES
+                from cxrbatch.scoring.engine import score_archive
+                from cxrbatch.scoring.runs import Part
+                from cxrbatch.scoring.settings import ScoringOptions
 
-    options = ScoringOptions(
-        batch_size=batch_size,
-        workers=workers,
-        precision=cast(Precision, precision),
-        device=device,
-        follow_links=follow_links,
-        max_pixels=max_pixels,
-        modalities=RADIOGRAPH_MODALITIES | set(modality),
-    )
-    with _Bar() as progress:
-        summary = score_archive(
-            archive,
-            output,
-            checkpoint=checkpoint or bundled_checkpoint(),
-            options=options,
-            overwrite=overwrite,
-            progress=progress,
-        )
+                options = ScoringOptions(
+                    batch_size=batch_size,
+                    workers=workers,
+                    precision=precision,
+                    device=device,
+                    follow_links=follow_links,
+                    max_pixels=max_pixels,
+                    modalities=RADIOGRAPH_MODALITIES | set(modality),
+                    deadline=deadline,
+                    commit_every=commit_every,
+                    part=Part(*part),
+                )
+                interruption.arm()
+                summary = score_archive(
+                    archive,
+                    output,
+                    checkpoint=checkpoint or bundled_checkpoint(),
+                    options=options,
+                    progress=told,
+                    overwrite=overwrite,
+                    update=update,
+                )
+            told.finished(rows=summary.counts.rows, outcomes=summary.counts.outcomes)
+        except Interrupted as end:
+            interruption.report()
+            return end.exit_code
+        finally:
+            told.close()
     _print_summary(summary)
     return shared.SOME_UNREADABLE if summary.failures else 0
 
 
-class _Bar:
-    """Progress on a terminal: files found, then files done with rate and time left."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm[NoReturn] | None = None
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._close()
-
-    def found(self, files: int) -> None:
-        if self._bar is None:
-            self._open("looking for files", None)
-        self._advance_to(files)
-
-    def start(self, files: int) -> None:
-        self._close()
-        self._open("scoring", files)
-
-    def advance(self, files: int) -> None:
-        if self._bar is not None:
-            self._bar.update(files)
-
-    def _advance_to(self, files: int) -> None:
-        if self._bar is not None:
-            self._bar.update(files - self._bar.n)
-
-    def _open(self, what: str, total: int | None) -> None:
-        from tqdm import tqdm
-
-        # disable=None: no bar where stderr is not a terminal.
-        self._bar = tqdm(desc=what, total=total, unit=" files", disable=None, dynamic_ncols=True)
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+def _part_of(text: str | None) -> tuple[int, int]:
+    number, _, of = (text or "1/1").partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise click.BadParameter(f"{text!r} is not like 2/8, the second of eight parts.")
+    return int(number), int(of)
 
 
 def _print_summary(summary: "Summary") -> None:
     from cxrbatch.reading.outcomes import Outcome
     from cxrbatch.results.paths import path_to_text
 
-    rate = summary.outcomes[Outcome.SCORED] / summary.seconds if summary.seconds else 0.0
-    click.echo(f"files        {summary.files:>9,}   rows {summary.rows:,}")
+    counts = summary.counts
+    click.echo(f"files        {counts.files:>9,}   rows {counts.rows:,}")
     click.echo("outcomes")
-    for code in sorted(Outcome, key=lambda code: -summary.outcomes[code]):
-        if count := summary.outcomes[code]:
+    for code in sorted(Outcome, key=lambda code: -counts.outcomes[code]):
+        if count := counts.outcomes[code]:
             click.echo(f"  {count:>9,}  {code.value:<28} {code.meaning}")
-    if summary.predictions:
+    if counts.predictions:
         click.echo("predicted (research use only, not a diagnosis)")
-        for name, count in summary.predictions.most_common():
+        for name, count in counts.predictions.most_common():
             click.echo(f"  {count:>9,}  {name}")
     if summary.passed_over:
         what = ", ".join(f"{count:,} {kind}" for kind, count in summary.passed_over.items())
         click.echo(f"passed over  {what.replace('_', ' ')}")
-    click.echo(
-        f"speed        {rate:.1f} images/s over {summary.seconds:.1f} s "
-        f"({summary.device}, {summary.precision})"
-    )
+    if summary.read:
+        rate = summary.images / summary.seconds if summary.seconds else 0.0
+        click.echo(
+            f"speed        {rate:.1f} images/s over {summary.seconds:.1f} s, "
+            f"{summary.read:,} files read ({summary.device}, {summary.precision})"
+        )
+    else:
+        click.echo("nothing to do: the table is complete")
     click.echo(f"table        {path_to_text(os.fsencode(summary.output))}")
     if not summary.lasting_patient_keys:
         click.echo(

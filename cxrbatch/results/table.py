@@ -5,7 +5,7 @@ One row per file (one per frame of a multi-frame file). All that reads a table g
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from cxrbatch.errors import TableError
 from cxrbatch.reading.facts import HeaderFacts
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "2.0"
 PROVENANCE_KEY = b"cxrbatch"
 
 _INTEGERS = frozenset({"rows", "columns", "bits_stored"})
@@ -51,6 +51,8 @@ class Row:
         path: Relative to the archive's root, see `cxrbatch.results.paths`.
         frame: 0-based.
         file_size: In bytes.
+        file_modified_ns: Modification time of the file, nanoseconds since 1970: what an archive
+            says of its copy, not a date of the patient's.
         format: "dicom", "png", "jpeg" or "other".
         outcome: An outcome code.
         detail: One line for a person.
@@ -64,6 +66,7 @@ class Row:
     path: str
     frame: int
     file_size: int
+    file_modified_ns: int
     format: str
     outcome: str
     detail: str
@@ -91,6 +94,7 @@ def table_schema(classes: Sequence[str], *, heatmap_size: int) -> pa.Schema:
         ("path", pa.string()),
         ("frame", pa.int32()),
         ("file_size", pa.int64()),
+        ("file_modified_ns", pa.int64()),
         ("format", pa.string()),
         ("outcome", pa.string()),
         ("detail", pa.string()),
@@ -158,6 +162,20 @@ class Table:
         """
         try:
             return pq.read_table(self.path, columns=list(columns))
+        except (OSError, pa.ArrowException) as error:
+            raise TableError(f"{self.path} is damaged: {_first_line(error)}") from None
+
+    def row_groups(self) -> Iterator[pa.Table]:
+        """Read all columns, some rows at a time.
+
+        Raises:
+            TableError: The file's data is damaged.
+        """
+        try:
+            # An open file, not a path: Arrow takes no name that is not UTF-8.
+            with self.path.open("rb") as file, pq.ParquetFile(file) as table:
+                for group in range(table.num_row_groups):
+                    yield table.read_row_group(group).replace_schema_metadata(None)
         except (OSError, pa.ArrowException) as error:
             raise TableError(f"{self.path} is damaged: {_first_line(error)}") from None
 

@@ -4,24 +4,19 @@ A container, that is a zip or tar, counts by its members.
 """
 
 import errno
-import json
 import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 from cxrbatch.errors import UsageError
 from cxrbatch.reading.containers import is_container, list_members
 from cxrbatch.reading.members import Fault
-from cxrbatch.reading.outcomes import Outcome, reading_error
+from cxrbatch.reading.outcomes import reading_error
 
-_RECORD_END = b"\0"
-_READ_BYTES = 1 << 20
-# The walk joins names by one slash, so two end a path in the manifest.
-_INSIDE = b"//"
 _LARGEST_SIZE = (1 << 63) - 1
 # PATH_MAX of Linux less NAME_MAX: beyond it a folder has entries that cannot be named.
 _LONGEST_PATH = 4096 - 256
@@ -36,6 +31,8 @@ class ArchiveFile:
     Attributes:
         path: Relative to the archive's root, as the operating system names it.
         size: In bytes when it was found.
+        modified_ns: Its modification time when it was found, nanoseconds since 1970; of a member,
+            that of its container.
         member: Name of the member of the container at `path`; None for a file of its own.
         offset: Where `reading.containers.open_member` finds the member.
         fault: Why it cannot be read, where the walk has seen it; it has a row all the same.
@@ -43,6 +40,7 @@ class ArchiveFile:
 
     path: bytes
     size: int
+    modified_ns: int = 0
     member: bytes | None = None
     offset: int = 0
     fault: Fault | None = None
@@ -74,7 +72,7 @@ class Walk:
         try:
             state = os.stat(root)
             if stat.S_ISREG(state.st_mode):
-                yield from self._files(root, os.path.basename(root), state.st_size)
+                yield from self._files(root, os.path.basename(root), state)
                 return
             entries = _sorted_entries(root)
         except OSError as error:
@@ -107,14 +105,15 @@ class Walk:
                 else:
                     name = os.fsencode(entry.name)
                     location = os.path.join(folder.location, name)
-                    yield from self._files(location, folder.inside(name), state.st_size)
+                    yield from self._files(location, folder.inside(name), state)
             except OSError:
                 self.passed_over["unreadable_folder"] += 1
 
-    def _files(self, location: bytes, path: bytes, size: int) -> Iterator[ArchiveFile]:
+    def _files(self, location: bytes, path: bytes, state: os.stat_result) -> Iterator[ArchiveFile]:
         """Yield a file; in a container's stead its members, and itself only if it is damaged."""
+        container = ArchiveFile(path, state.st_size, state.st_mtime_ns)
         if not is_container(location):
-            yield ArchiveFile(path, size)
+            yield container
             return
         is_empty = True
         try:
@@ -124,10 +123,16 @@ class Walk:
                     continue
                 is_empty = False
                 claimed = min(member.size, _LARGEST_SIZE)
-                yield ArchiveFile(path, claimed, member.name, member.offset, member.fault)
+                yield replace(
+                    container,
+                    size=claimed,
+                    member=member.name,
+                    offset=member.offset,
+                    fault=member.fault,
+                )
         except Exception as error:
             failure = reading_error(error)
-            yield ArchiveFile(path, size, fault=Fault(failure.outcome, failure.detail))
+            yield replace(container, fault=Fault(failure.outcome, failure.detail))
             return
         if is_empty:
             self.passed_over["empty_container"] += 1
@@ -215,47 +220,6 @@ def _sorted_entries(folder: bytes | int) -> list[os.DirEntry[bytes]]:
         listed = cast("list[os.DirEntry[bytes]]", list(entries))
     # A folder given by its descriptor is listed with names as text.
     return sorted(listed, key=lambda entry: os.fsencode(entry.name), reverse=True)
-
-
-def write_manifest(walk: Walk, file: IO[bytes]) -> Iterator[int]:
-    """Write a walk to disk, one record per file, yielding the count of files as it grows."""
-    for count, found in enumerate(walk, start=1):
-        file.write(b"%d %b%b" % (found.size, found.path, _inside(found)) + _RECORD_END)
-        yield count
-    file.flush()
-
-
-def read_manifest(path: Path) -> Iterator[ArchiveFile]:
-    """Read a manifest back in order, without holding it in memory."""
-    rest = b""
-    with path.open("rb") as file:
-        while block := file.read(_READ_BYTES):
-            *records, rest = (rest + block).split(_RECORD_END)
-            for record in records:
-                size, _, name = record.partition(b" ")
-                name, _, inside = name.partition(_INSIDE)
-                yield _with_inside(ArchiveFile(name, int(size)), inside)
-
-
-def _inside(found: ArchiveFile) -> bytes:
-    """What a record has behind the path: nothing, but for members and faults."""
-    if found.member is None and found.fault is None:
-        return b""
-    member = None if found.member is None else found.member.decode("latin-1")
-    fault = None if found.fault is None else [found.fault.outcome.name, found.fault.detail]
-    return _INSIDE + json.dumps([member, found.offset, fault]).encode()
-
-
-def _with_inside(file: ArchiveFile, inside: bytes) -> ArchiveFile:
-    if not inside:
-        return file
-    member, offset, fault = json.loads(inside)
-    return replace(
-        file,
-        member=None if member is None else member.encode("latin-1"),
-        offset=offset,
-        fault=None if fault is None else Fault(Outcome[fault[0]], fault[1]),
-    )
 
 
 def _kind(mode: int) -> str:

@@ -1,115 +1,42 @@
-"""The engine: walk, load, score, write. One row per file, in the walk's order."""
+"""The engine: walk, score shard by shard, and put the table together.
 
-import errno
+A run may be killed at any moment. What it has committed lies in the partial folder beside its
+output, and the next run of the same fingerprint goes on from there to the same bytes.
+"""
+
 import os
-import platform
 import secrets
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from cxrbatch import __version__
 from cxrbatch.errors import TableError, UsageError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
-from cxrbatch.model.inference import (
-    DEFAULT_BATCH_SIZE,
-    Precision,
-    Scorer,
-    choose_device,
-    choose_precision,
-    describe_device,
-)
-from cxrbatch.model.resnet import STRIDE
-from cxrbatch.reading.outcomes import Kind, Outcome
+from cxrbatch.model.inference import Scorer, choose_device, choose_precision, describe_device
 from cxrbatch.reading.radiograph import ReadingOptions
-from cxrbatch.results.paths import check_output, path_to_text
-from cxrbatch.results.table import SCHEMA_VERSION, ImageScores, Row
+from cxrbatch.results.table import Table, open_table, table_schema
 from cxrbatch.scoring.allocation import keep_freed_memory
-from cxrbatch.scoring.archive import Walk, read_manifest, write_manifest
-from cxrbatch.scoring.loading import load_files
+from cxrbatch.scoring.archive import Walk
+from cxrbatch.scoring.claim import clear, partial_folder, writing
+from cxrbatch.scoring.earlier import TRIED_AGAIN, EarlierRows
+from cxrbatch.scoring.manifest import ManifestWriter
 from cxrbatch.scoring.patients import patient_secret
-from cxrbatch.scoring.rows import FileReader, LoadedFiles
-from cxrbatch.scoring.writing import TableWriter, partial_folder, publish
-
-ScoredRow = tuple[Row, ImageScores | None]
-
-
-@dataclass(frozen=True, slots=True)
-class ScoringOptions:
-    """Options of one run.
-
-    Attributes:
-        batch_size: Images per forward pass.
-        workers: Processes that read files.
-        precision: "auto", "fp32", "bf16" or "fp16".
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        follow_links: Follow symbolic links.
-        max_pixels: Refuse images that claim more.
-        modalities: DICOM modalities that are scored.
-    """
-
-    batch_size: int = DEFAULT_BATCH_SIZE
-    workers: int = 1
-    precision: Precision = "auto"
-    device: str = "auto"
-    follow_links: bool = False
-    max_pixels: int = ReadingOptions().max_pixels
-    modalities: frozenset[str] = ReadingOptions().modalities
-
-
-@dataclass(slots=True)
-class Summary:
-    """What became of an archive.
-
-    Attributes:
-        output: The table.
-        files: Files found.
-        rows: Rows written; more than files where a file has several frames.
-        outcomes: Rows per outcome code.
-        predictions: Scored rows per predicted class.
-        passed_over: What the walk did not read, by kind.
-        seconds: From the first file read to the table in its place.
-        device: Where the model ran.
-        precision: At which precision.
-        lasting_patient_keys: Whether the keys of patients will be the same in the next run.
-    """
-
-    output: Path
-    files: int = 0
-    rows: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
-    predictions: Counter[str] = field(default_factory=Counter)
-    passed_over: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-    device: str = ""
-    precision: str = ""
-    lasting_patient_keys: bool = True
-
-    @property
-    def failures(self) -> int:
-        """Images and folders that could not be read."""
-        images = sum(self.outcomes[code] for code in Outcome if code.kind is Kind.FAILED)
-        return images + self.passed_over["unreadable_folder"]
-
-
-class Progress(Protocol):
-    """Told how far a run is."""
-
-    def found(self, files: int) -> None:
-        """The walk has found so many files."""
-
-    def start(self, files: int) -> None:
-        """The walk is complete; scoring begins."""
-
-    def advance(self, files: int) -> None:
-        """So many more files are in the table."""
+from cxrbatch.scoring.progress import Progress
+from cxrbatch.scoring.provenance import (
+    differences,
+    fingerprint,
+    heatmap_size,
+    run_id,
+    whole_provenance,
+)
+from cxrbatch.scoring.rows import FileReader
+from cxrbatch.scoring.runs import Run, saved_run, shard_path
+from cxrbatch.scoring.settings import ScoringOptions, Summary
+from cxrbatch.scoring.sharding import Sharding
+from cxrbatch.scoring.shards import read_shard, shard_holds
+from cxrbatch.scoring.writing import Counts, write_table
 
 
 def score_archive(
@@ -118,187 +45,223 @@ def score_archive(
     *,
     checkpoint: Path,
     options: ScoringOptions,
-    overwrite: bool,
     progress: Progress,
+    overwrite: bool = False,
+    update: bool = False,
 ) -> Summary:
     """Score every file of an archive into a results table.
+
+    What an earlier call left unfinished is finished. To be called within `claim.claimed(output)`.
 
     Args:
         archive: A folder, or one file.
         output: The table to write; appears only when it is whole.
         checkpoint: What to score with.
         options: The run's options.
-        overwrite: Replace an output that is there.
         progress: Told how far the run is.
+        overwrite: Replace an output that is there.
+        update: Keep those rows of an output that is there whose files have not changed.
 
     Raises:
-        UsageError: The archive is missing or empty, or the output exists.
+        UsageError: The archive is missing or empty, or the output or an unfinished run is of
+            another fingerprint.
         CheckpointError: The checkpoint cannot be used.
         TableError: The table cannot be written.
-        CxrbatchError: The model's scores are not finite.
+        CxrbatchError: The model's scores are not finite, or no process can be started.
     """
-    check_output(output, overwrite=overwrite)
-    loaded = load_checkpoint(checkpoint)
-    device = choose_device(options.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    scorer = Scorer(
-        loaded,
-        batch_size=options.batch_size,
-        device=device,
-        precision=choose_precision(options.precision, device),
-    )
-    summary = Summary(output, device=describe_device(device), precision=scorer.precision)
-    try:
-        with partial_folder(output) as folder:
-            _run(archive, folder, loaded, scorer, options, progress, summary)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "; free space or choose another -o, then run again" if full else ""
-        raise TableError(f"cannot write {output}: {error.strerror or error}{remedy}") from None
-    return summary
+    engine = _Engine(archive, output, load_checkpoint(checkpoint), options, progress)
+    with writing(output):
+        return engine.run(overwrite=overwrite, update=update)
 
 
-def _run(
-    archive: Path,
-    folder: Path,
-    checkpoint: Checkpoint,
-    scorer: Scorer,
-    options: ScoringOptions,
-    progress: Progress,
-    summary: Summary,
-) -> None:
-    walk = Walk(archive, follow_links=options.follow_links, skip=_own(folder, summary.output))
-    manifest = folder / "manifest"
-    with manifest.open("wb") as file:
-        for count in write_manifest(walk, file):
-            summary.files = count
-            progress.found(count)
-    summary.passed_over = walk.passed_over
-    if not summary.files:
-        raise UsageError(f"archive {archive} has no files")
-    progress.start(summary.files)
-    started = time.monotonic()
-    reader = _reader(walk.base, checkpoint, options, summary)
-    batches = load_files(read_manifest(manifest), reader, workers=options.workers)
-    table = folder / "table"
-    card = checkpoint.card
-    writer = TableWriter(table, classes=card.classes, heatmap_size=heatmap_size(checkpoint))
-    try:
-        for row, scores in score_batches(_reporting(batches, progress), scorer):
-            writer.add(row, scores)
-            _count(summary, row, scores, card.classes)
-        writer.finish(_provenance(walk.base, checkpoint, options, summary))
-    except BaseException:
-        writer.abandon()
-        raise
-    publish(table, summary.output)
-    summary.seconds = time.monotonic() - started
+class _Engine:
+    """One call of `score_archive`."""
 
-
-def score_batches(loaded: Iterable[LoadedFiles], scorer: Scorer) -> Iterator[ScoredRow]:
-    """Gather inputs to full batches, score them, and give the rows back in their order.
-
-    Args:
-        loaded: Rows with their inputs, in any portions.
-        scorer: Scores up to its batch size at once.
-    """
-    waiting: deque[tuple[Row, npt.NDArray[np.uint8] | None]] = deque()
-    ready = 0
-    for portion in loaded:
-        inputs = iter(portion.inputs)
-        for row, scorable in zip(portion.rows, portion.scorable, strict=True):
-            waiting.append((row, next(inputs) if scorable else None))
-            ready += scorable
-            if ready == scorer.batch_size or not ready:
-                yield from _scored(waiting, scorer)
-                ready = 0
-    yield from _scored(waiting, scorer)
-
-
-def heatmap_size(checkpoint: Checkpoint) -> int:
-    """Height and width of one heat map in cells."""
-    return -(-checkpoint.card.recipe.size // STRIDE)
-
-
-def _scored(
-    waiting: deque[tuple[Row, npt.NDArray[np.uint8] | None]], scorer: Scorer
-) -> Iterator[ScoredRow]:
-    inputs = [prepared for _, prepared in waiting if prepared is not None]
-    scores = _image_scores(np.stack(inputs), scorer) if inputs else iter(())
-    while waiting:
-        row, prepared = waiting.popleft()
-        yield row, None if prepared is None else next(scores)
-
-
-def _image_scores(inputs: npt.NDArray[np.uint8], scorer: Scorer) -> Iterator[ImageScores]:
-    batch = scorer.score(inputs)
-    for i in range(len(inputs)):
-        yield ImageScores(
-            batch.logits[i],
-            batch.probabilities[i],
-            batch.heatmaps[i].tobytes(),
-            float(batch.heatmap_scale[i]),
+    def __init__(
+        self,
+        archive: Path,
+        output: Path,
+        checkpoint: Checkpoint,
+        options: ScoringOptions,
+        progress: Progress,
+    ) -> None:
+        device = choose_device(options.device)
+        if device.type == "cpu":
+            keep_freed_memory()
+        precision = choose_precision(options.precision, device)
+        self.archive = archive
+        self.output = output
+        self.folder = partial_folder(output)
+        self.card = checkpoint.card
+        self.options = options
+        self.progress = progress
+        self.walk = Walk(archive, follow_links=options.follow_links)
+        self.scorer = Scorer(
+            checkpoint, batch_size=options.batch_size, device=device, precision=precision
+        )
+        secret = patient_secret()
+        self.secret = secret or secrets.token_bytes(32)
+        self.schema = table_schema(checkpoint.card.classes, heatmap_size=heatmap_size(checkpoint))
+        self.summary = Summary(
+            output,
+            device=describe_device(device),
+            precision=precision,
+            lasting_patient_keys=secret is not None,
+        )
+        self.fingerprint = fingerprint(
+            checkpoint=checkpoint,
+            precision=precision,
+            device=describe_device(device),
+            archive_root=self.walk.base,
+            patient_secret=self.secret,
+            options=_deciding(options),
         )
 
+    def run(self, *, overwrite: bool, update: bool) -> Summary:
+        """Finish what is unfinished, and begin what is to be begun."""
+        unfinished = self._unfinished(overwrite=overwrite)
+        there = self._table_there(overwrite=overwrite)
+        if unfinished is not None:
+            self._finish(unfinished)
+            if not update:
+                return self.summary
+            there = open_table(self.output)
+        if there is not None and not update:
+            self._sum_up(there)
+            return self.summary
+        begun = self._begin(there)
+        if begun is not None:
+            self._finish(begun)
+        return self.summary
 
-def _reader(
-    base: Path, checkpoint: Checkpoint, options: ScoringOptions, summary: Summary
-) -> FileReader:
-    recipe = checkpoint.card.recipe
-    secret = patient_secret()
-    summary.lasting_patient_keys = secret is not None
-    reading = ReadingOptions(
-        max_pixels=options.max_pixels, modalities=options.modalities, no_voi=recipe.no_voi
-    )
-    return FileReader(os.fsencode(base), recipe, reading, secret or secrets.token_bytes(32))
+    def _unfinished(self, *, overwrite: bool) -> Run | None:
+        found = saved_run(self.folder)
+        if found is None:
+            return None
+        ours = {**self.fingerprint, "part": str(self.options.part)}
+        differ = differences(ours, {**found.fingerprint, "part": str(found.part)})
+        if not differ:
+            return found
+        if not overwrite:
+            raise UsageError(
+                f"{self.folder} holds an unfinished run that differs in {differ}; finish it with "
+                "its own options, choose another -o, or give --overwrite to drop it"
+            )
+        return None
+
+    def _table_there(self, *, overwrite: bool) -> Table | None:
+        """The table that has the output's name, if it is not to be replaced."""
+        if overwrite or not self.output.exists():
+            return None
+        try:
+            there = open_table(self.output)
+        except TableError:
+            raise UsageError(
+                f"{self.output} exists and is no results table of this version; choose another "
+                "name or give --overwrite"
+            ) from None
+        part = {"part": str(self.options.part) if self.options.part.of > 1 else None}
+        differ = differences({**self.fingerprint, **part}, there.provenance)
+        if differ:
+            raise UsageError(
+                f"{self.output} exists and differs in {differ}; choose another name or give "
+                "--overwrite"
+            )
+        return there
+
+    def _begin(self, earlier: Table | None) -> Run | None:
+        """Walk; None where a table is there that has all files as they are."""
+        clear(self.folder)
+        own = [self.folder.stat()] + ([self.output.stat()] if self.output.exists() else [])
+        self.walk.skip = frozenset((state.st_dev, state.st_ino) for state in own)
+        manifest = ManifestWriter(self.walk, self.folder)
+        files = 0
+        for files in manifest.write():
+            self.progress.found(files)
+        if not files:
+            raise UsageError(f"archive {self.archive} has no files")
+        if earlier is not None and _is_up_to_date(earlier, manifest.sha256):
+            self._sum_up(earlier)
+            return None
+        run = Run(
+            fingerprint=self.fingerprint,
+            files=files,
+            manifest_sha256=manifest.sha256,
+            passed_over=dict(self.walk.passed_over),
+            part=self.options.part,
+            shard_files=self.options.commit_every,
+            update=earlier is not None,
+        )
+        run.save(self.folder)
+        return run
+
+    def _finish(self, run: Run) -> None:
+        started = time.monotonic()
+        shards = {shard_path(self.folder, index): shard for index, shard in enumerate(run.shards)}
+        name = run_id(run)
+        left = {path: shard for path, shard in shards.items() if not shard_holds(path, run=name)}
+        files = len(run.numbers)
+        self.progress.start(files, done=files - sum(len(shard) for shard in left.values()))
+        if left:
+            self._sharding(run).write(left)
+        self.summary.counts = write_table(
+            self.output,
+            map(read_shard, shards),
+            within=self.folder,
+            schema=self.schema,
+            files=files,
+            provenance=lambda counts: whole_provenance(run, counts),
+        )
+        self.summary.passed_over = Counter(run.passed_over)
+        self.summary.seconds += time.monotonic() - started
+        clear(self.folder)
+
+    def _sharding(self, run: Run) -> Sharding:
+        reading = ReadingOptions(
+            max_pixels=self.options.max_pixels,
+            modalities=self.options.modalities,
+            no_voi=self.card.recipe.no_voi,
+        )
+        base = os.fsencode(self.walk.base)
+        return Sharding(
+            folder=self.folder,
+            run=run_id(run),
+            schema=self.schema,
+            reader=FileReader(base, self.card.recipe, reading, self.secret),
+            scorer=self.scorer,
+            earlier=self._earlier_rows() if run.update else None,
+            options=self.options,
+            progress=self.progress,
+            summary=self.summary,
+        )
+
+    def _earlier_rows(self) -> EarlierRows | None:
+        try:
+            there = open_table(self.output)
+        except TableError:
+            return None  # it has gone since the run began, so its rows are made anew
+        same = not differences(self.fingerprint, there.provenance)
+        return EarlierRows(there) if same else None
+
+    def _sum_up(self, table: Table) -> None:
+        """Say of a table that needs no work what it says of itself."""
+        made = table.provenance
+        self.summary.counts = Counts(made["files"], table.rows, Counter(made["outcomes"]))
+        self.summary.passed_over = Counter(made["passed_over"])
 
 
-def _reporting(batches: Iterable[LoadedFiles], progress: Progress) -> Iterator[LoadedFiles]:
-    for batch in batches:
-        yield batch
-        progress.advance(sum(row.frame == 0 for row in batch.rows))
-
-
-def _count(
-    summary: Summary, row: Row, scores: ImageScores | None, classes: tuple[str, ...]
-) -> None:
-    summary.rows += 1
-    summary.outcomes[row.outcome] += 1
-    if scores is not None:
-        summary.predictions[classes[int(scores.probabilities.argmax())]] += 1
-
-
-def _provenance(
-    base: Path, checkpoint: Checkpoint, options: ScoringOptions, summary: Summary
-) -> dict[str, Any]:
-    card = checkpoint.card
+def _deciding(options: ScoringOptions) -> Mapping[str, Any]:
+    """Those options that rows depend on."""
     return {
-        "schema_version": SCHEMA_VERSION,
-        "classes": card.classes,
-        "heatmap_size": heatmap_size(checkpoint),
-        "checkpoint_sha256": checkpoint.sha256,
-        "card": card.to_json(),
-        "recipe": card.recipe.to_card(),
-        "recipe_sha256": card.recipe.sha256,
-        "precision": summary.precision,
-        "device": summary.device,
         "batch_size": options.batch_size,
         "max_pixels": options.max_pixels,
         "modalities": sorted(options.modalities),
-        "archive_root": path_to_text(os.fsencode(base.resolve())),
-        "files": summary.files,
-        "rows": summary.rows,
-        "outcomes": dict(sorted(summary.outcomes.items())),
-        "passed_over": dict(sorted(summary.passed_over.items())),
-        "versions": {
-            "cxrbatch": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "torchvision", "pydicom", "pillow")},
-        },
+        "follow_links": options.follow_links,
+        "seconds_per_file": options.deadline,
     }
 
 
-def _own(folder: Path, output: Path) -> frozenset[tuple[int, int]]:
-    own = [folder.stat()] + ([output.stat()] if output.exists() else [])
-    return frozenset((state.st_dev, state.st_ino) for state in own)
+def _is_up_to_date(table: Table, manifest_sha256: str) -> bool:
+    outcomes = table.provenance["outcomes"]
+    again = any(outcomes.get(code) for code in TRIED_AGAIN)
+    return bool(table.provenance.get("manifest_sha256") == manifest_sha256 and not again)

@@ -1,183 +1,135 @@
-"""Files to loaded batches through a DataLoader, in order, whatever the files do to its workers."""
+"""Files to loaded rows, in order, whatever the files do to the processes that read them."""
 
-import signal
-import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Protocol, TypeAlias
 
-from torch.utils.data import DataLoader, Dataset
+import pyarrow as pa
 
-from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits, Nursery
 from cxrbatch.scoring.rows import FileReader, LoadedFiles
 
-STALLED_AFTER = 180.0
-"""Seconds without a batch after which the workers count as hung."""
-
-FILE_DEADLINE = 60.0
-"""Seconds for one file that is read again by itself."""
-
 _CHUNK = 16
-_LOOKS_EVERY = 1.0
+_CHUNKS_AHEAD = 2
 
 
-def load_files(
-    files: Iterable[ArchiveFile], reader: FileReader, *, workers: int
-) -> Iterator[LoadedFiles]:
-    """Read files in order, some at a time.
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A file that is to be read, with its number in the manifest."""
 
-    A worker that dies or hangs costs one repetition of the chunks that were under way, file by
-    file in child processes; the file that did it gets a row that says so.
+    number: int
+    file: ArchiveFile
 
-    Args:
-        files: What to read; taken lazily, so a million files need no memory.
-        reader: Makes the rows.
-        workers: Processes; 0 reads in this one, where a crash of a native decoder ends it.
+
+Portion: TypeAlias = LoadedFiles | pa.Table
+"""What a file is after it was read: rows with inputs; or finished rows of an earlier table."""
+
+
+class FaultListener(Protocol):
+    """Told by several threads what goes wrong."""
+
+    def retried(self, unread: Unread) -> None:
+        """The process that read this file was lost; it is tried once more."""
+
+    def lost(self, unread: Unread, fault: Fault) -> None:
+        """This file gets the row of a fault."""
+
+
+class ReadingPool:
+    """Processes that read files ahead of the one who scores them.
+
+    Each thread keeps one child process busy and waits for it, so a lost child costs the others
+    nothing. PyTorch's DataLoader is not used here: it forks the process that holds the model, and
+    the death of one of its workers ends all of them.
     """
-    chunks = (list(chunk) for chunk in _in_chunks(files))
-    if workers == 0:
-        yield from map(reader.load, chunks)
-        return
-    under_way: deque[list[ArchiveFile]] = deque()
-    finished = False
-    while not finished:
-        try:
-            for loaded in _batches(_noted(chunks, under_way), reader, workers=workers):
-                under_way.popleft()
-                yield loaded
-            finished = True
-        except _WorkersLost:
-            lost = [file for chunk in under_way for file in chunk]
-            under_way.clear()
-            yield from _load_alone(lost, reader)
 
+    def __init__(
+        self, reader: FileReader, *, workers: int, limits: Limits, listener: FaultListener
+    ) -> None:
+        """Start.
 
-class _WorkersLost(Exception):
-    """A worker process died or hung."""
-
-
-class _Reading(Dataset[LoadedFiles]):
-    """A dataset whose indices are the files themselves: nothing is listed beforehand."""
-
-    def __init__(self, reader: FileReader) -> None:
+        Args:
+            reader: Makes the rows.
+            workers: Processes; 0 reads in this one, where a crash of a decoder ends it.
+            limits: What one file may use.
+            listener: Told of what goes wrong.
+        """
         self._reader = reader
+        self._workers = workers
+        self._listener = listener
+        if workers:
+            self._nursery = Nursery()
+            self._threads = ThreadPoolExecutor(workers)
+            self._idle: SimpleQueue[IsolatedProcess] = SimpleQueue()
+            for _ in range(workers):
+                self._idle.put(IsolatedProcess(self._nursery, limits))
 
-    def __getitem__(self, index: int) -> LoadedFiles:
-        raise TypeError("files are read in chunks")
+    def __enter__(self) -> "ReadingPool":
+        return self
 
-    def __getitems__(self, files: list[ArchiveFile]) -> LoadedFiles:
-        return self._reader.load(files)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._workers:
+            # The children go first, as threads wait for them.
+            self._nursery.close()
+            self._threads.shutdown(cancel_futures=True)
+            while not self._idle.empty():
+                self._idle.get().close()
 
+    def load(self, entries: Iterable[Unread | Portion]) -> Iterator[Portion]:
+        """Read what is unread, pass on what is ready; one portion for each entry, in order.
 
-def _in_chunks(files: Iterable[ArchiveFile]) -> Iterator[list[ArchiveFile]]:
-    iterator = iter(files)
-    while chunk := [file for _, file in zip(range(_CHUNK), iterator, strict=False)]:
-        yield chunk
+        Args:
+            entries: Taken lazily, a little ahead of the portions.
 
-
-def _noted(
-    chunks: Iterator[list[ArchiveFile]], under_way: deque[list[ArchiveFile]]
-) -> Iterator[list[ArchiveFile]]:
-    # The DataLoader hands chunks out in this order and gives batches back in the same one, so
-    # the queue holds exactly what was handed out and not yet given back.
-    for chunk in chunks:
-        under_way.append(chunk)
-        yield chunk
-
-
-def _batches(
-    chunks: Iterator[list[ArchiveFile]], reader: FileReader, *, workers: int
-) -> Iterator[LoadedFiles]:
-    loader: DataLoader[LoadedFiles] = DataLoader(
-        _Reading(reader),
-        batch_sampler=chunks,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        timeout=_LOOKS_EVERY,
-    )
-    previous = signal.getsignal(signal.SIGCHLD)
-    with _interrupts_held():
-        batches = iter(loader)
-    if threading.current_thread() is threading.main_thread():
-        # torch's handler raises wherever the main thread happens to be when a worker dies. The
-        # loader also looks after its workers while it waits, and raises there, where it is caught.
-        signal.signal(signal.SIGCHLD, previous or signal.SIG_DFL)
-    last = time.monotonic()
-    while True:
-        try:
-            loaded = next(batches)
-        except StopIteration:
+        Raises:
+            CxrbatchError: No process can be started.
+        """
+        iterator = iter(entries)
+        if not self._workers:
+            yield from map(self._load_here, iterator)
             return
-        except (RuntimeError, MemoryError) as error:
-            if _only_slow(error) and time.monotonic() - last < STALLED_AFTER:
-                continue
-            raise _WorkersLost from None
-        yield loaded
-        last = time.monotonic()
+        ahead: deque[Future[list[Portion]]] = deque()
+        while chunk := list(islice(iterator, _CHUNK)):
+            ahead.append(self._threads.submit(self._load_chunk, chunk))
+            if len(ahead) > _CHUNKS_AHEAD * self._workers:
+                yield from ahead.popleft().result()
+        while ahead:
+            yield from ahead.popleft().result()
 
+    def _load_here(self, entry: Unread | Portion) -> Portion:
+        return self._reader.load([entry.file]) if isinstance(entry, Unread) else entry
 
-def _only_slow(error: Exception) -> bool:
-    # The loader looks whether its workers live each time it has waited for `timeout`, and where
-    # they do it raises this. Nothing is lost by asking again.
-    return "timed out" in str(error)
+    def _load_chunk(self, chunk: list[Unread | Portion]) -> list[Portion]:
+        read = iter(self._load_isolated([entry for entry in chunk if isinstance(entry, Unread)]))
+        return [next(read) if isinstance(entry, Unread) else entry for entry in chunk]
 
+    def _load_isolated(self, unread: list[Unread]) -> list[LoadedFiles]:
+        if not unread:
+            return []
+        process = self._idle.get()
+        try:
+            files = [[entry.file] for entry in unread]
+            results = process.map(
+                self._reader.load, files, retried=lambda i: self._listener.retried(unread[i])
+            )
+            return [
+                self._lost(entry, result) if isinstance(result, Fault) else result
+                for entry, result in zip(unread, results, strict=True)
+            ]
+        finally:
+            self._idle.put(process)
 
-def _load_alone(files: list[ArchiveFile], reader: FileReader) -> Iterator[LoadedFiles]:
-    pool = _one_process()
-    try:
-        for file in files:
-            try:
-                with _interrupts_held():
-                    future = pool.submit(reader.load, [file])
-                yield future.result(timeout=FILE_DEADLINE)
-                continue
-            except BrokenProcessPool:
-                detail = "the decoder ended the process that ran it"
-                yield reader.failed(file, Outcome.DECODER_CRASHED, detail)
-            except TimeoutError:
-                detail = f"no image after {FILE_DEADLINE:.0f} s"
-                yield reader.failed(file, Outcome.DECODER_TIMEOUT, detail)
-            _end(pool)
-            pool = _one_process()
-    finally:
-        _end(pool)
-
-
-def _one_process() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(max_workers=1)
-
-
-def _end(pool: ProcessPoolExecutor) -> None:
-    for process in list((pool._processes or {}).values()):
-        process.kill()
-    pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _as_it_is(loaded: object) -> object:
-    return loaded
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Keep Ctrl-C waiting while processes start.
-
-    Ctrl-C reaches the whole process group. The children inherit a handler that does nothing, so
-    only the main process decides what follows; and an exception in the middle of a fork, or of
-    the loader's making, would be lost or leave it half made. Blocking the signal is not enough:
-    any thread of a library may still receive it on Python's behalf.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    noted: list[int] = []
-    previous = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous or signal.SIG_DFL)
-    if noted and callable(previous):
-        previous(signal.SIGINT, None)
+    def _lost(self, entry: Unread, fault: Fault) -> LoadedFiles:
+        self._listener.lost(entry, fault)
+        return self._reader.failed(entry.file, fault.outcome, fault.detail)

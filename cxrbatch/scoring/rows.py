@@ -91,6 +91,7 @@ class FileReader:
             path=path_to_text(file.path, file.member),
             frame=reading.frame,
             file_size=file.size,
+            file_modified_ns=file.modified_ns,
             format=reading.format,
             outcome=reading.outcome.value,
             detail=reading.detail,

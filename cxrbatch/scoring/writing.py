@@ -1,104 +1,125 @@
-"""A results table on its way to the disk: there under its name only when it is whole."""
+"""The finished table, put together from finished rows: the same bytes however they came about."""
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cxrbatch.results.table import PROVENANCE_KEY, ImageScores, Row, record_batch, table_schema
+from cxrbatch.errors import TableError
+from cxrbatch.results.table import PROVENANCE_KEY
+from cxrbatch.scoring.durable import written_whole
 
 _ROW_GROUP = 65_536
-_RECORD_BATCH = 512
 
 
-@contextmanager
-def partial_folder(output: Path) -> Iterator[Path]:
-    """Give a folder beside the output for what is not whole yet; it is gone afterwards.
+@dataclass(slots=True)
+class Counts:
+    """What the rows of a table add up to.
+
+    Attributes:
+        files: Files, a multi-frame file counting once.
+        rows: Rows.
+        outcomes: Rows per outcome code.
+        predictions: Scored rows per predicted class.
+    """
+
+    files: int = 0
+    rows: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    predictions: Counter[str] = field(default_factory=Counter)
+
+    def add(self, rows: pa.Table) -> None:
+        """Count some rows."""
+        self.rows += rows.num_rows
+        self.files += pc.sum(pc.equal(rows["frame"], 0), min_count=0).as_py()
+        for column, counter in (("outcome", self.outcomes), ("prediction", self.predictions)):
+            for entry in pc.value_counts(rows[column].drop_null()).to_pylist():
+                counter[entry["values"]] += entry["counts"]
+
+    def to_provenance(self) -> dict[str, Any]:
+        """What a table says of it."""
+        return {
+            "files": self.files,
+            "rows": self.rows,
+            "outcomes": dict(sorted(self.outcomes.items())),
+        }
+
+
+def write_table(
+    path: Path,
+    tables: Iterable[pa.Table],
+    *,
+    within: Path,
+    schema: pa.Schema,
+    files: int,
+    provenance: Callable[[Counts], Mapping[str, Any]],
+) -> Counts:
+    """Write a results table and put it in place once it was read back.
+
+    Row groups have one fixed number of rows, whatever portions the rows come in.
+
+    Args:
+        path: The table.
+        tables: Its rows in their order.
+        within: The folder where it is kept until it is whole.
+        schema: Its columns.
+        files: Files that the rows must add up to.
+        provenance: How the table was made, given what its rows add up to.
 
     Raises:
-        OSError: The folder of the output cannot be written.
+        TableError: The rows do not add up, or the table does not read back.
+        OSError: It cannot be written.
     """
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    counts = Counts()
+    with written_whole(path, within=within) as file:
+        writer = pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True)
+        try:
+            for group in _regrouped(tables, schema):
+                counts.add(group)
+                writer.write_table(group, row_group_size=_ROW_GROUP)
+            if counts.files != files:
+                raise TableError(f"{path} has rows of {counts.files} files, not of {files}")
+            text = json.dumps(provenance(counts), sort_keys=True)
+            writer.add_key_value_metadata({PROVENANCE_KEY.decode(): text})
+        finally:
+            writer.close()
+        file.flush()
+        _verify(Path(file.name), schema, counts)
+    return counts
+
+
+def _regrouped(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterable[pa.Table]:
+    waiting: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        waiting.append(table)
+        rows += table.num_rows
+        while rows >= _ROW_GROUP:
+            whole = pa.concat_tables(waiting)
+            # In one piece: where pages end follows from the pieces too.
+            yield whole.slice(0, _ROW_GROUP).combine_chunks()
+            waiting, rows = [whole.slice(_ROW_GROUP)], rows - _ROW_GROUP
+    if rows:
+        yield pa.concat_tables(waiting).combine_chunks()
+
+
+def _verify(path: Path, schema: pa.Schema, counts: Counts) -> None:
+    found = Counts()
     try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-class TableWriter:
-    """Collects rows and writes them by row groups."""
-
-    def __init__(self, path: Path, *, classes: Sequence[str], heatmap_size: int) -> None:
-        """Open the file.
-
-        Args:
-            path: The partial file, see `publish`.
-            classes: Class names in the order of the logits.
-            heatmap_size: Height and width of one heat map in cells.
-        """
-        self._classes = classes
-        self._schema = table_schema(classes, heatmap_size=heatmap_size)
-        # An open file, not a path: Arrow takes no name that is not UTF-8.
-        self._file = path.open("wb")
-        self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd")
-        self._rows: list[tuple[Row, ImageScores | None]] = []
-        self._batches: list[pa.RecordBatch] = []
-        self._batched = 0
-
-    def add(self, row: Row, scores: ImageScores | None) -> None:
-        """Take one row; the order of rows is the order of calls."""
-        self._rows.append((row, scores))
-        if len(self._rows) == _RECORD_BATCH:
-            self._pack()
-        if self._batched >= _ROW_GROUP:
-            self._write_row_group()
-
-    def finish(self, provenance: Mapping[str, Any]) -> None:
-        """Write what is left and how the table was made, down to the disk itself."""
-        self._pack()
-        self._write_row_group()
-        text = json.dumps(provenance, sort_keys=True)
-        self._writer.add_key_value_metadata({PROVENANCE_KEY.decode(): text})
-        self._writer.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-
-    def abandon(self) -> None:
-        """Close the file without making it whole."""
-        # After a failed write, closing fails for the same reason again.
-        for part in (self._writer, self._file):
-            with suppress(OSError):
-                part.close()
-
-    def _pack(self) -> None:
-        # Columns take a tenth of the memory of rows, and a row group is many rows.
-        if self._rows:
-            batch = record_batch(self._rows, classes=self._classes, schema=self._schema)
-            self._batches.append(batch)
-            self._batched += batch.num_rows
-            self._rows.clear()
-
-    def _write_row_group(self) -> None:
-        if self._batches:
-            table = pa.Table.from_batches(self._batches, self._schema)
-            self._writer.write_table(table, row_group_size=self._batched)
-            self._batches.clear()
-            self._batched = 0
-
-
-def publish(partial: Path, output: Path) -> None:
-    """Give a finished table its name, so that after a power cut it is whole or not there."""
-    partial.replace(output)
-    folder = os.open(output.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        with (
+            path.open("rb") as file,
+            pq.ParquetFile(file, page_checksum_verification=True) as table,
+        ):
+            same = table.schema_arrow.equals(schema)
+            for group in range(table.num_row_groups):
+                found.add(table.read_row_group(group))
+    except pa.ArrowException:
+        same = False
+    if not same or found != counts:
+        raise TableError(f"{path} did not read back as it was written; check the disk")

@@ -1,6 +1,9 @@
 """`cxrbatch score` as called: what it prints, its exit codes, and no traceback for a mistake."""
 
+import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -117,26 +120,79 @@ sys.exit(main(["score", archive, "-o", output, "--workers", "0", "--checkpoint",
 """
 
 
-def test_ctrl_c_ends_quietly(archive: Path, tiny_checkpoint: Path) -> None:
+def test_goes_on_and_says_so(
+    archive: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = archive.parent / "r.parquet"
+    words = ["score", str(archive), "-o", str(output), "--checkpoint", str(tiny_checkpoint)]
+    words += ["--workers", "0", "--commit-every", "1"]
+    assert main(words) == 0
+    before = output.read_bytes()
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "nothing to do: the table is complete" in capsys.readouterr().out
+    assert main([*words, "--update", "--overwrite"]) == 2
+    assert main([*words, "--batch-size", "2"]) == 2
+    assert "batch size (32, now 2)" in capsys.readouterr().err
+    assert output.read_bytes() == before
+
+
+@pytest.mark.parametrize("paths", [False, True])
+def test_events_are_lines_of_json_that_name_no_patient(
+    archive: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], paths: bool
+) -> None:
+    (archive / "DOE^JANE.png").write_bytes((archive / "film.png").read_bytes()[:60])
+    words = ["score", str(archive), "-o", str(archive.parent / "r"), "--commit-every", "2"]
+    words += ["--checkpoint", str(tiny_checkpoint), "--workers", "0", "--log-format", "json"]
+    assert main(words + ["--log-paths"] * paths) == 3
+    err = capsys.readouterr().err
+    events = [json.loads(line) for line in err.splitlines()]
+    assert [event["event"] for event in events] == [
+        "started",
+        "file_failed",
+        "shard_done",
+        "shard_done",
+        "finished",
+    ]
+    failed = {key: value for key, value in events[1].items() if key not in ("time", "event")}
+    named = {"path": "DOE^JANE.png"} if paths else {}
+    assert failed == {"file": 0, "outcome": "truncated", **named}
+    assert [events[i].get("done") for i in (0, 2, 3)] == [0, 2, 3]
+    assert events[4]["outcomes"] == {"not_an_image": 1, "scored": 1, "truncated": 1}
+    assert ("DOE" in err) is paths
+    assert str(archive) not in err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("to_all", [True, False])
+def test_a_signal_ends_a_run_that_goes_on_later(
+    archive: Path, tiny_checkpoint: Path, number: signal.Signals, code: int, to_all: bool
+) -> None:
     for copy in range(3000):
         os.link(archive / "film.png", archive / f"film{copy}.png")
-    arguments = ["score", str(archive), "-o", str(archive.parent / "r.parquet")]
-    command = [sys.executable, "-m", "cxrbatch", *arguments, "--checkpoint", str(tiny_checkpoint)]
+    output = archive.parent / "r.parquet"
+    arguments = ["score", str(archive), "-o", str(output), "--checkpoint", str(tiny_checkpoint)]
+    arguments += ["--workers", "2", "--batch-size", "4", "--commit-every", "100"]
     run = subprocess.Popen(
-        [*command, "--workers", "2", "--batch-size", "1"],
+        [sys.executable, "-m", "cxrbatch", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+    partial = archive.parent / "r.parquet.partial"
     deadline = time.monotonic() + 60
-    while not list(archive.parent.glob(".r.parquet.*/table")):
+    while len(list(partial.glob("shard-*.arrow"))) < 2:  # the second says that the first counts
         assert run.poll() is None
         assert time.monotonic() < deadline, "scoring did not begin"
         time.sleep(0.05)
-    os.killpg(run.pid, signal.SIGINT)
+    (os.killpg if to_all else os.kill)(run.pid, number)
     out, err = run.communicate(timeout=30)
-    assert run.returncode == 130
-    assert "Traceback" not in err
+    assert run.returncode == code
     assert out == ""
-    assert [path.name for path in archive.parent.iterdir() if "parquet" in path.name] == []
+    assert re.fullmatch(r"interrupted: [\d,]+ of 3,002 files are kept\ngo on with: (.*)\n", err)
+    assert err.endswith(f"go on with: {shlex.join(['cxrbatch', *arguments])}\n")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(run.pid, 0)  # nothing of its group is left
+    assert not output.exists()
+    assert list(partial.glob("shard-*.arrow"))

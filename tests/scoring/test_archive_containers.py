@@ -4,35 +4,22 @@ import io
 import os
 import tarfile
 import zipfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from listeners import Silent
 from PIL import Image
 
-from cxrbatch.scoring.archive import ArchiveFile, Walk, read_manifest, write_manifest
-from cxrbatch.scoring.engine import ScoringOptions, Summary, score_archive
+from cxrbatch.scoring.archive import ArchiveFile, Walk
+from cxrbatch.scoring.claim import claimed
+from cxrbatch.scoring.engine import score_archive
+from cxrbatch.scoring.manifest import ManifestWriter, read_manifest
+from cxrbatch.scoring.settings import ScoringOptions, Summary
 
 IMAGES = 40
-
-
-class Silent:
-    """Progress that adds up."""
-
-    done = 0
-
-    def found(self, files: int) -> None:
-        """Nothing to do."""
-
-    def start(self, files: int) -> None:
-        """Nothing to do."""
-
-    def advance(self, files: int) -> None:
-        """Add up."""
-        self.done += files
 
 
 @pytest.fixture(scope="session")
@@ -63,11 +50,6 @@ def archive(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-@pytest.fixture(autouse=True)
-def config(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
-
-
 def pack(path: Path, files: dict[str, bytes]) -> None:
     with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as archive:
         for name, content in files.items():
@@ -79,10 +61,11 @@ def pack(path: Path, files: dict[str, bytes]) -> None:
 def score(archive: Path, output: Path, checkpoint: Path, *, workers: int = 0) -> Summary:
     options = ScoringOptions(workers=workers, batch_size=16, precision="fp32", device="cpu")
     progress = Silent()
-    summary = score_archive(
-        archive, output, checkpoint=checkpoint, options=options, overwrite=False, progress=progress
-    )
-    assert progress.done == summary.files
+    with claimed(output):
+        summary = score_archive(
+            archive, output, checkpoint=checkpoint, options=options, progress=progress
+        )
+    assert progress.done == summary.counts.files
     return summary
 
 
@@ -103,12 +86,13 @@ def test_rows_of_members_equal_those_of_files_with_any_workers(
         summary = score(archive, tmp_path / f"{workers}", tiny_checkpoint, workers=workers)
         tables.append(rows(tmp_path / f"{workers}"))
     assert tables[0] == tables[1] == tables[2]
-    assert summary.files == summary.rows == 5 * IMAGES
-    assert summary.outcomes == {"scored": 5 * 36, "not_an_image": 5 * 4}
+    assert summary.counts.files == summary.counts.rows == 5 * IMAGES
+    assert summary.counts.outcomes == {"scored": 5 * 36, "not_an_image": 5 * 4}
     by_container: dict[str, list[dict[str, Any]]] = {}
     for row in tables[0]:
         path = row.pop("path")
         container = "plain" if path.startswith("plain/") else path.partition("!/")[0]
+        del row["file_modified_ns"]
         row["name"] = path.removeprefix(container).lstrip("!").lstrip("/")
         by_container.setdefault(container, []).append(row)
     plain = by_container.pop("plain")
@@ -121,7 +105,7 @@ def test_an_archive_may_be_one_container(
     archive: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     summary = score(archive / "packed.tar.gz", tmp_path / "r.parquet", tiny_checkpoint)
-    assert summary.files == IMAGES
+    assert summary.counts.files == IMAGES
     assert rows(tmp_path / "r.parquet")[0]["path"] == "packed.tar.gz!/00/film"
 
 
@@ -194,9 +178,8 @@ def test_the_manifest_gives_members_and_faults_back(tmp_path: Path) -> None:
     (folder / "d.zip").write_bytes(b"PK\3\4")
     (folder / "e").touch()
     expected = list(Walk(folder))
-    with (tmp_path / "manifest").open("wb") as file:
-        Counter(write_manifest(Walk(folder), file))
-    assert list(read_manifest(tmp_path / "manifest")) == expected
+    *_, count = ManifestWriter(Walk(folder), tmp_path).write()
+    assert list(read_manifest(tmp_path, start=0, stop=count)) == expected
     assert [file.member for file in expected if file.path == b"c.zip"] == [b"\0\\\xff"]
-    assert expected[-1] == ArchiveFile(b"e", 0)
+    assert expected[-1] == ArchiveFile(b"e", 0, (folder / "e").stat().st_mtime_ns)
     assert expected[-2].fault is not None

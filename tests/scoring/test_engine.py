@@ -7,33 +7,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from listeners import Silent
 from PIL import Image
 
 from cxrbatch.errors import TableError, UsageError
 from cxrbatch.results.table import open_table
-from cxrbatch.scoring import engine
-from cxrbatch.scoring.engine import ScoringOptions, Summary, score_archive
+from cxrbatch.scoring import writing
+from cxrbatch.scoring.claim import claimed
+from cxrbatch.scoring.engine import score_archive
+from cxrbatch.scoring.settings import ScoringOptions, Summary
 
 IMAGES = 41
-
-
-class Silent:
-    """Progress that is kept for the tests to look at."""
-
-    def __init__(self) -> None:
-        self.files = 0
-        self.done = 0
-
-    def found(self, files: int) -> None:
-        """Count nothing: `start` says it again."""
-
-    def start(self, files: int) -> None:
-        """Note the number of files."""
-        self.files = files
-
-    def advance(self, files: int) -> None:
-        """Add up the files that are done."""
-        self.done += files
 
 
 def write_archive(folder: Path, order: Sequence[int]) -> None:
@@ -55,11 +39,6 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def config(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
-
-
 def score(
     archive: Path,
     output: Path,
@@ -70,14 +49,15 @@ def score(
     overwrite: bool = False,
 ) -> Summary:
     options = ScoringOptions(workers=workers, batch_size=batch_size, precision="fp32", device="cpu")
-    return score_archive(
-        archive,
-        output,
-        checkpoint=checkpoint,
-        options=options,
-        overwrite=overwrite,
-        progress=Silent(),
-    )
+    with claimed(output):
+        return score_archive(
+            archive,
+            output,
+            checkpoint=checkpoint,
+            options=options,
+            overwrite=overwrite,
+            progress=Silent(),
+        )
 
 
 def predictions(table: Path) -> dict[str, list[object]]:
@@ -93,10 +73,10 @@ def test_every_file_has_one_row_in_the_walks_order(
 ) -> None:
     summary = score(archive, tmp_path / "r.parquet", tiny_checkpoint)
     rows = predictions(tmp_path / "r.parquet")
-    assert summary.files == summary.rows == len(rows["path"]) == IMAGES
-    assert sum(summary.outcomes.values()) == IMAGES
-    assert summary.outcomes == {"scored": 37, "not_an_image": 4}
-    assert sum(summary.predictions.values()) == 37
+    counts = summary.counts
+    assert counts.files == counts.rows == len(rows["path"]) == IMAGES
+    assert counts.outcomes == {"scored": 37, "not_an_image": 4}
+    assert sum(counts.predictions.values()) == 37
     expected = sorted(
         os.path.relpath(os.path.join(folder, name), archive)
         for folder, _, names in os.walk(archive)
@@ -201,14 +181,14 @@ def test_overwrite_replaces_only_at_the_end(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(engine.TableWriter, "finish", full)
+    monkeypatch.setattr(writing.pq.ParquetWriter, "add_key_value_metadata", full)
     with pytest.raises(TableError, match="No space left"):
         score(archive, output, tiny_checkpoint, overwrite=True)
     assert output.read_text() == "precious"
-    assert [path.name for path in tmp_path.iterdir()] == ["r.parquet"]
     monkeypatch.undo()
     score(archive, output, tiny_checkpoint, overwrite=True)
     assert open_table(output).rows == IMAGES
+    assert [path.name for path in tmp_path.iterdir()] == ["r.parquet"]
 
 
 def test_empty_archive_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -218,10 +198,10 @@ def test_empty_archive_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None
     assert not (tmp_path / "r.parquet").exists()
 
 
-def test_row_groups_are_written_as_rows_come(
+def test_row_groups_have_one_number_of_rows(
     archive: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cxrbatch.scoring.writing._RECORD_BATCH", 4)
+    monkeypatch.setattr("cxrbatch.scoring.shards._RECORD_BATCH", 4)
     monkeypatch.setattr("cxrbatch.scoring.writing._ROW_GROUP", 8)
     score(archive, tmp_path / "r.parquet", tiny_checkpoint)
     with pq.ParquetFile(tmp_path / "r.parquet") as file:

@@ -1,88 +1,107 @@
 """Loading keeps the order and every file, whatever a file does to the process that reads it."""
 
-import os
-import signal
-import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import numpy as np
+import pyarrow as pa
 import pytest
+from poisons import SIZE, PoisonedReader
 
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.radiograph import ReadingOptions
-from cxrbatch.scoring import loading
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.rows import FileReader, LoadedFiles
+from cxrbatch.scoring.isolation import Fault, Limits
+from cxrbatch.scoring.loading import Portion, ReadingPool, Unread
+from cxrbatch.scoring.rows import LoadedFiles
 
-SIZE = 32
-
-
-@dataclass(frozen=True, slots=True)
-class PoisonedReader(FileReader):
-    """Reads names instead of files; some names kill or block the process that reads them."""
-
-    def load(self, files: list[ArchiveFile]) -> LoadedFiles:
-        for file in files:
-            if file.path.startswith(b"crash"):
-                os.kill(os.getpid(), signal.SIGKILL)
-            if file.path.startswith(b"hang"):
-                time.sleep(600)
-        rows = [
-            super(PoisonedReader, self).failed(f, loading.Outcome.NOT_AN_IMAGE, "") for f in files
-        ]
-        inputs = np.stack([np.full((SIZE, SIZE), f.size % 256, np.uint8) for f in files])
-        return LoadedFiles([row.rows[0] for row in rows], [True] * len(files), inputs)
+READER = PoisonedReader(b"/nowhere", Recipe(SIZE), ReadingOptions(), b"secret")
+LIMITS = Limits(seconds=2.0, memory=256 << 20)
 
 
-@pytest.fixture
-def reader() -> PoisonedReader:
-    return PoisonedReader(b"/nowhere", Recipe(SIZE), ReadingOptions(), b"secret")
+class Heard:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.again: list[int] = []
+        self.gone: list[tuple[int, str]] = []
+
+    def retried(self, unread: Unread) -> None:
+        """Note a second try."""
+        self.again.append(unread.number)
+
+    def lost(self, unread: Unread, fault: Fault) -> None:
+        """Note a culprit."""
+        self.gone.append((unread.number, fault.outcome))
 
 
-def read(names: list[bytes], reader: FileReader, *, workers: int) -> list[tuple[str, str]]:
-    files = (ArchiveFile(name, number) for number, name in enumerate(names))
-    loaded = loading.load_files(files, reader, workers=workers)
-    return [(row.path, row.outcome) for portion in loaded for row in portion.rows]
-
-
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_order_is_kept(workers: int, reader: PoisonedReader) -> None:
-    names = [b"%03d" % i for i in range(100)]
-    assert [path for path, _ in read(names, reader, workers=workers)] == [
-        name.decode() for name in names
+def load(
+    names: Sequence[str], *, workers: int, ready: dict[int, pa.Table] | None = None
+) -> tuple[list[Portion], Heard]:
+    entries: list[Unread | Portion] = [
+        (ready or {}).get(number, Unread(number, ArchiveFile(name.encode(), number)))
+        for number, name in enumerate(names)
     ]
+    heard = Heard()
+    with ReadingPool(READER, workers=workers, limits=LIMITS, listener=heard) as pool:
+        return list(pool.load(entries)), heard
 
 
-def test_a_crash_costs_one_row(reader: PoisonedReader) -> None:
-    names = [b"%03d" % i for i in range(120)]
-    names[37] = b"crash-1"
-    names[90] = b"crash-2"
-    rows = read(names, reader, workers=2)
-    assert [path for path, _ in rows] == [name.decode() for name in names]
-    crashed = [path for path, outcome in rows if outcome == "decoder_crashed"]
-    assert crashed == ["crash-1", "crash-2"]
-    assert sum(outcome == "not_an_image" for _, outcome in rows) == 118
+def rows(portions: Sequence[Portion]) -> list[tuple[str, str]]:
+    return [(row.path, row.outcome) for portion in portions for row in portion.rows]
 
 
-def test_a_hang_costs_one_row(reader: PoisonedReader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "STALLED_AFTER", 2.0)
-    monkeypatch.setattr(loading, "FILE_DEADLINE", 2.0)
-    names = [b"%03d" % i for i in range(40)]
-    names[20] = b"hang"
-    rows = read(names, reader, workers=1)
-    assert [path for path, _ in rows] == [name.decode() for name in names]
-    assert [path for path, outcome in rows if outcome == "decoder_timeout"] == ["hang"]
-    assert sum(outcome == "not_an_image" for _, outcome in rows) == 39
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_order_is_kept(workers: int) -> None:
+    names = [f"{number:03d}" for number in range(200)]
+    portions, heard = load(names, workers=workers)
+    assert rows(portions) == [(name, "not_an_image") for name in names]
+    assert [portion.inputs[0, 0, 0] for portion in portions] == list(range(200))
+    assert heard.again == []
 
 
-def test_a_crash_does_not_interrupt_the_consumer(reader: PoisonedReader) -> None:
-    names = [b"%03d" % i for i in range(64)]
-    names[40] = b"crash"
-    seen = 0
-    for portion in loading.load_files((ArchiveFile(name, 0) for name in names), reader, workers=2):
-        # A handler that raises where a worker dies would raise in here.
-        deadline = time.monotonic() + 0.3
-        while time.monotonic() < deadline:
-            seen += 0
-        seen += len(portion.rows)
-    assert seen == 64
+def test_crashes_cost_one_row_each() -> None:
+    names = [f"{number:03d}" for number in range(120)]
+    names[37], names[38], names[90] = "segfault-a", "abort-b", "segfault-c"
+    portions, heard = load(names, workers=2)
+    found = rows(portions)
+    assert [path for path, _ in found] == names
+    crashed = [number for number, (_, code) in enumerate(found) if code == "decoder_crashed"]
+    assert crashed == sorted(heard.again) == [37, 38, 90]
+    assert sorted(heard.gone) == [(number, "decoder_crashed") for number in crashed]
+    assert sum(code == "not_an_image" for _, code in found) == 117
+
+
+def test_a_hang_costs_one_row() -> None:
+    names = [f"{number:03d}" for number in range(40)]
+    names[20] = "spin"
+    portions, heard = load(names, workers=1)
+    found = rows(portions)
+    assert [path for path, _ in found] == names
+    assert found[20][1] == "decoder_timeout"
+    assert sum(code == "not_an_image" for _, code in found) == 39
+    assert heard.gone == [(20, "decoder_timeout")]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_ready_keeps_its_place(workers: int) -> None:
+    finished = {number: pa.table({"a": [number]}) for number in (0, 5, *range(40, 80))}
+    portions, _ = load([f"{number}" for number in range(90)], workers=workers, ready=finished)
+    for number, portion in enumerate(portions):
+        if number in finished:
+            assert portion is finished[number]
+        else:
+            assert isinstance(portion, LoadedFiles)
+            assert portion.rows[0].path == f"{number}"
+
+
+def test_an_end_in_the_middle_leaves_nothing_waiting() -> None:
+    heard = Heard()
+    entries = [Unread(number, ArchiveFile(name, 0)) for number, name in enumerate(_BEFORE_A_SLEEP)]
+    limits = Limits(seconds=600)
+    with ReadingPool(READER, workers=2, limits=limits, listener=heard) as pool:
+        first = next(pool.load(entries))  # both threads wait for a sleeper, or soon will
+    assert rows([first]) == [("a", "not_an_image")]
+    assert heard.again == []
+    assert heard.gone == []
+
+
+_BEFORE_A_SLEEP = [b"a"] * 16 + [b"sleep"] * 64

@@ -1,0 +1,82 @@
+"""Rows of an earlier table that still hold: their files have not changed since."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from cxrbatch.reading.outcomes import Outcome
+from cxrbatch.results.paths import path_to_text, text_to_place
+from cxrbatch.results.table import Table
+from cxrbatch.scoring.archive import ArchiveFile
+
+TRIED_AGAIN = frozenset({Outcome.UNREADABLE_FILE.value, Outcome.OUT_OF_MEMORY.value})
+"""Outcomes that say more of the disk or the machine than of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """All rows of one file."""
+
+    path: str
+    place: list[bytes]
+    size: int
+    modified_ns: int
+    outcome: str
+    rows: pa.Table
+
+
+class EarlierRows:
+    """Finds the rows of files in a table that is in the order of the walk.
+
+    Both are read once, side by side, so nothing is held but a row group.
+    """
+
+    def __init__(self, table: Table) -> None:
+        """Read nothing yet."""
+        self._files = _files(table)
+        self._next = next(self._files, None)
+
+    def take(self, file: ArchiveFile) -> pa.Table | None:
+        """Give the rows of a file that is as it was; None where it is to be read.
+
+        Args:
+            file: Later in the walk's order than the last one asked for.
+
+        Raises:
+            TableError: The table is damaged.
+        """
+        place = file.path.split(b"/")
+        while self._next is not None and self._next.place < place:
+            self._next = next(self._files, None)
+        found = self._next
+        if found is None or found.place != place:
+            return None
+        # Members of one container have one place, and in one that is as it was one order.
+        path = path_to_text(file.path, file.member)
+        if found.path == path:
+            self._next = next(self._files, None)
+        same = (found.path, found.size, found.modified_ns) == (path, file.size, file.modified_ns)
+        return found.rows if same and found.outcome not in TRIED_AGAIN else None
+
+
+def _files(table: Table) -> Iterator[_Kept]:
+    rest: pa.Table | None = None
+    for group in table.row_groups():
+        rows = group if rest is None else pa.concat_tables([rest, group])
+        starts = [row for row, frame in enumerate(rows["frame"].to_pylist()) if frame == 0]
+        rest = rows.slice(starts[-1]) if starts else rows
+        yield from _kept(rows, starts)
+    if rest is not None and rest.num_rows:
+        yield from _kept(rest, [0, rest.num_rows])
+
+
+def _kept(rows: pa.Table, starts: list[int]) -> Iterator[_Kept]:
+    """The files that begin at all places but the last."""
+    names = ("path", "file_size", "file_modified_ns", "outcome")
+    columns = [rows[name].take(pa.array(starts[:-1], pa.int64())).to_pylist() for name in names]
+    for start, stop, path, size, modified_ns, outcome in zip(
+        starts, starts[1:], *columns, strict=False
+    ):
+        place = text_to_place(path)[0].split(b"/")
+        yield _Kept(path, place, size, modified_ns, outcome, rows.slice(start, stop - start))

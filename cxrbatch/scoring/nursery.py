@@ -1,0 +1,133 @@
+"""The process that forks reading processes: small, of one thread, and never touched by a file.
+
+`isolation` starts it with a socket as its standard input. A fork of it costs milliseconds and a
+few megabytes, where a fork of the main process would copy a model, its threads and its device.
+It ends when the main process does, and its children end with it.
+"""
+
+import ctypes
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
+
+from PIL import Image
+
+# What children need is loaded before they are forked.
+import cxrbatch.scoring.rows  # noqa: F401
+from cxrbatch.reading.outcomes import reading_error
+
+REQUEST = struct.Struct("<q")
+"""Positive, with a socket: fork, and let it have so many bytes. Negative: end that child."""
+
+REPLY = struct.Struct("<qqd")
+"""To a fork: its process id. To an end: exit status as of waitpid, peak bytes, CPU seconds."""
+
+UNKNOWN_STATUS = -1
+
+_LAST_WAIT = 1.0
+_PR_SET_PDEATHSIG = 1
+_KIBIBYTE = 1024
+
+
+def serve() -> None:
+    """Fork and end children as asked for, until the main process closes the socket."""
+    control = socket.socket(fileno=0)
+    # Ctrl-C and the signals of a batch system reach the whole group. The main process decides
+    # what follows; a child that ended by one would look like a crash of its file.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    Image.preinit()
+    gc.freeze()
+    children: set[int] = set()
+    while True:
+        request, descriptors, _, _ = socket.recv_fds(control, REQUEST.size, 1)
+        if not request:
+            break
+        (number,) = REQUEST.unpack(request)
+        if number > 0:
+            pid = _fork(descriptors[0], memory=number)
+            os.close(descriptors[0])
+            if pid > 0:
+                children.add(pid)
+            control.send(REPLY.pack(pid, 0, 0.0))
+        elif -number in children:
+            children.discard(-number)
+            control.send(REPLY.pack(*_end(-number)))
+        else:  # of an earlier nursery
+            control.send(REPLY.pack(UNKNOWN_STATUS, 0, 0.0))
+    for pid in children:
+        _end(pid)
+
+
+def _fork(descriptor: int, *, memory: int) -> int:
+    """Give the process id of a new child, or the system's error number, negative."""
+    parent = os.getpid()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        return -(error.errno or 1)
+    if pid == 0:
+        try:
+            _confine(parent, descriptor, memory=memory)
+            _answer(Connection(descriptor))
+        finally:
+            os._exit(1)
+    return pid
+
+
+def _end(pid: int) -> tuple[int, int, float]:
+    handle = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)  # it changes nothing where the child has ended already
+    # A child that waits for a dead disk cannot be ended; it must not keep the others waiting.
+    select.select([handle], [], [], _LAST_WAIT)
+    os.close(handle)
+    ended, status, usage = os.wait4(pid, os.WNOHANG)
+    if not ended:
+        return UNKNOWN_STATUS, 0, 0.0
+    return status, usage.ru_maxrss * _KIBIBYTE, usage.ru_utime + usage.ru_stime
+
+
+def _confine(parent: int, descriptor: int, *, memory: int) -> None:
+    """End with the parent, print nothing, dump no core, be the first to go when memory ends."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    # Messages of decoders may quote a header, and a core dump holds all of it.
+    silence = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(silence, standard)
+    os.close(silence)
+    os.set_inheritable(descriptor, False)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+    with open("/proc/self/statm") as file:
+        mapped = int(file.read().split()[0]) * resource.getpagesize()
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = mapped + memory if hard == resource.RLIM_INFINITY else min(mapped + memory, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _answer(connection: Connection) -> None:
+    """Call functions on items; send each result or refusal with the CPU seconds used so far."""
+    while True:
+        try:
+            function, items = connection.recv()
+        except EOFError:
+            os._exit(0)
+        for item in items:
+            try:
+                connection.send((function(item), None, time.process_time()))
+            except OSError:
+                os._exit(0)  # nobody waits for it any more
+            except BaseException as error:
+                refusal = reading_error(error)
+                connection.send((None, (refusal.outcome, refusal.detail), time.process_time()))

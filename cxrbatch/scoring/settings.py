@@ -1,0 +1,85 @@
+"""What a run is asked to do, and what became of it."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Precision
+from cxrbatch.reading.outcomes import Kind, Outcome
+from cxrbatch.reading.radiograph import ReadingOptions
+from cxrbatch.scoring.isolation import Limits
+from cxrbatch.scoring.runs import Part
+from cxrbatch.scoring.writing import Counts
+
+# Reading takes up to 6 bytes a pixel, by measurement; a JPEG 2000 decoder about twice that.
+_MEMORY_BESIDE_PIXELS = 512 << 20
+_MEMORY_PER_PIXEL = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringOptions:
+    """Options of one run.
+
+    Attributes:
+        batch_size: Images per forward pass.
+        workers: Processes that read files.
+        precision: "auto", "fp32", "bf16" or "fp16".
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        follow_links: Follow symbolic links.
+        max_pixels: Refuse images that claim more.
+        modalities: DICOM modalities that are scored.
+        deadline: Seconds that reading one file may take.
+        commit_every: Files per shard: so many are scored again at most after a run was killed.
+        part: The part of the archive that is scored.
+    """
+
+    batch_size: int = DEFAULT_BATCH_SIZE
+    workers: int = 1
+    precision: Precision = "auto"
+    device: str = "auto"
+    follow_links: bool = False
+    max_pixels: int = ReadingOptions().max_pixels
+    modalities: frozenset[str] = ReadingOptions().modalities
+    deadline: float = Limits().seconds
+    commit_every: int = 4096
+    part: Part = field(default_factory=Part)
+
+    @property
+    def limits(self) -> Limits:
+        """What one file may use."""
+        memory = _MEMORY_BESIDE_PIXELS + _MEMORY_PER_PIXEL * self.max_pixels
+        return Limits(seconds=self.deadline, memory=memory)
+
+
+@dataclass(slots=True)
+class Summary:
+    """What became of an archive.
+
+    Attributes:
+        output: The table.
+        counts: What its rows add up to.
+        passed_over: What the walk did not read, by kind.
+        read: Files that were read in this run.
+        images: Images that were scored in this run.
+        seconds: From the first file read to the table in its place.
+        device: Where the model ran.
+        precision: At which precision.
+        lasting_patient_keys: Whether the keys of patients will be the same in the next run.
+    """
+
+    output: Path
+    counts: Counts = field(default_factory=Counts)
+    passed_over: Counter[str] = field(default_factory=Counter)
+    read: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    device: str = ""
+    precision: str = ""
+    lasting_patient_keys: bool = True
+
+    @property
+    def failures(self) -> int:
+        """Images and folders that could not be read."""
+        outcomes = self.counts.outcomes
+        images = sum(outcomes[code] for code in Outcome if code.kind is Kind.FAILED)
+        return images + self.passed_over["unreadable_folder"]

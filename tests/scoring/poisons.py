@@ -1,0 +1,73 @@
+"""What a decoder can do to the process that runs it; child processes import this."""
+
+import ctypes
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from cxrbatch.reading.outcomes import Outcome
+from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.scoring.rows import FileReader, LoadedFiles
+
+SIZE = 32
+
+
+class Panic(BaseException):
+    """As a decoder written in Rust raises it."""
+
+
+def swallow(what: str) -> str:
+    """Do to this process what the word says; give it doubled where nothing happens."""
+    if what == "segfault":
+        ctypes.string_at(0)
+    if what == "abort":
+        os.abort()
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "exit":
+        os._exit(0)
+    if what == "spin":
+        while True:
+            pass
+    if what == "sleep":
+        time.sleep(600)
+    if what == "memory":
+        held = []
+        while True:
+            held.append(bytearray(1 << 24))
+    if what == "native memory":
+        _eat_natively()
+    if what == "panic":
+        raise Panic("NAME^OF A PATIENT")
+    if what == "print":
+        os.write(1, b"NAME^OF A PATIENT")
+        os.write(2, b"NAME^OF A PATIENT")
+    return what * 2
+
+
+def _eat_natively() -> None:
+    """Fill memory as a C decoder would that checks no pointer."""
+    library = ctypes.CDLL(None)
+    library.malloc.restype = ctypes.c_void_p
+    library.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+    while True:
+        library.memset(library.malloc(ctypes.c_size_t(1 << 24)), 1, 1 << 24)
+
+
+@dataclass(frozen=True, slots=True)
+class PoisonedReader(FileReader):
+    """Reads the names of files in place of the files; input levels are their sizes."""
+
+    def load(self, files: list[ArchiveFile]) -> LoadedFiles:
+        """Swallow the first word of each name."""
+        for file in files:
+            swallow(file.path.decode().partition("-")[0])
+        rows = [
+            super(PoisonedReader, self).failed(file, Outcome.NOT_AN_IMAGE, "").rows[0]
+            for file in files
+        ]
+        inputs = np.stack([np.full((SIZE, SIZE), file.size % 256, np.uint8) for file in files])
+        return LoadedFiles(rows, [True] * len(files), inputs)

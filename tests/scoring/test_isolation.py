@@ -1,0 +1,118 @@
+"""Whatever a function does to its process, the items around it have their results."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import poisons
+import pytest
+
+from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits, Nursery
+
+LIMITS = Limits(seconds=1.0, memory=256 << 20)
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture
+def process(nursery: Nursery) -> Iterator[IsolatedProcess]:
+    process = IsolatedProcess(nursery, LIMITS)
+    yield process
+    process.close()
+
+
+def children(pid: int) -> list[int]:
+    """Living processes whose parent is `pid`."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if int(parent) == pid and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("poison", "outcome", "tries"),
+    [
+        ("segfault", "decoder_crashed", 2),
+        ("abort", "decoder_crashed", 2),
+        ("kill", "decoder_crashed", 2),
+        ("exit", "decoder_crashed", 2),
+        ("spin", "decoder_timeout", 1),
+        ("sleep", "decoder_timeout", 2),
+        ("memory", "out_of_memory", 1),
+        ("native memory", "out_of_memory", 1),
+        ("panic", "corrupt", 1),
+    ],
+)
+def test_a_poison_costs_its_own_result_alone(
+    process: IsolatedProcess, poison: str, outcome: str, tries: int
+) -> None:
+    retried: list[int] = []
+    results = list(process.map(poisons.swallow, ["a", "b", poison, "c"], retried=retried.append))
+    fault = results[2]
+    assert isinstance(fault, Fault)
+    assert fault.outcome == outcome
+    assert "PATIENT" not in fault.detail
+    assert [results[0], results[1], results[3]] == ["aa", "bb", "cc"]
+    assert retried == [2] * (tries - 1)
+    assert list(process.map(poisons.swallow, ["d"])) == ["dd"]
+
+
+def test_what_only_came_from_outside_is_not_held_against_a_file(process: IsolatedProcess) -> None:
+    results = list(process.map(poisons.swallow, ["kill", "segfault", "spin"]))
+    assert [fault.lasting for fault in results if isinstance(fault, Fault)] == [False, True, True]
+
+
+def test_many_poisons_in_a_row(process: IsolatedProcess) -> None:
+    results = list(process.map(poisons.swallow, ["segfault", "a", "abort", "abort", "b"]))
+    assert [isinstance(result, Fault) for result in results] == [True, False, True, True, False]
+
+
+def test_children_print_nothing(
+    process: IsolatedProcess, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert list(process.map(poisons.swallow, ["print"])) == ["printprint"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_end_of_the_nursery_is_survived() -> None:
+    nursery = Nursery()
+    process = IsolatedProcess(nursery, LIMITS)
+    assert list(process.map(poisons.swallow, ["a"])) == ["aa"]
+    os.kill(nursery._process.pid, signal.SIGKILL)
+    assert list(process.map(poisons.swallow, ["b", "c"])) == ["bb", "cc"]
+    process.close()
+    nursery.close()
+
+
+def test_nothing_is_left_running() -> None:
+    nursery = Nursery()
+    process = IsolatedProcess(nursery, LIMITS)
+    list(process.map(poisons.swallow, ["segfault", "a"]))
+    pid = nursery._process.pid
+    (child,) = children(pid)
+    nursery.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert child not in children(os.getpid()) + children(1)
+    process.close()
+
+
+def test_signals_of_a_whole_group_end_no_child(process: IsolatedProcess, nursery: Nursery) -> None:
+    list(process.map(poisons.swallow, ["a"]))
+    for pid in [nursery._process.pid, *children(nursery._process.pid)]:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(pid, number)
+    retried: list[int] = []
+    assert list(process.map(poisons.swallow, ["b"], retried=retried.append)) == ["bb"]
+    assert retried == []

@@ -1,0 +1,183 @@
+"""An update reads what changed, and ends with the bytes of a run from the start."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom.data
+import pytest
+from PIL import Image
+
+from cxrbatch.errors import UsageError
+from cxrbatch.reading.outcomes import Outcome
+from cxrbatch.scoring.claim import claimed
+from cxrbatch.scoring.engine import score_archive
+from cxrbatch.scoring.settings import ScoringOptions, Summary
+
+FILES = 40
+
+
+class Killed(BaseException):
+    """In place of the end of a process."""
+
+
+class Stop:
+    """Progress that ends a run after some files."""
+
+    def __init__(self, after: int | None) -> None:
+        self.left = after
+
+    def found(self, files: int) -> None:
+        """Count nothing."""
+
+    def start(self, files: int, *, done: int) -> None:
+        """Count nothing."""
+
+    def advance(self, files: int) -> None:
+        """Stop at the chosen file."""
+        if self.left is not None:
+            self.left -= files
+            if self.left == 0:
+                raise Killed
+
+    def shard_done(self, files: int) -> None:
+        """Count nothing."""
+
+    def failed(self, number: int, path: str, outcome: Outcome) -> None:
+        """Count nothing."""
+
+    def retried(self, number: int, path: str) -> None:
+        """Count nothing."""
+
+
+def write_film(path: Path, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (30, 20 + seed % 9), dtype=np.uint8)
+    path.parent.mkdir(exist_ok=True, parents=True)
+    Image.fromarray(pixels).save(path, "PNG")
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    folder = tmp_path / "archive"
+    for number in range(FILES):
+        write_film(folder / f"{number % 4}" / f"{number:02d}", number)
+    frames = Path(pydicom.data.get_testdata_file("examples_ybr_color.dcm"))
+    (folder / "2" / "frames.dcm").write_bytes(frames.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def score(archive: Path, tiny_checkpoint: Path) -> Callable[..., Summary]:
+    def run(
+        output: Path, *, update: bool = False, stop: int | None = None, batch_size: int = 8
+    ) -> Summary:
+        options = ScoringOptions(
+            workers=0, batch_size=batch_size, precision="fp32", device="cpu", commit_every=7
+        )
+        with claimed(output):
+            return score_archive(
+                archive,
+                output,
+                checkpoint=tiny_checkpoint,
+                options=options,
+                progress=Stop(stop),
+                update=update,
+            )
+
+    return run
+
+
+def change(archive: Path) -> int:
+    """Add, change and remove files; give the number that is to be read."""
+    (archive / "0" / "00").unlink()
+    (archive / "3" / "39").unlink()
+    (archive / "1" / "17").unlink()
+    write_film(archive / "0" / "!first", 101)
+    write_film(archive / "1" / "05+", 102)
+    write_film(archive / "2.new" / "a", 103)
+    write_film(archive / "4" / "last", 104)
+    write_film(archive / "2" / "22", 105)
+    os.utime(archive / "3" / "03", ns=(0, 5))
+    (archive / "3" / "07").rename(archive / "3" / "07\\x")
+    return 7
+
+
+def test_ends_with_the_bytes_of_a_run_from_the_start(
+    score: Callable[..., Summary], archive: Path, tmp_path: Path
+) -> None:
+    score(tmp_path / "r.parquet")
+    to_read = change(archive)
+    summary = score(tmp_path / "r.parquet", update=True)
+    score(tmp_path / "whole.parquet")
+    assert summary.read == to_read
+    assert (tmp_path / "r.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_small_row_groups_give_the_same(
+    score: Callable[..., Summary],
+    archive: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cxrbatch.scoring.writing._ROW_GROUP", 6)
+    score(tmp_path / "r.parquet")
+    to_read = change(archive)
+    assert score(tmp_path / "r.parquet", update=True).read == to_read
+    score(tmp_path / "whole.parquet")
+    assert (tmp_path / "r.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_an_update_goes_on_too(
+    score: Callable[..., Summary], archive: Path, tmp_path: Path
+) -> None:
+    score(tmp_path / "r.parquet")
+    before = (tmp_path / "r.parquet").read_bytes()
+    to_read = change(archive)
+    with pytest.raises(Killed):
+        score(tmp_path / "r.parquet", update=True, stop=20)
+    assert (tmp_path / "r.parquet").read_bytes() == before
+    assert score(tmp_path / "r.parquet", update=True).read < to_read
+    score(tmp_path / "whole.parquet")
+    assert (tmp_path / "r.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_nothing_new_is_nothing_to_do(
+    score: Callable[..., Summary], archive: Path, tmp_path: Path
+) -> None:
+    score(tmp_path / "r.parquet", update=True)  # where there is no table, all is new
+    before = (tmp_path / "r.parquet").stat()
+    assert score(tmp_path / "r.parquet", update=True).read == 0
+    assert os.path.samestat((tmp_path / "r.parquet").stat(), before)
+
+
+def test_an_unfinished_run_is_finished_first(
+    score: Callable[..., Summary], archive: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Killed):
+        score(tmp_path / "r.parquet", stop=20)
+    change(archive)
+    score(tmp_path / "r.parquet", update=True)
+    score(tmp_path / "whole.parquet")
+    assert (tmp_path / "r.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_what_the_disk_refused_is_tried_again(
+    score: Callable[..., Summary], archive: Path, tmp_path: Path
+) -> None:
+    kept = (archive / "1" / "05").read_bytes()
+    state = (archive / "1" / "05").stat()
+    with pytest.raises(Killed):
+        score(tmp_path / "r.parquet", stop=1)
+    (archive / "1" / "05").unlink()
+    assert score(tmp_path / "r.parquet").counts.outcomes["unreadable_file"] == 1
+    (archive / "1" / "05").write_bytes(kept)
+    os.utime(archive / "1" / "05", ns=(0, state.st_mtime_ns))
+    summary = score(tmp_path / "r.parquet", update=True)
+    assert (summary.read, summary.counts.outcomes["unreadable_file"]) == (1, 0)
+
+
+def test_another_recipe_is_no_update(score: Callable[..., Summary], tmp_path: Path) -> None:
+    score(tmp_path / "r.parquet")
+    with pytest.raises(UsageError, match="differs in batch size"):
+        score(tmp_path / "r.parquet", update=True, batch_size=4)

@@ -1,7 +1,8 @@
 """A million files: how fast the walk is, how flat the memory, how quick a run that is finished.
 
-The archive is hard links to a few thousand small files, films and notes. Memory is the proportional set size of all
-processes of the run, sampled while it lasts, against that of a run over 10,000 files.
+The archive is hard links to a few thousand small files, films and notes. Memory is the
+proportional set size of all processes of the run, sampled while it lasts, against that of a run
+over 10,000 files.
 """
 
 import argparse

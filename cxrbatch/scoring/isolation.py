@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from cxrbatch.errors import CxrbatchError
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.scoring.nursery import REPLY, REQUEST, UNKNOWN_STATUS
+from cxrbatch.scoring.nursery import GROUP_SIGNALS, REPLY, REQUEST, UNKNOWN_STATUS
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -115,16 +115,21 @@ class Nursery:
         # the program is called in. One thread each: a fork copies no other.
         command = [sys.executable, "-P", "-c", _START.format(path=sys.path)]
         lone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    env={**os.environ, **lone},
-                )
-            except OSError as error:
-                raise _cannot_start(error.strerror or "") from None
+        # It ignores the signals to the group as soon as it can; until then, while it imports, it
+        # has them blocked, as a process is born with the mask of the thread that starts it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, **lone},
+            )
+        except OSError as error:
+            raise _cannot_start(error.strerror or "") from None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            theirs.close()
 
     def _ask(self, number: int, passed: socket.socket | None = None) -> tuple[int, int, float]:
         with self._lock:

@@ -31,6 +31,10 @@ REPLY = struct.Struct("<qqd")
 
 UNKNOWN_STATUS = -1
 
+GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C and the signals of a batch system, which reach the whole group. The main process decides
+what follows; a child that ended by one would look like a crash of its file."""
+
 _LAST_WAIT = 1.0
 _PR_SET_PDEATHSIG = 1
 _KIBIBYTE = 1024
@@ -39,9 +43,7 @@ _KIBIBYTE = 1024
 def serve() -> None:
     """Fork and end children as asked for, until the main process closes the socket."""
     control = socket.socket(fileno=0)
-    # Ctrl-C and the signals of a batch system reach the whole group. The main process decides
-    # what follows; a child that ended by one would look like a crash of its file.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     Image.preinit()
     gc.freeze()

@@ -1,6 +1,7 @@
 """An update reads what changed, and ends with the bytes of a run from the start."""
 
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,11 +58,23 @@ def write_film(path: Path, seed: int) -> None:
     Image.fromarray(pixels).save(path, "PNG")
 
 
+def write_zip(path: Path, members: dict[str, int]) -> None:
+    """A container of films, each by its seed, in the order given and not in that of names."""
+    film = path.with_suffix(".film")
+    with zipfile.ZipFile(path, "w") as container:
+        for name, seed in members.items():
+            write_film(film, seed)
+            container.write(film, name)
+    film.unlink()
+
+
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     folder = tmp_path / "archive"
     for number in range(FILES):
         write_film(folder / f"{number % 4}" / f"{number:02d}", number)
+    write_zip(folder / "1" / "changed.zip", {"b": 50, "a": 51})
+    write_zip(folder / "1" / "kept.zip", {"b/a": 52, "b": 53, "a": 54})
     frames = Path(pydicom.data.get_testdata_file("examples_ybr_color.dcm"))
     (folder / "2" / "frames.dcm").write_bytes(frames.read_bytes())
     return folder
@@ -100,7 +113,8 @@ def change(archive: Path) -> int:
     write_film(archive / "2" / "22", 105)
     os.utime(archive / "3" / "03", ns=(0, 5))
     (archive / "3" / "07").rename(archive / "3" / "07\\x")
-    return 7
+    write_zip(archive / "1" / "changed.zip", {"c": 55, "b": 50, "a": 51})
+    return 7 + 3
 
 
 def test_ends_with_the_bytes_of_a_run_from_the_start(

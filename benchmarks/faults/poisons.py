@@ -1,6 +1,6 @@
 """Good files mixed with poisonous ones: what they cost, and that they cost only themselves.
 
-Pillow's decoder is patched in the reading processes alone, by a `sitecustomize` that the
+The decoder of PNG is patched in the reading processes alone, by a `sitecustomize` that the
 interpreter finds on PYTHONPATH: images of certain widths then run native code that segfaults,
 aborts, spins or allocates without end, as a broken decoder would. Others are files of the sample
 archive, mutated; their codes are compared with those of a reading by themselves.
@@ -40,13 +40,14 @@ _PATCH = """
 import sys
 if {patched!r} in sys.orig_argv[-1]:
     import ctypes
-    from PIL import ImageFile
-    native, load = ctypes.CDLL({native!r}), ImageFile.ImageFile.load
-    def poisoned(image):
-        if 1001 <= image.size[0] <= 1004:
-            getattr(native, f"poison_{{image.size[0]}}")()
-        return load(image)
-    ImageFile.ImageFile.load = poisoned
+    import imagecodecs
+    native, decode = ctypes.CDLL({native!r}), imagecodecs.png_decode
+    def poisoned(data):
+        values = decode(data)
+        if 1001 <= values.shape[1] <= 1004:
+            getattr(native, f"poison_{{values.shape[1]}}")()
+        return values
+    imagecodecs.png_decode = poisoned
 """
 _CODES = {
     1001: "decoder_crashed",

@@ -209,7 +209,12 @@ def _full(cells: NDArray[Any], shape: FrameShape) -> Samples:
     """Cells in their shape, which must be full, with the sign left to the header."""
     if cells.size != shape.rows * shape.columns * shape.samples or cells.dtype.kind not in "iu":
         raise ReadingError(Outcome.TRUNCATED, "the decoder returned less than the whole image")
-    return cells.view(f"u{cells.dtype.itemsize}").reshape(shape.shape)
+    width = cells.dtype.itemsize
+    if cells.dtype.kind == "i" and 8 * width < shape.bits_stored:
+        # The sign goes on through the bits that the codestream leaves out.
+        width = 2
+        cells = cells.astype(np.int16)
+    return cells.view(f"u{width}").reshape(shape.shape)
 
 
 def _refused(error: Exception) -> ReadingError:

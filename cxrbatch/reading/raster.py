@@ -81,7 +81,10 @@ def read_png(stream: BinaryIO, *, size: int, max_pixels: int) -> RasterImage:
         if "Not enough" in str(error):
             raise ReadingError(Outcome.TRUNCATED, "the PNG ends before its image does") from None
         raise ReadingError(Outcome.CORRUPT, "the PNG data cannot be decoded") from None
-    image, is_colour = grey_of(_over_black(values, chunks))
+    if chunks.colour_type == 3:
+        image, is_colour = _palette_image(values, chunks)
+    else:
+        image, is_colour = grey_of(_over_black(values, chunks))
     return RasterImage(image=image, bits=chunks.depth, is_colour=is_colour)
 
 
@@ -90,12 +93,8 @@ def _over_black(values: NDArray[Any], chunks: PngChunks) -> NDArray[Any]:
 
     Args:
         values: Shape (rows, columns) or (rows, columns, channels), uint8 or uint16.
-        chunks: The PNG's own words on palette and transparency.
+        chunks: The PNG's own words on transparency.
     """
-    # libpng widens 1, 2 and 4 bits to 8; an index or a key is still of the file's depth.
-    scale = np.iinfo(values.dtype).max // ((1 << chunks.depth) - 1)
-    if chunks.colour_type == 3:
-        return _over_black_palette(values // scale, chunks)
     if chunks.colour_type in (4, 6):
         colours, alpha = values[..., :-1], values[..., -1:]
         if colours.shape[2] == 1:
@@ -104,22 +103,35 @@ def _over_black(values: NDArray[Any], chunks: PngChunks) -> NDArray[Any]:
     if chunks.transparency is None:
         return values
     words = np.frombuffer(chunks.transparency, ">u2")
-    key = (words & ((1 << chunks.depth) - 1)) * scale
+    key = (words & ((1 << chunks.depth) - 1)) * _widening(values, chunks)
     is_transparent = (values.reshape(*values.shape[:2], -1) == key).all(axis=2)
     masked = values.copy()
     masked[is_transparent] = 0
     return masked
 
 
-def _over_black_palette(index: NDArray[np.uint8], chunks: PngChunks) -> NDArray[Any]:
+def _widening(values: NDArray[Any], chunks: PngChunks) -> int:
+    """What libpng multiplies by where it widens 1, 2 and 4 bits to 8, indices and keys too."""
+    return int(np.iinfo(values.dtype).max) // ((1 << chunks.depth) - 1)
+
+
+def _palette_image(values: NDArray[np.uint8], chunks: PngChunks) -> tuple[GreyImage, bool]:
+    """Indices as they are, and the grey of the colours that they stand for."""
+    is_used = np.zeros(256, bool)
+    for row in values:
+        is_used[row] = True
+    used = np.flatnonzero(is_used)
+    index = used // _widening(values, chunks)
     colours = np.frombuffer(chunks.palette, np.uint8).reshape(-1, 3)
-    if index.max() >= len(colours):
+    if index[-1] >= len(colours):
         raise ReadingError(Outcome.CORRUPT, "a pixel of the PNG is not in its palette")
-    if chunks.transparency is None:
-        return colours[index]
     alpha = np.full((len(colours), 1), 255, np.uint8)
-    alpha[: len(chunks.transparency), 0] = np.frombuffer(chunks.transparency, np.uint8)
-    return _mixed(colours, alpha)[index]
+    if chunks.transparency is not None:
+        alpha[: len(chunks.transparency), 0] = np.frombuffer(chunks.transparency, np.uint8)
+    grey, is_colour = grey_of(_mixed(colours, alpha)[np.newaxis, index])
+    table = np.zeros(256, np.float32)
+    table[used] = grey.whole()[0]
+    return GreyImage(values, table), is_colour
 
 
 def _mixed(colours: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:

@@ -248,3 +248,15 @@ def test_pydicom_is_never_asked_to_choose_a_decoder(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(Decoder, name, refuse)
     for name in ("MR_small_RLE.dcm", "MR_small_jpeg_ls_lossless.dcm", "JPGExtended.dcm"):
         assert len(displays(name)) == 1
+
+
+def test_a_signed_codestream_narrower_than_its_header_keeps_its_sign() -> None:
+    values = np.arange(-100, 100, dtype=np.int8).reshape(10, 20)
+    frame = bytes(imagecodecs.jpeg2k_encode(values, level=0, codecformat="j2k"))
+    window = {0x00281050: ("DS", 0), 0x00281051: ("DS", 256)}
+    plain = values.astype(np.int16).view(np.uint16)
+    dataset = dataset_of(plain, bits_stored=16, signed=True, elements=window)
+    (twin,) = read_all(make_dicom(plain, bits_stored=16, signed=True, elements=window))
+    data = make_encapsulated(dataset, [frame], transfer_syntax="1.2.840.10008.1.2.4.90")
+    (reading,) = read_all(data)
+    np.testing.assert_array_equal(reading.display, twin.display)

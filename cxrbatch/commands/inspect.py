@@ -71,7 +71,7 @@ def command(
     path, member = _place(file)
     for output in (display, overlay):
         if output:
-            check_output(output, overwrite=overwrite)
+            check_output(output, overwrite=overwrite, source=Path(os.fsdecode(path)))
     weights = bundled_checkpoint() if checkpoint == "default" else checkpoint
     inspected = []
     inspector = Inspector(Path(weights) if weights else None, max_pixels=max_pixels)

@@ -108,8 +108,10 @@ def command(
     again = shlex.join(["cxrbatch", *(click.get_current_context().obj or ())])
     with Interruption(lambda: told.interrupted(again)) as interruption:
         try:
+            from cxrbatch.results.paths import check_output
             from cxrbatch.scoring.claim import claimed
 
+            check_output(output, overwrite=True, source=archive)
             with claimed(output):
                 # torch takes seconds to load: a second run is refused before that.
                 from cxrbatch.model.checkpoint import bundled_checkpoint

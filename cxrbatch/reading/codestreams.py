@@ -28,6 +28,9 @@ _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 # What ends the entropy-coded data of a scan; restart markers are part of them.
 _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _MOST_SEGMENTS = 10_000
+_TILE_PART = 0xFF90
+# 65,535 tiles, each in at most 255 parts, are more than any radiograph has.
+_MOST_TILE_PARTS = 100_000
 _MOST_STRAY_BYTES = 4096
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 
@@ -65,7 +68,7 @@ def inspect_codestream(frame: bytes) -> Codestream:
         start = frame.index(_J2K_START) if frame.startswith(_JP2_START) else 0
         if frame.startswith(_J2K_START, start):
             return _inspect_j2k(frame, start)
-    except (struct.error, IndexError, ValueError, EOFError):
+    except (struct.error, IndexError, ValueError, EOFError, ZeroDivisionError):
         pass
     raise ReadingError(Outcome.CORRUPT, "the compressed frame has no readable header")
 
@@ -120,4 +123,31 @@ def _inspect_j2k(frame: bytes, start: int) -> Codestream:
     right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
     samples = struct.unpack_from(">H", frame, start + 40)[0]
     depths = [frame[start + 42 + 3 * number] & 0x7F for number in range(samples)]
+    width, height, tiles_left, tiles_top = struct.unpack_from(">4I", frame, start + 24)
+    tiles = -(-(right - tiles_left) // width) * -(-(bottom - tiles_top) // height)
+    if len(_tiles(frame, start + 2)) < tiles:
+        raise ReadingError(Outcome.TRUNCATED, "the compressed frame lacks a part of its image")
     return Codestream(bottom - top, right - left, samples, max(depths) + 1)
+
+
+def _tiles(frame: bytes, position: int) -> set[int]:
+    """Numbers of the tiles that have a tile-part (T.800 A.4.2).
+
+    Raises:
+        struct.error: The codestream ends before its first tile-part.
+    """
+    marker = 0
+    while marker != _TILE_PART:
+        marker, length = struct.unpack_from(">HH", frame, position)
+        position += 2 + length
+    found: set[int] = set()
+    position -= 2 + length
+    for _ in range(_MOST_TILE_PARTS):
+        if not frame.startswith(_TILE_PART.to_bytes(2, "big"), position):
+            break
+        tile, length = struct.unpack_from(">HI", frame, position + 4)
+        found.add(tile)
+        if length == 0:  # it goes on to the end
+            break
+        position += length
+    return found

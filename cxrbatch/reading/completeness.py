@@ -19,7 +19,9 @@ from cxrbatch.reading.jpeg_scans import list_scans, padded
 # What a decoder makes of these differs from what it makes of zeros, and if by a rare chance one
 # does not, the other does: libjpeg's own word on 2,900 shortened files was met but once less.
 _OTHER_BYTES = (b"\xaa" * 32, bytes(range(0xFE, 0, -0x22)) * 4)
-_LOSSLESS = 0xC3
+_LOSSLESS, _TABLES = 0xC3, 0xC4
+# Class and destination of a Huffman table, and how many codes of each length it has.
+_TABLE_HEAD = 17
 
 
 def ran_out(
@@ -46,10 +48,11 @@ def ran_out(
 def _may_have_run_out(frame: bytes, decoded: NDArray[Any]) -> bool:
     """Spare most lossless frames, the large and slow ones, the second decoding.
 
-    From where data end, all differences to the prediction are the same number. Where the last two
-    are not, as in nearly every image with noise, data lasted to the last pixel but one.
+    From where data end, all differences to the prediction are that of a code of zeros, or 0 from
+    the next row on. Where the last two are neither, as in most images with noise, data lasted to
+    the last pixel.
     """
-    predictor = _predictor(frame)
+    predictor, zeros = _last_scan(frame)
     if predictor is None or decoded.shape[0] < 2 or decoded.shape[1] < 3:
         return True
     corner = decoded[-2:, -3:].astype(np.int64)
@@ -64,14 +67,32 @@ def _may_have_run_out(frame: bytes, decoded: NDArray[Any]) -> bool:
         7: (left + above) >> 1,
     }
     differences = corner[1, 1:] - predictions.get(predictor, left)
-    return bool((differences[0] == differences[1]).all())
+    return bool((differences[0] == differences[1]).all() or np.isin(differences[1], zeros).any())
 
 
-def _predictor(frame: bytes) -> int | None:
-    """Number of the predictor in the first scan of a lossless JPEG, None for others."""
+def _last_scan(frame: bytes) -> tuple[int | None, set[int]]:
+    """The predictor of a lossless JPEG, None for others, and the differences of codes of zeros."""
     is_lossless = False
+    zeros: set[int] = set()
     for code, position in jpeg_markers(frame):
         is_lossless |= code == _LOSSLESS
+        if code == _TABLES:
+            length = int.from_bytes(frame[position + 2 : position + 4], "big")
+            zeros |= _zero_codes(frame[position + 4 : position + 2 + length])
         if code == SCAN:
-            return frame[position + 5 + 2 * frame[position + 4]] if is_lossless else None
-    return None
+            predictor = frame[position + 5 + 2 * frame[position + 4]]
+            return (predictor if is_lossless else None), zeros
+    return None, zeros
+
+
+def _zero_codes(tables: bytes) -> set[int]:
+    """Of each Huffman table the difference that its first code, of zeros, and more zeros stand for.
+
+    Source: T.81 B.2.4.2 (tables), H.1.2.2 (magnitude categories).
+    """
+    found = set()
+    while len(tables) > _TABLE_HEAD:
+        category = tables[_TABLE_HEAD]
+        found.add(1 - (1 << category) if category < 16 else -(1 << 15))
+        tables = tables[_TABLE_HEAD + sum(tables[1:_TABLE_HEAD]) :]
+    return found

@@ -32,6 +32,8 @@ from cxrbatch.reading.transforms import Transforms, read_transforms
 _UNCOMPRESSED = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
 _GREYSCALES = ("MONOCHROME1", "MONOCHROME2")
 _INTEGER_PIXELS = 0x7FE00010
+# An hour of fluoroscopy has fewer.
+_MOST_FRAMES = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ def _joined(verdict: ReadingError | None, failure: ReadingError) -> ReadingError
 
 def _foreign_modality(facts: HeaderFacts, options: ReadingOptions) -> ReadingError | None:
     """Why an image of another modality is not scored; a missing modality is flagged instead."""
-    if facts.modality is None or facts.modality in options.modalities:
+    if facts.modality is None or facts.modality.upper() in options.modalities:
         return None
     return ReadingError(Outcome.NOT_A_RADIOGRAPH, f"modality {facts.modality[:16]}")
 
@@ -180,6 +182,8 @@ def _open_image(
         raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "floating point pixel data")
     shape, layout = _read_shape(header.dataset, facts)
     count = _frame_count(header.dataset)
+    if count > _MOST_FRAMES:
+        raise ReadingError(Outcome.TOO_LARGE, f"the header claims {count} frames")
     claimed = count * shape.rows * shape.columns * shape.samples
     if claimed > options.max_pixels:
         detail = f"the header claims {claimed} pixels, over the limit of {options.max_pixels}"

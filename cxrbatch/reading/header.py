@@ -30,6 +30,8 @@ _HEADER_READS = 50_000
 _HEADER_BYTES = 64 << 20
 _LARGEST_VALUE = 1 << 20
 _INFLATE_STEP = 1 << 18
+# Data set trailing padding and what else is allowed behind pixel data (PS3.10 section 7.2).
+_MOST_TRAILING = 1 << 20
 
 # Float, double and integer pixel data (PS3.3 C.7.6.24 and C.7.6.3).
 PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
@@ -110,6 +112,17 @@ class InflatedStream:
     def tell(self) -> int:
         """Offset from the start of the inflated data."""
         return self._position
+
+    def finish(self) -> None:
+        """Inflate what little may follow the pixel data.
+
+        Raises:
+            ReadingError: `truncated` if the deflate stream has no end, `corrupt`, `too_large`.
+        """
+        self.limit = len(self._plain) + _MOST_TRAILING
+        self._inflate_to(self.limit)
+        if not self._inflater.eof:
+            raise ReadingError(Outcome.TRUNCATED, "the deflated file ends before its data do")
 
     def _inflate_to(self, end: int) -> None:
         if end > self.limit:

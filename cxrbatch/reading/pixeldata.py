@@ -53,7 +53,7 @@ class NativeFrames:
         self._is_422 = shape.photometric == "YBR_FULL_422"
         samples = 2 if self._is_422 else shape.samples
         self._bits = shape.rows * shape.columns * samples * shape.bits_allocated
-        needed = (frames * self._bits + 7) // 8
+        self._needed = needed = (frames * self._bits + 7) // 8
         if pixels.length == _UNDEFINED:
             raise ReadingError(Outcome.CORRUPT, "uncompressed pixel data without a length")
         if pixels.length < needed:
@@ -98,6 +98,8 @@ class NativeFrames:
         # An odd last byte may lack its pad byte.
         if len(data) < min(end, self._pixels.length) - start:
             raise ReadingError(Outcome.TRUNCATED, "the file ends inside the pixel data")
+        if isinstance(self._stream, InflatedStream) and end >= self._needed:
+            self._stream.finish()
         return np.frombuffer(data.ljust(end - start, b"\0"), np.uint8)
 
 
@@ -185,8 +187,10 @@ def _list_fragments(
     while True:
         position = stream.tell()
         head = stream.read(8)
-        if len(head) < 8 or (end is not None and position >= end):
+        if end is not None and position >= end:
             break
+        if len(head) < 8:
+            raise ReadingError(Outcome.TRUNCATED, "the file ends behind its last fragment")
         group, element, length = struct.unpack("<HHI", head)
         tag = group << 16 | element
         if tag == _DELIMITER:

@@ -57,6 +57,12 @@ class PngChunks:
         samples = self.columns * CHANNELS[self.colour_type]
         return self.rows * ((samples * self.depth + 7) // 8)
 
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of all samples in memory, where each takes one or two."""
+        width = 2 if self.depth == 16 else 1
+        return self.rows * self.columns * CHANNELS[self.colour_type] * width
+
     def plain(self) -> bytes:
         """A PNG of the bare samples; a palette's index counts as grey."""
         kind = _GREY if self.colour_type == _PALETTE else self.colour_type

@@ -30,6 +30,8 @@ _DEFLATE_LIMIT = 1032
 # Whatever has to be inflated further than this is no radiograph: those halve at best.
 _LARGE_BYTES = 64 << 20
 _MOST_EXPANSION = 200
+# What is stored and not compressed is longer than its image, by its filters and block headers.
+_SPARE_PACKED = 1 << 16
 # A block of 8 x 8 samples takes a bit in the first scan of a progressive JPEG, two in others.
 _SAMPLES_PER_BYTE = 512
 # Samples times the scans that code them: each is visited in each scan. Genuine progressive JPEGs
@@ -73,8 +75,10 @@ def read_png(stream: BinaryIO, *, size: int, max_pixels: int) -> RasterImage:
     expansion = chunks.raw_bytes / max(1, len(chunks.packed))
     if expansion > _DEFLATE_LIMIT:
         raise ReadingError(Outcome.TRUNCATED, "the PNG holds too few bytes for its size")
-    if chunks.raw_bytes > _LARGE_BYTES and expansion > _MOST_EXPANSION:
+    if chunks.decoded_bytes > max(_LARGE_BYTES, _MOST_EXPANSION * len(chunks.packed)):
         raise ReadingError(Outcome.TOO_LARGE, "the PNG inflates further than any radiograph")
+    if len(chunks.packed) > 2 * chunks.raw_bytes + chunks.rows + _SPARE_PACKED:
+        raise ReadingError(Outcome.CORRUPT, "the PNG has more data than its image could need")
     try:
         values = imagecodecs.png_decode(chunks.plain())
     except imagecodecs.PngError as error:

@@ -62,12 +62,17 @@ def text_to_place(text: str) -> tuple[bytes, bytes | None]:
     return text_to_path(path), text_to_path(member) if inside else None
 
 
-def check_output(output: Path, *, overwrite: bool) -> None:
+def check_output(output: Path, *, overwrite: bool, source: Path | None = None) -> None:
     """Refuse a place for an output before any work is done.
 
+    Args:
+        output: Where to write.
+        overwrite: Whether what is there may be replaced.
+        source: The file that is read, which is never replaced.
+
     Raises:
-        UsageError: It is a folder or a device, it exists and may not be replaced, or its folder
-            is missing.
+        UsageError: It is a folder, a device or the source, it exists and may not be replaced, or
+            its folder is missing.
     """
     if output.is_dir():
         raise UsageError(f"{output} is a folder; name a file")
@@ -75,5 +80,7 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{output} is no regular file; name another")
     if output.exists() and not overwrite:
         raise UsageError(f"{output} exists; choose another name or give --overwrite")
+    if source is not None and source.is_file() and output.exists() and output.samefile(source):
+        raise UsageError(f"{output} is the file that is to be read; choose another name")
     if not output.parent.is_dir():
         raise UsageError(f"the folder {output.parent} does not exist; make it first")

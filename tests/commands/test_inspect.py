@@ -104,3 +104,15 @@ def test_mistakes_are_one_line(
     printed = capsys.readouterr()
     assert words in printed.err
     assert len(printed.err.strip().splitlines()) == 1
+
+
+def test_the_file_that_is_read_is_never_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = tmp_path / "film.png"
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(film)
+    before = film.read_bytes()
+    for command in (["inspect", "--display", str(film)], ["score", "-o", str(film)]):
+        assert main([*command, str(film), "--overwrite"]) == 2
+        assert "choose another name" in capsys.readouterr().err
+    assert film.read_bytes() == before

@@ -260,3 +260,44 @@ def test_a_signed_codestream_narrower_than_its_header_keeps_its_sign() -> None:
     data = make_encapsulated(dataset, [frame], transfer_syntax="1.2.840.10008.1.2.4.90")
     (reading,) = read_all(data)
     np.testing.assert_array_equal(reading.display, twin.display)
+
+
+@pytest.mark.parametrize("lost", [1, 8])
+def test_jpeg_2000_without_some_of_its_tiles_is_truncated(lost: int) -> None:
+    cells = ramp(64, 64, bits=8).astype(np.uint8)
+    frame = make_image_file(cells, "JPEG2000", no_jp2=True, tile_size=(16, 16))
+    parts = frame.split(b"\xff\x90\0\x0a")
+    assert len(parts) == 17
+    for kept, outcome in ((17, Outcome.SCORED), (17 - lost, Outcome.TRUNCATED)):
+        shortened = b"\xff\x90\0\x0a".join(parts[:kept]).removesuffix(b"\xff\xd9") + b"\xff\xd9"
+        dataset = dataset_of(cells, bits_stored=8)
+        uid = "1.2.840.10008.1.2.4.90"
+        (reading,) = read_all(make_encapsulated(dataset, [shortened], transfer_syntax=uid))
+        assert reading.outcome is outcome
+
+
+@pytest.mark.parametrize("lost", [6, 60])
+def test_lossless_jpeg_that_lacks_its_last_pixels_is_truncated(lost: int) -> None:
+    noise = np.random.default_rng(1).integers(0, 4096, (40, 50)).astype(np.uint16)
+    frame = imagecodecs.jpeg8_encode(noise, lossless=True, predictor=1, bitspersample=12)
+    for cut, outcome in ((0, Outcome.SCORED), (lost, Outcome.TRUNCATED)):
+        shortened = bytes(frame[: -2 - cut]).rstrip(b"\xff") + b"\xff\xd9"
+        data = make_encapsulated(
+            dataset_of(noise), [shortened], transfer_syntax="1.2.840.10008.1.2.4.70"
+        )
+        (reading,) = read_all(data)
+        assert reading.outcome is outcome
+
+
+@pytest.mark.parametrize("cut", [1, 4, 8])
+def test_a_file_cut_behind_its_last_fragment_is_truncated(cut: int) -> None:
+    data = make_encapsulated(dataset_of(ramp()), [rle_frame(ramp())], transfer_syntax=RLE)
+    assert read_all(data[:-cut])[0].outcome is Outcome.TRUNCATED
+
+
+@pytest.mark.parametrize("cut", [1, 2, 9])
+def test_a_deflated_file_without_its_end_is_truncated(cut: int) -> None:
+    data = make_dicom(ramp(), transfer_syntax=DEFLATED)
+    data = data.removesuffix(b"\0")
+    assert read_all(data)[0].outcome is Outcome.SCORED
+    assert read_all(data[:-cut])[0].outcome is Outcome.TRUNCATED

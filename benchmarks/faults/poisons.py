@@ -1,6 +1,6 @@
 """Good files mixed with poisonous ones: what they cost, and that they cost only themselves.
 
-The decoder of PNG is patched in the reading processes alone, by a `sitecustomize` that the
+The PNG decoder is patched in the reading processes alone, by a `sitecustomize` that the
 interpreter finds on PYTHONPATH: images of certain widths then run native code that segfaults,
 aborts, spins or allocates without end, as a broken decoder would. Others are files of the sample
 archive, mutated; their codes are compared with those of a reading by themselves.
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
-from runs import check, start_fresh, write_films
+from runs import check, link_many, start_fresh, write_films
 
 from cxrbatch.model.checkpoint import bundled_checkpoint
 from cxrbatch.reading.radiograph import read_radiographs
@@ -42,11 +42,11 @@ if {patched!r} in sys.orig_argv[-1]:
     import ctypes
     import imagecodecs
     native, decode = ctypes.CDLL({native!r}), imagecodecs.png_decode
-    def poisoned(data):
-        values = decode(data)
-        if 1001 <= values.shape[1] <= 1004:
-            getattr(native, f"poison_{{values.shape[1]}}")()
-        return values
+    def poisoned(data, *arguments, **named):
+        width = int.from_bytes(bytes(data[16:20]), "big")
+        if 1001 <= width <= 1004:
+            getattr(native, f"poison_{{width}}")()
+        return decode(data, *arguments, **named)
     imagecodecs.png_decode = poisoned
 """
 _CODES = {
@@ -70,11 +70,10 @@ def write_hook(folder: Path) -> Path:
 
 
 def write_poisons(
-    archive: Path, chance: random.Random, *, count: int, spinners: int
+    archive: Path, chance: random.Random, *, count: int, spinners: int, eaters: int
 ) -> dict[str, str]:
     """Spread poisons over an archive's folders; gives the code that each must have."""
     folders = sorted(archive.iterdir())
-    eaters = spinners
     widths = [1003] * spinners + [1004] * eaters
     mutated = count // 4
     widths += [1001 + number % 2 for number in range(count - mutated - len(widths))]
@@ -115,9 +114,11 @@ def main() -> None:
     """Score the good files, then all files, and compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--good", type=int, default=1000)
+    parser.add_argument("--side", type=int, default=1200, help="of the films, px")
     parser.add_argument("--poisons", type=int, default=50)
-    parser.add_argument("--spinners", type=int, default=4, help="and as many that eat memory")
-    parser.add_argument("--deadline", type=float, default=10.0)
+    parser.add_argument("--spinners", type=int, default=4)
+    parser.add_argument("--eaters", type=int, default=4, help="of memory")
+    parser.add_argument("--deadline", type=float, default=5.0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--checkpoint", type=Path, default=bundled_checkpoint())
     parser.add_argument("--seed", type=int, default=0)
@@ -127,7 +128,8 @@ def main() -> None:
         folder = Path(name)
         os.environ["XDG_CONFIG_HOME"] = str(folder / "config")
         archive = folder / "archive"
-        write_films(archive, options.good, seed=options.seed, smallest=300)
+        films = write_films(folder / "films", 40, seed=options.seed, smallest=options.side)
+        link_many(archive, films, options.good, to_a_folder=100)
         hook = {"PYTHONPATH": str(write_hook(folder / "hook"))}
         words = ["score", str(archive), "--workers", str(options.workers), "--commit-every", "200"]
         words += ["--deadline", str(options.deadline), "--checkpoint", str(options.checkpoint)]
@@ -136,7 +138,11 @@ def main() -> None:
         for kind in ("clean", "poisoned"):
             if kind == "poisoned":
                 expected = write_poisons(
-                    archive, chance, count=options.poisons, spinners=options.spinners
+                    archive,
+                    chance,
+                    count=options.poisons,
+                    spinners=options.spinners,
+                    eaters=options.eaters,
                 )
             output = folder / f"{kind}.parquet"
             begun = time.monotonic()

@@ -74,11 +74,11 @@ def write_small(folder: Path, count: int, *, films_in_100: int, seed: int) -> li
     return paths
 
 
-def link_many(folder: Path, files: Sequence[Path], count: int) -> None:
-    """Hard links to some files, a thousand to a folder."""
+def link_many(folder: Path, files: Sequence[Path], count: int, *, to_a_folder: int = 1000) -> None:
+    """Hard links to some files."""
     for number in range(count):
-        inside = folder / f"{number // 1000:05d}"
-        if number % 1000 == 0:
+        inside = folder / f"{number // to_a_folder:05d}"
+        if number % to_a_folder == 0:
             inside.mkdir(parents=True)
         os.link(files[number % len(files)], inside / f"{number:08d}")
 

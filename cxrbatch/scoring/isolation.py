@@ -262,8 +262,8 @@ class _Loss:
 def _timeout(limits: Limits, *, worked: float) -> _Loss:
     detail = f"no image after {limits.seconds:g} s"
     # A child that waited, for a disk or because the machine was stopped, deserves another try.
-    # One that computed all the time has had its chance.
-    certain = worked > limits.seconds / 2
+    # One that computed for a good part of it, on a busy machine, has had its chance.
+    certain = worked > limits.seconds / 4
     return _Loss(Fault(Outcome.DECODER_TIMEOUT, detail, lasting=True), certain)
 
 

@@ -16,7 +16,9 @@ from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits, Nursery
 from cxrbatch.scoring.rows import FileReader, LoadedFiles
 
 _CHUNK = 16
-_CHUNKS_AHEAD = 2
+_LEAST_AHEAD = 2
+_MOST_AHEAD = 64
+_BYTES_AHEAD = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,9 @@ class ReadingPool:
         """
         self._reader = reader
         self._workers = workers
+        # Far ahead, so that one file that hangs does not keep the others waiting for its deadline.
+        chunks = _BYTES_AHEAD // (_CHUNK * reader.recipe.size**2)
+        self._ahead = max(_LEAST_AHEAD * workers, min(chunks, _MOST_AHEAD))
         self._listener = listener
         if workers:
             self._nursery = Nursery()
@@ -102,7 +107,7 @@ class ReadingPool:
         ahead: deque[Future[list[Portion]]] = deque()
         while chunk := list(islice(iterator, _CHUNK)):
             ahead.append(self._threads.submit(self._load_chunk, chunk))
-            if len(ahead) > _CHUNKS_AHEAD * self._workers:
+            if len(ahead) > self._ahead:
                 yield from ahead.popleft().result()
         while ahead:
             yield from ahead.popleft().result()

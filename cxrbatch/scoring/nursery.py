@@ -17,8 +17,6 @@ import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from PIL import Image
-
 # What children need is loaded before they are forked.
 import cxrbatch.scoring.rows  # noqa: F401
 from cxrbatch.reading.outcomes import reading_error
@@ -45,7 +43,6 @@ def serve() -> None:
     control = socket.socket(fileno=0)
     for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    Image.preinit()
     gc.freeze()
     children: set[int] = set()
     while True:

@@ -11,9 +11,9 @@ from cxrbatch.scoring.isolation import Limits
 from cxrbatch.scoring.runs import Part
 from cxrbatch.scoring.writing import Counts
 
-# Reading takes up to 6 bytes a pixel, by measurement; a JPEG 2000 decoder about twice that.
-_MEMORY_BESIDE_PIXELS = 512 << 20
-_MEMORY_PER_PIXEL = 10
+# JPEG 2000 takes up to 6 bytes a pixel, by measurement; all others take less.
+_MEMORY_BESIDE_PIXELS = 256 << 20
+_MEMORY_PER_PIXEL = 8
 
 
 @dataclass(frozen=True, slots=True)

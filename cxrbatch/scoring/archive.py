@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 from cxrbatch.errors import UsageError
 from cxrbatch.reading.containers import is_container, list_members
@@ -21,6 +20,7 @@ _LARGEST_SIZE = (1 << 63) - 1
 # PATH_MAX of Linux less NAME_MAX: beyond it a folder has entries that cannot be named.
 _LONGEST_PATH = 4096 - 256
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE, _LINK = b"f", b"l"
 _UNKNOWN_FILE = os.stat_result((stat.S_IFREG, 0, 0, 0, 0, 0, 0, 0, 0, 0))
 
 
@@ -92,18 +92,17 @@ class Walk:
             if not folder.entries:
                 stack.pop().close()
                 continue
-            entry = folder.entries.pop()
+            name, _, kind = folder.entries.pop().rpartition(b"\0")
             try:
-                state = self._state(entry)
+                state = self._state(folder, name, kind)
                 if state is None:
                     continue
                 if (state.st_dev, state.st_ino) in self.skip:
                     self.passed_over["own_output"] += 1
                 elif stat.S_ISDIR(state.st_mode):
                     if self._enters(state, entered):
-                        stack.append(folder.enter(os.fsencode(entry.name)))
+                        stack.append(folder.enter(name))
                 else:
-                    name = os.fsencode(entry.name)
                     location = os.path.join(folder.location, name)
                     yield from self._files(location, folder.inside(name), state)
             except OSError:
@@ -137,28 +136,28 @@ class Walk:
         if is_empty:
             self.passed_over["empty_container"] += 1
 
-    def _state(self, entry: os.DirEntry[bytes]) -> os.stat_result | None:
+    def _state(self, folder: "_Folder", name: bytes, kind: bytes) -> os.stat_result | None:
         """Say what an entry is; None, and counted, where it is neither file nor folder."""
         try:
-            state = entry.stat(follow_symlinks=False)
+            state = folder.state(name, follow=False)
             if stat.S_ISLNK(state.st_mode):
                 if not self.follow_links:
                     self.passed_over["link"] += 1
                     return None
-                state = entry.stat()
+                state = folder.state(name, follow=True)
         except OSError as error:
-            if error.errno == errno.EACCES and entry.is_file(follow_symlinks=False):
+            if error.errno == errno.EACCES and kind == _FILE:
                 return _UNKNOWN_FILE  # in a folder that may be listed but not entered
-            self._count_lost(entry, error)
+            self._count_lost(kind, error)
             return None
         if stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode):
             return state
         self.passed_over[_kind(state.st_mode)] += 1
         return None
 
-    def _count_lost(self, entry: os.DirEntry[bytes], error: OSError) -> None:
-        kind = "dangling_link" if entry.is_symlink() else "vanished"
-        self.passed_over["link_loop" if error.errno == errno.ELOOP else kind] += 1
+    def _count_lost(self, kind: bytes, error: OSError) -> None:
+        lost = "dangling_link" if kind == _LINK else "vanished"
+        self.passed_over["link_loop" if error.errno == errno.ELOOP else lost] += 1
 
     def _enters(self, state: os.stat_result, entered: set[tuple[int, int]]) -> bool:
         if not self.follow_links:
@@ -178,18 +177,28 @@ class _Folder:
     Attributes:
         location: How the system reaches it; beyond the system's longest path, by `descriptor`.
         path: Relative to the archive's root.
-        entries: What is left of it, the next one last.
+        entries: What is left of it, the next one last: names, each with a NUL and its kind.
         descriptor: Open where the location is too long to be named; -1 elsewhere.
     """
 
     location: bytes
     path: bytes
-    entries: list[os.DirEntry[bytes]]
+    entries: list[bytes]
     descriptor: int = -1
 
     def inside(self, name: bytes) -> bytes:
         """Path of an entry relative to the archive's root."""
         return os.path.join(self.path, name)
+
+    def state(self, name: bytes, *, follow: bool) -> os.stat_result:
+        """Say what an entry is.
+
+        Raises:
+            OSError: It cannot be said.
+        """
+        if self.descriptor >= 0:
+            return os.stat(name, dir_fd=self.descriptor, follow_symlinks=follow)
+        return os.stat(os.path.join(self.location, name), follow_symlinks=follow)
 
     def enter(self, name: bytes) -> "_Folder":
         """Open a folder in this one.
@@ -215,11 +224,19 @@ class _Folder:
             os.close(self.descriptor)
 
 
-def _sorted_entries(folder: bytes | int) -> list[os.DirEntry[bytes]]:
+def _sorted_entries(folder: bytes | int) -> list[bytes]:
+    # No more than this is kept: a folder may hold a million files. As NUL comes before all that
+    # a name can hold, the order is that of the names.
     with os.scandir(folder) as entries:
-        listed = cast("list[os.DirEntry[bytes]]", list(entries))
-    # A folder given by its descriptor is listed with names as text.
-    return sorted(listed, key=lambda entry: os.fsencode(entry.name), reverse=True)
+        return sorted(
+            (os.fsencode(entry.name) + b"\0" + _letter(entry) for entry in entries), reverse=True
+        )
+
+
+def _letter(entry: os.DirEntry[bytes] | os.DirEntry[str]) -> bytes:
+    if entry.is_symlink():
+        return _LINK
+    return _FILE if entry.is_file(follow_symlinks=False) else b"-"
 
 
 def _kind(mode: int) -> str:

@@ -45,10 +45,18 @@ def serve() -> None:
         signal.signal(number, signal.SIG_IGN)
     gc.freeze()
     children: set[int] = set()
+    # The main process may close the socket while it waits for an answer.
+    with suppress(BrokenPipeError, ConnectionResetError):
+        _obey(control, children)
+    for pid in children:
+        _end(pid)
+
+
+def _obey(control: socket.socket, children: set[int]) -> None:
     while True:
         request, descriptors, _, _ = socket.recv_fds(control, REQUEST.size, 1)
         if not request:
-            break
+            return
         (number,) = REQUEST.unpack(request)
         if number > 0:
             pid = _fork(descriptors[0], memory=number)
@@ -61,8 +69,6 @@ def serve() -> None:
             control.send(REPLY.pack(*_end(-number)))
         else:  # of an earlier nursery
             control.send(REPLY.pack(UNKNOWN_STATUS, 0, 0.0))
-    for pid in children:
-        _end(pid)
 
 
 def _fork(descriptor: int, *, memory: int) -> int:

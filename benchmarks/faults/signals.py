@@ -19,8 +19,8 @@ _MOST_SECONDS = 5.0
 _AT_ONCE = 1.0
 
 
-def interrupt(run: Run, number: int, *, group: bool, twice: bool) -> float:
-    """Signal a run and check its end; gives the seconds that it took."""
+def interrupt(run: Run, number: int, output: Path, *, group: bool, twice: bool) -> float | None:
+    """Signal a run and check its end; gives the seconds that it took, None if it had ended."""
     begun = time.monotonic()
     for _ in range(1 + twice):
         if group:
@@ -32,6 +32,9 @@ def interrupt(run: Run, number: int, *, group: bool, twice: bool) -> float:
     run.wait()
     took = time.monotonic() - begun
     text = run.log.read_text()
+    if output.exists():  # its table was in place: there was nothing to interrupt
+        output.unlink()
+        return None
     check(run.code == 128 + number, f"exit {run.code} after signal {number}: {text[-300:]}")
     check(took < (_AT_ONCE if twice else _MOST_SECONDS), f"the end took {took:.1f} s")
     check("Traceback" not in text and "Exception ignored" not in text, f"a traceback: {text}")
@@ -69,7 +72,8 @@ def main() -> None:
                     time.sleep(chance.uniform(0.5, duration * 0.8))
                     if run.poll() is None:
                         group = chance.random() < 0.5
-                        took.append(interrupt(run, number, group=group, twice=twice))
+                        seconds = interrupt(run, number, output, group=group, twice=twice)
+                        took += [] if seconds is None else [seconds]
                     else:
                         check(run.code == 0, f"a run ended with {run.code}")
                         output.unlink()

@@ -67,7 +67,9 @@ def _may_have_run_out(frame: bytes, decoded: NDArray[Any]) -> bool:
         7: (left + above) >> 1,
     }
     differences = corner[1, 1:] - predictions.get(predictor, left)
-    return bool((differences[0] == differences[1]).all() or np.isin(differences[1], zeros).any())
+    return bool(
+        (differences[0] == differences[1]).all() or np.isin(differences[1], list(zeros)).any()
+    )
 
 
 def _last_scan(frame: bytes) -> tuple[int | None, set[int]]:

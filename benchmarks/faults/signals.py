@@ -39,6 +39,7 @@ def interrupt(run: Run, number: int, output: Path, *, group: bool, twice: bool) 
     check(took < (_AT_ONCE if twice else _MOST_SECONDS), f"the end took {took:.1f} s")
     check("Traceback" not in text and "Exception ignored" not in text, f"a traceback: {text}")
     check(twice or "with: cxrbatch score" in text, f"no command that goes on: {text!r}")
+    # The system ends the readers when their parent is gone; this is what it is given for that.
     time.sleep(0.2)
     check(not run.left_behind(), f"left behind: {run.left_behind()}")
     return took

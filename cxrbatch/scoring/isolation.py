@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TypeVar
@@ -24,6 +24,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _LAST_WAIT = 1.0
+_SOON = 1.0
 
 _START = "import sys; sys.path[:] = {path!r}; from cxrbatch.scoring import nursery; nursery.serve()"
 
@@ -160,13 +161,27 @@ class Nursery:
 class IsolatedProcess:
     """One child process at a time; for one thread at a time."""
 
-    def __init__(self, nursery: Nursery, limits: Limits) -> None:
-        """Start nothing yet: the first call does."""
+    def __init__(
+        self,
+        nursery: Nursery,
+        limits: Limits,
+        *,
+        aside: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """Start nothing yet: the first call does.
+
+        Args:
+            nursery: Starts the child.
+            limits: What one item may use.
+            aside: Entered while an item takes so long that others should not wait for it.
+        """
         self._nursery = nursery
         self._limits = limits
+        self._aside = aside
         self._child: tuple[int, Connection] | None = None
         self._seconds_before = 0.0
         self._loss: _Loss | None = None
+        self._stepped_aside = False
 
     def map(
         self,
@@ -189,6 +204,18 @@ class IsolatedProcess:
             CxrbatchError: No process can be started.
             NurseryClosed: The nursery was closed.
         """
+        self._stepped_aside = False
+        yield from self._map(function, items, retried)
+        if self._stepped_aside:
+            # Another has started meanwhile; together they would be one too many.
+            self.close()
+
+    def _map(
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        retried: Callable[[int], object],
+    ) -> Iterator[Result | Fault]:
         done = 0
         while done < len(items):
             for result in self._attempt(function, items[done:]):
@@ -224,7 +251,7 @@ class IsolatedProcess:
         try:
             connection.send((function, list(items)))
             for _ in items:
-                if not connection.poll(self._limits.seconds):
+                if not self._answered(connection):
                     self._lose(timed_out=True)
                     return
                 result, refusal, self._seconds_before = connection.recv()
@@ -234,6 +261,14 @@ class IsolatedProcess:
         except GeneratorExit:
             self.close()  # or its remaining results would be taken for those of other items
             raise
+
+    def _answered(self, connection: Connection) -> bool:
+        soon = min(_SOON, self._limits.seconds)
+        if connection.poll(soon):
+            return True
+        self._stepped_aside = True
+        with self._aside():
+            return connection.poll(self._limits.seconds - soon)
 
     def _new_child(self) -> tuple[int, Connection]:
         self._seconds_before = 0.0
@@ -245,10 +280,12 @@ class IsolatedProcess:
         self._child = None
         connection.close()
         status, peak, seconds = self._nursery.end(pid)
-        if timed_out:
+        if peak > self._limits.memory / 2:
+            self._loss = _gluttony(self._limits, status=status, timed_out=timed_out)
+        elif timed_out:
             self._loss = _timeout(self._limits, worked=seconds - self._seconds_before)
         else:
-            self._loss = _death(self._limits, status=status, peak=peak)
+            self._loss = _death(status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,17 +304,24 @@ def _timeout(limits: Limits, *, worked: float) -> _Loss:
     return _Loss(Fault(Outcome.DECODER_TIMEOUT, detail, lasting=True), certain)
 
 
-def _death(limits: Limits, *, status: int, peak: int) -> _Loss:
-    killed = status == UNKNOWN_STATUS or (
-        os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-    )
-    if peak > limits.memory / 2:
-        detail = f"reading took more than {limits.memory / (1 << 30):.1f} GiB of memory"
-        # The system kills where all of its memory is short, and that may be another's doing.
-        return _Loss(Fault(Outcome.OUT_OF_MEMORY, detail, lasting=not killed), certain=not killed)
+def _gluttony(limits: Limits, *, status: int, timed_out: bool) -> _Loss:
+    # Who eats memory without end may reach the deadline first where memory comes slowly.
+    detail = f"reading took more than {limits.memory / (1 << 30) / 2:.1f} GiB of memory"
+    # The system kills where all of its memory is short, and that may be another's doing.
+    proven = timed_out or not _was_killed(status)
+    return _Loss(Fault(Outcome.OUT_OF_MEMORY, detail, lasting=proven), certain=proven)
+
+
+def _death(status: int) -> _Loss:
     # Killed from outside is no proof against the file: whoever ends a whole run does it so too.
+    lasting = not _was_killed(status)
     detail = "the decoder ended the process that ran it"
-    return _Loss(Fault(Outcome.DECODER_CRASHED, detail, lasting=not killed), certain=False)
+    return _Loss(Fault(Outcome.DECODER_CRASHED, detail, lasting=lasting), certain=False)
+
+
+def _was_killed(status: int) -> bool:
+    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    return killed or status == UNKNOWN_STATUS
 
 
 def _cannot_start(reason: str) -> CxrbatchError:

@@ -3,9 +3,11 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from queue import SimpleQueue
+from queue import LifoQueue
+from threading import Semaphore
 from types import TracebackType
 from typing import Protocol, TypeAlias
 
@@ -19,6 +21,7 @@ _CHUNK = 16
 _LEAST_AHEAD = 2
 _MOST_AHEAD = 64
 _BYTES_AHEAD = 32 << 20
+_MOST_ASIDE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,9 @@ class ReadingPool:
     """Processes that read files ahead of the one who scores them.
 
     Each thread keeps one child process busy and waits for it, so a lost child costs the others
-    nothing. PyTorch's DataLoader is not used here: it forks the process that holds the model, and
-    the death of one of its workers ends all of them.
+    nothing. One whose file hangs steps aside, and another works in its place until the deadline
+    has passed. PyTorch's DataLoader is not used here: it forks the process that holds the model,
+    and the death of one of its workers ends all of them.
     """
 
     def __init__(
@@ -70,10 +74,12 @@ class ReadingPool:
         self._listener = listener
         if workers:
             self._nursery = Nursery()
-            self._threads = ThreadPoolExecutor(workers)
-            self._idle: SimpleQueue[IsolatedProcess] = SimpleQueue()
-            for _ in range(workers):
-                self._idle.put(IsolatedProcess(self._nursery, limits))
+            self._threads = ThreadPoolExecutor(workers + _MOST_ASIDE)
+            self._at_work = Semaphore(workers)
+            # The last one used comes first: the others start no child as long as none hangs.
+            self._idle: LifoQueue[IsolatedProcess] = LifoQueue()
+            for _ in range(workers + _MOST_ASIDE):
+                self._idle.put(IsolatedProcess(self._nursery, limits, aside=self._aside))
 
     def __enter__(self) -> "ReadingPool":
         return self
@@ -122,18 +128,30 @@ class ReadingPool:
     def _load_isolated(self, unread: list[Unread]) -> list[LoadedFiles]:
         if not unread:
             return []
-        process = self._idle.get()
+        with self._at_work:
+            process = self._idle.get()
+            try:
+                return self._read(process, unread)
+            finally:
+                self._idle.put(process)
+
+    def _read(self, process: IsolatedProcess, unread: list[Unread]) -> list[LoadedFiles]:
+        files = [[entry.file] for entry in unread]
+        results = process.map(
+            self._reader.load, files, retried=lambda i: self._listener.retried(unread[i])
+        )
+        return [
+            self._lost(entry, result) if isinstance(result, Fault) else result
+            for entry, result in zip(unread, results, strict=True)
+        ]
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        self._at_work.release()
         try:
-            files = [[entry.file] for entry in unread]
-            results = process.map(
-                self._reader.load, files, retried=lambda i: self._listener.retried(unread[i])
-            )
-            return [
-                self._lost(entry, result) if isinstance(result, Fault) else result
-                for entry, result in zip(unread, results, strict=True)
-            ]
+            yield
         finally:
-            self._idle.put(process)
+            self._at_work.acquire()
 
     def _lost(self, entry: Unread, fault: Fault) -> LoadedFiles:
         self._listener.lost(entry, fault)

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -42,6 +43,12 @@ def swallow(what: str) -> str:
         _eat_natively()
     if what == "panic":
         raise Panic("NAME^OF A PATIENT")
+    verb, _, path = what.partition(" ")
+    if verb == "await":
+        while not Path(bytes.fromhex(path).decode()).exists():
+            time.sleep(0.01)
+    if verb == "make":
+        Path(bytes.fromhex(path).decode()).touch()
     if what == "print":
         os.write(1, b"NAME^OF A PATIENT")
         os.write(2, b"NAME^OF A PATIENT")

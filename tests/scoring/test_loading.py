@@ -1,6 +1,7 @@
 """Loading keeps the order and every file, whatever a file does to the process that reads it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -34,14 +35,18 @@ class Heard:
 
 
 def load(
-    names: Sequence[str], *, workers: int, ready: dict[int, pa.Table] | None = None
+    names: Sequence[str],
+    *,
+    workers: int,
+    ready: dict[int, pa.Table] | None = None,
+    limits: Limits = LIMITS,
 ) -> tuple[list[Portion], Heard]:
     entries: list[Unread | Portion] = [
         (ready or {}).get(number, Unread(number, ArchiveFile(name.encode(), number)))
         for number, name in enumerate(names)
     ]
     heard = Heard()
-    with ReadingPool(READER, workers=workers, limits=LIMITS, listener=heard) as pool:
+    with ReadingPool(READER, workers=workers, limits=limits, listener=heard) as pool:
         return list(pool.load(entries)), heard
 
 
@@ -79,6 +84,16 @@ def test_a_hang_costs_one_row() -> None:
     assert found[20][1] == "decoder_timeout"
     assert sum(code == "not_an_image" for _, code in found) == 39
     assert heard.gone == [(20, "decoder_timeout")]
+
+
+def test_who_hangs_keeps_nobody_waiting(tmp_path: Path) -> None:
+    made = str(tmp_path / "made").encode().hex()
+    # The one worker is free again for a file that is read far behind.
+    names = [f"await {made}", *(f"{number:03d}" for number in range(40)), f"make {made}"]
+    limits = Limits(seconds=60, memory=LIMITS.memory)
+    portions, heard = load(names, workers=1, limits=limits)
+    assert rows(portions) == [(name, "not_an_image") for name in names]
+    assert heard.gone == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -13,6 +13,7 @@ from cxrbatch.errors import UsageError
 
 _SURROGATES = 0xDC00
 _INSIDE = "!/"
+_LONGEST_SHOWN = 200
 _ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2})")
 
 
@@ -60,6 +61,13 @@ def text_to_place(text: str) -> tuple[bytes, bytes | None]:
     """
     path, inside, member = text.partition(_INSIDE)
     return text_to_path(path), text_to_path(member) if inside else None
+
+
+def shown(name: str) -> str:
+    """Quote a name for a message: what cannot be printed is escaped, what is long is cut."""
+    if len(name) > _LONGEST_SHOWN:
+        name = f"{name[: _LONGEST_SHOWN // 2]}…{name[-_LONGEST_SHOWN // 2 :]}"
+    return repr(name)
 
 
 def check_output(output: Path, *, overwrite: bool, source: Path | None = None) -> None:

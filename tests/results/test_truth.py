@@ -1,11 +1,15 @@
-"""Labels: every line of a file and every file of a folder, or an error that names the line."""
+"""Labels: every row of a CSV or Parquet file, or an error that names the row."""
 
+import os
+import random
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cxrbatch.errors import LabelError
-from cxrbatch.results.truth import LabelledFile, labels_from_folders, read_labels
+from cxrbatch.results.truth import LabelledFile, labels_in, read_labels
 
 
 def csv_file(folder: Path, content: str | bytes) -> Path:
@@ -22,11 +26,12 @@ def refused(folder: Path, content: str | bytes) -> str:
 
 
 def test_all_columns_in_any_order(tmp_path: Path) -> None:
-    text = "split,label,note,path,patient\ntrain,A,x,a.png,p1\nval, B ,y, b/c.png ,\n,A,,d.png,p1\n"
+    text = "split,label,note,path,patient,source\n"
+    text += "train,A,x,a.png,p1,s\nval, B ,y, b/c.png ,,\n,A,,d.png,p1, t \n"
     assert read_labels(csv_file(tmp_path, text)) == [
-        LabelledFile("a.png", "A", "p1", "train"),
-        LabelledFile("b/c.png", "B", None, "val"),
-        LabelledFile("d.png", "A", "p1", None),
+        LabelledFile("a.png", "A", "p1", "train", "s"),
+        LabelledFile("b/c.png", "B", None, "val", None),
+        LabelledFile("d.png", "A", "p1", None, "t"),
     ]
 
 
@@ -61,8 +66,10 @@ def test_known_splits(tmp_path: Path, split: str) -> None:
         ("path,label\n'  ',A\n  ,A\n", "line 3: path or label is empty"),
         ("path,label,split\na,A,training\n", "line 2: split is not train, val or test"),
         ("path,label,split\na,A,train\nb,A,Test\n", "line 3: split is not train"),
-        ("path,label\na,A\nb,A\na,B\n", "names 1 paths more than once: a"),
-        ("path,label\n" + "a,A\nb,A\n" * 3, "names 2 paths more than once: a, b"),
+        ("path,label\na,b,A\n", "line 2: too many fields; quote those that hold a comma"),
+        ("path,label,path\na,A,b\n", "has two columns 'path'"),
+        ("path,label\na,A\nb,A\na,B\n", "more than once: 'a' (labels 'A', 'B')"),
+        ("path,label\n" + "a,A\nb,A\n" * 3, "names 2 paths more than once: 'a', 'b'"),
     ],
 )
 def test_unusable_labels_are_refused_with_their_line(
@@ -97,33 +104,121 @@ def test_labels_that_cannot_be_opened_are_refused(tmp_path: Path) -> None:
             read_labels(path)
 
 
-def make(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
+def test_rows_stand_as_they_are_where_paths_may_be_doubled(tmp_path: Path) -> None:
+    rows = labels_in(csv_file(tmp_path, "path,label\na,A\n./a,B\n"))
+    assert rows == [LabelledFile("a", "A"), LabelledFile("a", "B")]
 
 
-def test_folders_are_classes_and_the_order_is_sorted(tmp_path: Path) -> None:
-    make(tmp_path, "B/2.png", "B/10.png", "A/deep/er/x", "A/a.png", "A/deep/b", "loose.png")
-    (tmp_path / "empty" / "inner").mkdir(parents=True)
-    assert labels_from_folders(tmp_path) == [
-        LabelledFile("A/a.png", "A"),
-        LabelledFile("A/deep/b", "A"),
-        LabelledFile("A/deep/er/x", "A"),
-        LabelledFile("B/10.png", "B"),
-        LabelledFile("B/2.png", "B"),
-    ]
+# Parquet: pyarrow writes it, and the rows must be those of the same labels as CSV.
 
 
-def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
-    make(tmp_path, "a.png")
-    (tmp_path / "A").mkdir()
-    with pytest.raises(LabelError, match="has no class folders with files"):
-        labels_from_folders(tmp_path)
+def parquet_file(folder: Path, columns: dict[str, object], name: str = "labels.csv") -> Path:
+    """Its name says CSV: the content must tell."""
+    pq.write_table(pa.table(columns), folder / name)
+    return folder / name
 
 
-def test_a_folder_that_cannot_be_listed_is_refused(tmp_path: Path) -> None:
-    make(tmp_path, "file")
-    for path in (tmp_path / "none", tmp_path / "file"):
-        with pytest.raises(LabelError, match="cannot list"):
-            labels_from_folders(path)
+def refused_parquet(folder: Path, columns: dict[str, object]) -> str:
+    with pytest.raises(LabelError) as caught:
+        read_labels(parquet_file(folder, columns))
+    assert str(folder / "labels.csv") in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_parquet_file_gives_the_rows_of_its_csv(tmp_path: Path) -> None:
+    columns = {
+        "path": ["a.png", " b/./c.png ", "Größe"],
+        "label": ["A", " B ", "A"],
+        "patient": ["p", None, ""],
+        "split": [None, "val", "test"],
+        "source": ["s", "t", None],
+        "note": [[1], [], [2, 3]],
+    }
+    (tmp_path / "as.csv").write_text(
+        "path,label,patient,split,source\na.png,A,p,,s\n b/./c.png , B ,,val,t\nGröße,A,,test,\n"
+    )
+    assert read_labels(parquet_file(tmp_path, columns)) == read_labels(tmp_path / "as.csv")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (pa.array([7, None]), ["7", None]),
+        (pa.array([7.0, None]), ["7", None]),
+        (pa.array([float("nan"), 1.5]), [None, "1.5"]),
+        (pa.array(["x", "y"]).dictionary_encode(), ["x", "y"]),
+        (pa.array(["x", "y"], pa.large_string()), ["x", "y"]),
+        (pa.array([None, None]), [None, None]),
+    ],
+    ids=["int", "float", "nan", "categories", "large", "null"],
+)
+def test_columns_of_other_types_are_their_text(
+    tmp_path: Path, values: pa.Array, expected: list[str | None]
+) -> None:
+    file = parquet_file(tmp_path, {"path": ["a", "b"], "label": ["A", "B"], "patient": values})
+    assert [item.patient for item in read_labels(file)] == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"file": ["a"], "label": ["A"]}, "has no column 'path'"),
+        ({"path": ["a"]}, "has no column 'label'"),
+        ({"path": pa.array([], pa.string()), "label": pa.array([], pa.string())}, "has no rows"),
+        ({"path": ["a", None], "label": ["A", "A"]}, "row 2: path or label is empty"),
+        ({"path": ["a"], "label": [" "]}, "row 1: path or label is empty"),
+        ({"path": ["a"], "label": ["A"], "split": ["all"]}, "row 1: split is not train, val"),
+        ({"path": ["a", "a"], "label": ["A", "B"]}, "more than once: 'a' (labels 'A', 'B')"),
+        ({"path": ["a"], "label": [["A"]]}, "column 'label' of"),
+        ({"path": [b"a"], "label": ["A"]}, "column 'path' of"),
+        ({"path": ["a"], "label": ["A" * 70_000]}, "row 1: a field is longer than"),
+    ],
+)
+def test_unusable_parquet_files_are_refused_with_their_row(
+    tmp_path: Path, columns: dict[str, object], expected: str
+) -> None:
+    assert expected in refused_parquet(tmp_path, columns)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = pa.table([pa.array(["a"]), pa.array(["A"]), pa.array(["b"])], ["path", "label", "path"])
+    pq.write_table(table, tmp_path / "l")
+    with pytest.raises(LabelError, match="has two columns 'path'"):
+        read_labels(tmp_path / "l")
+
+
+def test_a_parquet_file_that_is_cut_or_damaged_gives_labels_or_one_line(tmp_path: Path) -> None:
+    paths = [f"{number}.png" for number in range(50)]
+    whole = parquet_file(tmp_path, {"path": paths, "label": ["A", "B"] * 25}).read_bytes()
+    damaged = [whole[:length] for length in range(4, len(whole))]
+    rng = random.Random(0)
+    for _ in range(400):
+        spoilt = bytearray(whole)
+        spoilt[rng.randrange(4, len(whole))] = rng.randrange(256)
+        damaged.append(bytes(spoilt))
+    messages = []
+    for content in damaged:
+        (tmp_path / "l").write_bytes(content)
+        try:
+            read_labels(tmp_path / "l")
+        except LabelError as error:
+            messages.append(str(error))
+    assert len(messages) >= len(whole) - 4  # all that are cut, and many others
+    assert not any("\n" in message for message in messages)
+
+
+def test_invalid_text_in_a_parquet_file_is_one_line(tmp_path: Path) -> None:
+    text = pa.array([b"\xff"]).view(pa.string())
+    assert "not a whole Parquet file" in refused_parquet(tmp_path, {"path": text, "label": ["A"]})
+
+
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "labels.csv")
+    with pytest.raises(LabelError, match=r"cannot read labels .*: not a regular file"):
+        read_labels(tmp_path / "labels.csv")
+
+
+def test_hostile_names_are_escaped_in_messages(tmp_path: Path) -> None:
+    text = "path,label\n" + '"\x1b[31m\n",A\n' * 2
+    assert "'\\x1b[31m'" in refused(tmp_path, text)

@@ -9,13 +9,15 @@ from itertools import islice
 from queue import LifoQueue
 from threading import Semaphore
 from types import TracebackType
-from typing import Protocol, TypeAlias
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import pyarrow as pa
 
+from cxrbatch.model.preprocessing import Recipe
+from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits, Nursery
-from cxrbatch.scoring.rows import FileReader, LoadedFiles
+from cxrbatch.scoring.rows import LoadedFiles
 
 _CHUNK = 16
 _LEAST_AHEAD = 2
@@ -32,8 +34,25 @@ class Unread:
     file: ArchiveFile
 
 
+Loaded = TypeVar("Loaded")
+Loaded_co = TypeVar("Loaded_co", covariant=True)
+
 Portion: TypeAlias = LoadedFiles | pa.Table
-"""What a file is after it was read: rows with inputs; or finished rows of an earlier table."""
+"""What a file of a table is after it was read: rows with inputs; or rows of an earlier table."""
+
+
+class Reader(Protocol[Loaded_co]):
+    """Makes of a file what is wanted of it; travels to the worker processes."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """How display images become inputs."""
+
+    def load(self, files: list[ArchiveFile], /) -> Loaded_co:
+        """Read files; whatever is wrong with one of them is in what it gives."""
+
+    def failed(self, file: ArchiveFile, outcome: Outcome, detail: str, /) -> Loaded_co:
+        """Stand in for a file that could not be read in this process at all."""
 
 
 class FaultListener(Protocol):
@@ -46,7 +65,7 @@ class FaultListener(Protocol):
         """This file gets the row of a fault."""
 
 
-class ReadingPool:
+class ReadingPool(Generic[Loaded]):
     """Processes that read files ahead of the one who scores them.
 
     Each thread keeps one child process busy and waits for it, so a lost child costs the others
@@ -56,12 +75,12 @@ class ReadingPool:
     """
 
     def __init__(
-        self, reader: FileReader, *, workers: int, limits: Limits, listener: FaultListener
+        self, reader: Reader[Loaded], *, workers: int, limits: Limits, listener: FaultListener
     ) -> None:
         """Start.
 
         Args:
-            reader: Makes the rows.
+            reader: Makes the rows, or what else is wanted of a file.
             workers: Processes; 0 reads in this one, where a crash of a decoder ends it.
             limits: What one file may use.
             listener: Told of what goes wrong.
@@ -81,7 +100,7 @@ class ReadingPool:
             for _ in range(workers + _MOST_ASIDE):
                 self._idle.put(IsolatedProcess(self._nursery, limits, aside=self._aside))
 
-    def __enter__(self) -> "ReadingPool":
+    def __enter__(self) -> "ReadingPool[Loaded]":
         return self
 
     def __exit__(
@@ -97,7 +116,7 @@ class ReadingPool:
             while not self._idle.empty():
                 self._idle.get().close()
 
-    def load(self, entries: Iterable[Unread | Portion]) -> Iterator[Portion]:
+    def load(self, entries: Iterable[Unread | Loaded | pa.Table]) -> Iterator[Loaded | pa.Table]:
         """Read what is unread, pass on what is ready; one portion for each entry, in order.
 
         Args:
@@ -110,7 +129,7 @@ class ReadingPool:
         if not self._workers:
             yield from map(self._load_here, iterator)
             return
-        ahead: deque[Future[list[Portion]]] = deque()
+        ahead: deque[Future[list[Loaded | pa.Table]]] = deque()
         while chunk := list(islice(iterator, _CHUNK)):
             ahead.append(self._threads.submit(self._load_chunk, chunk))
             if len(ahead) > self._ahead:
@@ -118,14 +137,14 @@ class ReadingPool:
         while ahead:
             yield from ahead.popleft().result()
 
-    def _load_here(self, entry: Unread | Portion) -> Portion:
+    def _load_here(self, entry: Unread | Loaded | pa.Table) -> Loaded | pa.Table:
         return self._reader.load([entry.file]) if isinstance(entry, Unread) else entry
 
-    def _load_chunk(self, chunk: list[Unread | Portion]) -> list[Portion]:
+    def _load_chunk(self, chunk: list[Unread | Loaded | pa.Table]) -> list[Loaded | pa.Table]:
         read = iter(self._load_isolated([entry for entry in chunk if isinstance(entry, Unread)]))
         return [next(read) if isinstance(entry, Unread) else entry for entry in chunk]
 
-    def _load_isolated(self, unread: list[Unread]) -> list[LoadedFiles]:
+    def _load_isolated(self, unread: list[Unread]) -> list[Loaded]:
         if not unread:
             return []
         with self._at_work:
@@ -153,6 +172,6 @@ class ReadingPool:
         finally:
             self._at_work.acquire()
 
-    def _lost(self, entry: Unread, fault: Fault) -> LoadedFiles:
+    def _lost(self, entry: Unread, fault: Fault) -> Loaded:
         self._listener.lost(entry, fault)
         return self._reader.failed(entry.file, fault.outcome, fault.detail)

@@ -73,7 +73,7 @@ class Sharding:
                 )
                 self.progress.shard_done(len(numbers))
 
-    def _pool(self, culprits: Culprits) -> ReadingPool:
+    def _pool(self, culprits: Culprits) -> ReadingPool[LoadedFiles]:
         options = self.options
         listener = _Listener(culprits, self.progress)
         return ReadingPool(

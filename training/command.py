@@ -1,6 +1,7 @@
 """The command `cxrbatch train`."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,13 @@ import click
 from cxrbatch import options as shared
 
 if TYPE_CHECKING:
+    from cxrbatch.training.data import Unreadable
     from cxrbatch.training.fit import Epoch
+    from cxrbatch.training.labelled import Labelled
     from cxrbatch.training.train import Data
 
 _MAX_UNREADABLE = 0.05
+_LISTED = 20
 
 
 def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
@@ -23,9 +27,23 @@ def _finite(context: click.Context, parameter: click.Parameter, value: float) ->
 
 
 @click.command("train")
-@click.argument("data", type=click.Path(path_type=Path, exists=True))
+@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @shared.output_option("The checkpoint to write, a .safetensors file.")
 @shared.overwrite_option
+@click.option(
+    "--root",
+    "roots",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    multiple=True,
+    metavar="DIR",
+    help="What paths in labels files are relative to; may be repeated.  [default: their folder]",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Keep decoded images here for later runs.  [default: beside the output, for this run]",
+)
 @click.option("--name", help="Name in the checkpoint's card.  [default: the output's name]")
 @click.option(
     "--classes",
@@ -69,9 +87,11 @@ def _finite(context: click.Context, parameter: click.Parameter, value: float) ->
 @shared.workers_option
 @shared.device_option
 def command(
-    data: Path,
+    data: tuple[Path, ...],
     output: Path,
     overwrite: bool,
+    roots: tuple[Path, ...],
+    cache: Path | None,
     name: str | None,
     classes: str,
     arch: str,
@@ -88,27 +108,31 @@ def command(
     workers: int,
     device: str,
 ) -> int:
-    """Train a model on class folders or a CSV of labels.
+    """Train a model on class folders or files of labels.
 
-    DATA is a folder of class folders (DATA/<class>/…) or a CSV file with the columns path and
-    label and, optionally, patient and split (train, val or test). Without a split, patients are
-    divided 8 : 1 : 1. The epoch with the best validation AUC is kept; test is looked at once.
+    Each DATA is a folder of class folders (DATA/<class>/…) or a CSV or Parquet file with the
+    columns path and label and, optionally, patient, source and split (train, val or test).
+    Without a split, patients are divided 8 : 1 : 1. The epoch with the best validation AUC is
+    kept; test is looked at once.
 
     Research use only: the model is not a medical device.
 
     \b
     Example:
       cxrbatch train labels.csv -o model.safetensors --epochs 8
+      cxrbatch train a.csv b.parquet --root /films -o model.safetensors --cache inputs
     """
     from tqdm import tqdm
 
-    from cxrbatch.errors import LabelError, UsageError
+    from cxrbatch.errors import UsageError
     from cxrbatch.model.checkpoint import load_checkpoint
     from cxrbatch.model.inference import choose_device
     from cxrbatch.model.preprocessing import Recipe
     from cxrbatch.reading.outcomes import Kind
     from cxrbatch.results.paths import check_output
     from cxrbatch.training import train as training
+    from cxrbatch.training.data import forget_inputs, prepare_inputs
+    from cxrbatch.training.labelled import order_classes
     from cxrbatch.training.options import TrainingOptions
 
     title = output.stem if name is None else name
@@ -129,22 +153,16 @@ def command(
         flip=flip,
         seed=seed,
     )
-    with tqdm(desc="reading", unit="file", disable=None) as bar:
-        prepared = training.prepare_data(
-            data,
-            classes=[c.strip() for c in classes.split(",") if c.strip()],
-            recipe=recipe,
-            seed=seed,
-            workers=workers,
-            on_files=bar.reset,
-            on_decoded=bar.update,
+    labelled = _collect(data, roots, listing=output.with_name(f"{output.stem}.mismatches.csv"))
+    order = order_classes(labelled.files, [c.strip() for c in classes.split(",") if c.strip()])
+    folder = cache or output.with_name(f"{output.stem}.training")
+    with tqdm(total=len(labelled.files), desc="reading", unit="file", disable=None) as bar:
+        inputs = prepare_inputs(
+            labelled, recipe=recipe, workers=workers, folder=folder, progress=bar.update
         )
+    _report_unreadable(inputs.unreadable(labelled.files), total=len(labelled.files))
+    prepared = training.prepare_data(labelled, inputs, classes=order, seed=seed)
     _report_data(prepared)
-    if len(prepared.unreadable) > _MAX_UNREADABLE * len(prepared.files):
-        raise LabelError(
-            f"{len(prepared.unreadable)} of {len(prepared.files)} files gave no image; "
-            "look at some with `cxrbatch inspect`"
-        )
     per_epoch = -(-(draws or len(prepared.sides["train"].truth)) // batch_size) * batch_size
     with tqdm(total=per_epoch * epochs, desc="training", unit="img", disable=None) as bar:
         checkpoint = training.train(
@@ -159,6 +177,8 @@ def command(
             on_epoch=_report_epoch,
         )
     training.save(checkpoint, output)
+    if cache is None:
+        forget_inputs(folder, recipe)
     _report_result(checkpoint.card.training, output)
     failed = any(item.outcome.kind is Kind.FAILED for item in prepared.unreadable)
     return shared.SOME_UNREADABLE if failed else 0
@@ -175,10 +195,37 @@ def _report_data(data: "Data") -> None:
             "warning: no patient column, so images of one person may be on two sides of the split",
             err=True,
         )
-    for item in data.unreadable[:20]:
-        click.echo(f"no image: {item.path}: {item.outcome.value}", err=True)
-    if len(data.unreadable) > 20:
-        click.echo(f"no image: {len(data.unreadable) - 20} more files", err=True)
+
+
+def _collect(data: Sequence[Path], roots: Sequence[Path], *, listing: Path) -> "Labelled":
+    from cxrbatch.training.labelled import collect
+    from cxrbatch.training.mismatches import (
+        describe_mismatches,
+        refuse_mismatches,
+        write_mismatches,
+    )
+
+    labelled = collect(data, roots=roots)
+    write_mismatches(labelled.mismatches, listing)
+    for line in describe_mismatches(labelled.mismatches, listing=listing):
+        click.echo(line, err=True)
+    refuse_mismatches(labelled.mismatches, listing=listing)
+    return labelled
+
+
+def _report_unreadable(unreadable: "Sequence[Unreadable]", *, total: int) -> None:
+    from cxrbatch.errors import LabelError
+    from cxrbatch.results.paths import shown
+
+    for item in unreadable[:_LISTED]:
+        click.echo(f"no image: {shown(item.path)}: {item.outcome.value}", err=True)
+    if len(unreadable) > _LISTED:
+        click.echo(f"no image: {len(unreadable) - _LISTED} more files", err=True)
+    if len(unreadable) > _MAX_UNREADABLE * total:
+        raise LabelError(
+            f"{len(unreadable)} of {total} files gave no image, and {_MAX_UNREADABLE:.0%} may; "
+            "look at some with `cxrbatch inspect`, then copy them again or remove their labels"
+        )
 
 
 def _report_epoch(epoch: "Epoch") -> None:

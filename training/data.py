@@ -1,23 +1,21 @@
-"""Labelled files to one array of network inputs, through the same reader as scoring."""
+"""Labelled files as arrays: the inputs of all of them, and the sides of the split."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import DataLoader, Dataset
 
-from cxrbatch.errors import LabelError
-from cxrbatch.model.card import check_classes
-from cxrbatch.model.preprocessing import ModelInput, Recipe
+from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.reading.radiograph import ReadingOptions, read_radiographs
-from cxrbatch.results.truth import SPLITS, LabelledFile, labels_from_folders, read_labels
-
-_DECODED_AT_ONCE = 32
-_SHOWN = 5
+from cxrbatch.reading.radiograph import ReadingOptions
+from cxrbatch.reading.readings import file_limit
+from cxrbatch.results.truth import SPLITS, LabelledFile
+from cxrbatch.scoring.settings import ScoringOptions
+from cxrbatch.training.cache import InputReader, fill, in_order, store_place, take
+from cxrbatch.training.labelled import Labelled
+from cxrbatch.training.store import opened, remove_store
 
 Progress = Callable[[int], object]
 
@@ -43,111 +41,90 @@ class Unreadable:
     outcome: Outcome
 
 
-def collect(data: Path) -> tuple[Path, list[LabelledFile]]:
-    """List the labelled files of a CSV file or a folder of class folders, with their root.
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What became of all labelled files, in their order.
 
-    Raises:
-        LabelError: The labels cannot be used, or name a file that is not there.
+    Attributes:
+        values: Shape (n, size, size), uint8, memory-mapped; zeros where there is no image.
+        readable: Shape (n,), bool: whether there is one.
+        outcomes: Why not; `scored` where there is.
+        folder: The cache, on whose disk more of it may be mapped.
     """
-    if data.is_dir():
-        return data, labels_from_folders(data)
-    if not data.is_file():
-        raise LabelError(f"{data} is neither a folder nor a CSV file")
-    root, labelled = data.parent, read_labels(data)
-    if missing := [item.path for item in labelled if not (root / item.path).is_file()]:
-        shown = ", ".join(missing[:_SHOWN])
-        raise LabelError(f"{len(missing)} labelled files are not below {root}: {shown}")
-    return root, labelled
+
+    values: npt.NDArray[np.uint8]
+    readable: npt.NDArray[np.bool_]
+    outcomes: tuple[Outcome, ...]
+    folder: Path
+
+    def unreadable(self, files: Sequence[LabelledFile]) -> list[Unreadable]:
+        """The files that gave no image.
+
+        Args:
+            files: Those that the inputs are of.
+        """
+        pairs = zip(files, self.outcomes, strict=True)
+        return [Unreadable(f.path, code) for f, code in pairs if code is not Outcome.SCORED]
 
 
-def order_classes(labelled: Sequence[LabelledFile], wanted: Sequence[str]) -> tuple[str, ...]:
-    """Give the class names in the order of the logits.
+def prepare_inputs(
+    labelled: Labelled, *, recipe: Recipe, workers: int, folder: Path, progress: Progress
+) -> Inputs:
+    """Decode every labelled file once, or not at all where the cache knows its bytes.
 
     Args:
-        labelled: All labelled files.
-        wanted: The order asked for; empty for the alphabet's.
+        labelled: The files.
+        recipe: How images become inputs.
+        workers: Processes that decode.
+        folder: The cache; made if it is not there.
+        progress: Called with the number of files just done.
 
     Raises:
-        LabelError: One class only, a spelling that differs by case or space, a label that is not
-            in `wanted`, or a wanted class without an image.
+        CxrbatchError: The disk refuses, or no process can be started.
     """
-    found = {item.label for item in labelled}
-    spellings: dict[str, str] = {}
-    for name in sorted(found):
-        folded = "".join(name.casefold().split())
-        if folded in spellings:
-            raise LabelError(f"one class in two spellings: {spellings[folded]!r} and {name!r}")
-        spellings[folded] = name
-    order = tuple(wanted) or tuple(sorted(found))
-    if unknown := found ^ set(order):
-        raise LabelError(f"class {sorted(unknown)[0]!r} is not both in --classes and in the data")
-    if len(found) < 2:
-        raise LabelError("the data has one class only; training needs at least two")
-    try:
-        check_classes(order)
-    except ValueError as error:
-        raise LabelError(str(error)) from None
-    return order
-
-
-def decode_sides(
-    root: Path,
-    labelled: Sequence[LabelledFile],
-    *,
-    classes: Sequence[str],
-    recipe: Recipe,
-    workers: int,
-    progress: Progress,
-) -> tuple[dict[str, Side], list[Unreadable]]:
-    """Decode every labelled file once.
-
-    Returns:
-        The sides of the split by name, and the files that gave no image.
-    """
-    collected: dict[str, tuple[list[ModelInput], list[int]]] = {s: ([], []) for s in SPLITS}
-    unreadable = []
-    decoded = _decoded(root, labelled, recipe=recipe, workers=workers)
-    for item, result in zip(labelled, decoded, strict=True):
-        progress(1)
-        if isinstance(result, Outcome):
-            unreadable.append(Unreadable(item.path, result))
-            continue
-        inputs, truth = collected[str(item.split)]
-        inputs.append(result)
-        truth.append(classes.index(item.label))
-    sides = {
-        side: Side(
-            np.stack(inputs) if inputs else np.empty((0, recipe.size, recipe.size), np.uint8),
-            np.array(truth, dtype=np.int64),
+    limits = ScoringOptions().limits
+    # The file is held in memory beside its image.
+    room = limits.memory + file_limit(ReadingOptions().max_pixels)
+    with opened(store_place(folder, recipe)) as store:
+        rows, outcomes = fill(
+            store,
+            labelled.located,
+            reader=InputReader(recipe, store.place, store.count, store.opened_ns),
+            workers=workers,
+            limits=replace(limits, memory=room),
+            progress=progress,
         )
-        for side, (inputs, truth) in collected.items()
-    }
-    return sides, unreadable
+        values = in_order(store, rows)
+    readable = np.array([code is Outcome.SCORED for code in outcomes], dtype=np.bool_)
+    return Inputs(values, readable, tuple(outcomes), folder)
 
 
-class _Files(Dataset[ModelInput | Outcome]):
-    def __init__(self, paths: Sequence[Path], recipe: Recipe) -> None:
-        self._paths = paths
-        self._recipe = recipe
-        self._options = ReadingOptions(no_voi=recipe.no_voi)
+def sides_of(
+    files: Sequence[LabelledFile], inputs: Inputs, *, classes: Sequence[str]
+) -> dict[str, Side]:
+    """Divide the inputs by the split; those without an image are left out.
 
-    def __len__(self) -> int:
-        return len(self._paths)
+    Args:
+        files: Those that the inputs are of, each with its side.
+        inputs: Of `prepare_inputs`.
+        classes: Class names in the order of the logits.
 
-    def __getitem__(self, index: int) -> ModelInput | Outcome:
-        # A label belongs to a file; of a multi-frame file the first frame stands for it.
-        reading = next(read_radiographs(os.fsencode(self._paths[index]), self._options))
-        if reading.image is None:
-            return reading.outcome
-        return self._recipe.prepare(reading.image)
+    Raises:
+        CxrbatchError: The disk refuses.
+    """
+    truth = np.array([classes.index(file.label) for file in files], dtype=np.int64)
+    split = np.array([file.split for file in files], dtype=object)
+    sides = {}
+    for name in SPLITS:
+        rows = np.flatnonzero((split == name) & inputs.readable)
+        sides[name] = Side(take(inputs.values, rows, folder=inputs.folder), truth[rows])
+    return sides
 
 
-def _decoded(
-    root: Path, labelled: Sequence[LabelledFile], *, recipe: Recipe, workers: int
-) -> Iterator[ModelInput | Outcome]:
-    files = _Files([root / item.path for item in labelled], recipe)
-    loader: DataLoader[ModelInput | Outcome] = DataLoader(
-        files, batch_size=_DECODED_AT_ONCE, num_workers=workers, collate_fn=list
-    )
-    for batch in loader:
-        yield from batch
+def forget_inputs(folder: Path, recipe: Recipe) -> None:
+    """Remove what `prepare_inputs` kept, and the folder if nothing else is in it.
+
+    Raises:
+        CxrbatchError: The disk refuses.
+    """
+    remove_store(store_place(folder, recipe))

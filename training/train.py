@@ -1,4 +1,4 @@
-"""One training run from labels to a checkpoint: collect, split, decode, fit, calibrate, judge."""
+"""One training run from labels to a checkpoint: split, fit, calibrate, judge."""
 
 import platform
 from collections import Counter
@@ -19,8 +19,9 @@ from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.results import metrics
 from cxrbatch.results.truth import SPLITS, LabelledFile
 from cxrbatch.training.calibrate import fit_offsets, fit_temperature
-from cxrbatch.training.data import Side, Unreadable, collect, decode_sides, order_classes
+from cxrbatch.training.data import Inputs, Side, Unreadable, sides_of
 from cxrbatch.training.fit import Epoch, fit, logits_to_probabilities, predict
+from cxrbatch.training.labelled import Labelled
 from cxrbatch.training.options import TrainingOptions
 from cxrbatch.training.split import split_files
 
@@ -53,42 +54,29 @@ class Data:
     split_given: bool
 
 
-def prepare_data(
-    data: Path,
-    *,
-    classes: Sequence[str],
-    recipe: Recipe,
-    seed: int,
-    workers: int,
-    on_files: Callable[[int], object],
-    on_decoded: Callable[[int], object],
-) -> Data:
-    """Collect, split and decode labelled images.
+def prepare_data(labelled: Labelled, inputs: Inputs, *, classes: Sequence[str], seed: int) -> Data:
+    """Split labelled images.
 
     Args:
-        data: A CSV file or a folder of class folders.
-        classes: Order of the classes; empty for the alphabet's.
-        recipe: How images become inputs.
+        labelled: From `collect`.
+        inputs: From `prepare_inputs`.
+        classes: From `order_classes`.
         seed: Of the split, where none is given.
-        workers: Processes that decode.
-        on_files: Called with the number of files before decoding.
-        on_decoded: Called with the number of files just decoded.
 
     Raises:
-        LabelError: The labels, split or images cannot be used.
+        LabelError: The split or images cannot be used.
     """
-    root, labelled = collect(data)
-    order = order_classes(labelled, classes)
-    files = split_files(labelled, seed=seed)
-    on_files(len(files))
-    sides, unreadable = decode_sides(
-        root, files, classes=order, recipe=recipe, workers=workers, progress=on_decoded
-    )
+    files = split_files(labelled.files, seed=seed)
+    sides = sides_of(files, inputs, classes=classes)
     for side in ("train", "val"):
-        if missing := set(range(len(order))) - set(sides[side].truth.tolist()):
-            name = order[min(missing)]
-            raise LabelError(f"no image of {name!r} in the {side} split could be read")
-    return Data(order, files, sides, unreadable, all(f.split is not None for f in labelled))
+        if missing := set(range(len(classes))) - set(sides[side].truth.tolist()):
+            name = classes[min(missing)]
+            raise LabelError(
+                f"no image of {name!r} in the {side} split could be read; "
+                "look at some with `cxrbatch inspect`"
+            )
+    given = all(file.split is not None for file in labelled.files)
+    return Data(tuple(classes), files, sides, inputs.unreadable(files), given)
 
 
 def train(

@@ -1,10 +1,14 @@
 """`cxrbatch train` from end to end: on a small archive of PNGs, and refusing bad input."""
 
+import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cxrbatch.cli import main
@@ -174,6 +178,63 @@ def test_unusable_labels_fail_in_one_line(
     assert "has no class folders" in one_error(capsys)
 
 
+def test_labels_that_do_not_fit_the_files_are_listed_whole(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = "".join(f"gone{i:02}.png,dark lung,train\n" for i in range(30))
+    labels = labels_csv(archive, tmp_path, split=ordinary, extra=gone)
+    (tmp_path / "extra.png").touch()
+    command = ["train", str(labels), "-o", str(tmp_path / "m.safetensors"), *FAST]
+    assert main(command) == 1
+    printed = capsys.readouterr().err
+    assert printed.count("label without a file: 'gone") == 20
+    assert "label without a file: 10 more in " in printed
+    assert "30 x label without a file: correct the path, or say with --root" in printed
+    listing = tmp_path / "m.mismatches.csv"
+    with listing.open() as lines:
+        listed = [(row["path"], row["reason"]) for row in csv.DictReader(lines)]
+    assert listed == [(f"gone{i:02}.png", "label without a file") for i in range(30)]
+    labels_csv(archive, tmp_path, split=ordinary)
+    (tmp_path / "extra.png").unlink()
+    assert main([*command, "--classes", "none"]) == 1
+    assert "no image of 'none'" in one_error(capsys)
+    assert not listing.exists()
+
+
+def test_a_file_without_a_label_is_a_warning_and_is_listed(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    films = tmp_path / "films"
+    shutil.copytree(archive, films)
+    (films / "loose\n.png").touch()
+    output = tmp_path / "m.safetensors"
+    assert main(["train", str(films), "-o", str(output), "--classes", "none"]) == 1
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "without a label" in x]
+    assert line.startswith("warning: images without a label are left out: 1, such as ")
+    assert "loose\\n.png" in line
+    with (tmp_path / "m.mismatches.csv").open(newline="") as lines:
+        (listed,) = csv.DictReader(lines)
+    assert listed["path"] == f"{films}/loose\n.png"
+    assert listed["reason"] == "file without a label"
+
+
+def test_several_sources_and_a_cache_that_is_kept(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "dark.csv").write_text(
+        "path,label\n" + "".join(f"dark lung/{i:02}.png,dark lung\n" for i in range(20))
+    )
+    names = [f"white lung/{i:02}.png" for i in range(20)]
+    pq.write_table(
+        pa.table({"path": names, "label": ["white lung"] * 20}), tmp_path / "white.parquet"
+    )
+    sources = [str(tmp_path / "dark.csv"), str(tmp_path / "white.parquet")]
+    kept = [*FAST, "--root", str(archive), "--cache", str(tmp_path / "cache")]
+    assert main(["train", *sources, "-o", str(tmp_path / "m.safetensors"), *kept]) == 0
+    (records,) = (tmp_path / "cache").glob("*.inputs")
+    assert records.stat().st_size > 40 * 32 * 32
+    images = read_card(tmp_path / "m.safetensors").training["images"]
+    assert sum(images["train"].values()) == 32
+
+
 @pytest.mark.parametrize(
     "classes", ["dark lung,white lung,dark lung", "dark lung", "dark lung,white lung,third"]
 )
@@ -212,7 +273,7 @@ def test_a_few_unreadable_images_are_listed_and_change_the_exit_code(
     labels = labels_csv(archive, tmp_path, split=ordinary, extra="cut.png,dark lung,train\n")
     output = tmp_path / "m.safetensors"
     code = main(["train", str(labels), "-o", str(output), *FAST])
-    assert "no image: cut.png: " in capsys.readouterr().err
+    assert "no image: 'cut.png': " in capsys.readouterr().err
     assert sum(load_checkpoint(output).card.training["unreadable"].values()) == 1
     assert code == 3
 

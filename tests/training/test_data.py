@@ -1,161 +1,273 @@
-"""Labels to arrays: nothing is mixed up, nothing unreadable is hidden."""
+"""Labelled files to arrays: nothing mixed up, nothing unreadable hidden, nothing decoded twice."""
 
+import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from poisoned_reader import PoisonedInputReader, RefusingInputReader
 
-from cxrbatch.errors import LabelError
+from cxrbatch.errors import CxrbatchError
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Outcome
+from cxrbatch.reading.radiograph import read_radiographs
 from cxrbatch.results.truth import LabelledFile
-from cxrbatch.training.data import Unreadable, collect, decode_sides, order_classes
+from cxrbatch.sample.archive import write_sample
+from cxrbatch.scoring.isolation import Limits
+from cxrbatch.training import cache
+from cxrbatch.training.cache import InputReader, fill, in_order, store_place, take
+from cxrbatch.training.data import Inputs, Unreadable, forget_inputs, prepare_inputs, sides_of
+from cxrbatch.training.labelled import Labelled
+from cxrbatch.training.store import opened
 
-PngMaker = Callable[[Path, np.ndarray], Path]
 RECIPE = Recipe(size=32)
+FEW = Limits(seconds=2.0, memory=1 << 30)
 
 
-def labelled(*labels: str) -> list[LabelledFile]:
-    return [LabelledFile(f"{i}.png", label) for i, label in enumerate(labels)]
+@dataclass(frozen=True)
+class Filled:
+    """What one pass over files gave."""
+
+    outcomes: list[Outcome]
+    values: np.ndarray
 
 
-def test_collects_class_folders(tmp_path: Path) -> None:
-    (tmp_path / "A").mkdir()
-    (tmp_path / "A" / "x").touch()
-    assert collect(tmp_path) == (tmp_path, [LabelledFile("A/x", "A")])
+def prepared(paths: Sequence[Path], folder: Path, *, workers: int = 0) -> Inputs:
+    files = tuple(LabelledFile(path.name, "A") for path in paths)
+    return prepare_inputs(
+        Labelled(files, tuple(paths), ()),
+        recipe=RECIPE,
+        workers=workers,
+        folder=folder,
+        progress=lambda n: None,
+    )
 
 
-def test_collects_a_csv_whose_paths_are_relative_to_it(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "x.png").touch()
-    (tmp_path / "labels.csv").write_text("path,label\nimages/x.png,A\n")
-    assert collect(tmp_path / "labels.csv") == (tmp_path, [LabelledFile("images/x.png", "A")])
+def filled(
+    paths: Sequence[Path], folder: Path, *, reader: type[InputReader], recipe: Recipe = RECIPE
+) -> Filled:
+    """As `prepared`, with a reader in a process that it may end."""
+    with opened(store_place(folder, recipe)) as held:
+        made = reader(recipe, held.place, held.count, held.opened_ns)
+        rows, outcomes = fill(
+            held, paths, reader=made, workers=1, limits=FEW, progress=lambda n: None
+        )
+        return Filled(outcomes, in_order(held, rows))
 
 
-def test_labelled_files_that_are_not_there_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "there.png").touch()
-    (tmp_path / "folder").mkdir()
-    rows = ["there.png", "folder", "nul\0", *(f"gone{i}.png" for i in range(9))]
-    (tmp_path / "l.csv").write_text("path,label\n" + "".join(f"{row},A\n" for row in rows))
-    with pytest.raises(LabelError, match="11 labelled files are not below") as caught:
-        collect(tmp_path / "l.csv")
-    assert str(caught.value).count("gone") == 3
-
-
-def test_missing_labels_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(LabelError, match="neither a folder nor a CSV file"):
-        collect(tmp_path / "none.csv")
-
-
-def test_classes_come_in_the_alphabets_order_or_as_wanted() -> None:
-    files = labelled("b", "a", "b", "C")
-    assert order_classes(files, []) == ("C", "a", "b")
-    assert order_classes(files, ["b", "C", "a"]) == ("b", "C", "a")
-
-
-@pytest.mark.parametrize(
-    ("labels", "wanted", "expected"),
-    [
-        ("A A", "", "one class only"),
-        ("A A", "A", "one class only"),
-        ("COVID Covid", "", "one class in two spellings: 'COVID' and 'Covid'"),
-        ("A B", "A,C", "class 'B' is not both"),
-        ("A B", "A,B,C", "class 'C' is not both"),
-        ("A B C", "A,B", "class 'C' is not both"),
-        ("A B", "A,B,A", "twice"),
-    ],
-)
-def test_unusable_classes_are_refused(labels: str, wanted: str, expected: str) -> None:
-    with pytest.raises(LabelError, match=expected):
-        order_classes(labelled(*labels.split()), [c for c in wanted.split(",") if c])
-
-
-def test_spellings_that_differ_by_space_are_one_class() -> None:
-    with pytest.raises(LabelError, match="two spellings"):
-        order_classes(labelled("Lung Opacity", "LungOpacity"), [])
-
-
-@pytest.mark.parametrize("name", ["x" * 65, "two\nlines", "\udcff"], ids=["long", "lines", "bytes"])
-def test_names_that_no_card_can_hold_are_refused_before_any_work(name: str) -> None:
-    with pytest.raises(LabelError):
-        order_classes(labelled("A", name), [])
-
-
-def test_more_classes_than_a_card_can_hold_are_refused() -> None:
-    with pytest.raises(LabelError):
-        order_classes(labelled(*(f"class {i}" for i in range(257))), [])
+def film(path: Path, level: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((40, 50), level, np.uint8)).save(path, format="PNG")
+    return path
 
 
 @pytest.fixture
-def films(tmp_path: Path, write_png: PngMaker) -> list[LabelledFile]:
-    """Six flat films, the level of film i is 20 i, two of them on each side of the split."""
-    files = []
-    for i in range(6):
-        write_png(tmp_path / f"{i}.png", np.full((40, 50), 20 * i, np.uint8))
-        files.append(LabelledFile(f"{i}.png", "AB"[i % 2], None, ("train", "val", "test")[i // 2]))
-    return files
+def films(tmp_path: Path) -> list[Path]:
+    """Six flat films, the level of film i is 20 i."""
+    return [film(tmp_path / f"{i}.png", 20 * i) for i in range(6)]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_each_side_holds_its_images_in_order(
-    tmp_path: Path, films: list[LabelledFile], workers: int
+def levels(values: np.ndarray) -> list[int]:
+    assert values.dtype == np.uint8
+    assert values.shape[1:] == (32, 32)
+    return [int(image.min()) for image in values if image.min() == image.max()]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_inputs_are_in_the_order_of_the_files(
+    tmp_path: Path, films: list[Path], workers: int
 ) -> None:
-    steps: list[int] = []
-    sides, unreadable = decode_sides(
-        tmp_path, films, classes=("B", "A"), recipe=RECIPE, workers=workers, progress=steps.append
-    )
-    assert unreadable == []
-    assert steps == [1] * 6
-    for number, side in enumerate(("train", "val", "test")):
-        assert sides[side].inputs.shape == (2, 32, 32)
-        assert sides[side].inputs.dtype == np.uint8
-        assert sides[side].inputs[:, 5, 5].tolist() == [40 * number, 40 * number + 20]
-        assert sides[side].truth.tolist() == [1, 0]
+    inputs = prepared(films, tmp_path / "cache", workers=workers)
+    assert levels(inputs.values) == [0, 20, 40, 60, 80, 100]
+    assert inputs.readable.all()
+    assert isinstance(inputs.values, np.memmap)
 
 
-def test_files_that_give_no_image_are_listed_with_their_outcome(
-    tmp_path: Path, films: list[LabelledFile]
+def test_every_kind_of_file_is_what_a_reading_by_itself_gives(tmp_path: Path) -> None:
+    write_sample(tmp_path / "films")
+    paths = sorted(path for path in (tmp_path / "films").rglob("*") if path.is_file())
+    inputs = prepared(paths, tmp_path / "cache")
+    assert len({*inputs.outcomes}) > 3
+    several = 0
+    for number, path in enumerate(paths):
+        reading, *later = read_radiographs(path)  # the first frame stands for the file
+        several += bool(later)
+        assert inputs.outcomes[number] is reading.outcome
+        if reading.image is not None and reading.outcome is Outcome.SCORED:
+            assert np.array_equal(inputs.values[number], RECIPE.prepare(reading.image))
+        else:
+            assert not inputs.readable[number]
+            assert not inputs.values[number].any()
+    assert several
+
+
+def test_a_second_run_decodes_nothing_whatever_the_names(tmp_path: Path, films: list[Path]) -> None:
+    (tmp_path / "text").write_text("no image")
+    prepared([*films, tmp_path / "text"], tmp_path / "cache")
+    moved = [path.rename(tmp_path / f"moved {path.name}") for path in reversed(films)]
+    again = filled([*moved, tmp_path / "text"], tmp_path / "cache", reader=RefusingInputReader)
+    assert levels(again.values)[:6] == [100, 80, 60, 40, 20, 0]
+    assert again.outcomes == [Outcome.SCORED] * 6 + [Outcome.NOT_AN_IMAGE]
+
+
+def test_what_has_changed_is_decoded_anew(tmp_path: Path, films: list[Path]) -> None:
+    prepared(films, tmp_path / "cache")
+    before = os.stat(films[2])
+    film(films[2], 222)
+    os.utime(films[2], ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert levels(prepared(films, tmp_path / "cache").values) == [0, 20, 222, 60, 80, 100]
+    film(films[2], 40)
+    assert levels(prepared(films, tmp_path / "cache").values) == [0, 20, 40, 60, 80, 100]
+
+
+def test_another_recipe_or_reader_finds_nothing_of_the_first(
+    tmp_path: Path, films: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "1.png").write_text("a text, whatever its name says")
-    whole = (tmp_path / "3.png").read_bytes()
-    (tmp_path / "3.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "5.png").unlink()
-    sides, unreadable = decode_sides(
-        tmp_path, films, classes=("A", "B"), recipe=RECIPE, workers=0, progress=lambda n: None
-    )
-    assert [item.path for item in unreadable] == ["1.png", "3.png", "5.png"]
-    assert unreadable[0] == Unreadable("1.png", Outcome.NOT_AN_IMAGE)
-    assert unreadable[2] == Unreadable("5.png", Outcome.UNREADABLE_FILE)
-    assert unreadable[1].outcome in (Outcome.TRUNCATED, Outcome.CORRUPT)
-    assert [side.truth.tolist() for side in sides.values()] == [[0], [0], [0]]
+    prepared(films, tmp_path / "cache")
+    padded = Recipe(size=32, geometry="pad")
+    crashed = [Outcome.DECODER_CRASHED]
+    refusing = RefusingInputReader
+    found = filled(films[:1], tmp_path / "cache", reader=refusing, recipe=padded)
+    assert found.outcomes == crashed
+    assert filled(films[:1], tmp_path / "cache", reader=refusing).outcomes == [Outcome.SCORED]
+    monkeypatch.setattr(cache, "reading_version", lambda: "another")
+    assert filled(films[:1], tmp_path / "cache", reader=refusing).outcomes == crashed
 
 
-def test_a_side_without_an_image_is_an_empty_array(
-    tmp_path: Path, films: list[LabelledFile]
+def test_the_version_of_the_reader_follows_its_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sides, _ = decode_sides(
-        tmp_path, films[:4], classes=("A", "B"), recipe=RECIPE, workers=0, progress=lambda n: None
+    folder = Path(str(cache.reading.__file__)).parent
+    shutil.copytree(folder, tmp_path / "reading", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(cache.reading, "__file__", str(tmp_path / "reading" / "__init__.py"))
+    version = cache.reading_version.__wrapped__
+    unchanged = version()
+    assert unchanged == cache.reading_version()
+    with (tmp_path / "reading" / "display.py").open("a") as source:
+        source.write("# changed\n")
+    assert version() != unchanged
+
+
+def test_equal_bytes_have_an_input_each(tmp_path: Path, films: list[Path]) -> None:
+    paths = [films[1], shutil.copy(films[1], tmp_path / "copy"), films[3], films[1]]
+    for _ in range(2):
+        assert levels(prepared(paths, tmp_path / "cache").values) == [20, 20, 60, 20]
+
+
+def test_a_spoilt_entry_is_decoded_anew(tmp_path: Path, films: list[Path]) -> None:
+    prepared(films, tmp_path / "cache")
+    file = store_place(tmp_path / "cache", RECIPE).file
+    spoilt = bytearray(file.read_bytes())
+    spoilt[128 + 3 * (128 + 32 * 32) + 500] ^= 1
+    file.write_bytes(spoilt)
+    for _ in range(2):
+        assert levels(prepared(films, tmp_path / "cache").values) == [0, 20, 40, 60, 80, 100]
+
+
+def test_a_poisonous_file_costs_itself_alone(tmp_path: Path, films: list[Path]) -> None:
+    (tmp_path / "crash.png").write_bytes(b"crash")
+    (tmp_path / "hang.png").write_bytes(b"hang")
+    _let_the_clock_pass(tmp_path)
+    paths = [*films[:2], tmp_path / "crash.png", films[2], tmp_path / "hang.png", films[3]]
+    found = filled(paths, tmp_path / "cache", reader=PoisonedInputReader)
+    bad = [Outcome.DECODER_CRASHED, Outcome.DECODER_TIMEOUT]
+    good = Outcome.SCORED
+    assert found.outcomes == [good, good, bad[0], good, bad[1], good]
+    assert levels(found.values) == [0, 20, 0, 40, 0, 60]
+    # Their outcomes are kept: by itself the reader would say that they are no images.
+    again = filled(paths, tmp_path / "cache", reader=InputReader)
+    assert again.outcomes == found.outcomes
+    assert levels(again.values) == levels(found.values)
+
+
+def _let_the_clock_pass(folder: Path) -> None:
+    """Until a file's times can be told from now."""
+    (folder / "mark").touch()
+    while time.time_ns() - os.stat(folder / "mark").st_ctime_ns < 50_000_000:
+        os.sched_yield()
+    (folder / "mark").unlink()
+
+
+def test_what_cannot_be_opened_is_an_outcome_and_tried_again(
+    tmp_path: Path, films: list[Path]
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    gone = tmp_path / "gone.png"
+    paths = [films[1], gone, tmp_path / "fifo", tmp_path, films[2]]
+    inputs = prepared(paths, tmp_path / "cache")
+    assert inputs.outcomes[1:4] == (Outcome.UNREADABLE_FILE,) * 3
+    assert levels(inputs.values) == [20, 0, 0, 0, 40]
+    assert inputs.readable.tolist() == [True, False, False, False, True]
+    film(gone, 99)
+    assert levels(prepared(paths, tmp_path / "cache").values) == [20, 99, 0, 0, 40]
+
+
+def test_unreadable_files_are_named_with_their_outcome(tmp_path: Path, films: list[Path]) -> None:
+    whole = films[3].read_bytes()
+    films[3].write_bytes(whole[: len(whole) // 2])
+    films[5].write_text("a text, whatever its name says")
+    inputs = prepared(films, tmp_path / "cache")
+    files = [LabelledFile(path.name, "A") for path in films]
+    assert inputs.unreadable(files) == [
+        Unreadable("3.png", Outcome.TRUNCATED),
+        Unreadable("5.png", Outcome.NOT_AN_IMAGE),
+    ]
+
+
+def test_sides_hold_their_images_in_order(tmp_path: Path, films: list[Path]) -> None:
+    films[4].write_text("no image")
+    inputs = prepared(films, tmp_path / "cache")
+    sides = ("test", "train", "val", "train", "val", "train")
+    files = [LabelledFile(f"{i}", "AB"[i % 2], None, side) for i, side in enumerate(sides)]
+    found = sides_of(files, inputs, classes=("B", "A"))
+    assert levels(found["train"].inputs) == [20, 60, 100]
+    assert found["train"].truth.tolist() == [0, 0, 0]
+    assert levels(found["val"].inputs) == [40]
+    assert found["val"].truth.tolist() == [1]
+    assert found["test"].truth.tolist() == [1]
+    assert sides_of(files[:0], prepared([], tmp_path / "c"), classes=("A",))[
+        "val"
+    ].inputs.shape == (
+        0,
+        32,
+        32,
     )
-    assert sides["test"].inputs.shape == (0, 32, 32)
-    assert sides["test"].truth.shape == (0,)
+
+
+def test_what_is_written_to_inputs_does_not_reach_the_cache(
+    tmp_path: Path, films: list[Path]
+) -> None:
+    prepared(films, tmp_path / "cache").values[:] = 7
+    assert levels(prepared(films, tmp_path / "cache").values) == [0, 20, 40, 60, 80, 100]
+
+
+def test_a_full_disk_is_one_line_while_inputs_are_copied(
+    tmp_path: Path, films: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = prepared(films, tmp_path / "cache").values
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        monkeypatch.setattr(cache.tempfile, "TemporaryFile", lambda dir: full)
+        with pytest.raises(CxrbatchError, match=r"cannot use the cache .*No space left"):
+            take(values, np.array([3, 1]), folder=tmp_path)
+
+
+def test_forgetting_leaves_nothing(tmp_path: Path, films: list[Path]) -> None:
+    prepared(films, tmp_path / "cache")
+    forget_inputs(tmp_path / "cache", RECIPE)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_inputs_are_those_of_the_recipe(tmp_path: Path) -> None:
     """A tall white film on a padded square keeps its black borders; JPEG is read too."""
     Image.fromarray(np.full((64, 32), 255, np.uint8)).save(tmp_path / "film.jpeg")
     shutil.move(tmp_path / "film.jpeg", tmp_path / "film.dcm")
-    item = LabelledFile("film.dcm", "A", None, "train")
-    sides, _ = decode_sides(
-        tmp_path,
-        [item],
-        classes=("A",),
-        recipe=Recipe(size=32, geometry="pad"),
-        workers=0,
-        progress=lambda n: None,
-    )
-    image = sides["train"].inputs[0]
+    padded = Recipe(size=32, geometry="pad")
+    found = filled([tmp_path / "film.dcm"], tmp_path / "c", reader=InputReader, recipe=padded)
+    (image,) = found.values
     assert image[:, 8:24].min() == 255
     assert image[:, :8].max() == image[:, 24:].max() == 0

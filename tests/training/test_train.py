@@ -14,8 +14,9 @@ from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results import metrics
 from cxrbatch.results.truth import LabelledFile
-from cxrbatch.training.data import Side, Unreadable
+from cxrbatch.training.data import Side, Unreadable, prepare_inputs
 from cxrbatch.training.fit import logits_to_probabilities, predict
+from cxrbatch.training.labelled import collect, order_classes
 from cxrbatch.training.options import TrainingOptions
 from cxrbatch.training.train import LIMITS, Data, prepare_data, save, train
 
@@ -152,23 +153,19 @@ def test_a_start_of_other_classes_or_architecture_is_refused(tiny_checkpoint: Pa
         run(data(), replace(OPTIONS, architecture="resnet34"), initial=renamed)
 
 
-def prepared(root: Path) -> Data:
-    return prepare_data(
-        root,
-        classes=(),
-        recipe=RECIPE,
-        seed=0,
-        workers=0,
-        on_files=lambda n: None,
-        on_decoded=lambda n: None,
+def prepared(root: Path, cache: Path) -> Data:
+    labelled = collect([root])
+    inputs = prepare_inputs(
+        labelled, recipe=RECIPE, workers=0, folder=cache, progress=lambda n: None
     )
+    return prepare_data(labelled, inputs, classes=order_classes(labelled.files, ()), seed=0)
 
 
 def test_folders_are_split_and_decoded(tmp_path: Path, write_png: PngMaker) -> None:
     for label in "AB":
         for i in range(10):
-            write_png(tmp_path / label / f"{i}.png", np.full((32, 32), 10 * i, np.uint8))
-    found = prepared(tmp_path)
+            write_png(tmp_path / "films" / label / f"{i}.png", np.full((32, 32), 10 * i, np.uint8))
+    found = prepared(tmp_path / "films", tmp_path / "cache")
     assert found.classes == ("A", "B")
     assert not found.split_given
     assert {name: len(held.truth) for name, held in found.sides.items()} == {
@@ -180,8 +177,8 @@ def test_folders_are_split_and_decoded(tmp_path: Path, write_png: PngMaker) -> N
 
 def test_a_class_that_cannot_be_read_is_refused(tmp_path: Path, write_png: PngMaker) -> None:
     for i in range(10):
-        write_png(tmp_path / "A" / f"{i}.png", np.full((32, 32), 10 * i, np.uint8))
-        (tmp_path / "B").mkdir(exist_ok=True)
-        (tmp_path / "B" / f"{i}.png").write_text("no image")
+        write_png(tmp_path / "films" / "A" / f"{i}.png", np.full((32, 32), 10 * i, np.uint8))
+        (tmp_path / "films" / "B").mkdir(exist_ok=True)
+        (tmp_path / "films" / "B" / f"{i}.png").write_text("no image")
     with pytest.raises(LabelError, match="no image of 'B' in the train split could be read"):
-        prepared(tmp_path)
+        prepared(tmp_path / "films", tmp_path / "cache")

@@ -1,0 +1,246 @@
+"""Every labelled file once through the one reader, in processes that a decoder cannot take along.
+
+Nothing here imports torch: the reading processes import this module.
+"""
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cxrbatch import reading
+from cxrbatch.model import preprocessing
+from cxrbatch.model.preprocessing import ModelInput, Recipe
+from cxrbatch.reading.containers import open_regular
+from cxrbatch.reading.outcomes import Outcome, ReadingError, reading_error
+from cxrbatch.reading.radiograph import ReadingOptions, read_radiographs, read_radiographs_bytes
+from cxrbatch.reading.readings import Reading, file_limit
+from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.scoring.isolation import Fault, Limits
+from cxrbatch.scoring.loading import ReadingPool, Unread
+from cxrbatch.training.store import Place, Store, reported, stored_keys
+
+_DECODERS = ("imagecodecs", "numpy", "pillow", "pydicom", "scipy")
+_COPIED_AT_ONCE = 256
+# A file's times may lag so much behind the clock.
+_CLOCK_NS = 20_000_000
+_PASSING = frozenset({Outcome.UNREADABLE_FILE, Outcome.OUT_OF_MEMORY})
+"""Outcomes that say as much of the machine as of the bytes: they are tried anew in each run."""
+
+
+def store_place(folder: Path, recipe: Recipe) -> Place:
+    """Where a cache keeps the inputs of a recipe, as this version of the reader makes them."""
+    identity = hashlib.sha256(f"{recipe.sha256} {reading_version()}".encode()).hexdigest()
+    return Place(folder, identity, recipe.size)
+
+
+@lru_cache(maxsize=1)
+def reading_version() -> str:
+    """Hash of all that turns bytes into inputs: the reader's own sources and its decoders.
+
+    A number to be raised by hand would be forgotten one day, and the cache be wrong.
+    """
+    folder = Path(str(reading.__file__)).parent
+    digest = hashlib.sha256()
+    for source in (*sorted(folder.glob("*.py")), Path(preprocessing.__file__)):
+        digest.update(hashlib.sha256(source.read_bytes()).digest())
+    digest.update(" ".join(version(name) for name in _DECODERS).encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What became of one file.
+
+    Attributes:
+        key: Of its bytes; None where they could not be had.
+        outcome: `scored` where it has an input; None where the store knows the key already.
+        prepared: Shape (size, size), uint8, or None.
+    """
+
+    key: bytes | None
+    outcome: Outcome | None
+    prepared: ModelInput | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InputReader:
+    """Makes the input of a file whose bytes are not known yet; travels to reading processes.
+
+    A label belongs to a file: of a multi-frame file the first frame stands for it.
+
+    Attributes:
+        recipe: How display images become inputs.
+        place: Where known inputs are.
+        known: So many records of the store are known.
+        opened_ns: Of the store.
+    """
+
+    recipe: Recipe
+    place: Place
+    known: int
+    opened_ns: int
+
+    def load(self, files: list[ArchiveFile]) -> Decoded:
+        """Read one file; whatever is wrong with it is its outcome."""
+        (file,) = files
+        options = ReadingOptions(no_voi=self.recipe.no_voi)
+        try:
+            with open_regular(file.path) as stream:
+                if os.fstat(stream.fileno()).st_size > file_limit(options.max_pixels):
+                    return Decoded(None, next(read_radiographs(file.path, options)).outcome)
+                # The bytes that are hashed are those that are decoded, whoever writes meanwhile.
+                data = stream.read()
+        except (OSError, ReadingError, MemoryError) as error:
+            return Decoded(None, reading_error(error).outcome)
+        key = _started(self.place)
+        key.update(data)
+        if key.digest() in _known(self.place, self.known, self.opened_ns):
+            return Decoded(key.digest(), None)
+        outcome, prepared = self._decode(data, options)
+        return Decoded(key.digest(), outcome, prepared)
+
+    def failed(self, file: ArchiveFile, outcome: Outcome, detail: str) -> Decoded:
+        """Stand in for a file that ended the process that read it."""
+        return Decoded(None, outcome)
+
+    def _decode(self, data: bytes, options: ReadingOptions) -> tuple[Outcome, ModelInput | None]:
+        first: Reading = next(read_radiographs_bytes(data, options))
+        if first.outcome is not Outcome.SCORED or first.image is None:
+            return first.outcome, None
+        try:
+            return first.outcome, self.recipe.prepare(first.image)
+        except Exception as error:
+            return reading_error(error).outcome, None
+
+
+def fill(
+    store: Store,
+    files: Sequence[Path],
+    *,
+    reader: InputReader,
+    workers: int,
+    limits: Limits,
+    progress: Callable[[int], object],
+) -> tuple[npt.NDArray[np.int64], list[Outcome]]:
+    """Decode the files whose bytes the store does not know.
+
+    Args:
+        store: Where they are kept.
+        files: Absolute paths.
+        reader: Makes the inputs.
+        workers: Processes that read; 0 reads in this one, where a crash of a decoder ends it.
+        limits: What one file may use.
+        progress: Called with 1 after each file.
+
+    Returns:
+        The row of each file in the store, shape (files,), -1 where it has none; its outcome.
+
+    Raises:
+        CxrbatchError: The disk refuses, or no process can be started.
+    """
+    rows: npt.NDArray[np.int64] = np.full(len(files), -1, dtype=np.int64)
+    outcomes = []
+    culprits = _Culprits(store.place)
+    with ReadingPool(reader, workers=workers, limits=limits, listener=culprits) as pool:
+        unread = (Unread(i, ArchiveFile(os.fsencode(path), 0)) for i, path in enumerate(files))
+        decoded: Decoded
+        for number, decoded in enumerate(pool.load(unread)):
+            key, outcome = decoded.key or culprits.keys.get(number), decoded.outcome
+            if outcome is None:
+                assert key is not None
+                rows[number] = store.row(key, near=number)
+                outcome = store.outcome(int(rows[number]))
+            elif key is not None and outcome not in _PASSING:
+                rows[number] = store.append(key, outcome, decoded.prepared)
+            outcomes.append(outcome)
+            progress(1)
+    return rows, outcomes
+
+
+def in_order(store: Store, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """Map inputs in the order of `rows`, shape (rows, size, size), uint8.
+
+    Where that is the order of the store, as after a first run, the store itself is mapped. Rows
+    of -1 are zeros.
+
+    Raises:
+        CxrbatchError: The disk refuses.
+    """
+    inputs: npt.NDArray[np.uint8] = store.place.records(store.count)["input"]
+    if np.array_equal(rows, np.arange(len(rows))):
+        return inputs[: len(rows)]
+    return take(inputs, rows, folder=store.place.folder)
+
+
+def take(
+    inputs: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], *, folder: Path
+) -> npt.NDArray[np.uint8]:
+    """Copy inputs to a file without a name in `folder`, and map it: memory stays flat.
+
+    Args:
+        inputs: Shape (n, size, size), uint8.
+        rows: Which of them, in this order; -1 for zeros.
+        folder: On whose disk; the system frees the space when the process ends, however it does.
+
+    Returns:
+        Shape (rows, size, size), uint8; what is written to it stays in memory.
+
+    Raises:
+        CxrbatchError: The disk refuses.
+    """
+    shape = (len(rows), *inputs.shape[1:])
+    if not len(rows):
+        return np.empty(shape, np.uint8)
+    # Written and then mapped: a full disk is an error of a write, but a signal in a map.
+    with reported(folder), tempfile.TemporaryFile(dir=folder) as file:
+        for start in range(0, len(rows), _COPIED_AT_ONCE):
+            some = rows[start : start + _COPIED_AT_ONCE]
+            block = np.zeros((len(some), *shape[1:]), np.uint8)
+            block[some >= 0] = inputs[some[some >= 0]]
+            file.write(block.data)
+        file.flush()
+        return np.memmap(file, np.uint8, "c", shape=shape)
+
+
+@dataclass(slots=True)
+class _Culprits:
+    """Keys of files that end the process which reads them; told by several threads."""
+
+    place: Place
+    began_ns: int = field(default_factory=lambda: time.time_ns() - _CLOCK_NS)
+    keys: dict[int, bytes] = field(default_factory=dict)
+
+    def retried(self, unread: Unread) -> None:
+        """Nothing is known yet."""
+
+    def lost(self, unread: Unread, fault: Fault) -> None:
+        """Remember the bytes, if they are the ones that were read."""
+        if not fault.lasting:
+            return
+        key = _started(self.place)
+        try:
+            with open_regular(unread.file.path) as stream:
+                while block := stream.read(1 << 20):
+                    key.update(block)
+                if os.fstat(stream.fileno()).st_ctime_ns < self.began_ns:
+                    self.keys[unread.number] = key.digest()
+        except (OSError, ReadingError):
+            return
+
+
+def _started(place: Place) -> "hashlib._Hash":
+    return hashlib.sha256(place.identity.encode())
+
+
+@lru_cache(maxsize=1)
+def _known(place: Place, count: int, opened_ns: int) -> frozenset[bytes]:
+    return stored_keys(place, count)

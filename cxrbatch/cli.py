@@ -41,7 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "train": (
         "cxrbatch.training.command:command",
-        "Train a model on class folders or a CSV of labels.",
+        "Train a model on class folders or files of labels.",
     ),
     "sample": (
         "cxrbatch.commands.sample:command",

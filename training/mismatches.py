@@ -33,7 +33,7 @@ class Reason(StrEnum):
     TWO_FILES = "file under two roots", "write its path in full, or give one --root of the two"
     TWO_LABELS = "file with two labels", "keep the row that is right"
     TWO_ROWS = "file named twice", "keep one of the rows"
-    NO_LABEL = "file without a label", "label it to have it used"
+    NO_LABEL = "file without a label", "label the image to have it used"
 
 
 @dataclass(frozen=True, slots=True)

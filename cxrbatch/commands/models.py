@@ -133,6 +133,13 @@ def _print_figures(side: str, figures: object) -> None:
     if not isinstance(figures, dict):
         return
     for name in ("n", "balanced_accuracy", "macro_auc"):
-        value = figures.get(name)
-        shown = f"{value:.4g}" if isinstance(value, int | float) else "undefined"
-        click.echo(f"{side:<13} {name.replace('_', ' ')} {shown}")
+        click.echo(f"{side:<13} {name.replace('_', ' ')} {_figure(figures.get(name))}")
+
+
+def _figure(found: object) -> str:
+    """A number, alone or with its interval."""
+    if isinstance(found, dict):
+        bounds = found.get("interval")
+        ends = [_figure(end) for end in bounds] if isinstance(bounds, list) else []
+        return _figure(found.get("value")) + (f" ({' to '.join(ends)})" if ends else "")
+    return f"{found:.4g}" if isinstance(found, int | float) else "undefined"

@@ -9,12 +9,13 @@ from typing import Any
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.preprocessing import Recipe
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_CLASSES = 256
 MAX_CLASS_NAME = 64
 MAX_TEXT = 1000
 TEMPERATURES = (0.01, 100.0)
 _SHOWN = 160
+_RATES = {"threshold", "sensitivity", "specificity"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class Card:
         recipe: How radiographs become inputs.
         normalisation: How inputs are scaled on the device.
         temperature: Probabilities are softmax(logits / temperature).
+        operating_points: Thresholds on a class's probability, by class and name, as found on
+            validation: {class: {name: {"threshold": …, "sensitivity": …, "specificity": …}}}.
         training: Free summary: data, split, options, metrics, versions.
         limits: What the scores don't mean, one sentence each.
     """
@@ -50,6 +53,7 @@ class Card:
     recipe: Recipe
     normalisation: Normalisation
     temperature: float = 1.0
+    operating_points: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     limits: tuple[str, ...] = ()
 
@@ -58,6 +62,8 @@ class Card:
         low, high = TEMPERATURES
         if not low <= self.temperature <= high:
             raise ValueError(f"temperature must be in {low} … {high}")
+        if not set(self.operating_points) <= set(self.classes):
+            raise ValueError("operating points of an unknown class")
         for text in (self.name, *self.limits):
             if not text.isprintable() or len(text) > MAX_TEXT:
                 raise ValueError("the name or a limit is overlong or cannot be printed")
@@ -85,7 +91,9 @@ class Card:
             raise ValueError("not an object")
         values = dict(card)
         version = values.pop("format_version", None)
-        if version != FORMAT_VERSION:
+        if version == 1:
+            values.setdefault("operating_points", {})
+        elif version != FORMAT_VERSION:
             raise ValueError(f"format version {version!r}, this program reads {FORMAT_VERSION}")
         names = {f.name for f in fields(cls)}
         if set(values) != names:
@@ -97,6 +105,7 @@ class Card:
             recipe=Recipe.from_card(values["recipe"]),
             normalisation=_normalisation(values["normalisation"]),
             temperature=_number(values["temperature"]),
+            operating_points=_operating_points(values["operating_points"]),
             training=_object(values["training"]),
             limits=_texts(values["limits"]),
         )
@@ -129,6 +138,26 @@ def _normalisation(value: object) -> Normalisation:
     if set(given) != {"mean", "std"}:
         raise ValueError("normalisation needs mean and std, and nothing else")
     return Normalisation(_number(given["mean"]), _number(given["std"]))
+
+
+def _operating_points(value: object) -> dict[str, dict[str, dict[str, float]]]:
+    return {
+        name: {_printable(point): _rates(rates) for point, rates in _object(points).items()}
+        for name, points in _object(value).items()
+    }
+
+
+def _rates(value: object) -> dict[str, float]:
+    rates = {name: _number(rate) for name, rate in _object(value).items()}
+    if set(rates) != _RATES or not all(0.0 <= rate <= 1.0 + 1e-6 for rate in rates.values()):
+        raise ValueError("an operating point needs threshold, sensitivity, specificity in [0, 1]")
+    return rates
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable() or len(text) > MAX_CLASS_NAME:
+        raise ValueError("the name of an operating point is overlong or cannot be printed")
+    return text
 
 
 def _text(value: object) -> str:

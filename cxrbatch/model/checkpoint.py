@@ -9,15 +9,18 @@ import os
 import stat
 from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Card
+from cxrbatch.model.features import FeatureStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 _CARD_KEY = "cxrbatch"
 _STEM = "conv1.weight"
+_FEATURES = "features."
+# Of a safetensors file: the length of its JSON header as eight bytes, then that header.
+_HEADER_LENGTH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +44,13 @@ class Checkpoint:
         card: What it says of itself.
         sha256: Hash of the file's bytes.
         model: The network with these weights, in float32, in evaluation mode.
+        features: Where its features lie for the training images; None where it was not kept.
     """
 
     card: Card
     sha256: str
     model: "RadiographResNet"
+    features: FeatureStatistics | None = None
 
 
 def bundled_checkpoint() -> Path:
@@ -84,12 +92,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
         card = _card_of(file.metadata(), path)
         tensors = {name: file.get_tensor(name) for name in list(file.keys())}
     model = build_model(card)
-    _load_weights(model, tensors, path)
-    return Checkpoint(card, file_sha256(path), model.eval())
+    features = _take_features(tensors, path, width=model.fc.in_features)
+    load_weights(model, tensors, path)
+    return Checkpoint(card, file_sha256(path), model.eval(), features)
 
 
-def save_checkpoint(path: Path, *, model: "RadiographResNet", card: Card) -> None:
-    """Write a checkpoint: float16 weights, float32 batch statistics, atomically.
+def save_checkpoint(
+    path: Path,
+    *,
+    model: "RadiographResNet",
+    card: Card,
+    features: FeatureStatistics | None = None,
+) -> None:
+    """Write a checkpoint: float16 weights, float32 statistics, atomically.
 
     Raises:
         CheckpointError: The disk refuses, or the weights are not finite in float16.
@@ -97,6 +112,10 @@ def save_checkpoint(path: Path, *, model: "RadiographResNet", card: Card) -> Non
     from safetensors.torch import save
 
     tensors = {name: _stored(name, value) for name, value in _weights(model).items()}
+    if features is not None:
+        tensors |= {
+            _FEATURES + f.name: _tensor(getattr(features, f.name)) for f in fields(features)
+        }
     if bad := [name for name, value in tensors.items() if not value.isfinite().all()]:
         raise CheckpointError(f"weights of {bad[0]} are not finite; the checkpoint is not written")
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -113,31 +132,55 @@ def save_checkpoint(path: Path, *, model: "RadiographResNet", card: Card) -> Non
         raise CheckpointError(f"cannot write checkpoint {path}: {error.strerror}") from None
 
 
+def round_as_stored(model: "RadiographResNet") -> None:
+    """Round a network's weights to what a checkpoint keeps of them."""
+    import torch
+
+    with torch.no_grad():
+        for name, value in _weights(model).items():
+            value.copy_(_stored(name, value))
+
+
 def import_state_dict(source: Path, *, card: Card) -> "RadiographResNet":
     """Read a PyTorch state dict into the card's architecture.
+
+    Raises:
+        CheckpointError: Not a state dict that `weights_only` can read, or weights that don't fit.
+    """
+    model = build_model(card)
+    load_weights(model, read_state_dict(source), source)
+    model.eval()
+    return model
+
+
+def read_state_dict(source: Path) -> "dict[str, Tensor]":
+    """Read named tensors out of a PyTorch or safetensors file, whatever its name.
 
     A three-channel stem is folded into one channel by summing its filters, which is exact for a
     grey image given three times. A `state_dict` or `model` entry and a `module.` prefix, as
     training scripts leave them, are taken off.
 
     Raises:
-        CheckpointError: Not a state dict that `weights_only` can read, or weights that don't fit.
+        CheckpointError: Neither a safetensors file nor a state dict that `weights_only` can read.
     """
     import torch
 
     try:
+        with source.open("rb") as file:
+            is_safetensors = file.read(_HEADER_LENGTH + 1)[_HEADER_LENGTH:] == b"{"
+        if is_safetensors:
+            return _plain_state_dict(_safetensors(source), source)
         loaded = torch.load(source, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"cannot read {source}: {error.strerror}") from None
+    except CheckpointError:
+        raise
     except Exception:
         # torch.load raises whatever the unpickler met, with advice how to run the file's code.
         raise CheckpointError(
             f"{source} is not a plain state dict; save model.state_dict() and import that"
         ) from None
-    model = build_model(card)
-    _load_weights(model, _plain_state_dict(loaded, source), source)
-    model.eval()
-    return model
+    return _plain_state_dict(loaded, source)
 
 
 def build_model(card: Card) -> "RadiographResNet":
@@ -173,6 +216,12 @@ def _opened(path: Path, *, framework: str) -> "Iterator[safe_open]":
         ) from None
 
 
+def _safetensors(path: Path) -> "dict[str, Tensor]":
+    with _opened(path, framework="pt") as file:
+        weights = [name for name in list(file.keys()) if not name.startswith(_FEATURES)]
+        return {name: file.get_tensor(name) for name in weights}
+
+
 def _card_of(metadata: Mapping[str, str] | None, path: Path) -> Card:
     if not metadata or _CARD_KEY not in metadata:
         raise CheckpointError(
@@ -187,7 +236,12 @@ def _weights(model: "RadiographResNet") -> "dict[str, Tensor]":
     return {name: value for name, value in state.items() if "num_batches" not in name}
 
 
-def _load_weights(model: "RadiographResNet", tensors: "Mapping[str, Tensor]", source: Path) -> None:
+def load_weights(model: "RadiographResNet", tensors: "Mapping[str, Tensor]", source: Path) -> None:
+    """Copy named tensors, of the file `source`, into a network that they fit exactly.
+
+    Raises:
+        CheckpointError: A tensor is missing, unknown, of another shape or not finite.
+    """
     import torch
 
     expected = _weights(model)
@@ -226,6 +280,33 @@ def _is_plain(tensor: "Tensor") -> bool:
 def _stored(name: str, value: "Tensor") -> "Tensor":
     # A running variance can exceed float16's range; all statistics together are 40 kB.
     return (value.float() if "running_" in name else value.half()).contiguous().cpu()
+
+
+def _tensor(values: npt.NDArray[np.float32]) -> "Tensor":
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(values))
+
+
+def _take_features(
+    tensors: "dict[str, Tensor]", source: Path, *, width: int
+) -> FeatureStatistics | None:
+    """Take the feature statistics out of a checkpoint's tensors, if it has them."""
+    names = [f.name for f in fields(FeatureStatistics)]
+    found = [tensors.pop(_FEATURES + name, None) for name in names]
+    if all(tensor is None for tensor in found):
+        return None
+    given = [np.empty(0, np.float32) if t is None else t.float().numpy() for t in found]
+    kept = len(given[1])
+    shapes = [(width,), (kept, width), (kept,), (1,)]
+    sound = [values.shape for values in given] == shapes and kept <= width
+    if not sound or not all(np.isfinite(values).all() for values in given):
+        raise CheckpointError(f"the feature statistics in {source} are damaged")
+    if not all((values > 0).all() for values in given[2:]):
+        raise CheckpointError(
+            f"the feature statistics in {source} have a variance that is not positive"
+        )
+    return FeatureStatistics(*given)
 
 
 def _plain_state_dict(loaded: object, source: Path) -> "dict[str, Tensor]":

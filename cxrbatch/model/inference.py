@@ -135,6 +135,21 @@ class Scorer:
             maps.scale.cpu().numpy(),
         )
 
+    def features(self, inputs: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Give what the head sees of up to a batch of inputs, shape (n, k).
+
+        Args:
+            inputs: Shape (n, size, size), uint8, 1 <= n <= batch_size.
+
+        Raises:
+            CxrbatchError: The batch does not fit into memory.
+        """
+        with torch.inference_mode(), self._autocast(), self._memory_explained():
+            activations = self._model.features(self._normalised(self._to_device(inputs)))
+            features = activations.float().mean((2, 3))[: len(inputs)]
+            found: npt.NDArray[np.float32] = features.cpu().numpy()
+            return found
+
     def _to_device(self, inputs: npt.NDArray[np.uint8]) -> Tensor:
         host = torch.zeros(
             (self.batch_size, 1, *inputs.shape[1:]),

@@ -18,12 +18,15 @@ import pyarrow.parquet as pq
 from cxrbatch.errors import TableError
 from cxrbatch.reading.facts import HeaderFacts
 
-SCHEMA_VERSION = "2.0"
+SCHEMA_VERSION = "2.1"
 PROVENANCE_KEY = b"cxrbatch"
 
 _INTEGERS = frozenset({"rows", "columns", "bits_stored"})
 # The id itself never enters a table: `patient_key` is its keyed hash.
 FACTS = tuple(f.name for f in fields(HeaderFacts) if f.name != "patient_id")
+
+TRUTH_COLUMNS = ("truth", "split")
+"""What a table has beside the usual columns where it came with labels: text, null where unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +80,13 @@ class Row:
     facts: HeaderFacts
 
 
-def table_schema(classes: Sequence[str], *, heatmap_size: int) -> pa.Schema:
+def table_schema(classes: Sequence[str], *, heatmap_size: int, labelled: bool = False) -> pa.Schema:
     """Give the columns of a table.
 
     Args:
         classes: Class names in the order of the logits.
         heatmap_size: Height and width of one heat map in cells.
+        labelled: Whether it has the columns `TRUTH_COLUMNS` too.
 
     Raises:
         ValueError: `heatmap_size` is not a positive whole number.
@@ -109,6 +113,7 @@ def table_schema(classes: Sequence[str], *, heatmap_size: int) -> pa.Schema:
         ("ood_score", pa.float32()),
         ("patient_key", pa.string()),
         *((name, pa.int32() if name in _INTEGERS else pa.string()) for name in FACTS),
+        *((name, pa.string()) for name in (TRUTH_COLUMNS if labelled else ())),
     ]
     return pa.schema(columns)
 
@@ -195,7 +200,11 @@ def open_table(path: Path) -> Table:
     try:
         provenance = json.loads(stored[PROVENANCE_KEY])
         version, classes = provenance["schema_version"], tuple(provenance["classes"])
-        expected = table_schema(classes, heatmap_size=provenance["heatmap_size"])
+        expected = table_schema(
+            classes,
+            heatmap_size=provenance["heatmap_size"],
+            labelled=provenance.get("labelled") is True,
+        )
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError, pa.ArrowException):
         raise TableError(f"{path} is not a results table of cxrbatch") from None
     if str(version).partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:

@@ -154,7 +154,7 @@ class ReadingPool(Generic[Loaded]):
             finally:
                 self._idle.put(process)
 
-    def _read(self, process: IsolatedProcess, unread: list[Unread]) -> list[LoadedFiles]:
+    def _read(self, process: IsolatedProcess, unread: list[Unread]) -> list[Loaded]:
         files = [[entry.file] for entry in unread]
         results = process.map(
             self._reader.load, files, retried=lambda i: self._listener.retried(unread[i])

@@ -35,12 +35,12 @@ def test_card_survives_json() -> None:
 
 def test_json_names_its_version_and_is_sorted(tiny_card: Card) -> None:
     fields = json.loads(tiny_card.to_json())
-    assert fields["format_version"] == 1
+    assert fields["format_version"] == 2
     assert list(fields) == sorted(fields)
 
 
 CHANGES: list[dict[str, Any]] = [
-    {"format_version": 2},
+    {"format_version": 3},
     {"format_version": "1"},
     {"format_version": MISSING},
     {"surprise": 1},
@@ -131,3 +131,38 @@ def test_every_count_of_classes_in_range_is_taken() -> None:
 def test_card_made_in_code_is_checked_too(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature"):
         Card("n", "resnet18", ("a", "b"), Recipe(64), Normalisation(0.5, 0.25), temperature)
+
+
+def test_cards_of_the_first_format_are_read_still(tiny_card: Card) -> None:
+    old = changed(tiny_card, {"format_version": 1, "operating_points": MISSING})
+    assert Card.from_json(old) == tiny_card
+
+
+POINT = {"threshold": 0.5, "sensitivity": 0.9, "specificity": 0.8}
+
+
+def test_operating_points_come_back(tiny_card: Card) -> None:
+    points = {"Normal": {"youden": POINT}}
+    assert Card.from_json(changed(tiny_card, {"operating_points": points})).operating_points == (
+        points
+    )
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [],
+        {"Normal": []},
+        {"Normal": {"youden": 0.5}},
+        {"Normal": {"youden": {"threshold": 0.5}}},
+        {"Normal": {"youden": {**POINT, "threshold": 1.5}}},
+        {"Normal": {"youden": {**POINT, "threshold": float("nan")}}},
+        {"Normal": {"youden": {**POINT, "sensitivity": "high"}}},
+        {"Normal": {"\x1b[2J": POINT}},
+        {"Unknown": {"youden": POINT}},
+    ],
+    ids=str,
+)
+def test_broken_operating_points_are_refused(tiny_card: Card, points: object) -> None:
+    with pytest.raises(CheckpointError, match="card is invalid"):
+        Card.from_json(changed(tiny_card, {"operating_points": points}))

@@ -87,3 +87,41 @@ def test_values_are_plain_numbers() -> None:
     assert type(metrics.macro_auc(truth, probabilities)) is float
     assert {type(v) for v in metrics.recalls(truth, predicted, classes=4)} == {float}
     assert {type(v) for v in metrics.one_vs_rest_auc(truth, probabilities)} == {float}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_operating_points_against_trying_every_threshold(seed: int) -> None:
+    truth, _, probabilities = random_scores(seed)
+    positive, score = truth == 1, probabilities[:, 1]
+    tried = []
+    for threshold in [*np.unique(score), np.inf]:
+        called = score >= threshold
+        tried.append((called[positive].mean(), 1 - called[~positive].mean()))
+    points = metrics.operating_points(positive, score)
+    youden, sensitive, specific = (points[n] for n in ("youden", "sensitive", "specific"))
+    assert youden.sensitivity + youden.specificity == pytest.approx(max(a + b for a, b in tried))
+    assert sensitive.sensitivity >= 0.95
+    assert sensitive.specificity == pytest.approx(max(b for a, b in tried if a >= 0.95))
+    assert specific.specificity >= 0.95
+    assert specific.sensitivity == pytest.approx(max(a for a, b in tried if b >= 0.95))
+    for point in points.values():
+        called = score >= point.threshold
+        assert called[positive].mean() == pytest.approx(point.sensitivity)
+        assert 1 - called[~positive].mean() == pytest.approx(point.specificity)
+
+
+def test_operating_points_of_one_class_are_undefined() -> None:
+    assert metrics.operating_points(np.ones(3, bool), np.array([0.1, 0.2, 0.3])) == {}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_calibration_error_against_its_definition(seed: int) -> None:
+    truth, predicted, probabilities = random_scores(seed, count=200)
+    confidence = probabilities.max(axis=1)
+    error = 0.0
+    for index in range(15):
+        inside = (confidence > index / 15) & (confidence <= (index + 1) / 15)
+        if inside.any():
+            gap = abs((predicted == truth)[inside].mean() - confidence[inside].mean())
+            error += inside.mean() * gap
+    assert metrics.expected_calibration_error(truth, probabilities) == pytest.approx(error)

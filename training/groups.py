@@ -1,0 +1,109 @@
+"""Files that must stay on one side of a split: those of one patient, and those of one picture."""
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxrbatch.results.paths import shown
+from cxrbatch.results.truth import LabelledFile
+from cxrbatch.scoring.claim import writing
+from cxrbatch.scoring.durable import written_whole
+from cxrbatch.training.duplicates import Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """Two files on two sides of a split that belong together.
+
+    Attributes:
+        first: One of them.
+        second: The other.
+        reason: Why they belong together.
+    """
+
+    first: LabelledFile
+    second: LabelledFile
+    reason: str
+
+    def __str__(self) -> str:
+        sides = " and ".join(f"{shown(f.path)} ({f.split})" for f in (self.first, self.second))
+        return f"{sides}: {self.reason}"
+
+
+def group_files(files: Sequence[LabelledFile], pairs: Iterable[Pair]) -> tuple[int, ...]:
+    """Join files of one patient and pairs of one picture, and what these have in common.
+
+    Args:
+        files: All files.
+        pairs: From `near_duplicates`, by index into `files`.
+
+    Returns:
+        The group of each file. Groups are counted from 0 by their first path in the order of
+        text, so that they do not depend on the order of the files.
+    """
+    parents = list(range(len(files)))
+
+    def root(index: int) -> int:
+        while parents[index] != index:
+            parents[index] = parents[parents[index]]
+            index = parents[index]
+        return index
+
+    first_of: dict[str, int] = {}
+    for index, file in enumerate(files):
+        if file.patient is not None:
+            parents[root(index)] = root(first_of.setdefault(file.patient, index))
+    for pair in pairs:
+        parents[root(pair.second)] = root(pair.first)
+    numbers: dict[int, int] = {}
+    for index in sorted(range(len(files)), key=lambda i: files[i].path):
+        numbers.setdefault(root(index), len(numbers))
+    return tuple(numbers[root(index)] for index in range(len(files)))
+
+
+def find_leaks(files: Sequence[LabelledFile], pairs: Iterable[Pair]) -> list[Leak]:
+    """Give all that joins two sides of a split: per patient and two sides once, and each pair.
+
+    Args:
+        files: All files, each with its side.
+        pairs: From `near_duplicates`, by index into `files`.
+    """
+    return [*_of_patients(files), *_of_pictures(files, pairs)]
+
+
+def write_leaks(leaks: Iterable[Leak], path: Path) -> None:
+    """List leaks in a CSV file.
+
+    Raises:
+        TableError: The disk refuses.
+    """
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["first", "first_split", "second", "second_split", "reason"])
+    for leak in leaks:
+        first, second = leak.first, leak.second
+        table.writerow([first.path, first.split, second.path, second.split, leak.reason])
+    with writing(path), written_whole(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def _of_patients(files: Sequence[LabelledFile]) -> Iterator[Leak]:
+    first: defaultdict[str, dict[str | None, LabelledFile]] = defaultdict(dict)
+    for file in files:
+        if file.patient is not None:
+            first[file.patient].setdefault(file.split, file)
+    for sides in first.values():
+        earliest, *others = sides.values()
+        yield from (Leak(earliest, other, "the same patient") for other in others)
+
+
+def _of_pictures(files: Sequence[LabelledFile], pairs: Iterable[Pair]) -> Iterator[Leak]:
+    for pair in pairs:
+        first, second = files[pair.first], files[pair.second]
+        if first.split != second.split:
+            same = "the same picture"
+            near = f"nearly the same picture (likeness {pair.likeness:.3f})"
+            yield Leak(first, second, same if pair.likeness == 1 else near)

@@ -13,24 +13,12 @@ from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.reading.readings import file_limit
 from cxrbatch.results.truth import SPLITS, LabelledFile
 from cxrbatch.scoring.settings import ScoringOptions
-from cxrbatch.training.cache import InputReader, fill, in_order, store_place, take
+from cxrbatch.training.cache import InputReader, fill, in_order, store_place
 from cxrbatch.training.labelled import Labelled
+from cxrbatch.training.side import Side
 from cxrbatch.training.store import opened, remove_store
 
 Progress = Callable[[int], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One side of the split.
-
-    Attributes:
-        inputs: Shape (n, size, size), uint8.
-        truth: Shape (n,), class indices.
-    """
-
-    inputs: npt.NDArray[np.uint8]
-    truth: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +37,11 @@ class Inputs:
         values: Shape (n, size, size), uint8, memory-mapped; zeros where there is no image.
         readable: Shape (n,), bool: whether there is one.
         outcomes: Why not; `scored` where there is.
-        folder: The cache, on whose disk more of it may be mapped.
     """
 
     values: npt.NDArray[np.uint8]
     readable: npt.NDArray[np.bool_]
     outcomes: tuple[Outcome, ...]
-    folder: Path
 
     def unreadable(self, files: Sequence[LabelledFile]) -> list[Unreadable]:
         """The files that gave no image.
@@ -96,7 +82,7 @@ def prepare_inputs(
         )
         values = in_order(store, rows)
     readable = np.array([code is Outcome.SCORED for code in outcomes], dtype=np.bool_)
-    return Inputs(values, readable, tuple(outcomes), folder)
+    return Inputs(values, readable, tuple(outcomes))
 
 
 def sides_of(
@@ -108,16 +94,13 @@ def sides_of(
         files: Those that the inputs are of, each with its side.
         inputs: Of `prepare_inputs`.
         classes: Class names in the order of the logits.
-
-    Raises:
-        CxrbatchError: The disk refuses.
     """
     truth = np.array([classes.index(file.label) for file in files], dtype=np.int64)
     split = np.array([file.split for file in files], dtype=object)
     sides = {}
     for name in SPLITS:
         rows = np.flatnonzero((split == name) & inputs.readable)
-        sides[name] = Side(take(inputs.values, rows, folder=inputs.folder), truth[rows])
+        sides[name] = Side(inputs.values, truth[rows], rows)
     return sides
 
 

@@ -1,44 +1,42 @@
-"""The loop: balanced draws, AdamW, a cosine with warm-up, the best epoch by validation AUC."""
+"""The loop over epochs: it keeps the best one, and goes on where it was stopped."""
 
-import copy
+import hashlib
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from scipy.special import softmax
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from cxrbatch.errors import CxrbatchError
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint
-from cxrbatch.model.inference import Scorer
 from cxrbatch.model.resnet import RadiographResNet
 from cxrbatch.results.metrics import macro_auc
-from cxrbatch.training.augment import augment
-from cxrbatch.training.data import Side
+from cxrbatch.scoring.allocation import keep_freed_memory
+from cxrbatch.training.augment import draw_changes
+from cxrbatch.training.distributed import ALONE, World
+from cxrbatch.training.draws import draw_epoch
+from cxrbatch.training.history import Epoch, best_epoch, is_over
 from cxrbatch.training.options import TrainingOptions
+from cxrbatch.training.predict import log_loss, logits_to_probabilities, predict
+from cxrbatch.training.side import Side
+from cxrbatch.training.states import (
+    Fingerprint,
+    State,
+    best_checkpoint,
+    read_state,
+    write_best,
+    write_state,
+)
+from cxrbatch.training.trainer import Trainer
 
-_CLIP_NORM = 5.0
-_EVALUATION_BATCH = 64
+# On a GPU, to look at a loss is to wait for it.
+_STEPS_BETWEEN_LOOKS = 16
 
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """What one epoch came to.
-
-    Attributes:
-        number: From 1.
-        loss: Mean training loss.
-        val_auc: Macro one-vs-rest AUC on validation.
-    """
-
-    number: int
-    loss: float
-    val_auc: float
+Weights = dict[str, Tensor]
 
 
 def fit(
@@ -49,134 +47,172 @@ def fit(
     val: Side,
     options: TrainingOptions,
     device: torch.device,
+    teachers: Sequence[Checkpoint] = (),
+    folder: Path | None = None,
+    resume: bool = False,
+    world: World = ALONE,
     on_step: Callable[[int], object],
     on_epoch: Callable[[Epoch], object],
 ) -> list[Epoch]:
-    """Train in place and leave the weights of the epoch with the best validation AUC.
+    """Train in place and leave the averaged weights of the epoch with the best validation AUC.
 
-    Each class is drawn equally often. In expectation that is the loss weighted by class, without
-    the few huge steps that a rare class's weight would make.
+    On one machine, with as many threads, the same arguments give the same weights on a CPU to the
+    last bit, also when the training was stopped after any epoch and went on.
 
     Args:
-        model: The network.
+        model: The network, with the weights to start from.
         card: Gives the normalisation; used to score validation images as scoring will.
         train: What is learned from.
         val: What the best epoch is chosen on.
         options: The run's options.
         device: Where to compute.
+        teachers: Checkpoints of the same classes whose opinion is learned too.
+        folder: Where states and the best checkpoint are kept, an existing folder; None for none.
+        resume: Go on with the newest state in `folder`, where there is one.
+        world: The processes that train together; all of them call this.
         on_step: Called with the number of images after each step.
-        on_epoch: Called after each epoch.
+        on_epoch: Called after each epoch; where a run goes on, for those that are done, too.
+
+    Returns:
+        The epochs.
 
     Raises:
-        CxrbatchError: The loss stopped being a number.
+        CxrbatchError: The loss stopped being a number, or a state cannot be written.
+        UsageError: The state to go on with is of another run.
     """
-    model.to(device, memory_format=torch.channels_last)
-    generator = torch.Generator().manual_seed(options.seed)
-    steps = math.ceil((options.draws or len(train.truth)) / options.batch_size)
-    optimiser = _optimiser(model, options)
-    schedule = _schedule(optimiser, total=steps * options.epochs, warmup=options.warmup)
-    history: list[Epoch] = []
-    best = copy.deepcopy(model.state_dict())
-    for number in range(1, options.epochs + 1):
-        losses = []
-        for images, truth in _draws(train, steps=steps, options=options, generator=generator):
-            losses.append(
-                _step(
-                    model,
-                    images.to(device),
-                    truth.to(device),
-                    card=card,
-                    options=options,
-                    optimiser=optimiser,
-                    generator=generator,
-                )
-            )
-            schedule.step()
-            on_step(len(images))
-        logits = predict(model, card=card, inputs=val.inputs, device=device)
-        auc = macro_auc(val.truth, logits_to_probabilities(logits))
-        history.append(Epoch(number, float(np.mean(losses)), auc))
-        if auc >= max(epoch.val_auc for epoch in history):
-            best = copy.deepcopy(model.state_dict())
+    keep_freed_memory()
+    own = world.part(options.batch_size)
+    prints = _fingerprint(model, card, train, val, options, teachers) if folder else {}
+    state = read_state(folder, fingerprint=prints) if folder and resume else None
+    steps = math.ceil((options.draws or len(train)) / options.batch_size)
+    trainer = Trainer(
+        model,
+        card=card,
+        options=options,
+        teachers=teachers,
+        steps=steps * options.epochs,
+        device=device,
+        world=world,
+    )
+    history, best = _restored(trainer, state)
+    for epoch in history:
+        on_step(steps * options.batch_size)
+        on_epoch(epoch)
+    while not is_over(history, epochs=options.epochs, patience=options.patience):
+        number = len(history) + 1
+        loss = _train_epoch(
+            trainer, train, steps=steps, own=own, options=options, world=world, on_step=on_step
+        )
+        if not math.isfinite(loss):
+            raise CxrbatchError(_diverged(number, history, folder))
+        auc, val_loss = _judge(
+            trainer.averaged, card, val, device=device, options=options, world=world
+        )
+        history.append(Epoch(number, loss, auc, val_loss))
+        if best_epoch(history).number == number:
+            best = _copied(trainer.averaged)
+            if folder and world.leads:
+                write_best(folder, trainer.averaged, card)
+        if folder and world.leads:
+            kept = {"history": [asdict(epoch) for epoch in history], "best": best}
+            state = {**trainer.state(), **kept}
+            write_state(folder, state, epoch=number, fingerprint=prints)
         on_epoch(history[-1])
     model.load_state_dict(best)
+    model.eval()
     return history
 
 
-def predict(
-    model: RadiographResNet, *, card: Card, inputs: npt.NDArray[np.uint8], device: torch.device
-) -> npt.NDArray[np.float32]:
-    """Score inputs in float32 as `cxrbatch score` does; gives logits, shape (n, classes)."""
-    model.eval()
-    scorer = Scorer(
-        Checkpoint(card, "", model), batch_size=_EVALUATION_BATCH, device=device, precision="fp32"
-    )
-    starts = range(0, len(inputs), _EVALUATION_BATCH)
-    return np.concatenate([scorer.score(inputs[i : i + _EVALUATION_BATCH]).logits for i in starts])
-
-
-def logits_to_probabilities(
-    logits: npt.NDArray[np.float32], *, temperature: float = 1.0
-) -> npt.NDArray[np.float64]:
-    """Softmax of logits / temperature, shape (n, classes)."""
-    scaled = logits.astype(np.float64) / temperature
-    probabilities: npt.NDArray[np.float64] = softmax(scaled, axis=1)
-    return probabilities
-
-
-def _draws(
-    side: Side, *, steps: int, options: TrainingOptions, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    counts = np.bincount(side.truth)
-    weights = torch.from_numpy(1.0 / counts[side.truth])
-    for _ in range(steps):
-        drawn = torch.multinomial(weights, options.batch_size, True, generator=generator).numpy()
-        yield torch.from_numpy(side.inputs[drawn][:, None]), torch.from_numpy(side.truth[drawn])
-
-
-def _step(
-    model: RadiographResNet,
-    images: Tensor,
-    truth: Tensor,
+def _train_epoch(
+    trainer: Trainer,
+    train: Side,
     *,
-    card: Card,
+    steps: int,
+    own: slice,
     options: TrainingOptions,
-    optimiser: torch.optim.Optimizer,
-    generator: torch.Generator,
+    world: World,
+    on_step: Callable[[int], object],
 ) -> float:
-    model.train()
-    varied = augment(images.float() / 255.0, generator=generator, flip=options.flip)
-    norm = card.normalisation
-    inputs = ((varied - norm.mean) / norm.std).contiguous(memory_format=torch.channels_last)
-    loss = cross_entropy(model(inputs), truth, label_smoothing=options.label_smoothing)
-    if not loss.isfinite():
-        raise CxrbatchError("the loss is no longer a number; try a lower --learning-rate")
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), _CLIP_NORM)
-    optimiser.step()
-    return loss.item()
+    """The mean loss of an epoch over all processes; it ends soon where that is not finite."""
+    size, generator = options.batch_size, trainer.generator
+    order = draw_epoch(train.truth, count=steps * size, generator=generator)
+    losses: list[Tensor] = []
+    for start in range(0, len(order), size):
+        # Drawn for all processes, so that their number changes nothing.
+        changes = draw_changes(size, generator=generator, flip=options.flip)
+        rows = order[start : start + size][own]
+        inputs, truth = torch.from_numpy(train.images(rows)), torch.from_numpy(train.truth[rows])
+        losses.append(trainer.step(inputs, truth, changes.of(own)))
+        on_step(size)
+        if len(losses) % _STEPS_BETWEEN_LOOKS == 0:
+            recent = torch.stack(losses[-_STEPS_BETWEEN_LOOKS:])
+            if not world.mean(recent).isfinite().all():
+                break
+    return world.mean(torch.stack(losses)).double().mean().item()
 
 
-def _optimiser(model: RadiographResNet, options: TrainingOptions) -> torch.optim.AdamW:
-    # Decay pulls biases and batch norm scales towards 0 for no gain in generalisation.
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": options.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=options.learning_rate)
+def _judge(
+    model: RadiographResNet,
+    card: Card,
+    val: Side,
+    *,
+    device: torch.device,
+    options: TrainingOptions,
+    world: World,
+) -> tuple[float, float]:
+    """Macro AUC and log-loss on validation, found by the first process for all."""
+    found = [0.0, 0.0]
+    if world.leads:
+        logits = predict(model, card=card, side=val, device=device, precision=options.precision)
+        auc = macro_auc(val.truth, logits_to_probabilities(logits))
+        found = [auc, log_loss(logits, val.truth)]
+    auc, loss = world.from_first(torch.tensor(found, dtype=torch.float64, device=device)).tolist()
+    return auc, loss
 
 
-def _schedule(
-    optimiser: torch.optim.Optimizer, *, total: int, warmup: float
-) -> torch.optim.lr_scheduler.LambdaLR:
-    rising = max(1, round(total * warmup))
+def _copied(model: nn.Module) -> Weights:
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
-    def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
-        return 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
 
-    return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+def _restored(trainer: Trainer, state: State | None) -> tuple[list[Epoch], Weights]:
+    if state is None:
+        return [], {}
+    trainer.restore(state)
+    return [Epoch(**epoch) for epoch in state["history"]], state["best"]
+
+
+def _diverged(number: int, history: Sequence[Epoch], folder: Path | None) -> str:
+    message = f"the loss is no longer a number in epoch {number}; try a lower --learning-rate"
+    if folder and history:
+        best = best_epoch(history).number
+        message += f"; the best checkpoint so far, of epoch {best}, is {best_checkpoint(folder)}"
+    return message
+
+
+def _fingerprint(
+    model: RadiographResNet,
+    card: Card,
+    train: Side,
+    val: Side,
+    options: TrainingOptions,
+    teachers: Sequence[Checkpoint],
+) -> Fingerprint:
+    named: dict[str, Any] = {name.replace("_", " "): v for name, v in asdict(options).items()}
+    return {
+        **named,
+        "classes": list(card.classes),
+        "recipe": card.recipe.to_card(),
+        "normalisation": asdict(card.normalisation),
+        "initial weights": _weights_sha256(model),
+        "training images or labels": train.sha256(),
+        "validation images or labels": val.sha256(),
+        "teachers": [teacher.sha256 for teacher in teachers],
+    }
+
+
+def _weights_sha256(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""One training run from labels to a checkpoint: split, fit, calibrate, judge."""
+"""One training run from prepared data to a checkpoint: fit, calibrate, judge."""
 
 import platform
 from collections import Counter
@@ -9,21 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from cxrbatch.errors import CheckpointError, LabelError
+from cxrbatch.errors import LabelError
 from cxrbatch.model.card import Card, Normalisation
-from cxrbatch.model.checkpoint import Checkpoint, build_model, save_checkpoint
+from cxrbatch.model.checkpoint import Checkpoint, build_model, round_as_stored
+from cxrbatch.model.features import describe_features
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.results import metrics
-from cxrbatch.results.truth import SPLITS, LabelledFile
+from cxrbatch.model.resnet import RadiographResNet
 from cxrbatch.training.calibrate import fit_offsets, fit_temperature
-from cxrbatch.training.data import Inputs, Side, Unreadable, sides_of
-from cxrbatch.training.fit import Epoch, fit, logits_to_probabilities, predict
+from cxrbatch.training.data import Inputs, Unreadable, sides_of
+from cxrbatch.training.distributed import ALONE, World
+from cxrbatch.training.fit import fit
+from cxrbatch.training.history import Epoch, best_epoch
+from cxrbatch.training.initial import Initial, start_from
+from cxrbatch.training.judging import Figures, judge, judge_controls, operating_points
 from cxrbatch.training.labelled import Labelled
 from cxrbatch.training.options import TrainingOptions
-from cxrbatch.training.split import split_files
+from cxrbatch.training.predict import Logits, features_of, predict
+from cxrbatch.training.side import Side
+from cxrbatch.training.split import Split
 
 LIMITS = (
     "For research only; not a medical device.",
@@ -31,8 +36,8 @@ LIMITS = (
     "Where a class comes from one source only, a score may tell sources apart, not diseases.",
 )
 
-
 _SMALLEST_STD = 0.01
+_MOST_FEATURES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,33 +46,44 @@ class Data:
 
     Attributes:
         classes: Class names in the order of the logits.
-        files: Every labelled file with its side of the split.
+        split: Every labelled file with its side and group.
         sides: Inputs and truth by side.
         unreadable: Files that gave no image.
-        split_given: Whether the split came with the labels.
     """
 
     classes: tuple[str, ...]
-    files: Sequence[LabelledFile]
+    split: Split
     sides: dict[str, Side]
     unreadable: Sequence[Unreadable]
-    split_given: bool
+
+    def groups(self, side: str) -> list[int]:
+        """Whose each image of a side is."""
+        return [self.split.groups[row] for row in self._rows(side)]
+
+    def sources(self, side: str) -> list[str | None]:
+        """Where each image of a side comes from."""
+        return [self.split.files[row].source for row in self._rows(side)]
+
+    def _rows(self, side: str) -> list[int]:
+        rows = self.sides[side].rows
+        return [] if rows is None else rows.tolist()
 
 
-def prepare_data(labelled: Labelled, inputs: Inputs, *, classes: Sequence[str], seed: int) -> Data:
-    """Split labelled images.
+def prepare_data(
+    labelled: Labelled, inputs: Inputs, split: Split, *, classes: Sequence[str]
+) -> Data:
+    """Divide the images.
 
     Args:
         labelled: From `collect`.
         inputs: From `prepare_inputs`.
+        split: From `split_files`.
         classes: From `order_classes`.
-        seed: Of the split, where none is given.
 
     Raises:
-        LabelError: The split or images cannot be used.
+        LabelError: A class has no image on a side that needs one.
     """
-    files = split_files(labelled.files, seed=seed)
-    sides = sides_of(files, inputs, classes=classes)
+    sides = sides_of(split.files, inputs, classes=classes)
     for side in ("train", "val"):
         if missing := set(range(len(classes))) - set(sides[side].truth.tolist()):
             name = classes[min(missing)]
@@ -75,8 +91,7 @@ def prepare_data(labelled: Labelled, inputs: Inputs, *, classes: Sequence[str], 
                 f"no image of {name!r} in the {side} split could be read; "
                 "look at some with `cxrbatch inspect`"
             )
-    given = all(file.split is not None for file in labelled.files)
-    return Data(tuple(classes), files, sides, inputs.unreadable(files), given)
+    return Data(tuple(classes), split, sides, inputs.unreadable(labelled.files))
 
 
 def train(
@@ -86,11 +101,15 @@ def train(
     limits: Sequence[str],
     recipe: Recipe,
     options: TrainingOptions,
-    initial: Checkpoint | None,
+    initial: Initial | None,
+    teachers: Sequence[Checkpoint] = (),
     device: torch.device,
+    folder: Path | None = None,
+    resume: bool = False,
+    world: World = ALONE,
     on_step: Callable[[int], object],
     on_epoch: Callable[[Epoch], object],
-) -> Checkpoint:
+) -> Checkpoint | None:
     """Fit, calibrate on validation, then look at test once.
 
     Args:
@@ -99,14 +118,22 @@ def train(
         limits: What to know of the data before believing a score, beside `LIMITS`.
         recipe: The one that the data was prepared with.
         options: The run's options.
-        initial: A checkpoint whose weights are the start; None for random ones.
+        initial: Weights to start from; None for random ones.
+        teachers: Checkpoints to learn from too.
         device: Where to compute.
+        folder: Where to keep what it needs to go on; None for nowhere.
+        resume: Go on with what is there.
+        world: The processes that train together.
         on_step: Called with the number of images after each step.
         on_epoch: Called after each epoch.
 
+    Returns:
+        The checkpoint; None where another process has it.
+
     Raises:
-        CheckpointError: `initial` has another architecture or other classes.
-        CxrbatchError: The loss stopped being a number.
+        CheckpointError: A teacher has other classes.
+        CxrbatchError: The loss stopped being a number, or the disk refuses.
+        UsageError: What is to be gone on with is another run.
     """
     torch.manual_seed(options.seed)
     card = Card(
@@ -119,8 +146,7 @@ def train(
     )
     model = build_model(card)
     if initial is not None:
-        _check_initial(initial, card)
-        model.load_state_dict(initial.model.state_dict())
+        start_from(initial, model, classes=data.classes)
     history = fit(
         model,
         card=card,
@@ -128,102 +154,98 @@ def train(
         val=data.sides["val"],
         options=options,
         device=device,
+        teachers=teachers,
+        folder=folder,
+        resume=resume,
+        world=world,
         on_step=on_step,
         on_epoch=on_epoch,
     )
-    logits = {
-        side: predict(model, card=card, inputs=data.sides[side].inputs, device=device)
-        for side in ("val", "test")
-        if len(data.sides[side].truth)
+    if not world.leads:
+        return None
+    summary = {
+        **_circumstances(data, options, history),
+        "initial_weights": initial.sha256 if initial else "random",
+        "teachers": [teacher.sha256 for teacher in teachers],
     }
-    truth = data.sides["val"].truth
-    offsets = fit_offsets(logits["val"], truth, temperature=fit_temperature(logits["val"], truth))
+    return _finished(model, card, data, summary, device=device)
+
+
+def _finished(
+    model: RadiographResNet,
+    card: Card,
+    data: Data,
+    summary: dict[str, Any],
+    *,
+    device: torch.device,
+) -> Checkpoint:
+    """Calibrate on validation, then judge: what is judged is what will be stored."""
+
+    def score(side: Side) -> Logits:
+        return predict(model, card=card, side=side, device=device)
+
+    val, test = data.sides["val"], data.sides["test"]
+    found = score(val)
+    offsets = fit_offsets(found, val.truth, temperature=fit_temperature(found, val.truth))
     with torch.no_grad():
         model.fc.bias += torch.from_numpy(offsets).to(model.fc.bias)
-    logits = {side: found + offsets for side, found in logits.items()}
-    temperature = fit_temperature(logits["val"], truth)
-    figures = {
-        side: _figures(data.sides[side].truth, found, classes=data.classes, temperature=temperature)
-        for side, found in logits.items()
+    round_as_stored(model)
+    found = score(val)
+    temperature = fit_temperature(found, val.truth)
+
+    def judged(side: str, logits: Logits) -> Figures:
+        return judge(
+            data.sides[side].truth,
+            logits,
+            classes=data.classes,
+            temperature=temperature,
+            groups=data.groups(side),
+        )
+
+    summary["validation"] = judged("val", found)
+    summary["test"] = judged("test", score(test)) if len(test) else None
+    side = "test" if len(test) else "val"
+    summary["controls"] = {
+        "on": side,
+        **judge_controls(data.sides[side], score, classes=data.classes, sources=data.sources(side)),
     }
-    summary = _summary(data, options=options, history=history, figures=figures, initial=initial)
-    return Checkpoint(replace(card, temperature=temperature, training=summary), "", model)
+    points = operating_points(val.truth, found, classes=data.classes, temperature=temperature)
+    features = features_of(model, card=card, side=_thinned(data.sides["train"]), device=device)
+    card = replace(card, temperature=temperature, operating_points=points, training=summary)
+    return Checkpoint(card, "", model, describe_features(features))
 
 
-def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a trained checkpoint.
-
-    Raises:
-        CheckpointError: The disk refuses.
-    """
-    save_checkpoint(path, model=checkpoint.model, card=checkpoint.card)
+def _thinned(side: Side) -> Side:
+    every = -(-len(side) // _MOST_FEATURES)
+    positions = np.arange(0, len(side), every)
+    rows = positions if side.rows is None else side.rows[positions]
+    return Side(side.inputs, side.truth[positions], rows)
 
 
 def _normalisation(side: Side) -> Normalisation:
-    every = max(1, len(side.inputs) // 2000)
-    values = side.inputs[::every].astype(np.float32) / 255.0
+    every = max(1, len(side) // 2000)
+    values = side.images(np.arange(0, len(side), every)).astype(np.float32) / 255.0
     return Normalisation(
         round(float(values.mean()), 4), max(round(float(values.std()), 4), _SMALLEST_STD)
     )
 
 
-def _check_initial(initial: Checkpoint, card: Card) -> None:
-    if (initial.card.architecture, initial.card.classes) != (card.architecture, card.classes):
-        raise CheckpointError(
-            f"--init is a {initial.card.architecture} for {', '.join(initial.card.classes)}; "
-            f"this run trains a {card.architecture} for {', '.join(card.classes)}"
-        )
-
-
-def _figures(
-    truth: npt.NDArray[np.int64],
-    logits: npt.NDArray[np.float32],
-    *,
-    classes: Sequence[str],
-    temperature: float,
+def _circumstances(
+    data: Data, options: TrainingOptions, history: Sequence[Epoch]
 ) -> dict[str, Any]:
-    predicted = logits.argmax(axis=1)
-    probabilities = logits_to_probabilities(logits, temperature=temperature)
-    recalls = metrics.recalls(truth, predicted, classes=len(classes))
-    areas = metrics.one_vs_rest_auc(truth, probabilities)
-    defined = any(area is not None for area in areas)
-    return {
-        "n": len(truth),
-        "balanced_accuracy": metrics.balanced_accuracy(truth, predicted),
-        "macro_auc": metrics.macro_auc(truth, probabilities) if defined else None,
-        "recall": dict(zip(classes, recalls, strict=True)),
-        "auc": dict(zip(classes, areas, strict=True)),
+    images = {
+        side: {c: int((held.truth == i).sum()) for i, c in enumerate(data.classes)}
+        for side, held in data.sides.items()
     }
-
-
-def _summary(
-    data: Data,
-    *,
-    options: TrainingOptions,
-    history: Sequence[Epoch],
-    figures: dict[str, Any],
-    initial: Checkpoint | None,
-) -> dict[str, Any]:
-    counts = {
-        side: {c: int((data.sides[side].truth == i).sum()) for i, c in enumerate(data.classes)}
-        for side in SPLITS
-    }
-    best = max(history, key=lambda epoch: (epoch.val_auc, epoch.number))
     return {
-        "images": counts,
+        "images": images,
         "unreadable": dict(Counter(item.outcome.value for item in data.unreadable)),
-        "patients_known": sum(file.patient is not None for file in data.files),
-        "split": "given with the labels"
-        if data.split_given
-        else "made here, by patient where known",
+        "split": {"sha256": data.split.sha256, **data.split.report.to_card()},
         "options": asdict(options),
-        "initial_weights": initial.sha256 if initial else "random",
         "history": [asdict(epoch) for epoch in history],
-        "chosen_epoch": best.number,
-        "validation": figures["val"],
-        "test": figures.get("test"),
+        "chosen_epoch": best_epoch(history).number,
         "versions": {
             "python": platform.python_version(),
-            **{package: version(package) for package in ("torch", "torchvision", "numpy")},
+            **{name: version(name) for name in ("cxrbatch", "torch", "torchvision", "numpy")},
         },
     }

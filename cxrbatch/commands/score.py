@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from cxrbatch import options as shared
-from cxrbatch.commands.interruption import Interrupted, Interruption
 from cxrbatch.commands.progress import Bar, EventLog
+from cxrbatch.interruption import Interrupted, Interruption
 
 if TYPE_CHECKING:
     from cxrbatch.model.inference import Precision

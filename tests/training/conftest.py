@@ -1,13 +1,16 @@
-"""Puts this folder's poisoned reader within reach of reading processes, and keeps to one thread."""
+"""Puts this folder's short runs and readers within reach, and keeps to one thread."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+PngMaker = Callable[[Path, np.ndarray], Path]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,3 +20,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def level_archive(tmp_path_factory: pytest.TempPathFactory, write_png: PngMaker) -> Path:
+    """Two class folders of twenty pictures each, dark and bright; not to be changed."""
+    root = tmp_path_factory.mktemp("train") / "archive"
+    rng = np.random.default_rng(0)
+    for label, level in (("dark lung", 60), ("white lung", 180)):
+        for i in range(20):
+            grey = level + rng.integers(-30, 31, (32, 32))
+            write_png(root / label / f"{i:02}.png", grey.astype(np.uint8))
+    return root

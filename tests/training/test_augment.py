@@ -1,14 +1,19 @@
 """Changes are mild, repeatable and in range, and never mirror a chest unless told to."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import affine, gaussian_blur
 
-from cxrbatch.training.augment import augment
+from cxrbatch.training.augment import Changes, augment, draw_changes
 
 
 def changed(images: Tensor, *, seed: int = 0, flip: bool = False) -> Tensor:
-    return augment(images, generator=torch.Generator().manual_seed(seed), flip=flip)
+    generator = torch.Generator().manual_seed(seed)
+    return augment(images, draw_changes(len(images), generator=generator, flip=flip))
 
 
 def films(count: int, *, size: int = 48) -> Tensor:
@@ -100,3 +105,45 @@ def test_each_image_moves_on_its_own_whatever_else_is_in_the_batch() -> None:
     for centre, place in ((x, -0.35), (y, 0.05)):
         assert abs(float(centre.mean()) - place) < 0.1
         assert 0.02 < float(centre.std()) < 0.2
+
+
+def test_a_part_of_a_batch_is_changed_as_in_the_whole() -> None:
+    """So that any number of processes sees the same images."""
+    images = torch.rand(6, 1, 40, 40)
+    changes = draw_changes(6, generator=torch.Generator().manual_seed(2), flip=True)
+    whole = augment(images, changes)
+    for rows in (slice(0, 3), slice(3, 6), slice(5, 6)):
+        torch.testing.assert_close(augment(images[rows], changes.of(rows)), whole[rows])
+
+
+def test_blurring_agrees_with_torchvision() -> None:
+    images = torch.rand(3, 1, 40, 40)
+    still = draw_changes(3, generator=torch.Generator(), flip=False)
+    one, none = torch.ones(3), torch.zeros(3)
+    sigma = torch.tensor([0.4, 0.7, 1.0])
+    still = Changes(none, one, none, none, one, sigma, one, one, none, none, still.seed)
+    inside = (..., slice(2, -2), slice(2, -2))  # at the border it mirrors, this repeats
+    for image, found, width in zip(images, augment(images, still), sigma, strict=True):
+        expected = gaussian_blur(image, [5, 5], [float(width)] * 2)
+        torch.testing.assert_close(found[inside], expected[inside], rtol=0, atol=1e-5)
+
+
+def test_moving_agrees_with_torchvision() -> None:
+    images = films(2, size=64)
+    one, none = torch.ones(2), torch.zeros(2)
+    angle, zoom = torch.tensor([0.1, -0.05]), torch.tensor([1.1, 0.95])
+    sharp = torch.full((2,), 1e-2)
+    seed = torch.zeros(2, dtype=torch.int64)
+    changes = Changes(angle, zoom, none, none, one, sharp, one, one, none, none, seed)
+    for image, found, turn, factor in zip(
+        images, augment(images, changes), angle, zoom, strict=True
+    ):
+        expected = affine(
+            image,
+            angle=-math.degrees(float(turn)),
+            translate=[0, 0],
+            scale=1 / float(factor),
+            shear=[0.0, 0.0],
+            interpolation=InterpolationMode.BILINEAR,
+        )
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)

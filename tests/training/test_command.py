@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from cxrbatch.cli import main
 from cxrbatch.model.checkpoint import file_sha256, load_checkpoint, read_card
+from cxrbatch.results.table import open_table
 
 PngMaker = Callable[[Path, np.ndarray], Path]
 FAST = ["--size", "32", "--epochs", "1", "--draws", "8", "--batch-size", "8", "--workers", "0"]
 FAST += ["--device", "cpu"]
+NUMBERS = ["path", "prediction", "logit_dark lung", "p_white lung", "heatmaps", "image_hash"]
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +75,11 @@ def test_class_folders_become_a_checkpoint(
     ]
     assert main(["train", str(archive), "-o", str(output), *options]) == 0
     printed = capsys.readouterr()
-    assert "validation (n = 4)" in printed.out
-    assert "test (n = 4)" in printed.out
-    assert printed.out.splitlines()[-1] == f"checkpoint: {output}"
+    assert "validation (n = 4, 4 patients or pictures): balanced accuracy" in printed.out
+    assert "test (n = 4, " in printed.out
+    assert f"checkpoint: '{output}'" in printed.out
+    assert "not a medical device" in printed.out
+    assert "control, border only" in printed.out
     assert "epoch 2: loss" in printed.err
     assert "warning: no patient column" in printed.err
     checkpoint = load_checkpoint(output)
@@ -82,10 +88,33 @@ def test_class_folders_become_a_checkpoint(
     assert checkpoint.card.recipe.size == 32
     training = checkpoint.card.training
     assert training["images"]["train"] == {"white lung": 16, "dark lung": 16}
-    assert training["validation"]["macro_auc"] == 1.0
+    assert training["validation"]["macro_auc"]["value"] == 1.0
     assert len(training["history"]) == 2
     assert str(archive) not in checkpoint.card.to_json()
-    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    assert set(checkpoint.card.operating_points["dark lung"]) == {"youden", "sensitive", "specific"}
+    assert checkpoint.features is not None
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "model.augmented.png",
+        "model.curves.svg",
+        "model.results.parquet",
+        output.name,
+        "model.split.csv",
+    ]
+
+
+def test_the_results_table_has_what_score_would_say(archive: Path, tmp_path: Path) -> None:
+    output, scored = tmp_path / "m.safetensors", tmp_path / "scored.parquet"
+    assert main(["train", str(archive), "-o", str(output), *FAST]) == 0
+    command = ["score", str(archive), "-o", str(scored), "--checkpoint", str(output)]
+    assert main([*command, "--workers", "0"]) == 0
+    table = open_table(tmp_path / "m.results.parquet")
+    rows = {row["path"]: row for row in table.read([*NUMBERS, "truth", "split"]).to_pylist()}
+    assert len(rows) == table.rows == 8
+    assert Counter(row["split"] for row in rows.values()) == {"val": 4, "test": 4}
+    whole = {row["path"]: row for row in open_table(scored).read(NUMBERS).to_pylist()}
+    for path, row in rows.items():
+        assert row["truth"] == path.partition("/")[0]
+        assert whole[path] == {name: row[name] for name in NUMBERS}
 
 
 def test_the_split_of_a_csv_is_kept(
@@ -98,7 +127,7 @@ def test_the_split_of_a_csv_is_kept(
     card = load_checkpoint(output).card
     assert card.name == "model"
     assert card.recipe.geometry == "pad"
-    assert card.training["split"] == "given with the labels"
+    assert card.training["split"]["given"] is True
     assert card.training["images"]["test"] == {"dark lung": 4, "white lung": 4}
 
 
@@ -261,7 +290,7 @@ def test_a_start_that_is_no_checkpoint_fails_in_one_line(
     (tmp_path / "init").write_text("nothing")
     command = ["train", str(archive), "-o", str(tmp_path / "m"), "--init", str(tmp_path / "init")]
     assert main([*command, *FAST]) == 1
-    assert "is not a cxrbatch checkpoint" in one_error(capsys)
+    assert "is not a plain state dict" in one_error(capsys)
 
 
 def test_a_few_unreadable_images_are_listed_and_change_the_exit_code(
@@ -300,5 +329,27 @@ def test_a_test_side_of_one_class_says_what_is_undefined(
     )
     output = tmp_path / "m.safetensors"
     assert main(["train", str(labels), "-o", str(output), *FAST]) == 0
-    assert "dark lung undefined: no image" in capsys.readouterr().out
+    assert "dark lung: recall undefined: no image" in capsys.readouterr().out
     json.loads(load_checkpoint(output).card.to_json())
+
+
+def test_a_given_split_with_leaks_is_refused_and_trained_without_them(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], write_png: PngMaker
+) -> None:
+    """An image of the validation side, slightly changed, is in training under another name."""
+    with Image.open(archive / "dark lung" / "13.png") as image:
+        grey = np.array(image)
+    grey[5, 5] ^= 1
+    write_png(tmp_path / "copy.png", grey)
+    labels = labels_csv(archive, tmp_path, split=ordinary, extra="copy.png,dark lung,train\n")
+    command = ["train", str(labels), "-o", str(tmp_path / "m.safetensors"), *FAST]
+    assert main(command) == 1
+    message = one_error(capsys)
+    assert "1 pairs are on two sides" in message
+    assert "13.png' (val) and 'copy.png' (train): nearly the same picture" in message
+    assert "--drop-leaks" in message
+    assert "copy.png" in (tmp_path / "m.leaks.csv").read_text()
+    assert main([*command, "--drop-leaks"]) == 0
+    assert "left out as copies of files on another side: 1: 'copy.png'" in capsys.readouterr().err
+    card = load_checkpoint(tmp_path / "m.safetensors").card
+    assert card.training["images"]["train"] == {"dark lung": 12, "white lung": 12}

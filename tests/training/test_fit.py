@@ -1,114 +1,72 @@
-"""The loop learns what is easy, draws classes evenly, repeats itself and keeps its best epoch."""
+"""The loop learns what is easy, keeps its best epoch and goes on to the same end."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from trainees import CARD, CPU, OPTIONS, new_model, run, side
 
-from cxrbatch.errors import CxrbatchError
-from cxrbatch.model.card import Card, Normalisation
-from cxrbatch.model.checkpoint import build_model
-from cxrbatch.model.preprocessing import Recipe
+from cxrbatch.errors import CxrbatchError, UsageError
+from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.resnet import RadiographResNet
 from cxrbatch.results.metrics import macro_auc
-from cxrbatch.training import fit as fitting
-from cxrbatch.training.data import Side
-from cxrbatch.training.fit import Epoch, fit, logits_to_probabilities, predict
+from cxrbatch.training import states
+from cxrbatch.training.history import Epoch
 from cxrbatch.training.options import TrainingOptions
-
-CPU = torch.device("cpu")
-CARD = Card("t", "resnet18", ("dark", "bright"), Recipe(32), Normalisation(0.5, 0.25))
-OPTIONS = TrainingOptions(size=32, epochs=2, draws=24, batch_size=8, learning_rate=1e-3)
-
-
-def side(dark: int, bright: int, *, seed: int = 0, levels: tuple[int, int] = (60, 180)) -> Side:
-    """Noisy pictures of two levels of grey."""
-    rng = np.random.default_rng(seed)
-    truth = np.array([0] * dark + [1] * bright, dtype=np.int64)
-    base = np.array(levels)[truth][:, None, None]
-    return Side((base + rng.integers(-30, 31, (len(truth), 32, 32))).astype(np.uint8), truth)
+from cxrbatch.training.predict import logits_to_probabilities, predict
+from cxrbatch.training.side import Side
+from cxrbatch.training.trainer import Trainer
 
 
-def new_model(seed: int = 0) -> RadiographResNet:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build_model(CARD)
+def same(a: RadiographResNet, b: RadiographResNet) -> bool:
+    one, other = a.state_dict(), b.state_dict()
+    return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def run(
-    model: RadiographResNet, train: Side, val: Side, options: TrainingOptions = OPTIONS
-) -> tuple[list[Epoch], list[int]]:
-    steps: list[int] = []
-    seen: list[Epoch] = []
-    history = fit(
-        model,
-        card=CARD,
-        train=train,
-        val=val,
-        options=options,
-        device=CPU,
-        on_step=steps.append,
-        on_epoch=seen.append,
-    )
-    assert history == seen
-    return history, steps
+def noise() -> tuple[Side, Side]:
+    """Labels without a pattern: the validation AUC goes up and down."""
+    flat = side(16, 16, levels=(120, 121))
+    train = Side(flat.inputs, np.random.default_rng(0).permutation(flat.truth))
+    return train, side(10, 10, seed=4, levels=(120, 121))
 
 
 def test_two_levels_of_grey_are_learned() -> None:
+    """The averaged weights are good after thirty steps, so their start is not averaged in."""
     model = new_model()
-    history, steps = run(model, side(20, 20), side(8, 8, seed=1))
-    assert [epoch.number for epoch in history] == [1, 2]
-    assert steps == [8] * 6
-    assert max(epoch.val_auc for epoch in history) == 1.0
+    history, steps = run(model, side(20, 20), side(8, 8, seed=1), replace(OPTIONS, epochs=10))
+    assert [epoch.number for epoch in history] == list(range(1, 11))
+    assert steps == [8] * 30
+    assert history[-1].val_auc == 1.0
+    assert history[-1].val_loss < 0.6  # where nothing is known it is 0.69
     unseen = side(10, 10, seed=2)
-    logits = predict(model, card=CARD, inputs=unseen.inputs, device=CPU)
+    logits = predict(model, card=CARD, side=unseen, device=CPU)
     assert macro_auc(unseen.truth, logits_to_probabilities(logits)) == 1.0
     assert not model.training
 
 
-def test_a_seed_gives_the_same_weights_to_the_last_bit() -> None:
-    train, val = side(12, 12), side(4, 4, seed=1)
-    options = replace(OPTIONS, epochs=1, draws=8)
-    states = []
-    for seed in (3, 3, 4):
-        model = new_model()
-        torch.manual_seed(len(states))  # the run depends on its own seed alone
-        run(model, train, val, replace(options, seed=seed))
-        states.append(model.state_dict())
-    first, again, other = states
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["fc.weight"], other["fc.weight"])
-
-
 def test_the_weights_are_those_of_the_best_epoch() -> None:
-    """Labels without a pattern: the validation AUC goes up and down."""
-    rng = np.random.default_rng(0)
-    noise = side(16, 16, levels=(120, 121))
-    train = Side(noise.inputs, rng.permutation(noise.truth))
-    val = side(10, 10, seed=4, levels=(120, 121))
+    train, val = noise()
     model = new_model()
     history, _ = run(model, train, val, replace(OPTIONS, epochs=3, draws=8))
-    logits = predict(model, card=CARD, inputs=val.inputs, device=CPU)
+    logits = predict(model, card=CARD, side=val, device=CPU)
     found = macro_auc(val.truth, logits_to_probabilities(logits))
     assert len({epoch.val_auc for epoch in history}) > 1
     assert found == max(epoch.val_auc for epoch in history)
 
 
-def test_classes_are_drawn_equally_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 4 dark and 60 bright pictures, half of those that are seen are dark."""
-    seen: list[Tensor] = []
+def test_training_stops_when_it_gets_no_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cxrbatch.training import fit as fitting
 
-    def spy(images: Tensor, *, generator: torch.Generator, flip: bool) -> Tensor:
-        seen.append(images.mean((1, 2, 3)))
-        return images
-
-    monkeypatch.setattr(fitting, "augment", spy)
-    run(new_model(), side(4, 60), side(2, 2), replace(OPTIONS, epochs=1, draws=192, batch_size=96))
-    levels = torch.cat(seen)
-    assert len(levels) == 192
-    assert 0.4 < float((levels < 0.5).float().mean()) < 0.6
+    found = iter([(0.5, 1.0), (0.8, 1.0), (0.8, 1.1), (0.7, 0.1), (0.9, 1.0)])
+    monkeypatch.setattr(fitting, "_judge", lambda *args, **kwargs: next(found))
+    train, val = noise()
+    options = replace(OPTIONS, epochs=9, draws=8, patience=2)
+    history, _ = run(new_model(), train, val, options)
+    assert [epoch.val_auc for epoch in history] == [0.5, 0.8, 0.8, 0.7]
 
 
 def test_draws_default_to_the_number_of_images() -> None:
@@ -116,18 +74,108 @@ def test_draws_default_to_the_number_of_images() -> None:
     assert steps == [8] * 2
 
 
-def test_a_loss_that_is_no_number_ends_the_run() -> None:
-    with pytest.raises(CxrbatchError, match="learning-rate"):
-        run(new_model(), side(8, 8), side(4, 4), replace(OPTIONS, learning_rate=1e30))
+def test_a_file_mapped_into_memory_gives_the_same_weights(tmp_path: Path) -> None:
+    train, val = side(12, 12), side(4, 4, seed=1)
+    rows = np.random.default_rng(1).permutation(40)[:24]
+    mapped = np.memmap(tmp_path / "inputs", np.uint8, "w+", shape=(40, 32, 32))
+    mapped[rows] = train.inputs
+    models = []
+    for given in (train, Side(mapped, train.truth, rows)):
+        models.append(new_model())
+        run(models[-1], given, val, replace(OPTIONS, epochs=1))
+    assert same(*models)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_stopped_after_any_epoch_it_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """Stopped in the middle of the epoch after, which is done again."""
+    train, val = noise()
+    options = replace(OPTIONS, epochs=3, precision=precision)
+    unbroken = new_model()
+    expected, _ = run(unbroken, train, val, options)
+    step = Trainer.step
+    for _ in range(2):  # in the second epoch, then in the third
+        left = iter(range(4))
+
+        def stopping(trainer: Trainer, *args: object, left: Iterator[int] = left) -> Tensor:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return step(trainer, *args)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Trainer, "step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run(new_model(), train, val, options, folder=tmp_path, resume=True)
+    monkeypatch.setattr(Trainer, "step", step)
+    model = new_model()
+    history, steps = run(model, train, val, options, folder=tmp_path, resume=True)
+    assert history == expected
+    assert sum(steps) == 3 * 24
+    assert same(model, unbroken)
+    again = new_model()
+    assert run(again, train, val, options, folder=tmp_path, resume=True)[0] == expected
+    assert same(again, unbroken)
+
+
+def test_a_run_with_other_options_data_or_weights_is_not_gone_on_with(tmp_path: Path) -> None:
+    train, val = side(8, 8), side(4, 4, seed=1)
+    options = replace(OPTIONS, epochs=1, draws=8)
+    run(new_model(), train, val, options, folder=tmp_path)
+    other = Side(train.inputs, train.truth[::-1].copy())
+    for given, changed, seed, expected in (
+        (train, replace(options, learning_rate=0.5), 0, "learning rate was 0.001, now 0.5;"),
+        (other, options, 0, "other training images or labels;"),
+        (train, options, 9, "other initial weights;"),
+    ):
+        with pytest.raises(UsageError, match=expected):
+            run(new_model(seed), given, val, changed, folder=tmp_path, resume=True)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_best_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, val = side(8, 8), side(4, 4, seed=1)
+    with pytest.raises(CxrbatchError, match="epoch 1; try a lower --learning-rate"):
+        run(new_model(), train, val, replace(OPTIONS, learning_rate=1e30))
+    step = Trainer.step
+
+    def failing(trainer: Trainer, *args: object) -> Tensor:
+        loss = step(trainer, *args)  # type: ignore[arg-type]
+        return loss * float("nan") if states.holds_run(tmp_path) else loss
+
+    monkeypatch.setattr(Trainer, "step", failing)
+    with pytest.raises(CxrbatchError, match=r"best checkpoint so far, of epoch 1, is .*best\.saf"):
+        run(new_model(), train, val, OPTIONS, folder=tmp_path)
+    best = load_checkpoint(states.best_checkpoint(tmp_path))
+    assert "not finished" in best.card.limits[-1]
+
+
+def test_epochs_are_told_again_where_a_run_goes_on(tmp_path: Path) -> None:
+    train, val = side(8, 8), side(4, 4, seed=1)
+    options = TrainingOptions(size=32, epochs=1, draws=8, batch_size=8)
+    first, _ = run(new_model(), train, val, options, folder=tmp_path)
+    again, steps = run(new_model(), train, val, options, folder=tmp_path, resume=True)
+    assert first == again
+    assert isinstance(again[0], Epoch)
+    assert steps == [8]
 
 
 def test_predictions_do_not_depend_on_the_batches() -> None:
-    inputs = side(40, 40).inputs
+    given = side(40, 40)
     model = new_model()
-    whole = predict(model, card=CARD, inputs=inputs, device=CPU)
+    whole = predict(model, card=CARD, side=given, device=CPU)
     assert whole.shape == (80, 2)
     alone = np.concatenate(
-        [predict(model, card=CARD, inputs=inputs[i : i + 1], device=CPU) for i in (0, 63, 64, 79)]
+        [
+            predict(
+                model,
+                card=CARD,
+                side=Side(given.inputs, given.truth[:1], np.array([i])),
+                device=CPU,
+            )
+            for i in (0, 63, 64, 79)
+        ]
     )
     np.testing.assert_array_equal(whole[[0, 63, 64, 79]], alone)
 

@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from cxrbatch.errors import CheckpointError, LabelError
-from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
+from cxrbatch.errors import LabelError
+from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results import metrics
-from cxrbatch.results.truth import LabelledFile
-from cxrbatch.training.data import Side, Unreadable, prepare_inputs
-from cxrbatch.training.fit import logits_to_probabilities, predict
+from cxrbatch.results.truth import SPLITS, LabelledFile
+from cxrbatch.training.data import Unreadable, prepare_inputs
+from cxrbatch.training.initial import Initial, read_initial
 from cxrbatch.training.labelled import collect, order_classes
 from cxrbatch.training.options import TrainingOptions
-from cxrbatch.training.train import LIMITS, Data, prepare_data, save, train
+from cxrbatch.training.predict import logits_to_probabilities, predict
+from cxrbatch.training.side import Side
+from cxrbatch.training.split import split_files
+from cxrbatch.training.train import LIMITS, Data, prepare_data, train
 
 PngMaker = Callable[[Path, np.ndarray], Path]
 RECIPE = Recipe(size=32)
@@ -35,21 +38,30 @@ def side(*counts: int, seed: int = 0) -> Side:
 
 
 def data(*, test: Side | None = None, unreadable: int = 0) -> Data:
-    empty = Side(np.empty((0, 32, 32), np.uint8), np.empty(0, np.int64))
-    sides = {"train": side(8, 10), "val": side(4, 4, seed=1), "test": test or empty}
+    drawn = [side(8, 10), side(4, 4, seed=1)] + ([test] if test else [])
+    inputs = np.concatenate([held.inputs for held in drawn])
+    truth = np.concatenate([held.truth for held in drawn])
+    names = ["train"] * 18 + ["val"] * 8 + ["test"] * (len(truth) - 26)
     files = [
-        LabelledFile(f"{name}/{i}", "AB"[label], f"p{i}" if i % 2 else None, name)
-        for name, held in sides.items()
-        for i, label in enumerate(held.truth.tolist())
+        LabelledFile(f"{i}", "AB"[label], f"{i}" if i % 2 else None, split, "one place")
+        for i, (label, split) in enumerate(zip(truth.tolist(), names, strict=True))
     ]
+    sides = {}
+    for name in SPLITS:
+        rows = np.flatnonzero(np.array(names) == name)
+        sides[name] = Side(inputs, truth[rows], rows)
     bad = [Unreadable(f"bad{i}", Outcome.CORRUPT) for i in range(unreadable)]
-    return Data(("A", "B"), files, sides, bad, True)
+    return Data(("A", "B"), split_files(files, [], seed=0), sides, bad)
+
+
+def save(made: Checkpoint, path: Path) -> None:
+    save_checkpoint(path, model=made.model, card=made.card, features=made.features)
 
 
 def run(
-    given: Data, options: TrainingOptions = OPTIONS, *, initial: Checkpoint | None = None
+    given: Data, options: TrainingOptions = OPTIONS, *, initial: Initial | None = None
 ) -> Checkpoint:
-    return train(
+    made = train(
         given,
         name="trial",
         limits=["The images are drawn."],
@@ -60,6 +72,8 @@ def run(
         on_step=lambda n: None,
         on_epoch=lambda epoch: None,
     )
+    assert made is not None
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +93,7 @@ def test_the_card_says_how_it_was_made(tmp_path: Path, given: Data, made: Checkp
     assert (card.name, card.architecture, card.classes) == ("trial", "resnet18", ("A", "B"))
     assert card.recipe == RECIPE
     assert card.limits == (*LIMITS, "The images are drawn.")
-    pixels = given.sides["train"].inputs / 255
+    pixels = given.sides["train"].images(np.arange(18)) / 255
     assert card.normalisation.mean == pytest.approx(pixels.mean(), abs=1e-4)
     assert card.normalisation.std == pytest.approx(pixels.std(), abs=1e-4)
     summary = card.training
@@ -89,10 +103,11 @@ def test_the_card_says_how_it_was_made(tmp_path: Path, given: Data, made: Checkp
         "test": {"A": 3, "B": 3},
     }
     assert summary["unreadable"] == {"corrupt": 2}
-    assert summary["patients_known"] == sum(f.patient is not None for f in given.files)
     assert summary["options"] == asdict(OPTIONS)
     assert summary["initial_weights"] == "random"
-    assert summary["split"] == "given with the labels"
+    assert summary["split"]["given"] is True
+    assert summary["split"]["sha256"] == given.split.sha256
+    assert summary["controls"]["within sources"]["one place"]["classes"] == ["A", "B"]
     assert [epoch["number"] for epoch in summary["history"]] == [1]
     assert summary["chosen_epoch"] == 1
     assert summary["versions"]["torch"] == torch.__version__.partition("+")[0]
@@ -101,14 +116,14 @@ def test_the_card_says_how_it_was_made(tmp_path: Path, given: Data, made: Checkp
 def test_figures_are_those_of_the_weights_that_are_kept(given: Data, made: Checkpoint) -> None:
     for name, recorded in (("val", "validation"), ("test", "test")):
         held = given.sides[name]
-        logits = predict(made.model, card=made.card, inputs=held.inputs, device=CPU)
+        logits = predict(made.model, card=made.card, side=held, device=CPU)
         probabilities = logits_to_probabilities(logits, temperature=made.card.temperature)
         figures = made.card.training[recorded]
         assert figures["n"] == len(held.truth)
-        assert figures["macro_auc"] == metrics.macro_auc(held.truth, probabilities)
+        assert figures["macro_auc"]["value"] == metrics.macro_auc(held.truth, probabilities)
         recalls = metrics.recalls(held.truth, logits.argmax(1), classes=2)
-        assert list(figures["recall"].values()) == recalls
-        assert figures["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+        assert [figure["value"] for figure in figures["recall"].values()] == recalls
+        assert figures["balanced_accuracy"]["value"] == pytest.approx(np.mean(recalls))
 
 
 def test_without_test_images_there_are_no_test_figures() -> None:
@@ -126,14 +141,14 @@ def test_a_test_side_of_one_class_does_not_lose_the_run() -> None:
 def test_images_with_next_to_no_contrast_can_be_trained_on() -> None:
     given = data()
     flat = given.sides["train"]
-    flat.inputs[:] = 0
+    flat.inputs[:18] = 0
     flat.inputs[0, 0, 0] = 1
     assert run(given).card.normalisation.std > 0
 
 
 def test_a_run_can_start_from_a_checkpoint(tmp_path: Path, made: Checkpoint) -> None:
     save(made, tmp_path / "m.safetensors")
-    initial = load_checkpoint(tmp_path / "m.safetensors")
+    initial = read_initial(tmp_path / "m.safetensors", architecture="resnet18")
     before = {name: value.clone() for name, value in initial.model.state_dict().items()}
     # So small a step changes no weight by more than itself: the start shows in the end.
     made = run(data(), replace(OPTIONS, learning_rate=1e-9, seed=7), initial=initial)
@@ -144,21 +159,13 @@ def test_a_run_can_start_from_a_checkpoint(tmp_path: Path, made: Checkpoint) -> 
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_start_of_other_classes_or_architecture_is_refused(tiny_checkpoint: Path) -> None:
-    initial = load_checkpoint(tiny_checkpoint)
-    with pytest.raises(CheckpointError, match="Viral Pneumonia; this run trains a resnet18"):
-        run(data(), initial=initial)
-    renamed = replace(initial, card=replace(initial.card, classes=("A", "B")))
-    with pytest.raises(CheckpointError, match="this run trains a resnet34"):
-        run(data(), replace(OPTIONS, architecture="resnet34"), initial=renamed)
-
-
 def prepared(root: Path, cache: Path) -> Data:
     labelled = collect([root])
     inputs = prepare_inputs(
         labelled, recipe=RECIPE, workers=0, folder=cache, progress=lambda n: None
     )
-    return prepare_data(labelled, inputs, classes=order_classes(labelled.files, ()), seed=0)
+    split = split_files(labelled.files, [], seed=0)
+    return prepare_data(labelled, inputs, split, classes=order_classes(labelled.files, ()))
 
 
 def test_folders_are_split_and_decoded(tmp_path: Path, write_png: PngMaker) -> None:
@@ -167,7 +174,7 @@ def test_folders_are_split_and_decoded(tmp_path: Path, write_png: PngMaker) -> N
             write_png(tmp_path / "films" / label / f"{i}.png", np.full((32, 32), 10 * i, np.uint8))
     found = prepared(tmp_path / "films", tmp_path / "cache")
     assert found.classes == ("A", "B")
-    assert not found.split_given
+    assert not found.split.report.given
     assert {name: len(held.truth) for name, held in found.sides.items()} == {
         "train": 16,
         "val": 2,

@@ -1,0 +1,88 @@
+"""Weights to start from, ours and ImageNet's, with and without a head that fits."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from trainees import CARD, new_model
+
+from cxrbatch.errors import CheckpointError
+from cxrbatch.model.card import Card
+from cxrbatch.model.checkpoint import file_sha256, save_checkpoint
+from cxrbatch.training.initial import read_initial, start_from
+
+CLASSES = CARD.classes
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As downloaded: a thousand classes, three channels; random here."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        state = torchvision.models.resnet18().state_dict()
+    folder = tmp_path_factory.mktemp("imagenet")
+    torch.save(state, folder / "resnet18.pth")
+    save_file(state, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["resnet18.pth", "model.safetensors"])
+def test_imagenet_weights_come_in_without_their_head(imagenet: Path, name: str) -> None:
+    initial = read_initial(imagenet / name, architecture="resnet18")
+    given = torch.load(imagenet / "resnet18.pth", weights_only=True)
+    model, fresh = new_model(), new_model()
+    start_from(initial, model, classes=CLASSES)
+    assert not initial.has_head_for(CLASSES)
+    assert torch.equal(model.fc.weight, fresh.fc.weight)
+    assert torch.equal(model.conv1.weight, given["conv1.weight"].sum(1, keepdim=True))
+    assert torch.equal(model.layer4[1].bn2.bias, given["layer4.1.bn2.bias"])
+    assert initial.sha256 == file_sha256(imagenet / name)
+
+
+@pytest.mark.parametrize(
+    ("classes", "kept"),
+    [(CLASSES, True), (CLASSES[::-1], False), (("dark", "bright", "grey"), False)],
+)
+def test_the_head_of_a_checkpoint_is_kept_for_the_same_classes_alone(
+    tmp_path: Path, classes: tuple[str, ...], kept: bool
+) -> None:
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(path, model=new_model(5), card=CARD)
+    initial = read_initial(path, architecture="resnet18")
+    model = new_model() if len(classes) == 2 else type(new_model())("resnet18", classes=3)
+    start_from(initial, model, classes=classes)
+    assert initial.has_head_for(classes) is kept
+    assert torch.equal(model.layer1[0].conv1.weight, initial.model.layer1[0].conv1.weight)
+    same = model.fc.weight.shape == initial.model.fc.weight.shape
+    assert (same and torch.equal(model.fc.weight, initial.model.fc.weight)) is kept
+
+
+def test_a_state_dict_of_as_many_classes_keeps_its_head(tmp_path: Path) -> None:
+    torch.save(new_model(5).state_dict(), tmp_path / "m.pt")
+    initial = read_initial(tmp_path / "m.pt", architecture="resnet18")
+    assert initial.has_head_for(CLASSES)
+
+
+def test_another_architecture_is_refused_with_the_remedy(tmp_path: Path, imagenet: Path) -> None:
+    card: Card = replace(CARD, architecture="resnet18")
+    save_checkpoint(tmp_path / "m.safetensors", model=new_model(), card=card)
+    with pytest.raises(CheckpointError, match="give --arch resnet18"):
+        read_initial(tmp_path / "m.safetensors", architecture="resnet34")
+    with pytest.raises(CheckpointError, match="do not fit resnet34"):
+        read_initial(imagenet / "resnet18.pth", architecture="resnet34")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not weights", b"\x08\0\0\0\0\0\0\0{\xff\xff", b"PK\x03\x04" + b"\0" * 60]
+)
+def test_a_file_of_no_weights_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.pt").write_bytes(content)
+    with pytest.raises(CheckpointError):
+        read_initial(tmp_path / "m.pt", architecture="resnet18")
+    with pytest.raises(CheckpointError):
+        read_initial(tmp_path / "none", architecture="resnet18")
+    with pytest.raises(CheckpointError):
+        read_initial(tmp_path, architecture="resnet18")

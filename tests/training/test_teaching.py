@@ -1,0 +1,87 @@
+"""Teachers see the images that are trained on, at their own size, and pull the loss."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import interpolate
+from trainees import CARD, CPU, OPTIONS, new_model, side
+
+from cxrbatch.errors import CheckpointError
+from cxrbatch.model.card import Normalisation
+from cxrbatch.model.checkpoint import Checkpoint
+from cxrbatch.model.preprocessing import Recipe
+from cxrbatch.training.augment import draw_changes
+from cxrbatch.training.distributed import ALONE
+from cxrbatch.training.teaching import Teachers
+from cxrbatch.training.trainer import Trainer
+
+
+def teacher(seed: int, size: int, temperature: float = 1.0) -> Checkpoint:
+    card = replace(
+        CARD,
+        recipe=Recipe(size),
+        normalisation=Normalisation(0.4, 0.2),
+        temperature=temperature,
+    )
+    return Checkpoint(card, f"{seed}", new_model(seed).eval())
+
+
+def test_opinions_are_the_mean_of_calibrated_probabilities() -> None:
+    images = torch.rand(3, 1, 32, 32)
+    given = [teacher(1, 32, 2.0), teacher(2, 64)]
+    larger = interpolate(images, size=(64, 64), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        one = (given[0].model((images - 0.4) / 0.2) / 2.0).softmax(1)
+        other = given[1].model((larger - 0.4) / 0.2).softmax(1)
+    found = Teachers(given, card=CARD, device=CPU).probabilities(images)
+    torch.testing.assert_close(found, (one + other) / 2)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_the_loss_is_shared_between_labels_and_teachers(weight: float) -> None:
+    held = side(2, 2)
+    options = replace(OPTIONS, teacher_weight=weight, label_smoothing=0.0)
+    losses = {}
+    changes = draw_changes(4, generator=torch.Generator().manual_seed(0), flip=False)
+    inputs, truth = torch.from_numpy(held.inputs), torch.from_numpy(held.truth)
+    sure = teacher(1, 32, 0.01)  # of one class: a label
+    for name, teachers in (("labels", []), ("both", [sure])):
+        trainer = Trainer(
+            new_model(),
+            card=CARD,
+            options=options,
+            teachers=teachers,
+            steps=1,
+            device=CPU,
+            world=ALONE,
+        )
+        losses[name] = float(trainer.step(inputs, truth, changes))
+    assert (losses["both"] == pytest.approx(losses["labels"])) is (weight == 0.0)
+    assert np.isfinite(losses["both"])
+
+
+def test_a_student_of_teachers_alone_comes_to_think_as_they_do() -> None:
+    held = side(8, 8)
+    sure = teacher(1, 32)
+    options = replace(OPTIONS, teacher_weight=1.0)
+    trainer = Trainer(
+        new_model(), card=CARD, options=options, teachers=[sure], steps=8, device=CPU, world=ALONE
+    )
+    wrong = torch.from_numpy(1 - held.truth)
+    losses = []
+    for _ in range(8):
+        changes = draw_changes(16, generator=trainer.generator, flip=False)
+        losses.append(float(trainer.step(torch.from_numpy(held.inputs), wrong, changes)))
+    assert losses[-1] < losses[0]
+
+
+def test_a_teacher_of_other_classes_or_geometry_is_refused() -> None:
+    given = teacher(1, 32)
+    for card, expected in (
+        (replace(CARD, classes=("bright", "dark")), "give both the same --classes"),
+        (replace(CARD, recipe=Recipe(32, "pad")), "--geometry squeeze"),
+    ):
+        with pytest.raises(CheckpointError, match=expected):
+            Teachers([given], card=card, device=CPU)

@@ -1,0 +1,66 @@
+"""Weights to start from: a checkpoint of ours, or ImageNet weights with their stem folded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cxrbatch.errors import CheckpointError
+from cxrbatch.model.card import Card
+from cxrbatch.model.checkpoint import file_sha256, load_weights, read_card, read_state_dict
+from cxrbatch.model.resnet import RadiographResNet
+
+
+@dataclass(frozen=True, slots=True)
+class Initial:
+    """Weights that were read and found whole.
+
+    Attributes:
+        sha256: Hash of the file's bytes.
+        classes: Class names of its head; None where the file does not say.
+        model: The network with these weights and their own head.
+    """
+
+    sha256: str
+    classes: tuple[str, ...] | None
+    model: RadiographResNet
+
+    def has_head_for(self, classes: tuple[str, ...]) -> bool:
+        """Whether its head is for these classes; without names their number decides."""
+        return self.classes in (None, classes) and self.model.fc.out_features == len(classes)
+
+
+def read_initial(path: Path, *, architecture: str) -> Initial:
+    """Read a checkpoint, or a state dict of a torchvision ResNet (.pt, .pth, .safetensors).
+
+    Raises:
+        CheckpointError: It cannot be read, or is of another architecture.
+    """
+    card = _card(path)
+    if card is not None and card.architecture != architecture:
+        raise CheckpointError(
+            f"--init is a {card.architecture}, this run trains a {architecture}; "
+            f"give --arch {card.architecture}"
+        )
+    tensors = read_state_dict(path)
+    head = tensors.get("fc.weight")
+    outputs = len(head) if head is not None and head.ndim else 1
+    model = RadiographResNet(architecture, classes=max(1, outputs))
+    load_weights(model, tensors, path)
+    return Initial(file_sha256(path), card.classes if card else None, model)
+
+
+def start_from(initial: Initial, model: RadiographResNet, *, classes: tuple[str, ...]) -> None:
+    """Give a network the weights; its own random head stays where the other does not fit."""
+    given, kept = initial.model.state_dict(), initial.has_head_for(classes)
+    with torch.no_grad():
+        for name, target in model.state_dict().items():
+            if kept or not name.startswith("fc."):
+                target.copy_(given[name])
+
+
+def _card(path: Path) -> Card | None:
+    try:
+        return read_card(path)
+    except CheckpointError:
+        return None

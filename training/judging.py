@@ -1,0 +1,158 @@
+"""What a trained model is worth: figures with intervals on one side of the split, and controls."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxrbatch.results import metrics
+from cxrbatch.results.intervals import bootstrap_by_group
+from cxrbatch.training.controls import border_only, without_lungs
+from cxrbatch.training.predict import Logits, logits_to_probabilities
+from cxrbatch.training.side import Side
+
+Truth = npt.NDArray[np.int64]
+Figures = dict[str, Any]
+
+_RATES = ("sensitivity", "specificity")
+_CONTROLS = {"lungs blacked out": without_lungs, "border only": border_only}
+_BORDER = "border only"
+# A model that loses less than half of its lead over chance sees more than lungs.
+_SHARE_OF_LEAD = 0.5
+
+
+def judge(
+    truth: Truth,
+    logits: Logits,
+    *,
+    classes: Sequence[str],
+    temperature: float,
+    groups: Sequence[Hashable],
+) -> Figures:
+    """Figures with 95 % intervals by bootstrap over groups; what is undefined is None.
+
+    Args:
+        truth: Shape (n,), class indices.
+        logits: Shape (n, classes).
+        classes: Their names.
+        temperature: Of the softmax.
+        groups: Whose each image is.
+    """
+    probabilities = logits_to_probabilities(logits, temperature=temperature)
+
+    def statistics(rows: npt.NDArray[np.int64]) -> list[float | None]:
+        return _statistics(truth[rows], probabilities[rows])
+
+    values = statistics(np.arange(len(truth)))
+    intervals = bootstrap_by_group(statistics, groups)
+    named = [
+        None if value is None else {"value": value, "interval": interval and list(interval)}
+        for value, interval in zip(values, intervals, strict=True)
+    ]
+    count = len(classes)
+    return {
+        "n": len(truth),
+        "groups": len(set(groups)),
+        "balanced_accuracy": named[0],
+        "macro_auc": named[1],
+        "expected_calibration_error": metrics.expected_calibration_error(truth, probabilities),
+        "recall": dict(zip(classes, named[2 : 2 + count], strict=True)),
+        "auc": dict(zip(classes, named[2 + count :], strict=True)),
+    }
+
+
+def operating_points(
+    truth: Truth, logits: Logits, *, classes: Sequence[str], temperature: float
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Thresholds per class, in [0, 1], as a checkpoint's card holds them."""
+    probabilities = logits_to_probabilities(logits, temperature=temperature)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for index, name in enumerate(classes):
+        points = metrics.operating_points(truth == index, probabilities[:, index])
+        found[name] = {
+            point: {
+                # A threshold above every probability takes no image for positive.
+                "threshold": min(chosen.threshold, 1.0),
+                **{rate: getattr(chosen, rate) for rate in _RATES},
+            }
+            for point, chosen in points.items()
+        }
+    return found
+
+
+def judge_controls(
+    side: Side,
+    score: Callable[[Side], Logits],
+    *,
+    classes: Sequence[str],
+    sources: Sequence[str | None],
+) -> Figures:
+    """Score what should tell a model nothing, and each source by itself.
+
+    Args:
+        side: The images, usually those of test.
+        score: Gives logits of a side.
+        classes: Names in the order of the logits.
+        sources: Where each image comes from.
+    """
+    positions = np.arange(len(side))
+    found: Figures = {}
+    for name, changed in _CONTROLS.items():
+        blinded = Side(changed(side.images(positions)), side.truth)
+        found[name] = _plain(side.truth, score(blinded), classes=classes)
+    logits = score(side)
+    found["as they are"] = _plain(side.truth, logits, classes=classes)
+    found["within sources"] = {
+        source: _within(side.truth, logits, [s == source for s in sources], classes=classes)
+        for source in sorted({s for s in sources if s is not None})
+    }
+    return found
+
+
+def border_warning(controls: Figures) -> str | None:
+    """One line where the margins alone tell the classes apart."""
+    areas = [controls[name]["macro_auc"] for name in (_BORDER, "as they are")]
+    if None in areas or areas[0] - 0.5 < _SHARE_OF_LEAD * (areas[1] - 0.5) or areas[0] < 0.6:
+        return None
+    return (
+        f"warning: from the border of the images alone the model reaches a macro AUC of "
+        f"{areas[0]:.3f} ({areas[1]:.3f} with the whole images): it tells more than lungs apart, "
+        "most likely where the images come from"
+    )
+
+
+def _statistics(truth: Truth, probabilities: npt.NDArray[np.float64]) -> list[float | None]:
+    predicted = probabilities.argmax(axis=1)
+    recalls = metrics.recalls(truth, predicted, classes=probabilities.shape[1])
+    areas = metrics.one_vs_rest_auc(truth, probabilities)
+    return [_mean(recalls), _mean(areas), *recalls, *areas]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+def _plain(truth: Truth, logits: Logits, *, classes: Sequence[str]) -> Figures:
+    found = _statistics(truth, logits_to_probabilities(logits))
+    count = len(classes)
+    return {
+        "n": len(truth),
+        "balanced_accuracy": found[0],
+        "macro_auc": found[1],
+        "recall": dict(zip(classes, found[2 : 2 + count], strict=True)),
+    }
+
+
+def _within(
+    truth: Truth, logits: Logits, chosen: Sequence[bool], *, classes: Sequence[str]
+) -> Figures:
+    """One source by itself, among the classes that it has."""
+    rows = np.flatnonzero(chosen)
+    present = np.unique(truth[rows])
+    names = [classes[index] for index in present]
+    if len(present) < 2:
+        return {"n": len(rows), "classes": names, "undefined": "one class only"}
+    among = np.searchsorted(present, truth[rows])
+    return {"classes": names, **_plain(among, logits[np.ix_(rows, present)], classes=names)}

@@ -1,0 +1,257 @@
+"""A training as the command runs it: from labels to a checkpoint and what lies beside it."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from cxrbatch.errors import CxrbatchError, LabelError
+from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from cxrbatch.model.preprocessing import Recipe
+from cxrbatch.reading.outcomes import Kind
+from cxrbatch.training import states, telling
+from cxrbatch.training.curves import write_curves
+from cxrbatch.training.data import Inputs, forget_inputs, prepare_inputs
+from cxrbatch.training.distributed import World, joined
+from cxrbatch.training.duplicates import near_duplicates
+from cxrbatch.training.groups import write_leaks
+from cxrbatch.training.history import Epoch
+from cxrbatch.training.initial import Initial, read_initial
+from cxrbatch.training.labelled import Labelled, collect, order_classes
+from cxrbatch.training.mismatches import describe_mismatches, refuse_mismatches, write_mismatches
+from cxrbatch.training.options import TrainingOptions
+from cxrbatch.training.scored import write_results
+from cxrbatch.training.sheet import write_contact_sheet
+from cxrbatch.training.split import LeakError, Split, split_files
+from cxrbatch.training.train import Data, prepare_data, train
+
+_MAX_UNREADABLE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What is trained on.
+
+    Attributes:
+        data: Class folders and labels files.
+        roots: What the paths of labels files are relative to; none for their own folders.
+        classes: Order of the classes; none for the alphabet's.
+    """
+
+    data: Sequence[Path]
+    roots: Sequence[Path]
+    classes: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One call of the command.
+
+    Attributes:
+        sources: What is trained on.
+        output: The checkpoint.
+        name: Of the checkpoint, for people.
+        limits: What to know of the data before believing a score.
+        options: Of the training.
+        initial: Weights to start from.
+        teachers: Checkpoints to learn from too.
+        cache: Where decoded images stay; None to have them go with the training's folder.
+        workers: Processes that read.
+        device: Where to compute.
+        drop_leaks: Leave out what a given split has on another side too.
+        resume: Go on with a training that was stopped.
+        overwrite: Drop one.
+    """
+
+    sources: Sources
+    output: Path
+    name: str
+    limits: Sequence[str]
+    options: TrainingOptions
+    initial: Path | None
+    teachers: Sequence[Path]
+    cache: Path | None
+    workers: int
+    device: torch.device
+    drop_leaks: bool
+    resume: bool
+    overwrite: bool
+
+    @property
+    def folder(self) -> Path:
+        """Where a training keeps what it needs to go on."""
+        return states.training_folder(self.output)
+
+    @property
+    def recipe(self) -> Recipe:
+        """How images become inputs."""
+        return Recipe(size=self.options.size, geometry=self.options.geometry)
+
+    def beside(self, ending: str) -> Path:
+        """A file that lies beside the checkpoint."""
+        return self.output.with_name(f"{self.output.stem}.{ending}")
+
+
+def run_session(session: Session, told: telling.Progress) -> bool:
+    """Train, and write the checkpoint and what belongs to it.
+
+    Returns:
+        Whether every labelled image could be read.
+
+    Raises:
+        CxrbatchError: Labels, images, options or the disk stand against it.
+    """
+    arch = session.options.architecture
+    initial = read_initial(session.initial, architecture=arch) if session.initial else None
+    teachers = [load_checkpoint(path) for path in session.teachers]
+    with (
+        joined(session.device) as world,
+        states.claimed(session.folder) if world.leads else nullcontext(),
+    ):
+        if world.leads:
+            _make_way(session)
+        with world.first_alone():
+            labelled, data = _prepared(session, initial, quiet=not world.leads)
+        checkpoint = _trained(session, data, initial, teachers, world, told)
+        if checkpoint is not None:
+            _write(session, checkpoint, labelled, data)
+    return not any(item.outcome.kind is Kind.FAILED for item in data.unreadable)
+
+
+def _make_way(session: Session) -> None:
+    """Refuse, keep or remove what a training that was stopped left."""
+    if not states.holds_run(session.folder):
+        if session.resume:
+            telling.nothing_to_resume()
+    elif not session.resume:
+        if not session.overwrite:
+            raise states.stopped_training(session.folder)
+        states.clear(session.folder)
+
+
+def _prepared(session: Session, initial: Initial | None, *, quiet: bool) -> tuple[Labelled, Data]:
+    labelled = _collected(session, quiet=quiet)
+    classes = order_classes(labelled.files, session.sources.classes)
+    inputs = _read(session, labelled, quiet=quiet)
+    data = prepare_data(labelled, inputs, _split(session, labelled, inputs), classes=classes)
+    if not quiet:
+        data.split.write(session.beside("split.csv"))
+        telling.data(data, initial)
+        write_contact_sheet(
+            session.beside("augmented.png"),
+            data.sides["train"],
+            classes=classes,
+            flip=session.options.flip,
+            seed=session.options.seed,
+        )
+    return labelled, data
+
+
+def _collected(session: Session, *, quiet: bool) -> Labelled:
+    labelled = collect(session.sources.data, roots=session.sources.roots)
+    listing = session.beside("mismatches.csv")
+    if not quiet:
+        write_mismatches(labelled.mismatches, listing)
+        telling.lines(describe_mismatches(labelled.mismatches, listing=listing))
+    refuse_mismatches(labelled.mismatches, listing=listing)
+    return labelled
+
+
+def _read(session: Session, labelled: Labelled, *, quiet: bool) -> Inputs:
+    count = len(labelled.files)
+    with tqdm(total=count, desc="reading", unit="file", disable=True if quiet else None) as bar:
+        inputs = prepare_inputs(
+            labelled,
+            recipe=session.recipe,
+            workers=session.workers,
+            folder=session.cache or session.folder,
+            progress=bar.update,
+        )
+    unreadable = inputs.unreadable(labelled.files)
+    if not quiet:
+        telling.unreadable(unreadable)
+    if len(unreadable) > _MAX_UNREADABLE * count:
+        raise LabelError(
+            f"{len(unreadable)} of {count} files gave no image, and {_MAX_UNREADABLE:.0%} may; "
+            "look at some with `cxrbatch inspect`, then copy them again or remove their labels"
+        )
+    return inputs
+
+
+def _split(session: Session, labelled: Labelled, inputs: Inputs) -> Split:
+    pairs = near_duplicates(inputs.values, readable=inputs.readable)
+    seed, drop = session.options.seed, session.drop_leaks
+    try:
+        return split_files(labelled.files, pairs, seed=seed, drop_leaks=drop)
+    except LeakError as error:
+        listing = session.beside("leaks.csv")
+        write_leaks(error.leaks, listing)
+        telling.lines([f"all leaks are listed in {listing}"])
+        raise
+
+
+def _trained(
+    session: Session,
+    data: Data,
+    initial: Initial | None,
+    teachers: Sequence[Checkpoint],
+    world: World,
+    told: telling.Progress,
+) -> Checkpoint | None:
+    options = session.options
+    draws = options.draws or len(data.sides["train"])
+    total = -(-draws // options.batch_size) * options.batch_size * options.epochs
+    silent = None if world.leads else True
+
+    def on_epoch(epoch: Epoch) -> None:
+        if world.leads:
+            told.epoch(epoch)
+
+    with tqdm(total=total, desc="training", unit="img", disable=silent) as bar:
+        return train(
+            data,
+            name=session.name,
+            limits=session.limits,
+            recipe=session.recipe,
+            options=options,
+            initial=initial,
+            teachers=teachers,
+            device=session.device,
+            folder=session.folder,
+            resume=session.resume,
+            world=world,
+            on_step=bar.update,
+            on_epoch=on_epoch,
+        )
+
+
+def _write(session: Session, checkpoint: Checkpoint, labelled: Labelled, data: Data) -> None:
+    """The checkpoint last: where it is there, all of it is."""
+    summary = checkpoint.card.training
+    write_curves(session.beside("curves.svg"), [Epoch(**epoch) for epoch in summary["history"]])
+    partial = session.folder / "finished.safetensors"
+    save_checkpoint(
+        partial, model=checkpoint.model, card=checkpoint.card, features=checkpoint.features
+    )
+    held = [i for i, file in enumerate(data.split.files) if file.split in ("val", "test")]
+    table = session.beside("results.parquet")
+    try:
+        write_results(
+            table,
+            [data.split.files[i] for i in held],
+            [labelled.located[i] for i in held],
+            checkpoint=partial,
+            workers=session.workers,
+            device=session.device,
+            precision=session.options.precision,
+        )
+        partial.replace(session.output)
+    except OSError as error:
+        raise CxrbatchError(f"cannot write beside {session.output}: {error.strerror}") from None
+    states.clear(session.folder)
+    if session.cache is None:
+        forget_inputs(session.folder, session.recipe)
+    telling.result(summary, session.output, table)

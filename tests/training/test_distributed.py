@@ -135,7 +135,8 @@ def test_the_command_in_two_processes_writes_and_prints_once(
     assert done.stdout.count("checkpoint:") == 1
     assert done.stderr.count("epoch 2: loss") == 1
     assert len(load_checkpoint(output).card.training["history"]) == 2
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.augmented.png", output.name]
+    beside = ["augmented.png", "curves.svg", "results.parquet", "safetensors", "split.csv"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"model.{kind}" for kind in beside]
 
 
 def test_a_process_that_dies_takes_the_other_with_it(tmp_path: Path, level_archive: Path) -> None:

@@ -12,6 +12,7 @@ from cxrbatch.errors import CxrbatchError, LabelError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Kind
+from cxrbatch.results.paths import check_output
 from cxrbatch.training import states, telling
 from cxrbatch.training.curves import write_curves
 from cxrbatch.training.data import Inputs, forget_inputs, prepare_inputs
@@ -29,6 +30,7 @@ from cxrbatch.training.split import LeakError, Split, split_files
 from cxrbatch.training.train import Data, prepare_data, train
 
 _MAX_UNREADABLE = 0.05
+_BESIDE = ("split.csv", "augmented.png", "curves.svg", "results.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,8 @@ def _make_way(session: Session) -> None:
         if not session.overwrite:
             raise states.stopped_training(session.folder)
         states.clear(session.folder)
+    for ending in _BESIDE:
+        check_output(session.beside(ending), overwrite=session.overwrite or session.resume)
 
 
 def _prepared(session: Session, initial: Initial | None, *, quiet: bool) -> tuple[Labelled, Data]:

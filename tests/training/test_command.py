@@ -147,6 +147,19 @@ def test_a_seed_gives_the_same_bytes_and_a_checkpoint_to_start_from(
 # Bad input
 
 
+@pytest.mark.parametrize("ending", ["split.csv", "results.parquet", "curves.svg", "augmented.png"])
+def test_what_lies_beside_the_output_is_not_replaced_unasked(
+    ending: str, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / f"model.{ending}"
+    mine.write_text("mine")
+    command = ["train", str(archive), "-o", str(tmp_path / "model.safetensors"), *FAST]
+    assert main(command) == 2
+    assert f"{mine} exists" in one_error(capsys)
+    assert mine.read_text() == "mine"
+    assert main([*command, "--overwrite"]) == 0
+
+
 def test_an_output_that_is_there_is_refused_and_left(
     archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """Puts this folder's short runs and readers within reach, and keeps to one thread."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,9 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+# Children import what was installed: the folder that the tests are called in has a `cxrbatch` of
+# its own, which is not all of it.
+os.environ["PYTHONSAFEPATH"] = "1"
 
 PngMaker = Callable[[Path, np.ndarray], Path]
 

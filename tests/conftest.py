@@ -1,6 +1,6 @@
 """What the tests of several folders share: a tiny checkpoint and makers of small image files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,15 @@ from cxrbatch.model.checkpoint import build_model, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
 
 PngMaker = Callable[[Path, np.ndarray], Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On a busy machine threads that wait for each other take most of a test's time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

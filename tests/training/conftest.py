@@ -1,13 +1,12 @@
-"""Puts this folder's short runs and readers within reach, and keeps to one thread."""
+"""Puts this folder's short runs and readers within reach."""
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 # Children import what was installed: the folder that the tests are called in has a `cxrbatch` of
@@ -15,15 +14,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ["PYTHONSAFEPATH"] = "1"
 
 PngMaker = Callable[[Path, np.ndarray], Path]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine threads that wait for each other take most of a test's time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -23,24 +23,12 @@ FAST += ["--device", "cpu"]
 NUMBERS = ["path", "prediction", "logit_dark lung", "p_white lung", "heatmaps", "image_hash"]
 
 
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory, write_png: PngMaker) -> Path:
-    """Two class folders of twenty pictures each, dark and bright; not to be changed."""
-    root = tmp_path_factory.mktemp("train") / "archive"
-    rng = np.random.default_rng(0)
-    for label, level in (("dark lung", 60), ("white lung", 180)):
-        for i in range(20):
-            grey = level + rng.integers(-30, 31, (32, 32))
-            write_png(root / label / f"{i:02}.png", grey.astype(np.uint8))
-    return root
-
-
 def labels_csv(
-    archive: Path, folder: Path, *, split: Callable[[str, int], str], extra: str = ""
+    level_archive: Path, folder: Path, *, split: Callable[[str, int], str], extra: str = ""
 ) -> Path:
     """A CSV file of the archive's images with a split; `extra` is appended."""
     lines = ["path,label,split"]
-    for path in sorted(archive.glob("*/*.png")):
+    for path in sorted(level_archive.glob("*/*.png")):
         lines.append(f"{path},{path.parent.name},{split(path.parent.name, int(path.stem))}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n" + extra)
     return folder / "labels.csv"
@@ -59,7 +47,7 @@ def one_error(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_class_folders_become_a_checkpoint(
-    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "model.safetensors"
     options = [
@@ -73,7 +61,7 @@ def test_class_folders_become_a_checkpoint(
         "--classes",
         "white lung,dark lung",
     ]
-    assert main(["train", str(archive), "-o", str(output), *options]) == 0
+    assert main(["train", str(level_archive), "-o", str(output), *options]) == 0
     printed = capsys.readouterr()
     assert "validation (n = 4, 4 patients or pictures): balanced accuracy" in printed.out
     assert "test (n = 4, " in printed.out
@@ -90,7 +78,7 @@ def test_class_folders_become_a_checkpoint(
     assert training["images"]["train"] == {"white lung": 16, "dark lung": 16}
     assert training["validation"]["macro_auc"]["value"] == 1.0
     assert len(training["history"]) == 2
-    assert str(archive) not in checkpoint.card.to_json()
+    assert str(level_archive) not in checkpoint.card.to_json()
     assert set(checkpoint.card.operating_points["dark lung"]) == {"youden", "sensitive", "specific"}
     assert checkpoint.features is not None
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -102,10 +90,10 @@ def test_class_folders_become_a_checkpoint(
     ]
 
 
-def test_the_results_table_has_what_score_would_say(archive: Path, tmp_path: Path) -> None:
+def test_the_results_table_has_what_score_would_say(level_archive: Path, tmp_path: Path) -> None:
     output, scored = tmp_path / "m.safetensors", tmp_path / "scored.parquet"
-    assert main(["train", str(archive), "-o", str(output), *FAST]) == 0
-    command = ["score", str(archive), "-o", str(scored), "--checkpoint", str(output)]
+    assert main(["train", str(level_archive), "-o", str(output), *FAST]) == 0
+    command = ["score", str(level_archive), "-o", str(scored), "--checkpoint", str(output)]
     assert main([*command, "--workers", "0"]) == 0
     table = open_table(tmp_path / "m.results.parquet")
     rows = {row["path"]: row for row in table.read([*NUMBERS, "truth", "split"]).to_pylist()}
@@ -118,9 +106,9 @@ def test_the_results_table_has_what_score_would_say(archive: Path, tmp_path: Pat
 
 
 def test_the_split_of_a_csv_is_kept(
-    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    labels = labels_csv(archive, tmp_path, split=ordinary)
+    labels = labels_csv(level_archive, tmp_path, split=ordinary)
     output = tmp_path / "model.safetensors"
     assert main(["train", str(labels), "-o", str(output), *FAST, "--geometry", "pad"]) == 0
     assert "no patient column" not in capsys.readouterr().err
@@ -132,12 +120,12 @@ def test_the_split_of_a_csv_is_kept(
 
 
 def test_a_seed_gives_the_same_bytes_and_a_checkpoint_to_start_from(
-    archive: Path, tmp_path: Path
+    level_archive: Path, tmp_path: Path
 ) -> None:
     outputs = [tmp_path / name / "m.safetensors" for name in ("a", "b", "c")]
     for output, more in zip(outputs, ([], [], ["--init", str(outputs[0])]), strict=True):
         output.parent.mkdir()
-        command = ["train", str(archive), "-o", str(output), *FAST, "--seed", "5"]
+        command = ["train", str(level_archive), "-o", str(output), *FAST, "--seed", "5"]
         assert main([*command, *more]) == 0
     first, again, later = outputs
     assert first.read_bytes() == again.read_bytes() != later.read_bytes()
@@ -149,11 +137,11 @@ def test_a_seed_gives_the_same_bytes_and_a_checkpoint_to_start_from(
 
 @pytest.mark.parametrize("ending", ["split.csv", "results.parquet", "curves.svg", "augmented.png"])
 def test_what_lies_beside_the_output_is_not_replaced_unasked(
-    ending: str, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ending: str, level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = tmp_path / f"model.{ending}"
     mine.write_text("mine")
-    command = ["train", str(archive), "-o", str(tmp_path / "model.safetensors"), *FAST]
+    command = ["train", str(level_archive), "-o", str(tmp_path / "model.safetensors"), *FAST]
     assert main(command) == 2
     assert f"{mine} exists" in one_error(capsys)
     assert mine.read_text() == "mine"
@@ -161,14 +149,14 @@ def test_what_lies_beside_the_output_is_not_replaced_unasked(
 
 
 def test_an_output_that_is_there_is_refused_and_left(
-    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "model.safetensors"
     output.write_bytes(b"an earlier model")
-    assert main(["train", str(archive), "-o", str(output), *FAST]) == 2
+    assert main(["train", str(level_archive), "-o", str(output), *FAST]) == 2
     assert "--overwrite" in one_error(capsys)
     assert output.read_bytes() == b"an earlier model"
-    assert main(["train", str(archive), "-o", str(output), *FAST, "--overwrite"]) == 0
+    assert main(["train", str(level_archive), "-o", str(output), *FAST, "--overwrite"]) == 0
     assert load_checkpoint(output).card.name == "model"
 
 
@@ -185,26 +173,26 @@ def test_an_output_that_is_there_is_refused_and_left(
     ],
 )
 def test_wrong_options_are_wrong_usage(
-    archive: Path,
+    level_archive: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     options: list[str],
     expected: str,
 ) -> None:
     output = tmp_path / "m.safetensors"
-    assert main(["train", str(archive), "-o", str(output), *FAST, *options]) == 2
+    assert main(["train", str(level_archive), "-o", str(output), *FAST, *options]) == 2
     assert expected in one_error(capsys)
     assert not output.exists()
 
 
 def test_missing_data_and_a_missing_folder_are_wrong_usage(
-    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", str(tmp_path / "none"), "-o", str(tmp_path / "m")]) == 2
     assert "none" in one_error(capsys)
-    assert main(["train", str(archive), "-o", str(tmp_path / "none" / "m")]) == 2
+    assert main(["train", str(level_archive), "-o", str(tmp_path / "none" / "m")]) == 2
     assert "make it first" in one_error(capsys)
-    assert main(["train", str(archive)]) == 2
+    assert main(["train", str(level_archive)]) == 2
     assert "--output" in one_error(capsys)
 
 
@@ -221,10 +209,10 @@ def test_unusable_labels_fail_in_one_line(
 
 
 def test_labels_that_do_not_fit_the_files_are_listed_whole(
-    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = "".join(f"gone{i:02}.png,dark lung,train\n" for i in range(30))
-    labels = labels_csv(archive, tmp_path, split=ordinary, extra=gone)
+    labels = labels_csv(level_archive, tmp_path, split=ordinary, extra=gone)
     (tmp_path / "extra.png").touch()
     command = ["train", str(labels), "-o", str(tmp_path / "m.safetensors"), *FAST]
     assert main(command) == 1
@@ -236,7 +224,7 @@ def test_labels_that_do_not_fit_the_files_are_listed_whole(
     with listing.open() as lines:
         listed = [(row["path"], row["reason"]) for row in csv.DictReader(lines)]
     assert listed == [(f"gone{i:02}.png", "label without a file") for i in range(30)]
-    labels_csv(archive, tmp_path, split=ordinary)
+    labels_csv(level_archive, tmp_path, split=ordinary)
     (tmp_path / "extra.png").unlink()
     assert main([*command, "--classes", "none"]) == 1
     assert "no image of 'none'" in one_error(capsys)
@@ -244,10 +232,10 @@ def test_labels_that_do_not_fit_the_files_are_listed_whole(
 
 
 def test_a_file_without_a_label_is_a_warning_and_is_listed(
-    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     films = tmp_path / "films"
-    shutil.copytree(archive, films)
+    shutil.copytree(level_archive, films)
     (films / "loose\n.png").touch()
     output = tmp_path / "m.safetensors"
     assert main(["train", str(films), "-o", str(output), "--classes", "none"]) == 1
@@ -260,7 +248,7 @@ def test_a_file_without_a_label_is_a_warning_and_is_listed(
     assert listed["reason"] == "file without a label"
 
 
-def test_several_sources_and_a_cache_that_is_kept(archive: Path, tmp_path: Path) -> None:
+def test_several_sources_and_a_cache_that_is_kept(level_archive: Path, tmp_path: Path) -> None:
     (tmp_path / "dark.csv").write_text(
         "path,label\n" + "".join(f"dark lung/{i:02}.png,dark lung\n" for i in range(20))
     )
@@ -269,7 +257,7 @@ def test_several_sources_and_a_cache_that_is_kept(archive: Path, tmp_path: Path)
         pa.table({"path": names, "label": ["white lung"] * 20}), tmp_path / "white.parquet"
     )
     sources = [str(tmp_path / "dark.csv"), str(tmp_path / "white.parquet")]
-    kept = [*FAST, "--root", str(archive), "--cache", str(tmp_path / "cache")]
+    kept = [*FAST, "--root", str(level_archive), "--cache", str(tmp_path / "cache")]
     assert main(["train", *sources, "-o", str(tmp_path / "m.safetensors"), *kept]) == 0
     (records,) = (tmp_path / "cache").glob("*.inputs")
     assert records.stat().st_size > 40 * 32 * 32
@@ -281,38 +269,45 @@ def test_several_sources_and_a_cache_that_is_kept(archive: Path, tmp_path: Path)
     "classes", ["dark lung,white lung,dark lung", "dark lung", "dark lung,white lung,third"]
 )
 def test_wrong_classes_fail_in_one_line(
-    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], classes: str
+    level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], classes: str
 ) -> None:
     output = tmp_path / "m.safetensors"
-    assert main(["train", str(archive), "-o", str(output), *FAST, "--classes", classes]) == 1
+    assert main(["train", str(level_archive), "-o", str(output), *FAST, "--classes", classes]) == 1
     one_error(capsys)
 
 
 def test_a_batch_of_one_small_image_trains_or_fails_in_one_line(
-    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """At 32 px the last layer is one pixel, of which a batch of one gives no statistics."""
     options = [*FAST, "--batch-size", "1", "--draws", "2"]
-    if main(["train", str(archive), "-o", str(tmp_path / "m"), *options]) != 0:
+    if main(["train", str(level_archive), "-o", str(tmp_path / "m"), *options]) != 0:
         assert "batch" in one_error(capsys)
 
 
 def test_a_start_that_is_no_checkpoint_fails_in_one_line(
-    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "init").write_text("nothing")
-    command = ["train", str(archive), "-o", str(tmp_path / "m"), "--init", str(tmp_path / "init")]
+    command = [
+        "train",
+        str(level_archive),
+        "-o",
+        str(tmp_path / "m"),
+        "--init",
+        str(tmp_path / "init"),
+    ]
     assert main([*command, *FAST]) == 1
     assert "is not a plain state dict" in one_error(capsys)
 
 
 def test_a_few_unreadable_images_are_listed_and_change_the_exit_code(
-    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Code 3: done, but some images could not be read."""
-    whole = next(archive.glob("*/*.png")).read_bytes()
+    whole = next(level_archive.glob("*/*.png")).read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
-    labels = labels_csv(archive, tmp_path, split=ordinary, extra="cut.png,dark lung,train\n")
+    labels = labels_csv(level_archive, tmp_path, split=ordinary, extra="cut.png,dark lung,train\n")
     output = tmp_path / "m.safetensors"
     code = main(["train", str(labels), "-o", str(output), *FAST])
     assert "no image: 'cut.png': " in capsys.readouterr().err
@@ -321,22 +316,22 @@ def test_a_few_unreadable_images_are_listed_and_change_the_exit_code(
 
 
 def test_many_unreadable_images_stop_the_run(
-    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for i in range(4):
         (tmp_path / f"{i}.txt").write_text("no image")
     extra = "".join(f"{i}.txt,dark lung,train\n" for i in range(4))
-    labels = labels_csv(archive, tmp_path, split=ordinary, extra=extra)
+    labels = labels_csv(level_archive, tmp_path, split=ordinary, extra=extra)
     assert main(["train", str(labels), "-o", str(tmp_path / "m"), *FAST]) == 1
     assert "4 of 44 files gave no image" in one_error(capsys)
     assert not (tmp_path / "m").exists()
 
 
 def test_a_test_side_of_one_class_says_what_is_undefined(
-    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = labels_csv(
-        archive,
+        level_archive,
         tmp_path,
         split=lambda label, n: "val" if n >= 16 and label == "dark lung" else ordinary(label, n),
     )
@@ -347,14 +342,14 @@ def test_a_test_side_of_one_class_says_what_is_undefined(
 
 
 def test_a_given_split_with_leaks_is_refused_and_trained_without_them(
-    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], write_png: PngMaker
+    level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], write_png: PngMaker
 ) -> None:
     """An image of the validation side, slightly changed, is in training under another name."""
-    with Image.open(archive / "dark lung" / "13.png") as image:
+    with Image.open(level_archive / "dark lung" / "13.png") as image:
         grey = np.array(image)
     grey[5, 5] ^= 1
     write_png(tmp_path / "copy.png", grey)
-    labels = labels_csv(archive, tmp_path, split=ordinary, extra="copy.png,dark lung,train\n")
+    labels = labels_csv(level_archive, tmp_path, split=ordinary, extra="copy.png,dark lung,train\n")
     command = ["train", str(labels), "-o", str(tmp_path / "m.safetensors"), *FAST]
     assert main(command) == 1
     message = one_error(capsys)

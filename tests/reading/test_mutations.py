@@ -1,6 +1,7 @@
 """Damaged files, made by a seeded generator, in a process of their own: it never dies."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ def test_every_damaged_file_gives_a_reading_with_a_code() -> None:
         text=True,
         timeout=120,
         check=False,
+        # Not by the script's folder alone, which an inherited PYTHONSAFEPATH leaves out.
+        env=os.environ | {"PYTHONPATH": str(CHILD.parent)},
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

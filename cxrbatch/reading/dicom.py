@@ -7,6 +7,7 @@ from typing import BinaryIO
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from cxrbatch.reading.allowance import claim
 from cxrbatch.reading.colour import COLOUR_SPACES, render_colour
 from cxrbatch.reading.decoding import DECODERS, FrameShape
 from cxrbatch.reading.description import describe, header_flags, object_kind, pixel_aspect
@@ -184,10 +185,7 @@ def _open_image(
     count = _frame_count(header.dataset)
     if count > _MOST_FRAMES:
         raise ReadingError(Outcome.TOO_LARGE, f"the header claims {count} frames")
-    claimed = count * shape.rows * shape.columns * shape.samples
-    if claimed > options.max_pixels:
-        detail = f"the header claims {claimed} pixels, over the limit of {options.max_pixels}"
-        raise ReadingError(Outcome.TOO_LARGE, detail)
+    claim(count * shape.rows * shape.columns * shape.samples, limit=options.max_pixels)
     little = header.is_little_endian
     transforms = palette = None
     if shape.photometric in _GREYSCALES:

@@ -12,6 +12,7 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from cxrbatch.reading.allowance import claim
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.sniffing import PNG_SIGNATURE
 
@@ -144,8 +145,7 @@ def _checked_header(body: bytes, *, size: int, max_samples: int) -> tuple[int, .
     if rows < 1 or columns < 1:
         raise ReadingError(Outcome.CORRUPT, "the image has no rows or no columns")
     samples = rows * columns * CHANNELS[colour_type]
-    if samples > max_samples:
-        raise ReadingError(Outcome.TOO_LARGE, f"{columns} x {rows} pixels are over the limit")
+    claim(samples, limit=max_samples)
     if size > samples * ((depth + 7) // 8) + rows + SPARE_BYTES:
         raise ReadingError(Outcome.TOO_LARGE, "the file is far larger than its image")
     return columns, rows, depth, colour_type, interlace

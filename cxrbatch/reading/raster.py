@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cxrbatch.reading.allowance import claim
 from cxrbatch.reading.completeness import ran_out
 from cxrbatch.reading.exif import upright
 from cxrbatch.reading.grey import GreyImage, grey_of
@@ -193,9 +194,7 @@ def _check_jpeg(header: JpegHeader, *, size: int, max_pixels: int) -> None:
         raise ReadingError(Outcome.UNSUPPORTED_IMAGE, f"a JPEG of {header.samples} components")
     pixels = header.rows * header.columns
     samples = pixels * header.samples
-    if samples > max_pixels:
-        detail = f"{header.columns} x {header.rows} pixels are over the limit"
-        raise ReadingError(Outcome.TOO_LARGE, detail)
+    claim(samples, limit=max_pixels)
     if size > samples * ((header.precision + 7) // 8) + SPARE_BYTES:
         raise ReadingError(Outcome.TOO_LARGE, "the file is far larger than its image")
 

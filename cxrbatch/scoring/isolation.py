@@ -35,7 +35,8 @@ class Limits:
 
     Attributes:
         seconds: From the start of reading it to its result.
-        memory: Bytes beyond what a reading process needs by itself.
+        memory: Bytes beyond what a reading process needs by itself, at most: an image gets what
+            its header explains.
     """
 
     seconds: float = 60.0
@@ -83,13 +84,13 @@ class Nursery:
         """
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            pid = self._ask(memory, theirs)[0]
+            pid, *_ = self._ask(memory, theirs)
             if pid < 0:
                 raise _cannot_start(os.strerror(-pid))
             return pid, Connection(ours.detach())
 
-    def end(self, pid: int) -> tuple[int, int, float]:
-        """End a child; give its exit status, peak memory in bytes and CPU seconds.
+    def end(self, pid: int) -> tuple[int, int, int, float]:
+        """End a child; give its exit status, bytes it took of those allowed, these, CPU seconds.
 
         Raises:
             NurseryClosed: The nursery was closed, and all children with it.
@@ -132,7 +133,7 @@ class Nursery:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             theirs.close()
 
-    def _ask(self, number: int, passed: socket.socket | None = None) -> tuple[int, int, float]:
+    def _ask(self, number: int, passed: socket.socket | None = None) -> tuple[int, int, int, float]:
         with self._lock:
             answer = b"" if self._closed else self._exchange(number, passed)
             if not answer and not self._closed:
@@ -143,8 +144,8 @@ class Nursery:
                 self._begin()
                 answer = self._exchange(number, passed)
         if answer:
-            status, peak, seconds = REPLY.unpack(answer)
-            return status, peak, seconds
+            status, taken, allowed, seconds = REPLY.unpack(answer)
+            return status, taken, allowed, seconds
         if self._closed:
             raise NurseryClosed
         raise _cannot_start("it ended at once")
@@ -279,9 +280,9 @@ class IsolatedProcess:
         pid, connection = self._child
         self._child = None
         connection.close()
-        status, peak, seconds = self._nursery.end(pid)
-        if peak > self._limits.memory / 2:
-            self._loss = _gluttony(self._limits, status=status, timed_out=timed_out)
+        status, taken, allowed, seconds = self._nursery.end(pid)
+        if taken > allowed / 2:
+            self._loss = _gluttony(allowed, status=status, timed_out=timed_out)
         elif timed_out:
             self._loss = _timeout(self._limits, worked=seconds - self._seconds_before)
         else:
@@ -304,9 +305,9 @@ def _timeout(limits: Limits, *, worked: float) -> _Loss:
     return _Loss(Fault(Outcome.DECODER_TIMEOUT, detail, lasting=True), certain)
 
 
-def _gluttony(limits: Limits, *, status: int, timed_out: bool) -> _Loss:
+def _gluttony(allowed: int, *, status: int, timed_out: bool) -> _Loss:
     # Who eats memory without end may reach the deadline first where memory comes slowly.
-    detail = f"reading took more than {limits.memory / (1 << 30) / 2:.1f} GiB of memory"
+    detail = f"reading took more memory than the {allowed >> 20} MiB that its size allows"
     # The system kills where all of its memory is short, and that may be another's doing.
     proven = timed_out or not _was_killed(status)
     return _Loss(Fault(Outcome.OUT_OF_MEMORY, detail, lasting=proven), certain=proven)

@@ -7,6 +7,7 @@ It ends when the main process does, and its children end with it.
 
 import ctypes
 import gc
+import mmap
 import os
 import resource
 import select
@@ -19,13 +20,15 @@ from multiprocessing.connection import Connection
 
 # What children need is loaded before they are forked.
 import cxrbatch.scoring.rows  # noqa: F401
+from cxrbatch.reading import allowance
 from cxrbatch.reading.outcomes import reading_error
 
 REQUEST = struct.Struct("<q")
 """Positive, with a socket: fork, and let it have so many bytes. Negative: end that child."""
 
-REPLY = struct.Struct("<qqd")
-"""To a fork: its process id. To an end: exit status as of waitpid, peak bytes, CPU seconds."""
+REPLY = struct.Struct("<qqqd")
+"""To a fork: its process id. To an end: exit status as of waitpid, bytes that the last item took
+at its peak, bytes that it was allowed, CPU seconds of the child."""
 
 UNKNOWN_STATUS = -1
 
@@ -36,6 +39,10 @@ what follows; a child that ended by one would look like a crash of its file."""
 _LAST_WAIT = 1.0
 _PR_SET_PDEATHSIG = 1
 _KIBIBYTE = 1024
+_FORGET_PEAK = "5"  # as of proc_pid_clear_refs(5)
+
+# Bytes allowed, and the peak of what was resident before.
+_ENTRIES = struct.Struct("<qq")
 
 
 def serve() -> None:
@@ -44,34 +51,64 @@ def serve() -> None:
     for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     gc.freeze()
-    children: set[int] = set()
+    children: dict[int, _Ledger] = {}
     # The main process may close the socket while it waits for an answer.
     with suppress(BrokenPipeError, ConnectionResetError):
         _obey(control, children)
-    for pid in children:
-        _end(pid)
+    for pid, ledger in children.items():
+        _end(pid, ledger)
 
 
-def _obey(control: socket.socket, children: set[int]) -> None:
+def _obey(control: socket.socket, children: "dict[int, _Ledger]") -> None:
     while True:
         request, descriptors, _, _ = socket.recv_fds(control, REQUEST.size, 1)
         if not request:
             return
         (number,) = REQUEST.unpack(request)
         if number > 0:
-            pid = _fork(descriptors[0], memory=number)
+            ledger = _Ledger(number)
+            pid = _fork(descriptors[0], ledger)
             os.close(descriptors[0])
             if pid > 0:
-                children.add(pid)
-            control.send(REPLY.pack(pid, 0, 0.0))
+                children[pid] = ledger
+            control.send(REPLY.pack(pid, 0, 0, 0.0))
         elif -number in children:
-            children.discard(-number)
-            control.send(REPLY.pack(*_end(-number)))
+            control.send(REPLY.pack(*_end(-number, children.pop(-number))))
         else:  # of an earlier nursery
-            control.send(REPLY.pack(UNKNOWN_STATUS, 0, 0.0))
+            control.send(REPLY.pack(UNKNOWN_STATUS, 0, 0, 0.0))
 
 
-def _fork(descriptor: int, *, memory: int) -> int:
+class _Ledger:
+    """The memory that a child may have, which it sets and which outlives it."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._shared = mmap.mmap(-1, _ENTRIES.size)
+
+    def allow_most(self) -> None:
+        """In the child: let the next item have all that any may have."""
+        self.allow(self._most)
+
+    def allow(self, memory: int) -> None:
+        """In the child: let it have so many bytes beyond what it has, and count its peak anew."""
+        memory = min(memory, self._most)
+        with open("/proc/self/statm") as file:
+            mapped = int(file.read().split()[0]) * resource.getpagesize()
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        limit = mapped + memory if hard == resource.RLIM_INFINITY else min(mapped + memory, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+        with suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+            file.write(_FORGET_PEAK)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIBIBYTE
+        self._shared[:] = _ENTRIES.pack(memory, peak)
+
+    def taken(self, peak: int) -> tuple[int, int]:
+        """In the parent: bytes that the last item took of those allowed, and these."""
+        allowed, before = _ENTRIES.unpack(self._shared[:])
+        return max(0, peak - before), allowed
+
+
+def _fork(descriptor: int, ledger: _Ledger) -> int:
     """Give the process id of a new child, or the system's error number, negative."""
     parent = os.getpid()
     try:
@@ -80,14 +117,14 @@ def _fork(descriptor: int, *, memory: int) -> int:
         return -(error.errno or 1)
     if pid == 0:
         try:
-            _confine(parent, descriptor, memory=memory)
-            _answer(Connection(descriptor))
+            _confine(parent, descriptor, ledger)
+            _answer(Connection(descriptor), ledger)
         finally:
             os._exit(1)
     return pid
 
 
-def _end(pid: int) -> tuple[int, int, float]:
+def _end(pid: int, ledger: _Ledger) -> tuple[int, int, int, float]:
     handle = os.pidfd_open(pid)
     os.kill(pid, signal.SIGKILL)  # it changes nothing where the child has ended already
     # A child that waits for a dead disk cannot be ended; it must not keep the others waiting.
@@ -95,11 +132,12 @@ def _end(pid: int) -> tuple[int, int, float]:
     os.close(handle)
     ended, status, usage = os.wait4(pid, os.WNOHANG)
     if not ended:
-        return UNKNOWN_STATUS, 0, 0.0
-    return status, usage.ru_maxrss * _KIBIBYTE, usage.ru_utime + usage.ru_stime
+        return UNKNOWN_STATUS, 0, 0, 0.0
+    taken, allowed = ledger.taken(usage.ru_maxrss * _KIBIBYTE)
+    return status, taken, allowed, usage.ru_utime + usage.ru_stime
 
 
-def _confine(parent: int, descriptor: int, *, memory: int) -> None:
+def _confine(parent: int, descriptor: int, ledger: _Ledger) -> None:
     """End with the parent, print nothing, dump no core, be the first to go when memory ends."""
     prctl = ctypes.CDLL(None).prctl
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -114,14 +152,13 @@ def _confine(parent: int, descriptor: int, *, memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
-    with open("/proc/self/statm") as file:
-        mapped = int(file.read().split()[0]) * resource.getpagesize()
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    limit = mapped + memory if hard == resource.RLIM_INFINITY else min(mapped + memory, hard)
+    ledger.allow_most()
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    allowance.confine_by(ledger.allow)
 
 
-def _answer(connection: Connection) -> None:
+def _answer(connection: Connection, ledger: _Ledger) -> None:
     """Call functions on items; send each result or refusal with the CPU seconds used so far."""
     while True:
         try:
@@ -129,6 +166,7 @@ def _answer(connection: Connection) -> None:
         except EOFError:
             os._exit(0)
         for item in items:
+            ledger.allow_most()
             try:
                 connection.send((function(item), None, time.process_time()))
             except OSError:

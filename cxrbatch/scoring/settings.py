@@ -5,15 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Precision
+from cxrbatch.reading.allowance import memory_for
 from cxrbatch.reading.outcomes import Kind, Outcome
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.scoring.isolation import Limits
 from cxrbatch.scoring.runs import Part
 from cxrbatch.scoring.writing import Counts
-
-# JPEG 2000 takes up to 6 bytes a pixel, by measurement; all others take less.
-_MEMORY_BESIDE_PIXELS = 256 << 20
-_MEMORY_PER_PIXEL = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +44,7 @@ class ScoringOptions:
     @property
     def limits(self) -> Limits:
         """What one file may use."""
-        memory = _MEMORY_BESIDE_PIXELS + _MEMORY_PER_PIXEL * self.max_pixels
-        return Limits(seconds=self.deadline, memory=memory)
+        return Limits(seconds=self.deadline, memory=memory_for(self.max_pixels))
 
 
 @dataclass(slots=True)

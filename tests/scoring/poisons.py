@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cxrbatch.reading.allowance import claim
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.rows import FileReader, LoadedFiles
@@ -41,6 +42,11 @@ def swallow(what: str) -> str:
             held.append(bytearray(1 << 24))
     if what == "native memory":
         _eat_natively()
+    if what == "claim a little and eat":
+        claim(1000, limit=1000)
+        _eat_natively()
+    if what == "fill much":
+        bytearray(b"1") * (200 << 20)
     if what == "panic":
         raise Panic("NAME^OF A PATIENT")
     verb, _, path = what.partition(" ")

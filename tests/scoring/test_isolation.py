@@ -79,6 +79,22 @@ def test_only_what_computed_all_the_time_has_had_its_chance() -> None:
     assert not isolation._timeout(LIMITS, worked=0.1).certain
 
 
+def test_an_image_gets_the_memory_that_its_claim_explains(nursery: Nursery) -> None:
+    process = IsolatedProcess(nursery, Limits(seconds=60.0, memory=64 << 30))
+    (fault,) = process.map(poisons.swallow, ["claim a little and eat"])
+    assert isinstance(fault, Fault)
+    assert fault.outcome == "out_of_memory"
+    assert "256 MiB" in fault.detail
+
+
+def test_what_an_earlier_item_took_is_not_held_against_a_later_one(
+    process: IsolatedProcess,
+) -> None:
+    results = list(process.map(poisons.swallow, ["fill much", "segfault"]))
+    assert isinstance(results[1], Fault)
+    assert results[1].outcome == "decoder_crashed"
+
+
 def test_many_poisons_in_a_row(process: IsolatedProcess) -> None:
     results = list(process.map(poisons.swallow, ["segfault", "a", "abort", "abort", "b"]))
     assert [isinstance(result, Fault) for result in results] == [True, False, True, True, False]

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, conv2d, grid_sample, pad
 
-ROTATION = math.radians(10.0)
-ZOOM = 0.12
-SHIFT = 0.08
+ROTATION = math.radians(15.0)
+ZOOM = 0.16
+SHIFT = 0.1
 BLUR = 1.0
-GAMMA = 0.25
-BRIGHTNESS = 0.1
-CONTRAST = 0.2
-NOISE = 0.03
+GAMMA = 0.4
+BRIGHTNESS = 0.15
+CONTRAST = 0.35
+NOISE = 0.04
 
 _BLUR_RADIUS = 2
 _SMALLEST_SIGMA = 1e-2

@@ -20,6 +20,7 @@ from cxrbatch.training.augment import draw_changes
 from cxrbatch.training.distributed import ALONE, World
 from cxrbatch.training.draws import draw_epoch
 from cxrbatch.training.history import Epoch, best_epoch, is_over
+from cxrbatch.training.mixing import draw_shares
 from cxrbatch.training.options import TrainingOptions
 from cxrbatch.training.predict import log_loss, logits_to_probabilities, predict
 from cxrbatch.training.side import Side
@@ -140,9 +141,10 @@ def _train_epoch(
     for start in range(0, len(order), size):
         # Drawn for all processes, so that their number changes nothing.
         changes = draw_changes(size, generator=generator, flip=options.flip)
+        shares = draw_shares(size, generator=generator)
         rows = order[start : start + size][own]
         inputs, truth = torch.from_numpy(train.images(rows)), torch.from_numpy(train.truth[rows])
-        losses.append(trainer.step(inputs, truth, changes.of(own)))
+        losses.append(trainer.step(inputs, truth, changes.of(own), shares[own]))
         on_step(size)
         if len(losses) % _STEPS_BETWEEN_LOOKS == 0:
             recent = torch.stack(losses[-_STEPS_BETWEEN_LOOKS:])

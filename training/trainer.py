@@ -14,6 +14,7 @@ from cxrbatch.model.resnet import RadiographResNet
 from cxrbatch.training.augment import Changes, augment
 from cxrbatch.training.batchnorm import with_shared_statistics
 from cxrbatch.training.distributed import World
+from cxrbatch.training.mixing import mix, mixed_cross_entropy
 from cxrbatch.training.optimisation import new_average, new_optimiser, new_schedule
 from cxrbatch.training.options import TrainingOptions
 from cxrbatch.training.teaching import Teachers
@@ -66,20 +67,22 @@ class Trainer:
         """The network with the average of the weights so far, in evaluation mode."""
         return cast(RadiographResNet, self._average.module)
 
-    def step(self, inputs: Tensor, truth: Tensor, changes: Changes) -> Tensor:
+    def step(self, inputs: Tensor, truth: Tensor, changes: Changes, shares: Tensor) -> Tensor:
         """Learn from this process's part of a batch.
 
         Args:
             inputs: Shape (n, size, size), uint8.
             truth: Shape (n,), class indices.
             changes: Of these images.
+            shares: How much of each stays its own when they are mixed, shape (n,).
 
         Returns:
             The loss, a scalar on the device that nobody has waited for.
         """
         self._wrapped.train()
         images = inputs.to(self._device, non_blocking=True)[:, None].float() / 255.0
-        loss = self._loss(augment(images, changes), truth.to(self._device, non_blocking=True))
+        mixed = mix(augment(images, changes), shares)
+        loss = self._loss(mixed, truth.to(self._device, non_blocking=True), shares)
         self._optimiser.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         self._scaler.unscale_(self._optimiser)
@@ -110,14 +113,14 @@ class Trainer:
             "average": self._average,
         }
 
-    def _loss(self, images: Tensor, truth: Tensor) -> Tensor:
+    def _loss(self, images: Tensor, truth: Tensor, shares: Tensor) -> Tensor:
         norm = self._normalisation
         seen = ((images - norm.mean) / norm.std).to(self._dtype, memory_format=torch.channels_last)
         with self._autocast():
             logits = self._wrapped(seen).to(self._dtype)
             opinions = self._teachers.probabilities(images) if len(self._teachers) else None
         smoothing = self._options.label_smoothing
-        loss = cross_entropy(logits, truth, label_smoothing=smoothing)
+        loss = mixed_cross_entropy(logits, truth, shares, label_smoothing=smoothing)
         if opinions is not None:
             loss = loss.lerp(cross_entropy(logits, opinions), self._options.teacher_weight)
         return loss

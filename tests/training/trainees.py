@@ -14,6 +14,7 @@ from cxrbatch.training.distributed import ALONE, World
 from cxrbatch.training.draws import draw_epoch
 from cxrbatch.training.fit import fit
 from cxrbatch.training.history import Epoch
+from cxrbatch.training.mixing import draw_shares
 from cxrbatch.training.options import TrainingOptions
 from cxrbatch.training.side import Side
 from cxrbatch.training.trainer import Trainer
@@ -77,8 +78,9 @@ def losses_of_steps(model: RadiographResNet, world: World) -> list[float]:
     own, losses = world.part(8), []
     for order in draw_epoch(train.truth, count=96, generator=trainer.generator).reshape(12, 8):
         changes = draw_changes(8, generator=trainer.generator, flip=False).of(own)
+        shares = draw_shares(8, generator=trainer.generator)[own]
         inputs = torch.from_numpy(train.images(order[own]))
-        loss = trainer.step(inputs, torch.from_numpy(train.truth[order[own]]), changes)
+        loss = trainer.step(inputs, torch.from_numpy(train.truth[order[own]]), changes, shares)
         losses.append(float(world.mean(loss)))
     model.load_state_dict(trainer.averaged.state_dict())
     return losses

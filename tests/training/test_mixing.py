@@ -1,0 +1,45 @@
+"""Images and labels are mixed in the same shares, pair by pair."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot
+
+from cxrbatch.training.mixing import draw_shares, mix, mixed_cross_entropy
+
+
+def shares(count: int, seed: int = 0) -> Tensor:
+    return draw_shares(count, generator=torch.Generator().manual_seed(seed))
+
+
+def test_both_of_a_pair_have_one_share_and_most_stay_nearly_whole() -> None:
+    drawn = shares(10_001)
+    assert torch.equal(drawn[:-1:2], drawn[1::2])
+    assert ((drawn >= 0) & (drawn <= 1)).all()
+    # The distribution function of Beta(1/2, 1/2) is 2/pi asin(sqrt(x)): 0.205 lie below 0.1.
+    for bound, expected in ((0.1, 0.2048), (0.5, 0.5), (0.9, 0.7952)):
+        assert (drawn < bound).float().mean().item() == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8])
+def test_the_loss_is_that_of_the_mixed_labels(count: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(count, 1, 4, 4, generator=generator)
+    logits = torch.randn(count, 3, generator=generator)
+    truth = torch.randint(3, (count,), generator=generator)
+    own = shares(count)
+    # Labels as images of one row: mixed by the same function, given to PyTorch's own soft loss.
+    labels = mix(one_hot(truth, 3).float()[:, None, None], own)[:, 0, 0]
+    expected = cross_entropy(logits, labels, label_smoothing=0.1)
+    found = mixed_cross_entropy(logits, truth, own, label_smoothing=0.1)
+    torch.testing.assert_close(found, expected)
+    mixed = mix(images, own)
+    for i in range(count):
+        partner = min(i ^ 1, count - 1)
+        by_hand = own[i] * images[i] + (1 - own[i]) * images[partner]
+        torch.testing.assert_close(mixed[i], by_hand)
+
+
+def test_whole_shares_change_nothing() -> None:
+    images = torch.rand(6, 1, 4, 4)
+    assert torch.equal(mix(images, torch.ones(6)), images)

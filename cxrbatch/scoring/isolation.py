@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from cxrbatch.errors import CxrbatchError
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.scoring.nursery import GROUP_SIGNALS, REPLY, REQUEST, UNKNOWN_STATUS
+from cxrbatch.scoring.nursery import GROUP_SIGNALS, PR_SET_PDEATHSIG, REPLY, REQUEST, UNKNOWN_STATUS
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,7 +26,11 @@ Result = TypeVar("Result")
 _LAST_WAIT = 1.0
 _SOON = 1.0
 
-_START = "import sys; sys.path[:] = {path!r}; from cxrbatch.scoring import nursery; nursery.serve()"
+# It ends with the thread that starts it even while it imports, which takes it a second.
+_START = (
+    f"import ctypes, sys; ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, {int(signal.SIGKILL)}); "
+    "sys.path[:] = {path!r}; from cxrbatch.scoring import nursery; nursery.serve()"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "cxrbatch.training.command:command",
         "Train a model on class folders or files of labels.",
     ),
+    "report": (
+        "cxrbatch.reports.command:command",
+        "Make one HTML page of a results table: what was scored, and how good it is.",
+    ),
     "sample": (
         "cxrbatch.commands.sample:command",
         "Write an example archive into DIRECTORY, which must be new or empty.",

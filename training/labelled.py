@@ -1,9 +1,7 @@
 """Labels from several sources, each joined with its file, and the classes that they name."""
 
 import os
-import re
 import stat
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -16,6 +14,7 @@ from cxrbatch.reading.containers import open_regular
 from cxrbatch.reading.outcomes import ReadingError
 from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
 from cxrbatch.results.class_folders import files_below, labels_from_folders
+from cxrbatch.results.class_names import folded
 from cxrbatch.results.paths import path_to_text, shown, text_to_path
 from cxrbatch.results.truth import LabelledFile, labels_in
 from cxrbatch.training.mismatches import Mismatch, Reason
@@ -91,7 +90,7 @@ def order_classes(labelled: Sequence[LabelledFile], wanted: Sequence[str]) -> tu
     counts = Counter(item.label for item in labelled)
     spellings: dict[str, str] = {}
     for name in sorted(counts):
-        other = spellings.setdefault(_folded(name), name)
+        other = spellings.setdefault(folded(name), name)
         if other != name:
             raise LabelError(
                 f"one class in two spellings: {shown(other)} ({counts[other]} images) and "
@@ -218,18 +217,6 @@ def _named_apart(found: Sequence[_Found]) -> tuple[LabelledFile, ...]:
         else replace(one.item, path=path_to_text(os.fsencode(one.location)))
         for one in found
     )
-
-
-def _folded(name: str) -> str:
-    """The same for spellings that differ by case, or by a space, hyphen or underscore inside."""
-    plain = unicodedata.normalize("NFKC", name).casefold()
-    parts = [part for part in re.split(r"(?<=\w)[\s_-]+(?=\w)", plain.replace("_", " ")) if part]
-    folded = ""
-    for part in parts:
-        # Between digits it means something: stage 1-1 is not stage 11.
-        between_digits = folded[-1:].isdigit() and part[0].isdigit()
-        folded += f" {part}" if between_digits else part
-    return folded
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -170,6 +170,31 @@ class Table:
         except (OSError, pa.ArrowException) as error:
             raise TableError(f"{self.path} is damaged: {_first_line(error)}") from None
 
+    def take(self, rows: Sequence[int], columns: Iterable[str]) -> pa.Table:
+        """Read a few rows, in the order asked for, and no row group that has none of them.
+
+        Raises:
+            TableError: The file's data is damaged.
+        """
+        names = list(columns)
+        found, places, before, held = [], dict[int, int](), 0, 0
+        try:
+            with self.path.open("rb") as file, pq.ParquetFile(file) as table:
+                for group in range(table.num_row_groups):
+                    after = before + table.metadata.row_group(group).num_rows
+                    inside = sorted({row for row in rows if before <= row < after})
+                    if inside:
+                        whole = table.read_row_group(group, columns=names)
+                        found.append(whole.take([row - before for row in inside]))
+                        places |= {row: held + i for i, row in enumerate(inside)}
+                        held += len(inside)
+                    before = after
+        except (OSError, pa.ArrowException) as error:
+            raise TableError(f"{self.path} is damaged: {_first_line(error)}") from None
+        if not found:
+            return self.read(names).slice(0, 0)
+        return pa.concat_tables(found).take([places[row] for row in rows])
+
     def row_groups(self) -> Iterator[pa.Table]:
         """Read all columns, some rows at a time.
 

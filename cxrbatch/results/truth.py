@@ -18,7 +18,10 @@ from cxrbatch.reading.outcomes import reading_error
 from cxrbatch.results.paths import shown
 
 SPLITS = ("train", "val", "test")
-_REQUIRED = ("path", "label")
+IMAGE_KEYS = ("path", "sop_instance_uid", "image_hash")
+"""By which column of a results table a file of labels may name its images; the first it has."""
+
+_BY_PATH = ("path",)
 _OPTIONAL = ("patient", "split", "source")
 _SHOWN = 5
 
@@ -36,7 +39,8 @@ class LabelledFile:
     """One image and its label.
 
     Attributes:
-        path: Path relative to the labels' root, or absolute, with forward slashes.
+        path: Path relative to the labels' root, or absolute, with forward slashes; of
+            `labels_by_key`, what names the image.
         label: Class name as written.
         patient: Groups images of one person; None where unknown.
         split: "train", "val" or "test"; None where not given.
@@ -57,13 +61,22 @@ def read_labels(file: Path) -> list[LabelledFile]:
         LabelError: As for `labels_in`, or a path stands twice.
     """
     labelled = labels_in(file)
+    check_each_once(file, labelled)
+    return labelled
+
+
+def check_each_once(file: Path, labelled: Iterable[LabelledFile]) -> None:
+    """Refuse labels that name an image twice, be it with one class or with two.
+
+    Raises:
+        LabelError: Lists them.
+    """
     rows: defaultdict[str, list[str]] = defaultdict(list)
     for item in labelled:
         rows[item.path].append(item.label)
     if doubled := {path: set(labels) for path, labels in rows.items() if len(labels) > 1}:
         listed = ", ".join(_doubled(*pair) for pair in list(doubled.items())[:_SHOWN])
-        raise LabelError(f"{file} names {len(doubled)} paths more than once: {listed}")
-    return labelled
+        raise LabelError(f"{file} names {len(doubled)} images more than once: {listed}")
 
 
 def labels_in(file: Path) -> list[LabelledFile]:
@@ -76,43 +89,67 @@ def labels_in(file: Path) -> list[LabelledFile]:
         LabelError: Not readable as either, a column is missing or doubled, a field is empty, a
             split is unknown, or there are no rows.
     """
+    return _read(file, _BY_PATH)[1]
+
+
+def labels_by_key(file: Path) -> tuple[str, list[LabelledFile]]:
+    """Read the rows of a file of labels that may name images by another column than path.
+
+    Returns:
+        The first of `IMAGE_KEYS` that the file has as a column, and the labels.
+
+    Raises:
+        LabelError: As for `labels_in`.
+    """
+    return _read(file, IMAGE_KEYS)
+
+
+def _read(file: Path, keys: Sequence[str]) -> tuple[str, list[LabelledFile]]:
     try:
         with open_regular(file) as stream:
             is_parquet = stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
             stream.seek(0)
-            rows = _parquet_rows(stream, file) if is_parquet else _csv_rows(stream, file)
-            labelled = [_labelled(place, fields) for place, fields in rows]
+            key, labelled = "", []
+            for place, key, fields in (_parquet_rows if is_parquet else _csv_rows)(
+                stream, file, keys
+            ):
+                labelled.append(_labelled(place, fields, key))
     except LabelError:
         raise
     except Exception as error:
         raise LabelError(f"cannot read labels {file}: {reading_error(error).detail}") from None
     if not labelled:
         raise LabelError(f"{file} has no rows")
-    return labelled
+    return key, labelled
 
 
-def _csv_rows(stream: BinaryIO, file: Path) -> Iterator[tuple[str, _Fields]]:
+_Rows = Iterator[tuple[str, str, _Fields]]
+"""Of each row its place for a message, the column that names images, and the fields."""
+
+
+def _csv_rows(stream: BinaryIO, file: Path, keys: Sequence[str]) -> _Rows:
     try:
         with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
             reader = csv.DictReader(text)
-            _check_columns(reader.fieldnames or [], file)
+            key = _key_column(reader.fieldnames or [], file, keys)
             for row in reader:
                 place = f"{file}, line {reader.line_num}"
                 # Its key is None where a line has more fields than the header.
                 if None in row:
                     raise LabelError(f"{place}: too many fields; quote those that hold a comma")
-                yield place, {name: (value or "").strip() for name, value in row.items()}
+                yield place, key, {name: (value or "").strip() for name, value in row.items()}
     except (UnicodeDecodeError, csv.Error):
         raise LabelError(f"{file} is not a CSV file in UTF-8") from None
 
 
-def _parquet_rows(stream: BinaryIO, file: Path) -> Iterator[tuple[str, _Fields]]:
+def _parquet_rows(stream: BinaryIO, file: Path, keys: Sequence[str]) -> _Rows:
     try:
         parquet = pq.ParquetFile(stream)
-        _check_columns(parquet.schema_arrow.names, file)
-        columns = [n for n in (*_REQUIRED, *_OPTIONAL) if n in parquet.schema_arrow.names]
+        schema = parquet.schema_arrow
+        key = _key_column(schema.names, file, keys)
+        columns = [name for name in (key, "label", *_OPTIONAL) if name in schema.names]
         for name in columns:
-            if not _is_text_or_number(parquet.schema_arrow.field(name).type):
+            if not _is_text_or_number(schema.field(name).type):
                 raise LabelError(f"column {name!r} of {file} is neither text nor numbers")
         if parquet.metadata.num_rows > _MOST_ROWS:
             raise LabelError(f"{file} has more than {_MOST_ROWS:,} rows; divide it")
@@ -120,18 +157,22 @@ def _parquet_rows(stream: BinaryIO, file: Path) -> Iterator[tuple[str, _Fields]]
         for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=columns):
             for row in batch.to_pylist():
                 number += 1
-                yield f"{file}, row {number}", {name: _text(row[name]) for name in columns}
+                yield f"{file}, row {number}", key, {name: _text(row[name]) for name in columns}
     except LabelError:
         raise
     except Exception:
         raise LabelError(f"{file} is not a whole Parquet file; write it again") from None
 
 
-def _check_columns(names: Sequence[str], file: Path) -> None:
-    if missing := [column for column in _REQUIRED if column not in names]:
-        raise LabelError(f"{file} has no column {missing[0]!r}; needed: path, label")
-    if doubled := [c for c in (*_REQUIRED, *_OPTIONAL) if list(names).count(c) > 1]:
+def _key_column(names: Sequence[str], file: Path, keys: Sequence[str]) -> str:
+    key = next((key for key in keys if key in names), None)
+    if key is None or "label" not in names:
+        lacking = keys[0] if key is None else "label"
+        needed = " or ".join(keys)
+        raise LabelError(f"{file} has no column {lacking!r}; needed: {needed}, and label")
+    if doubled := [c for c in (key, "label", *_OPTIONAL) if list(names).count(c) > 1]:
         raise LabelError(f"{file} has two columns {doubled[0]!r}; rename or remove one")
+    return key
 
 
 def _is_text_or_number(kind: pa.DataType) -> bool:
@@ -151,16 +192,17 @@ def _text(value: str | float | None) -> str:
     return str(value).strip()
 
 
-def _labelled(place: str, fields: _Fields) -> LabelledFile:
-    path, label = fields["path"], fields["label"]
-    if not path or not label:
-        raise LabelError(f"{place}: path or label is empty")
+def _labelled(place: str, fields: _Fields, key: str) -> LabelledFile:
+    name, label = fields[key], fields["label"]
+    if not name or not label:
+        raise LabelError(f"{place}: {key} or label is empty")
     if any(len(value) > _LONGEST_VALUE for value in fields.values()):
         raise LabelError(f"{place}: a field is longer than {_LONGEST_VALUE} characters")
     patient, split, source = (fields.get(name) or None for name in _OPTIONAL)
     if split is not None and split not in SPLITS:
         raise LabelError(f"{place}: split is not train, val or test")
-    return LabelledFile(posixpath.normpath(path), label, patient, split, source)
+    name = posixpath.normpath(name) if key == "path" else name
+    return LabelledFile(name, label, patient, split, source)
 
 
 def _doubled(path: str, labels: Iterable[str]) -> str:

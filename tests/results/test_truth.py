@@ -69,7 +69,7 @@ def test_known_splits(tmp_path: Path, split: str) -> None:
         ("path,label\na,b,A\n", "line 2: too many fields; quote those that hold a comma"),
         ("path,label,path\na,A,b\n", "has two columns 'path'"),
         ("path,label\na,A\nb,A\na,B\n", "more than once: 'a' (labels 'A', 'B')"),
-        ("path,label\n" + "a,A\nb,A\n" * 3, "names 2 paths more than once: 'a', 'b'"),
+        ("path,label\n" + "a,A\nb,A\n" * 3, "names 2 images more than once: 'a', 'b'"),
     ],
 )
 def test_unusable_labels_are_refused_with_their_line(
@@ -81,7 +81,7 @@ def test_unusable_labels_are_refused_with_their_line(
 def test_many_doubled_paths_are_not_all_listed(tmp_path: Path) -> None:
     text = "path,label\n" + "".join(f"file{i},A\n" for i in range(100)) * 2
     message = refused(tmp_path, text)
-    assert "names 100 paths more than once" in message
+    assert "names 100 images more than once" in message
     assert message.count("file") == 5
 
 

@@ -1,0 +1,1 @@
+"""A results table as pages and figures that can be filed and shared."""

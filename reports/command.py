@@ -1,0 +1,140 @@
+"""The command `cxrbatch report`."""
+
+import json
+import math
+from pathlib import Path
+
+import click
+
+from cxrbatch import options as shared
+
+
+def _prevalence(
+    context: click.Context, parameter: click.Parameter, given: tuple[str, ...]
+) -> dict[str, float]:
+    found = {}
+    for text in given:
+        name, _, value = text.rpartition("=")
+        try:
+            share = float(value)
+        except ValueError:
+            share = math.nan
+        if not name or not 0 < share < 1:
+            raise click.BadParameter(
+                f"{text!r} is not like COVID-19=0.05, a class and a share between 0 and 1."
+            )
+        found[name] = share
+    return found
+
+
+class _Steps:
+    """Steps on stderr, for a terminal alone."""
+
+    def __init__(self) -> None:
+        self._shows = click.get_text_stream("stderr").isatty()
+
+    def step(self, what: str) -> None:
+        """Say what begins."""
+        if self._shows:
+            click.echo(f"{what} …", err=True)
+
+
+@click.command("report")
+@click.argument("table", type=shared.FILE)
+@click.option(
+    "-o",
+    "--output",
+    type=shared.FILE,
+    default=Path("report.html"),
+    metavar="FILE",
+    help="The page to write.",
+)
+@click.option(
+    "--json", "figures", type=shared.FILE, metavar="FILE", help="Write the figures here too."
+)
+@click.option(
+    "--labels",
+    type=shared.FILE,
+    metavar="FILE",
+    help="CSV or Parquet with the column label and one of path, sop_instance_uid, image_hash.  "
+    "[default: the table's own column truth, or class-named folders]",
+)
+@click.option(
+    "--archive",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Where the archive is now.  [default: where it was scored]",
+)
+@click.option(
+    "--prevalence",
+    multiple=True,
+    metavar="CLASS=SHARE",
+    callback=_prevalence,
+    help="State predictive values for this prevalence of a class too; may be repeated.",
+)
+@click.option(
+    "--show-paths", is_flag=True, help="Name files in the page, which may tell of persons."
+)
+@shared.overwrite_option
+def command(
+    table: Path,
+    output: Path,
+    figures: Path | None,
+    labels: Path | None,
+    archive: Path | None,
+    prevalence: dict[str, float],
+    show_paths: bool,
+    overwrite: bool,
+) -> None:
+    """Make one HTML page of a results table: what was scored, and how good it is.
+
+    The page stands alone: no script, no request, and no path, UID or patient datum unless asked
+    for. With a truth it has figures with 95 % intervals; of labels that name a split, its side
+    test alone is evaluated. Pictures are read from the archive anew.
+
+    Research use only: the model is not a medical device.
+
+    \b
+    Example:
+      cxrbatch report results.parquet --labels labels.csv -o report.html
+      cxrbatch report results.parquet --prevalence COVID-19=0.05 --json figures.json
+    """
+    from cxrbatch.errors import UsageError
+    from cxrbatch.results.paths import check_output
+
+    for target in filter(None, (output, figures)):
+        check_output(target, overwrite=overwrite, source=table)
+        if labels is not None:
+            check_output(target, overwrite=overwrite, source=labels)
+    if figures is not None and figures.absolute() == output.absolute():
+        raise UsageError("--json and --output name one file; choose two")
+
+    from cxrbatch.reports.page import render
+    from cxrbatch.reports.report import make_report
+    from cxrbatch.reports.subgroups import FEW
+    from cxrbatch.scoring.durable import written_whole
+
+    report = make_report(
+        table,
+        labels=labels,
+        archive=archive,
+        prevalence=prevalence,
+        show_paths=show_paths,
+        workers=shared.default_workers(),
+        progress=_Steps(),
+    )
+    page = render("report.html", {"report": report, "few": FEW}).encode()
+    with written_whole(output) as file:
+        file.write(page)
+    if figures is not None:
+        with written_whole(figures) as file:
+            file.write(json.dumps(report.figures(), indent=1, allow_nan=False).encode())
+    flow = report.flow
+    click.echo(
+        f"analysed     {flow.analysed:,} of {flow.scored:,} scored images, {flow.rows:,} rows"
+    )
+    click.echo(f"truth        {report.truth_source or 'none: --labels gives one'}")
+    if flow.side is not None:
+        aside = sum(step.count for step in flow.aside)
+        click.echo(f"split        test alone; {aside:,} images of other sides are not analysed")
+    click.echo(f"page         {output} ({len(page) / 1e6:.1f} MB)")

@@ -1,0 +1,202 @@
+"""Pictures that an archive holds more than once, equal and nearly equal, and what they are called.
+
+Equal pictures have one hash of the network's input. Nearly equal ones differ in at most
+`MOST_BITS` bits of the 64-bit difference hash. Hashes that near agree in at least three of six
+blocks of bits, so that for each choice of three blocks, of which there are twenty, sorting brings
+them together: no pair is missed, in near-linear time, but where very many hashes agree in three
+blocks, of which each is compared with the next `_NEIGHBOURS` alone.
+
+Source: Manku, Jain and Das Sarma, "Detecting near-duplicates for web crawling", WWW 2007.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cxrbatch.results.joining import UNKNOWN
+
+MOST_BITS = 2
+MOST_LISTED = 20
+
+_BLOCKS = tuple(np.array_split(np.arange(64, dtype=np.uint64), 6))
+_AGREEING = 3
+_NEIGHBOURS = 32
+_MOST_PAIRS = 200_000
+
+Classes = npt.NDArray[np.int16]
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class SameGroup:
+    """Images that are equal, or a pair that is nearly.
+
+    Attributes:
+        rows: Their rows in the table, from 1, at most `MOST_LISTED`.
+        images: How many there are.
+        labels: The truths that occur, by class name.
+        predictions: The predictions that occur.
+        bits: Bits of the difference hash in which they differ; 0 where they are equal.
+    """
+
+    rows: tuple[int, ...]
+    images: int
+    labels: tuple[str, ...]
+    predictions: tuple[str, ...]
+    bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """What an archive holds more than once.
+
+    Attributes:
+        groups: Groups of equal pictures.
+        images: Images in them.
+        conflicts: Groups with more than one label.
+        listed: Of the groups, those with several labels first.
+        near_pairs: Pairs of different pictures that are nearly equal; of equal ones one counts.
+        near_conflicts: Pairs with more than one label.
+        near_listed: Of the pairs, those with several labels first.
+        complete: Whether every near pair was looked for.
+    """
+
+    groups: int
+    images: int
+    conflicts: int
+    listed: tuple[SameGroup, ...]
+    near_pairs: int
+    near_conflicts: int
+    near_listed: tuple[SameGroup, ...]
+    complete: bool
+
+
+def find_copies(
+    image_hashes: pa.ChunkedArray,
+    difference_hashes: pa.ChunkedArray,
+    *,
+    rows: Positions,
+    truth: Classes,
+    predicted: Classes,
+    classes: Sequence[str],
+) -> Copies:
+    """Find equal and nearly equal pictures.
+
+    Args:
+        image_hashes: Of n images, text; null where there is none.
+        difference_hashes: Of the same images, uint64.
+        rows: Shape (n,), their numbers in the table, from 0.
+        truth: Shape (n,), class indices or `UNKNOWN`.
+        predicted: Shape (n,), class indices.
+        classes: Names.
+    """
+    naming = _Naming(rows, truth, predicted, classes)
+    codes = pc.dictionary_encode(image_hashes).combine_chunks().indices
+    pictures = codes.fill_null(-1).to_numpy(zero_copy_only=False)
+    known = np.flatnonzero(pictures >= 0)
+    order = known[np.argsort(pictures[known], kind="stable")]
+    starts = np.flatnonzero(np.diff(pictures[order], prepend=-1))
+    sizes = np.diff(starts, append=len(order))
+    several = starts[sizes > 1]
+    lengths = sizes[sizes > 1]
+    low, high = _label_range(truth, order, starts)
+    conflicting = (high > low)[sizes > 1]
+    first = np.lexsort((-lengths, ~conflicting))[:MOST_LISTED]
+    listed = [naming.group(order[several[g] : several[g] + lengths[g]], bits=0) for g in first]
+    hashes = difference_hashes.fill_null(0).to_numpy()
+    pairs, complete = near_pairs(hashes[order[starts]])
+    members = order[starts][pairs]
+    disagreeing = _disagree(truth[members])
+    distance = np.bitwise_count(hashes[members[:, 0]] ^ hashes[members[:, 1]])
+    near_first = np.lexsort((distance, ~disagreeing))[:MOST_LISTED]
+    return Copies(
+        groups=len(several),
+        images=int(lengths.sum()),
+        conflicts=int(conflicting.sum()),
+        listed=tuple(listed),
+        near_pairs=len(pairs),
+        near_conflicts=int(disagreeing.sum()),
+        near_listed=tuple(naming.group(members[p], bits=int(distance[p])) for p in near_first),
+        complete=complete,
+    )
+
+
+def near_pairs(hashes: npt.NDArray[np.uint64]) -> tuple[Positions, bool]:
+    """Find the pairs of hashes that differ in at most `MOST_BITS` bits.
+
+    Args:
+        hashes: Shape (n,), 64-bit difference hashes.
+
+    Returns:
+        Shape (pairs, 2), positions, the smaller first, at most some 200,000 pairs; and whether
+        all pairs are among them.
+    """
+    masks = [sum(1 << int(bit) for bit in block) for block in _BLOCKS]
+    found, complete, count = [np.empty((0, 2), np.int64)], True, 0
+    for chosen in combinations(masks, _AGREEING):
+        kept = hashes & np.uint64(sum(chosen))
+        order = np.argsort(kept, kind="stable")
+        kept, of = kept[order], hashes[order]
+        for step in range(1, _NEIGHBOURS + 1):
+            together = kept[step:] == kept[:-step]
+            if not together.any():
+                break
+            near = together & (np.bitwise_count(of[step:] ^ of[:-step]) <= MOST_BITS)
+            places = np.flatnonzero(near)
+            complete &= step < _NEIGHBOURS
+            found.append(np.stack([order[places], order[places + step]], axis=1))
+            count += len(places)
+            if count > 10 * _MOST_PAIRS:
+                return _unique(found)[:_MOST_PAIRS], False
+    pairs = _unique(found)
+    return pairs[:_MOST_PAIRS], complete and len(pairs) <= _MOST_PAIRS
+
+
+def _unique(found: Sequence[Positions]) -> Positions:
+    pairs = np.sort(np.concatenate(found), axis=1)
+    return np.unique(pairs, axis=0)
+
+
+def _label_range(
+    truth: Classes, order: Positions, starts: Positions
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]:
+    """The smallest and the largest known label of each group; equal where there is but one."""
+    if not len(starts):
+        return np.empty(0, np.int16), np.empty(0, np.int16)
+    labels = truth[order]
+    most = np.iinfo(np.int16).max
+    low = np.minimum.reduceat(np.where(labels == UNKNOWN, most, labels), starts)
+    return low, np.maximum.reduceat(np.where(labels == UNKNOWN, -1, labels), starts)
+
+
+def _disagree(labels: Classes) -> npt.NDArray[np.bool_]:
+    disagreeing: npt.NDArray[np.bool_] = (labels != UNKNOWN).all(axis=1) & (
+        labels[:, 0] != labels[:, 1]
+    )
+    return disagreeing
+
+
+@dataclass(frozen=True, slots=True)
+class _Naming:
+    """Positions to what a reader knows them by."""
+
+    rows: Positions
+    truth: Classes
+    predicted: Classes
+    classes: Sequence[str]
+
+    def group(self, members: Positions, *, bits: int) -> SameGroup:
+        labels = [n for n in np.unique(self.truth[members]).tolist() if n != UNKNOWN]
+        predictions = np.unique(self.predicted[members]).tolist()
+        return SameGroup(
+            rows=tuple((self.rows[members[:MOST_LISTED]] + 1).tolist()),
+            images=len(members),
+            labels=tuple(self.classes[n] for n in labels),
+            predictions=tuple(self.classes[n] for n in predictions),
+            bits=bits,
+        )

@@ -1,0 +1,99 @@
+"""A page that stands alone: one file, no script, no request, and every foreign text shown as text.
+
+The Content-Security-Policy allows pictures in the page itself and the one style sheet, by its hash.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from cxrbatch import __version__
+from cxrbatch.reports import charts
+from cxrbatch.results.figures import Figure
+
+_LONGEST = 300
+_KEPT = {"\n", "\t"}
+
+
+def render(template: str, values: Mapping[str, Any]) -> str:
+    """Render a template of this package with the style sheet and policy of all pages."""
+    style = _style()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; "
+        "form-action 'none'"
+    )
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            values,
+            style=Markup(style),
+            policy=policy,
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            version=__version__,
+        )
+    )
+
+
+def visible(value: object) -> object:
+    """Show what cannot be seen or would turn the text around it, and cut what is long."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    text = value if len(value) <= _LONGEST else f"{value[:_LONGEST]}…"
+    return "".join(c if c.isprintable() or c in _KEPT else f"‹U+{ord(c):04X}›" for c in text)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Write a number with a fixed count of digits; a dash for none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def interval(figure: Figure, digits: int = 3) -> str:
+    """Write an interval; empty without one."""
+    if figure.low is None or figure.high is None:
+        return ""
+    return f"{figure.low:.{digits}f}–{figure.high:.{digits}f}"
+
+
+def count(value: int) -> str:
+    """Write a count with thousands apart."""
+    return f"{value:,}"
+
+
+def percent(part: int, whole: int) -> str:
+    """Write a share."""
+    return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def shade(part: int, whole: int) -> int:
+    """Give one of the style sheet's eleven shades to a share."""
+    return round(10 * part / whole) if whole else 0
+
+
+@lru_cache(maxsize=1)
+def _style() -> str:
+    return files(__package__).joinpath("templates", "style.css").read_text("utf-8")
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("cxrbatch.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (number, interval, count, percent, shade):
+        environment.filters[function.__name__] = function
+    environment.globals["charts"] = charts
+    return environment

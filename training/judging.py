@@ -7,7 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cxrbatch.results import metrics
-from cxrbatch.results.intervals import bootstrap_by_group
+from cxrbatch.results.calibration import expected_calibration_error
+from cxrbatch.results.decisions import BY_CLASS, OVERALL, Decisions
+from cxrbatch.results.groups import numbered
+from cxrbatch.results.intervals import Estimate, Weights, bootstrap_by_group
+from cxrbatch.results.operating import operating_points as points_of
+from cxrbatch.results.operating import roc
+from cxrbatch.results.ranking import Ranking
 from cxrbatch.training.controls import border_only, without_lungs
 from cxrbatch.training.predict import Logits, logits_to_probabilities
 from cxrbatch.training.side import Side
@@ -41,24 +47,26 @@ def judge(
     """
     probabilities = logits_to_probabilities(logits, temperature=temperature)
 
-    def statistics(rows: npt.NDArray[np.int64]) -> list[float | None]:
-        return _statistics(truth[rows], probabilities[rows])
+    numbers = numbered(groups)
+    decisions = Decisions(truth, probabilities, numbers)
+    rankings = [Ranking(truth == c, probabilities[:, c]) for c in range(len(classes))]
 
-    values = statistics(np.arange(len(truth)))
-    intervals = bootstrap_by_group(statistics, groups)
-    named = [
-        None if value is None else {"value": value, "interval": interval and list(interval)}
-        for value, interval in zip(values, intervals, strict=True)
-    ]
-    count = len(classes)
+    def statistics(weights: Weights) -> metrics.Values:
+        areas = np.stack([ranking.curves(weights).auc for ranking in rankings], axis=1)
+        macro = metrics.mean_of_defined(areas)[:, None]
+        return np.concatenate([areas, macro, decisions.statistics(weights)], axis=1)
+
+    estimates = bootstrap_by_group(statistics, numbers)
+    areas, (macro, *decided) = estimates[: len(classes)], estimates[len(classes) :]
+    recalls = decided[len(OVERALL) + BY_CLASS.index("sensitivity") :: len(BY_CLASS)]
     return {
         "n": len(truth),
         "groups": len(set(groups)),
-        "balanced_accuracy": named[0],
-        "macro_auc": named[1],
-        "expected_calibration_error": metrics.expected_calibration_error(truth, probabilities),
-        "recall": dict(zip(classes, named[2 : 2 + count], strict=True)),
-        "auc": dict(zip(classes, named[2 + count :], strict=True)),
+        "balanced_accuracy": _named(decided[OVERALL.index("balanced_accuracy")]),
+        "macro_auc": _named(macro),
+        "expected_calibration_error": expected_calibration_error(truth, probabilities),
+        "recall": dict(zip(classes, map(_named, recalls), strict=True)),
+        "auc": dict(zip(classes, map(_named, areas), strict=True)),
     }
 
 
@@ -69,7 +77,8 @@ def operating_points(
     probabilities = logits_to_probabilities(logits, temperature=temperature)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for index, name in enumerate(classes):
-        points = metrics.operating_points(truth == index, probabilities[:, index])
+        curve = roc(truth == index, probabilities[:, index])
+        points = points_of(curve) if curve else {}
         found[name] = {
             point: {
                 # A threshold above every probability takes no image for positive.
@@ -122,11 +131,10 @@ def border_warning(controls: Figures) -> str | None:
     )
 
 
-def _statistics(truth: Truth, probabilities: npt.NDArray[np.float64]) -> list[float | None]:
-    predicted = probabilities.argmax(axis=1)
-    recalls = metrics.recalls(truth, predicted, classes=probabilities.shape[1])
-    areas = metrics.one_vs_rest_auc(truth, probabilities)
-    return [_mean(recalls), _mean(areas), *recalls, *areas]
+def _named(estimate: Estimate) -> Figures | None:
+    if estimate.value is None:
+        return None
+    return {"value": estimate.value, "interval": estimate.interval and list(estimate.interval)}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -135,13 +143,13 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _plain(truth: Truth, logits: Logits, *, classes: Sequence[str]) -> Figures:
-    found = _statistics(truth, logits_to_probabilities(logits))
-    count = len(classes)
+    probabilities = logits_to_probabilities(logits)
+    recalls = metrics.recalls(truth, probabilities.argmax(axis=1), classes=len(classes))
     return {
         "n": len(truth),
-        "balanced_accuracy": found[0],
-        "macro_auc": found[1],
-        "recall": dict(zip(classes, found[2 : 2 + count], strict=True)),
+        "balanced_accuracy": _mean(recalls),
+        "macro_auc": _mean(metrics.one_vs_rest_auc(truth, probabilities)),
+        "recall": dict(zip(classes, recalls, strict=True)),
     }
 
 

@@ -4,10 +4,33 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 
-from cxrbatch.results.figures import Evaluation, SubgroupFigures
-from cxrbatch.results.groups import Groups
-from cxrbatch.results.metrics import Classes, Probabilities
+from cxrbatch.results import delong
+from cxrbatch.results.calibration import Reliability
+from cxrbatch.results.decisions import Decisions
+from cxrbatch.results.figures import Evaluation, Figure, SubgroupFigures
+from cxrbatch.results.groups import Groups, numbered
+from cxrbatch.results.intervals import (
+    Estimate,
+    Statistics,
+    Weights,
+    bootstrap_by_group,
+    replicates_for,
+)
+from cxrbatch.results.metrics import (
+    Classes,
+    Probabilities,
+    Values,
+    confusion,
+    mean_of_defined,
+    one_vs_rest_auc,
+)
+from cxrbatch.results.ranked import RankedAbnormal, RankedClass
+from cxrbatch.results.reported import area_figure, proportion_of_images, resampled
+
+_NORMAL = "normal"
+_NO_AREA = "no class has images while another has some too"
 
 
 def evaluate(
@@ -40,7 +63,55 @@ def evaluate(
     Raises:
         ValueError: The shapes do not fit, a score is not finite, or a prevalence is not in (0, 1).
     """
-    raise NotImplementedError
+    _check(truth, probabilities, groups, classes)
+    if logits is not None:
+        _check(truth, logits, groups, classes)
+    if any(not 0.0 < value < 1.0 for value in (prevalence or {}).values()):
+        raise ValueError("a prevalence lies between 0 and 1")
+    groups = numbered(groups)
+    decisions = Decisions(truth, probabilities, groups)
+    ranked = [
+        RankedClass(
+            truth == index,
+            probabilities[:, index],
+            groups,
+            name=name,
+            prevalence=(prevalence or {}).get(name),
+            given=(thresholds or {}).get(name, {}),
+        )
+        for index, name in enumerate(classes)
+    ]
+    abnormal = _abnormal(truth, probabilities, groups, classes)
+    calibrations = [Reliability(truth, probabilities)]
+    if logits is not None:
+        calibrations.append(Reliability(truth, softmax(logits.astype(np.float64), axis=1)))
+    scores = [part.scores.statistics for part in ranked]
+    triage = [abnormal.scores.statistics] if abnormal else []
+    parts = [decisions.statistics, *triage, *(c.statistics for c in calibrations)]
+    estimates, macro, by_class = _estimates(parts, scores, groups, seed=seed)
+    calibrated = [
+        c.figures(e) for c, e in zip(calibrations, estimates[-len(calibrations) :], strict=True)
+    ]
+    counts = confusion(truth, decisions.predicted, classes=len(classes))
+    return Evaluation(
+        images=len(truth),
+        patients=_count(groups),
+        replicates=replicates_for(len(truth)),
+        confusion=tuple(tuple(row) for row in counts.tolist()),
+        accuracy=decisions.accuracy(estimates[0]),
+        accuracy_of_images=proportion_of_images(int(counts.trace()), len(truth)),
+        balanced_accuracy=decisions.balanced_accuracy(estimates[0]),
+        macro_f1=decisions.macro_f1(estimates[0]),
+        macro_auc=resampled(macro, len(truth), _NO_AREA),
+        classes=tuple(
+            part.figures(own, decisions.of_class(index, estimates[0]))
+            for index, (part, own) in enumerate(zip(ranked, by_class, strict=True))
+        ),
+        calibration=calibrated[0],
+        uncalibrated=calibrated[1] if logits is not None else None,
+        temperature=temperature,
+        triage=abnormal.figures(estimates[1]) if abnormal else None,
+    )
 
 
 def evaluate_subgroup(
@@ -56,4 +127,71 @@ def evaluate_subgroup(
     Raises:
         ValueError: As in `evaluate`.
     """
-    raise NotImplementedError
+    _check(truth, probabilities, groups, classes)
+    groups = numbered(groups)
+    decisions = Decisions(truth, probabilities, groups)
+    found = bootstrap_by_group(decisions.statistics, groups, seed=seed)
+    return SubgroupFigures(
+        images=len(truth),
+        patients=_count(groups),
+        accuracy=decisions.accuracy(found),
+        balanced_accuracy=decisions.balanced_accuracy(found),
+        macro_auc=_macro_auc(truth, probabilities, groups),
+        sensitivity=tuple(decisions.of_class(i, found).sensitivity for i in range(len(classes))),
+    )
+
+
+def _estimates(
+    parts: Sequence[Statistics], scores: Sequence[Statistics], groups: Groups, *, seed: int
+) -> tuple[list[list[Estimate]], Estimate, list[list[Estimate]]]:
+    """Resample all together: estimates by part, of the macro AUC, and by class."""
+    widths: list[int] = []
+
+    def statistics(weights: Weights) -> Values:
+        found = [part(weights) for part in (*parts, *scores)]
+        macro = mean_of_defined(np.stack([f[:, 0] for f in found[len(parts) :]], axis=1))
+        widths[:] = [f.shape[1] for f in found]
+        return np.concatenate([*found, macro[:, None]], axis=1)
+
+    flat = bootstrap_by_group(statistics, groups, seed=seed)
+    ends = np.cumsum(widths)
+    split = [flat[end - width : end] for end, width in zip(ends, widths, strict=True)]
+    return split[: len(parts)], flat[-1], split[len(parts) :]
+
+
+def _abnormal(
+    truth: Classes, probabilities: Probabilities, groups: Groups, classes: Sequence[str]
+) -> RankedAbnormal | None:
+    for index, name in enumerate(classes):
+        if name.strip().casefold() == _NORMAL:
+            return RankedAbnormal(truth != index, probabilities[:, index], groups, name=name)
+    return None
+
+
+def _macro_auc(truth: Classes, probabilities: Probabilities, groups: Groups) -> Figure:
+    """Without resampling: there are many subgroups."""
+    values = one_vs_rest_auc(truth, probabilities)
+    defined = [index for index, value in enumerate(values) if value is not None]
+    value = float(np.mean([values[index] for index in defined])) if defined else None
+    areas = [delong.area(truth == index, probabilities[:, index], groups) for index in defined]
+    known = [area for area in areas if area is not None]
+    whole = delong.mean_area(known) if known and len(known) == len(areas) else None
+    return area_figure(value, whole, groups, _NO_AREA)
+
+
+def _count(groups: Groups) -> int:
+    return int(groups.max(initial=-1)) + 1
+
+
+def _check(
+    truth: Classes,
+    scores: npt.NDArray[np.floating],
+    groups: Groups,
+    classes: Sequence[str],
+) -> None:
+    if scores.shape != (len(truth), len(classes)) or len(groups) != len(truth):
+        raise ValueError("truth, scores and groups are of different images or classes")
+    if not np.isfinite(scores).all():
+        raise ValueError("a score is not finite")
+    if len(truth) and not 0 <= truth.min() <= truth.max() < len(classes):
+        raise ValueError("a truth is no class index")

@@ -14,7 +14,8 @@ Groups = npt.NDArray[np.int32]
 def numbered(groups: Sequence[Hashable] | npt.NDArray[np.generic]) -> Groups:
     """Number groups in the order in which they first occur."""
     if isinstance(groups, np.ndarray):
-        return np.unique(groups, return_inverse=True)[1].astype(np.int32)
+        codes: Groups = np.unique(groups, return_inverse=True)[1].astype(np.int32)
+        return codes
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(g, len(numbers)) for g in groups], np.int32)
 

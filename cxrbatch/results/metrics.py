@@ -1,13 +1,12 @@
 """Statistics of scores against truth: pure functions on arrays, scikit-learn first."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_auc_score
 
 Probabilities = npt.NDArray[np.floating]
 Classes = npt.NDArray[np.integer]
+Values = npt.NDArray[np.float64]
 
 
 def confusion(truth: Classes, predicted: Classes, *, classes: int) -> npt.NDArray[np.int64]:
@@ -61,76 +60,14 @@ def _auc(positive: npt.NDArray[np.bool_], score: npt.NDArray[np.floating]) -> fl
     return float(roc_auc_score(positive, score))
 
 
-@dataclass(frozen=True, slots=True)
-class OperatingPoint:
-    """A threshold and what it does: an image is positive where its score reaches it.
-
-    Attributes:
-        threshold: In [0, 1] for probabilities.
-        sensitivity: Share of the positive images that reach it.
-        specificity: Share of the others that do not.
-    """
-
-    threshold: float
-    sensitivity: float
-    specificity: float
+def ratio(part: npt.NDArray[np.generic], whole: npt.NDArray[np.generic]) -> Values:
+    """Divide arrays of one shape; NaN where the whole is 0."""
+    undefined = np.full(np.shape(whole), np.nan)
+    found: Values = np.divide(part, whole, out=undefined, where=np.asarray(whole) > 0)
+    return found
 
 
-def operating_points(
-    positive: npt.NDArray[np.bool_], score: Probabilities, *, level: float = 0.95
-) -> dict[str, OperatingPoint]:
-    """Choose thresholds on the ROC curve's own points.
-
-    Args:
-        positive: Shape (n,), which images are of the class.
-        score: Shape (n,), of the class.
-        level: The sensitivity, or specificity, that two of the points reach at least.
-
-    Returns:
-        "youden" maximises sensitivity + specificity; "sensitive" is the most specific point whose
-        sensitivity reaches `level`, "specific" the most sensitive one whose specificity does.
-        Empty where a class has no image or no other has one.
-
-    Source: Youden, "Index for rating diagnostic tests", Cancer 1950.
-    """
-    if positive.all() or not positive.any():
-        return {}
-    false_positive, sensitivity, thresholds = roc_curve(positive, score, drop_intermediate=False)
-    # The curve's first point takes no image for positive; its threshold is infinite.
-    thresholds[0] = np.nextafter(score.max(), np.inf)
-    specificity = 1.0 - false_positive
-    # Where a rate is level, the other one decides.
-    chosen = {
-        "youden": np.argmax(sensitivity - false_positive),
-        "sensitive": np.argmax(np.where(sensitivity >= level, specificity, -1.0)),
-        "specific": len(specificity)
-        - 1
-        - np.argmax(np.where(specificity >= level, sensitivity, -1.0)[::-1]),
-    }
-    return {
-        name: OperatingPoint(
-            float(thresholds[point]), float(sensitivity[point]), float(specificity[point])
-        )
-        for name, point in chosen.items()
-    }
-
-
-def expected_calibration_error(
-    truth: Classes, probabilities: Probabilities, *, bins: int = 15
-) -> float:
-    """Average the gap between confidence and accuracy over equal bins of confidence.
-
-    Confidence is the largest probability, a bin (a, b] counts by its images.
-
-    Args:
-        truth: Shape (n,), class indices.
-        probabilities: Shape (n, classes).
-        bins: Of equal width over (0, 1].
-
-    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
-    """
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == truth
-    bin_of = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    gaps = np.bincount(bin_of, weights=confidence - right, minlength=bins)
-    return float(np.abs(gaps).sum() / len(truth))
+def mean_of_defined(values: Values) -> Values:
+    """Average each row over what is not NaN; NaN where all of it is."""
+    defined = ~np.isnan(values)
+    return ratio(np.where(defined, values, 0.0).sum(axis=1), defined.sum(axis=1))

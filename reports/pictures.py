@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 from PIL import Image
 
 from cxrbatch.model.preprocessing import Recipe, area_resize, image_hash
@@ -54,8 +55,8 @@ class Picture:
         absence: Why there is no image; empty where there is one.
     """
 
-    image: str
-    heat: str
+    image: Markup
+    heat: Markup
     width: int
     height: int
     absence: str
@@ -250,7 +251,7 @@ def _root(table: Table) -> bytes | None:
 
 
 def _absent(why: str) -> Picture:
-    return Picture("", "", 0, 0, why)
+    return Picture(Markup(""), Markup(""), 0, 0, why)
 
 
 def _webp(image: Image.Image, *, quality: int) -> bytes:
@@ -259,5 +260,5 @@ def _webp(image: Image.Image, *, quality: int) -> bytes:
     return stream.getvalue()
 
 
-def _data_url(content: bytes) -> str:
-    return "data:image/webp;base64," + base64.b64encode(content).decode() if content else ""
+def _data_url(content: bytes) -> Markup:
+    return Markup("data:image/webp;base64," + base64.b64encode(content).decode() if content else "")

@@ -19,7 +19,7 @@ help: ## Show this list.
 	@echo "make <target>, with PYTHON=python3.12 or another to choose the Python (3.11 or newer):"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
 
-demo: $(VENV)/.sample ## Install, write an example archive, score it, and say where the table is.
+demo: $(VENV)/.sample ## Install, write an example archive, score it, and make its report.
 	@rm -rf $(DEMO)
 	@mkdir -p $(DEMO)
 	$(BIN)/cxrbatch sample $(DEMO)/archive
@@ -30,7 +30,10 @@ demo: $(VENV)/.sample ## Install, write an example archive, score it, and say wh
 	3) echo "Exit code 3: the example archive holds broken files on purpose, each with its row." ;; \
 	*) exit $$code ;; \
 	esac
+	$(BIN)/cxrbatch report $(DEMO)/results.parquet --labels $(DEMO)/archive/labels.csv \
+		-o $(DEMO)/report.html --overwrite
 	@echo "The table: $(CURDIR)/$(DEMO)/results.parquet"
+	@echo "The report: $(CURDIR)/$(DEMO)/report.html"
 
 test: lint types ## Run all checks: lint, types and tests.
 	$(BIN)/pytest

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import click
@@ -31,7 +32,7 @@ class _Steps:
     """Steps on stderr, for a terminal alone."""
 
     def __init__(self) -> None:
-        self._shows = click.get_text_stream("stderr").isatty()
+        self._shows = sys.stderr.isatty()
 
     def step(self, what: str) -> None:
         """Say what begins."""

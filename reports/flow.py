@@ -71,7 +71,8 @@ def follow(
     excluded, failed = (_steps(scores.outcomes, kind) for kind in (Kind.EXCLUDED, Kind.FAILED))
     scored = len(scores.rows)
     chosen = np.arange(scored)
-    unlabelled, aside, side, lost = 0, (), None, 0
+    aside: tuple[Step, ...] = ()
+    unlabelled, side, lost = 0, None, 0
     if truth is not None:
         known = truth.classes[scores.rows] != UNKNOWN
         splits = truth.splits[scores.rows]

@@ -19,7 +19,6 @@ from cxrbatch.reports import charts
 from cxrbatch.results.figures import Figure
 
 _LONGEST = 300
-_KEPT = {"\n", "\t"}
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
@@ -30,25 +29,25 @@ def render(template: str, values: Mapping[str, Any]) -> str:
         f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; "
         "form-action 'none'"
     )
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            values,
-            style=Markup(style),
-            policy=policy,
-            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            version=__version__,
-        )
+    template_of = _environment().get_template(template)
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    page = template_of.render(
+        values, style=Markup(style), policy=policy, made=made, version=__version__
     )
+    return visible(page)
 
 
-def visible(value: object) -> object:
-    """Show what cannot be seen or would turn the text around it, and cut what is long."""
-    if not isinstance(value, str) or isinstance(value, Markup):
+def visible(page: str) -> str:
+    """Name each character that cannot be seen, or would turn the text around it."""
+    unseen = {c for c in set(page) if not c.isprintable()} - {"\n"}
+    return page.translate({ord(c): f"‹U+{ord(c):04X}›" for c in unseen})
+
+
+def shortened(value: object) -> object:
+    """Cut a text that is long."""
+    if not isinstance(value, str) or isinstance(value, Markup) or len(value) <= _LONGEST:
         return value
-    text = value if len(value) <= _LONGEST else f"{value[:_LONGEST]}…"
-    return "".join(c if c.isprintable() or c in _KEPT else f"‹U+{ord(c):04X}›" for c in text)
+    return f"{value[:_LONGEST]}…"
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -89,7 +88,7 @@ def _environment() -> Environment:
         loader=PackageLoader("cxrbatch.reports"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=visible,
+        finalize=shortened,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -178,4 +178,5 @@ def _indices(codes: pa.DictionaryArray) -> npt.NDArray[np.int64]:
 
 def _taken(values: Sequence[int], positions: npt.NDArray[np.integer]) -> Numbers:
     """The values at some positions; `UNKNOWN` at position `UNKNOWN`."""
-    return np.array([*values, UNKNOWN], np.int16)[positions]
+    taken: Numbers = np.array([*values, UNKNOWN], np.int16)[positions]
+    return taken

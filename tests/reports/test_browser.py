@@ -1,0 +1,67 @@
+"""The page in Chromium: it asks for nothing, says nothing in the console, and all can use it."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = shutil.which("chromium")
+if CHROMIUM is None:
+    pytest.skip("chromium is not installed", allow_module_level=True)
+
+sync_api = pytest.importorskip("playwright.sync_api")
+from axe_playwright_python.sync_playwright import Axe  # noqa: E402
+
+_OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["sync_api.Browser"]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_it_asks_for_nothing_and_fits_without_javascript(
+    browser: "sync_api.Browser", study_page: Path, width: int
+) -> None:
+    context = browser.new_context(
+        viewport={"width": width, "height": 800}, java_script_enabled=False
+    )
+    page, asked, told = context.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: told.append(message.text))
+    page.on("dialog", lambda dialog: told.append(dialog.message))
+    page.goto(study_page.as_uri())
+    assert [url for url in asked if not url.startswith("data:")] == [study_page.as_uri()]
+    assert told == []
+    assert page.locator("body").bounding_box()["width"] == width
+    heat = page.locator(".heat").first
+    assert heat.evaluate("e => getComputedStyle(e).opacity") == "0.5"
+    page.get_by_label("25 %").check()
+    assert heat.evaluate("e => getComputedStyle(e).opacity") == "0.25"
+    page.locator(".films input").first.press("Space")
+    assert heat.evaluate("e => getComputedStyle(e).visibility") == "hidden"
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_violation(browser: "sync_api.Browser", study_page: Path, scheme: str) -> None:
+    # axe is a script, which the page's own policy forbids.
+    context = browser.new_context(color_scheme=scheme, bypass_csp=True)
+    page = context.new_page()
+    page.goto(study_page.as_uri())
+    result = Axe().run(page)
+    assert result.violations_count == 0, result.generate_report()
+    context.close()

@@ -91,6 +91,7 @@ def _environment() -> Environment:
         finalize=shortened,
         trim_blocks=True,
         lstrip_blocks=True,
+        extensions=["jinja2.ext.do"],
     )
     for function in (number, interval, count, percent, shade):
         environment.filters[function.__name__] = function

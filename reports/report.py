@@ -180,6 +180,7 @@ def make_report(
     copies = find_copies(
         hashes["image_hash"],
         hashes["dhash"],
+        logits=scores.logits,
         rows=scores.rows,
         truth=of_rows,
         predicted=scores.predicted,

@@ -22,7 +22,7 @@ _FACTS = {
     "format": "Format",
     "photometric": "Photometric interpretation",
 }
-_MOST_SHOWN = 8
+_MOST_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Subgroups:
     Attributes:
         fact: The table's column.
         title: For a reader.
-        parts: The most frequent values, the largest first.
+        parts: The most frequent values, the largest first, ages rising.
         other_values: Further values that are not shown.
         other_images: Their images.
     """
@@ -80,7 +80,10 @@ def by_facts(
         counts = np.bincount(numbers, minlength=len(names))
         order = [n for n in np.argsort(-counts, kind="stable").tolist() if counts[n]]
         parts = []
-        for number in order[:_MOST_SHOWN]:
+        shown = order[:_MOST_SHOWN]
+        if fact == "patient_age_bin":
+            shown.sort(key=names.__getitem__)
+        for number in shown:
             chosen = numbers == number
             figures = evaluate_subgroup(
                 truth[chosen], probabilities[chosen], groups[chosen], classes=classes

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from cxrbatch.reports.copies import MOST_BITS, find_copies, near_pairs
+from cxrbatch.reports.copies import MOST_APART, MOST_BITS, find_copies, near_pairs
 
 
 def test_near_pairs_are_those_of_a_comparison_of_all_with_all() -> None:
@@ -15,15 +15,19 @@ def test_near_pairs_are_those_of_a_comparison_of_all_with_all() -> None:
         flips = rng.choice(64, int(rng.integers(0, 5)), replace=False)
         hashes[row + 2] = hashes[row] ^ np.uint64(sum(1 << int(bit) for bit in flips))
     distance = np.bitwise_count(hashes[:, None] ^ hashes[None, :])
-    expected = np.argwhere(np.triu(distance <= MOST_BITS, 1))
-    found, complete = near_pairs(hashes)
+    logits = rng.normal(scale=0.1, size=(400, 3)).astype(np.float32)
+    centred = logits - logits.mean(axis=1, keepdims=True)
+    alike = np.abs(centred[:, None] - centred[None]).max(axis=2) <= MOST_APART
+    assert not alike.all()
+    expected = np.argwhere(np.triu((distance <= MOST_BITS) & alike, 1))
+    found, complete = near_pairs(hashes, logits)
     assert complete
     assert len(expected) > 30
     assert np.array_equal(found, expected)
 
 
 def test_a_crowd_of_one_hash_is_bounded_and_said_to_be() -> None:
-    found, complete = near_pairs(np.zeros(20_000, np.uint64))
+    found, complete = near_pairs(np.zeros(20_000, np.uint64), np.zeros((20_000, 2), np.float32))
     assert not complete
     assert len(found) <= 200_000
 
@@ -32,6 +36,7 @@ def test_equal_pictures_with_two_truths_come_first() -> None:
     copies = find_copies(
         pa.chunked_array([["a", "b", "a", "c", "b", None, "a"]]),
         pa.chunked_array([pa.array([0, 2**40 - 1, 0, 1, 2**40 - 1, None, 0], pa.uint64())]),
+        logits=np.zeros((7, 2), np.float32),
         rows=np.arange(10, 17),
         truth=np.array([0, 0, 0, 1, 1, 1, -1], np.int16),
         predicted=np.array([0, 0, 1, 1, 1, 1, 0], np.int16),

@@ -331,3 +331,15 @@ def test_a_table_that_vanished_is_an_error(tmp_path: Path) -> None:
     os.unlink(table.path)
     with pytest.raises(TableError, match="is damaged"):
         table.read(["path"])
+
+
+def test_a_few_rows_come_in_the_order_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.parquet")
+    rows = pq.read_table(path)
+    many = pa.concat_tables([rows] * 50)
+    numbers = pa.array(range(100), pa.int32())
+    many = many.set_column(many.column_names.index("frame"), "frame", numbers)
+    pq.write_table(many, path, row_group_size=7)
+    table = open_table(path)
+    assert table.take([99, 0, 8, 7, 50], ["frame"])["frame"].to_pylist() == [99, 0, 8, 7, 50]
+    assert table.take([], ["frame", "path"]).num_rows == 0

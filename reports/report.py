@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from cxrbatch.results.scores import Scores, card_of, read_scores
 from cxrbatch.results.table import Table, open_table
 
 _BINS = 20
+_HOTTEST = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +112,11 @@ class Report:
             for positions in [choice.positions]
         ]
         told = ("checkpoint_sha256", "recipe_sha256", "device", "precision", "versions")
+        # What was edited may hold numbers that JSON has no way to write.
+        made = {name: self.provenance.get(name) for name in ("schema_version", *told)}
         return {
-            "table": {name: self.provenance.get(name) for name in ("schema_version", *told)},
-            "model": self.card.get("name"),
+            "table": {name: _as_text(value) for name, value in made.items()},
+            "model": _as_text(self.card.get("name")),
             "classes": list(self.classes),
             "truth": self.truth_source,
             "flow": asdict(self.flow),
@@ -235,7 +238,7 @@ def _evaluated(
         groups,
         classes=table.classes,
         logits=scores.logits[chosen],
-        temperature=float(temperature) if isinstance(temperature, int | float) else None,
+        temperature=float(temperature) if _is_share(temperature, of=_HOTTEST) else None,
         prevalence=prevalence,
         thresholds=_thresholds(card),
     )
@@ -261,11 +264,21 @@ def _thresholds(card: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         name: {
             point: float(rates["threshold"])
             for point, rates in points.items()
-            if isinstance(rates, dict) and isinstance(rates.get("threshold"), int | float)
+            if isinstance(rates, dict) and _is_share(rates.get("threshold"))
         }
         for name, points in found.items()
         if isinstance(points, dict)
     }
+
+
+def _is_share(value: object, *, of: float = 1.0) -> TypeGuard[float]:
+    return isinstance(value, int | float) and 0 <= value <= of
+
+
+def _as_text(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(name): str(part) for name, part in value.items()}
+    return None if value is None else str(value)
 
 
 def _distribution(table: Table, scores: Scores) -> Distribution:

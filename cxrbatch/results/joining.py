@@ -113,8 +113,7 @@ def folder_truth(table: Table) -> Truth | None:
     wanted = {folded(name): number for number, name in enumerate(table.classes)}
     known: dict[str, int] = {}
     of_folder = [_class_of(folder, wanted, known) for folder in codes.dictionary.to_pylist()]
-    indices = codes.indices.to_numpy(zero_copy_only=False)
-    classes = _taken(of_folder, indices)
+    classes = _taken(of_folder, _indices(codes))
     scored = pc.is_valid(columns["prediction"]).to_numpy()
     found = classes[scored]
     told = found[found != UNKNOWN]

@@ -46,6 +46,8 @@ def read_scores(table: Table) -> Scores:
     Raises:
         TableError: The table is damaged, or its rows contradict each other or what it says of them.
     """
+    if len(table.classes) < 2:
+        raise _edited(table, "it has fewer than two classes")
     found = table.read(["outcome", "frame", "prediction"])
     outcomes = Counter(
         {e["values"]: e["counts"] for e in pc.value_counts(found["outcome"]).to_pylist()}

@@ -166,7 +166,7 @@ class Table:
             TableError: The file's data is damaged.
         """
         try:
-            return pq.read_table(self.path, columns=list(columns))
+            return _validated(pq.read_table(self.path, columns=list(columns)))
         except (OSError, pa.ArrowException) as error:
             raise TableError(f"{self.path} is damaged: {_first_line(error)}") from None
 
@@ -185,7 +185,7 @@ class Table:
                     inside = sorted({row for row in rows if before <= row < after})
                     if inside:
                         whole = table.read_row_group(group, columns=names)
-                        found.append(whole.take([row - before for row in inside]))
+                        found.append(_validated(whole.take([row - before for row in inside])))
                         places |= {row: held + i for i, row in enumerate(inside)}
                         held += len(inside)
                     before = after
@@ -193,7 +193,7 @@ class Table:
             raise TableError(f"{self.path} is damaged: {_first_line(error)}") from None
         if not found:
             return self.read(names).slice(0, 0)
-        return pa.concat_tables(found).take([places[row] for row in rows])
+        return pa.concat_tables(found).take(pa.array([places[row] for row in rows]))
 
     def row_groups(self) -> Iterator[pa.Table]:
         """Read all columns, some rows at a time.
@@ -223,7 +223,7 @@ def open_table(path: Path) -> Table:
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise TableError(f"cannot open table {path}: {_first_line(error)}") from None
     try:
-        provenance = json.loads(stored[PROVENANCE_KEY])
+        provenance = json.loads(stored[PROVENANCE_KEY], parse_constant=_no_number)
         version, classes = provenance["schema_version"], tuple(provenance["classes"])
         expected = table_schema(
             classes,
@@ -240,6 +240,20 @@ def open_table(path: Path) -> Table:
         if schema.get_field_index(column.name) < 0 or schema.field(column.name) != column:
             raise TableError(f"{path} lacks the column {column.name!r}, or it has another type")
     return Table(path, classes, provenance, rows.num_rows)
+
+
+def _validated(table: pa.Table) -> pa.Table:
+    """The same table, whose text is known to be UTF-8.
+
+    Raises:
+        pa.ArrowInvalid: It is not.
+    """
+    table.validate(full=True)
+    return table
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
 
 
 def _first_line(error: Exception) -> str:

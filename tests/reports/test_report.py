@@ -10,11 +10,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from cxrbatch import cli
 from cxrbatch.reading.facts import HeaderFacts
+from cxrbatch.results.table import PROVENANCE_KEY
 
 TableMaker = Callable[..., Path]
 Pairs = list[tuple[int, int]]
@@ -262,12 +264,37 @@ def test_a_table_cut_short_is_one_line(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_odd_provenance_is_no_traceback(make_table: TableMaker) -> None:
-    odd = {"recipe": "abc", "card": "[1]", "archive_root": 7, "versions": [], "device": None}
-    report(make_table([(0, 0), (1, 1)], provenance=odd))
-    cards = ['{"temperature": "hot", "operating_points": 3, "limits": "none", "name": 3}', "{", 4]
-    for card in cards:
-        report(make_table([(0, 0), (1, 1)], provenance={"card": card}))
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"recipe": "abc", "card": "[1]", "archive_root": 7, "versions": [], "device": None},
+        {"recipe": {}, "versions": {"x": 1e308 * 10}, "device": 1e308 * 10},
+        {"card": '{"temperature": "hot", "operating_points": 3, "limits": "none", "name": 3}'},
+        {"card": '{"temperature": 1e999, "name": 1e999, "limits": [[1e999]]}'},
+        {"card": '{"operating_points": {"Normal": {"youden": {"threshold": 1e999}}}}'},
+        {"card": "{"},
+        {"card": 4},
+    ],
+)
+def test_odd_provenance_is_no_traceback(make_table: TableMaker, odd: dict[str, Any]) -> None:
+    table = make_table([(0, 0), (1, 1)])
+    rows = pq.read_table(table)
+    made = json.loads(rows.schema.metadata[PROVENANCE_KEY]) | odd
+    metadata = {PROVENANCE_KEY: json.dumps(made).replace("Infinity", "1e999")}
+    pq.write_table(rows.replace_schema_metadata(metadata), table)
+    report(table, "--json", str(table.with_name("f.json")))
+
+
+def test_text_that_is_no_utf8_is_one_line(
+    make_table: TableMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = make_table([(0, 0), (1, 1)])
+    rows = pq.read_table(table)
+    bad = pa.array([b"\xff", b"\xfe", None]).view(pa.string())
+    spoilt = rows.set_column(rows.column_names.index("patient_sex"), "patient_sex", bad)
+    pq.write_table(spoilt.replace_schema_metadata(rows.schema.metadata), table)
+    assert cli.main(["report", str(table), "-o", str(table.with_name("p.html"))]) == 1
+    assert "is damaged" in capsys.readouterr().err
 
 
 def test_a_missing_and_a_changed_film_are_told(make_table: TableMaker) -> None:

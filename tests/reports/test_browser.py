@@ -1,10 +1,12 @@
 """The page in Chromium: it asks for nothing, says nothing in the console, and all can use it."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from cxrbatch import cli
 
 CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
@@ -65,3 +67,24 @@ def test_axe_finds_no_violation(browser: "sync_api.Browser", study_page: Path, s
     result = Axe().run(page)
     assert result.violations_count == 0, result.generate_report()
     context.close()
+
+
+def test_hostile_names_open_nothing(
+    browser: "sync_api.Browser", make_table: Callable[..., Path]
+) -> None:
+    evil = "</title></style></svg><script>alert(1)</script><img src=x onerror=alert(1)>'\" onload=a"
+    counts = []
+    for name in ("benign", evil):
+        table = make_table([(0, 0), (1, 1), (0, 1)] * 8, classes=("Normal", f"x{name}"))
+        target = table.with_name("page.html")
+        assert cli.main(["report", str(table), "-o", str(target), "--overwrite"]) == 0
+        context = browser.new_context()
+        page, told = context.new_page(), []
+        page.on("console", lambda message, told=told: told.append(message.text))
+        page.on("dialog", lambda dialog, told=told: told.append(dialog.message))
+        page.goto(target.as_uri())
+        assert told == []
+        assert f"x{name}" in page.locator("#about + dl").inner_text()
+        counts.append(page.locator("*").count())
+        context.close()
+    assert counts[0] == counts[1]

@@ -47,6 +47,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "cxrbatch.reports.command:command",
         "Make one HTML page of a results table: what was scored, and how good it is.",
     ),
+    "compare": (
+        "cxrbatch.reports.compare_command:command",
+        "Compare two models, or two recipes, on the same images: SECOND is held to FIRST.",
+    ),
     "sample": (
         "cxrbatch.commands.sample:command",
         "Write an example archive into DIRECTORY, which must be new or empty.",

@@ -2,12 +2,12 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import click
 
 from cxrbatch import options as shared
+from cxrbatch.reports import options
 
 
 def _prevalence(
@@ -28,18 +28,6 @@ def _prevalence(
     return found
 
 
-class _Steps:
-    """Steps on stderr, for a terminal alone."""
-
-    def __init__(self) -> None:
-        self._shows = sys.stderr.isatty()
-
-    def step(self, what: str) -> None:
-        """Say what begins."""
-        if self._shows:
-            click.echo(f"{what} …", err=True)
-
-
 @click.command("report")
 @click.argument("table", type=shared.FILE)
 @click.option(
@@ -50,22 +38,9 @@ class _Steps:
     metavar="FILE",
     help="The page to write.",
 )
-@click.option(
-    "--json", "figures", type=shared.FILE, metavar="FILE", help="Write the figures here too."
-)
-@click.option(
-    "--labels",
-    type=shared.FILE,
-    metavar="FILE",
-    help="CSV or Parquet with the column label and one of path, sop_instance_uid, image_hash.  "
-    "[default: the table's own column truth, or class-named folders]",
-)
-@click.option(
-    "--archive",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    metavar="DIR",
-    help="Where the archive is now.  [default: where it was scored]",
-)
+@options.json_option
+@options.labels_option
+@options.archive_option
 @click.option(
     "--prevalence",
     multiple=True,
@@ -73,9 +48,7 @@ class _Steps:
     callback=_prevalence,
     help="State predictive values for this prevalence of a class too; may be repeated.",
 )
-@click.option(
-    "--show-paths", is_flag=True, help="Name files in the page, which may tell of persons."
-)
+@options.show_paths_option
 @shared.overwrite_option
 def command(
     table: Path,
@@ -122,7 +95,7 @@ def command(
         prevalence=prevalence,
         show_paths=show_paths,
         workers=shared.default_workers(),
-        progress=_Steps(),
+        progress=options.Steps(),
     )
     page = render("report.html", {"report": report, "few": FEW}).encode()
     with written_whole(output) as file:

@@ -20,8 +20,7 @@ from cxrbatch.reports.subgroups import Subgroups, by_facts
 from cxrbatch.results.class_names import class_numbers
 from cxrbatch.results.evaluation import evaluate
 from cxrbatch.results.figures import Evaluation
-from cxrbatch.results.groups import Groups, patient_groups
-from cxrbatch.results.joining import UNKNOWN, Truth, find_truth
+from cxrbatch.results.joining import UNKNOWN, Truth, find_truth, patients_of
 from cxrbatch.results.scores import Scores, card_of, read_scores
 from cxrbatch.results.table import Table, open_table
 
@@ -230,7 +229,7 @@ def _evaluated(
 ) -> tuple[Evaluation, tuple[Subgroups, ...]]:
     rows = scores.rows[chosen]
     classes, probabilities = truth.classes[rows], scores.probabilities[chosen]
-    groups = _patients(table, truth, rows)
+    groups = patients_of(table, truth, rows)
     temperature = card.get("temperature")
     evaluation = evaluate(
         classes,
@@ -245,14 +244,6 @@ def _evaluated(
     progress.step("evaluating subgroups")
     parts = by_facts(table, rows, classes, probabilities, groups, classes=table.classes)
     return evaluation, parts
-
-
-def _patients(table: Table, truth: Truth, rows: Positions) -> Groups:
-    """Whose the images are: as the labels say, else as the headers do."""
-    named = pc.binary_join_element_wise("label", truth.patients.take(pa.array(rows)), "/")
-    keys = table.read(["patient_key"])["patient_key"].take(pa.array(rows)).combine_chunks()
-    keyed = pc.binary_join_element_wise("header", keys, "/")
-    return patient_groups(pa.chunked_array([pc.coalesce(named, keyed)]))
 
 
 def _thresholds(card: Mapping[str, Any]) -> dict[str, dict[str, float]]:

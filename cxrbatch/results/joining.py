@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from cxrbatch.errors import LabelError
 from cxrbatch.results.class_names import class_numbers, folded
+from cxrbatch.results.groups import Groups, patient_groups
 from cxrbatch.results.paths import path_to_text
 from cxrbatch.results.table import TRUTH_COLUMNS, Table
 from cxrbatch.results.truth import SPLITS, LabelledFile, check_each_once, labels_by_key
@@ -127,6 +128,14 @@ def folder_truth(table: Table) -> Truth | None:
         labels=int(np.count_nonzero(classes != UNKNOWN)),
         without_row=0,
     )
+
+
+def patients_of(table: Table, truth: Truth, rows: npt.NDArray[np.int64]) -> Groups:
+    """Whose the images are: as the labels say, else as the headers do."""
+    named = pc.binary_join_element_wise("label", truth.patients.take(pa.array(rows)), "/")
+    keys = table.read(["patient_key"])["patient_key"].take(pa.array(rows)).combine_chunks()
+    keyed = pc.binary_join_element_wise("header", keys, "/")
+    return patient_groups(pa.chunked_array([pc.coalesce(named, keyed)]))
 
 
 def _own_truth(table: Table) -> Truth:

@@ -115,6 +115,12 @@ def pairs_of(counts: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
     ]
 
 
+@pytest.fixture(name="write_results")
+def write_results_fixture() -> TableMaker:
+    """`write_results` itself."""
+    return write_results
+
+
 @pytest.fixture
 def make_table(tmp_path: Path) -> TableMaker:
     """`write_results` in a folder of its own."""

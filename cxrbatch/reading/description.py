@@ -65,7 +65,7 @@ def describe(header: Header) -> HeaderFacts:
         body_part=text(dataset, 0x00180015),
         view_position=text(dataset, 0x00185101),
         laterality=text(dataset, 0x00200062) or text(dataset, 0x00200060),
-        patient_sex=text(dataset, 0x00100040),
+        patient_sex=_sex(dataset),
         patient_age_bin=age_bin(
             text(dataset, 0x00101010),
             birth_date=text(dataset, 0x00100030),
@@ -99,6 +99,12 @@ def pixel_aspect(dataset: Dataset) -> float:
             # A pixel more stretched than this is a slip of the pen.
             return aspect if 1 / _MOST_STRETCHED <= aspect <= _MOST_STRETCHED else 1.0
     return 1.0
+
+
+def _sex(dataset: Dataset) -> str | None:
+    """F, M or O; None for anything else, as what was typed here by mistake may name a patient."""
+    sex = text(dataset, 0x00100040)
+    return sex if sex in ("F", "M", "O") else None
 
 
 def _uid(dataset: Dataset, tag: int) -> str | None:

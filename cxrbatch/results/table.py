@@ -216,6 +216,8 @@ def open_table(path: Path) -> Table:
     Raises:
         TableError: Not a Parquet file, not written by cxrbatch, or of another major version.
     """
+    if path.exists() and not path.is_file():
+        raise TableError(f"cannot open table {path}: it is no regular file; name a file")
     try:
         with pq.ParquetFile(path) as file:
             metadata, schema, rows = file.schema_arrow.metadata, file.schema_arrow, file.metadata

@@ -48,6 +48,14 @@ def test_facts_of_a_header() -> None:
     assert "ID-17" not in repr(reading)
 
 
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [("F", "F"), ("M ", "M"), ("O", "O"), ("DOE JANE", None), ("19410203", None), ("", None)],
+)
+def test_a_sex_is_one_of_three_letters_or_nothing(written: str, expected: str | None) -> None:
+    assert read({0x00100040: ("CS", written)}).facts.patient_sex == expected
+
+
 def coded(tag: int, value: str, meaning: str = "", *, scheme: str = "SCT") -> dict:
     """A code sequence of one item (PS3.3 section 8.8)."""
     item = Dataset()

@@ -326,6 +326,12 @@ def test_damaged_data_is_an_error_in_one_line(tmp_path: Path) -> None:
     assert all(len(message.splitlines()) == 1 for message in messages)
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TableError, match="no regular file"):
+        open_table(tmp_path / "pipe")
+
+
 def test_a_table_that_vanished_is_an_error(tmp_path: Path) -> None:
     table = open_table(write(tmp_path / "t.parquet"))
     os.unlink(table.path)

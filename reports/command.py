@@ -24,6 +24,8 @@ def _prevalence(
             raise click.BadParameter(
                 f"{text!r} is not like COVID-19=0.05, a class and a share between 0 and 1."
             )
+        if name in found:
+            raise click.BadParameter(f"{name} has two prevalences; give one.")
         found[name] = share
     return found
 
@@ -80,7 +82,7 @@ def command(
         check_output(target, overwrite=overwrite, source=table)
         if labels is not None:
             check_output(target, overwrite=overwrite, source=labels)
-    if figures is not None and figures.absolute() == output.absolute():
+    if figures is not None and figures.resolve() == output.resolve():
         raise UsageError("--json and --output name one file; choose two")
 
     from cxrbatch.reports.page import render
@@ -111,4 +113,8 @@ def command(
     if flow.side is not None:
         aside = sum(step.count for step in flow.aside)
         click.echo(f"split        test alone; {aside:,} images of other sides are not analysed")
+    if flow.not_held_out:
+        click.echo(
+            f"split        {flow.not_held_out:,} analysed images are of its side train or val"
+        )
     click.echo(f"page         {output} ({len(page) / 1e6:.1f} MB)")

@@ -1,6 +1,7 @@
 """The command `cxrbatch compare`."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
 WORSE = 4
 """Exit code: the second table is worse than allowed."""
 
+# Sums in another order differ in the last bits.
+_ROUNDING = 1e-12
+
+
+def _margin(
+    context: click.Context, parameter: click.Parameter, given: float | None
+) -> float | None:
+    # No number is larger than NaN: nothing would ever be worse.
+    if given is not None and math.isnan(given):
+        raise click.BadParameter("nan is no margin; give a number from 0 to 1.")
+    return given
+
 
 @click.command("compare")
 @click.argument("first", type=shared.FILE)
@@ -31,6 +44,7 @@ WORSE = 4
     "--fail-if-worse",
     type=click.FloatRange(0.0, 1.0),
     metavar="MARGIN",
+    callback=_margin,
     help="Exit with 4 where balanced accuracy or macro AUC of SECOND is lower by more than this.",
 )
 @options.show_paths_option
@@ -65,7 +79,7 @@ def command(
     for target in targets:
         for source in filter(None, (first, second, labels)):
             check_output(target, overwrite=overwrite, source=source)
-    if len(targets) == 2 and targets[0].absolute() == targets[1].absolute():
+    if len(targets) == 2 and targets[0].resolve() == targets[1].resolve():
         raise UsageError("--json and --output name one file; choose two")
 
     from cxrbatch.reports.comparing import make_comparison
@@ -96,7 +110,7 @@ def command(
         return
     if found.loss is None:
         raise CxrbatchError("neither balanced accuracy nor macro AUC is defined: nothing to judge")
-    if found.loss > fail_if_worse:
+    if found.loss > fail_if_worse + _ROUNDING:
         click.echo(
             f"error: the second is worse by {found.loss:.4f}, over {fail_if_worse:g}", err=True
         )
@@ -105,10 +119,10 @@ def command(
 
 def _lines(found: "Compared") -> Iterator[str]:
     differences, sizes = found.differences, found.pairs
-    wide = max(12, *(len(f"AUC {name}") for name in sizes.classes))
+    wide = max(12, *(len(f"AUC {_plain(name)}") for name in sizes.classes))
     side = f", the side {sizes.side} alone" if sizes.side else ""
-    yield f"first        {found.names[0]}"
-    yield f"second       {found.names[1]}"
+    yield f"first        {_plain(found.names[0])}"
+    yield f"second       {_plain(found.names[1])}"
     yield f"images       {len(sizes.truth):,} in both, joined by {' and '.join(sizes.key)}{side}"
     yield f"left out     {sizes.unpaired[0]:,} of the first, {sizes.unpaired[1]:,} of the second"
     one, other = found.evaluations
@@ -124,11 +138,18 @@ def _lines(found: "Compared") -> Iterator[str]:
         one.classes, other.classes, differences.auc, differences.delong, strict=True
     ):
         p = "" if test is None else f", DeLong p {test.p:.3g}"
-        yield _line(f"AUC {a.name}".ljust(wide), a.auc, b.auc, of) + p
+        yield _line(f"AUC {_plain(a.name)}".ljust(wide), a.auc, b.auc, of) + p
     yield (
         f"right alone  first {differences.second_only:,}, second {differences.first_only:,}, "
         f"McNemar p {differences.mcnemar_p:.3g}"
     )
+
+
+def _plain(name: str) -> str:
+    """A foreign name that can do nothing to a terminal."""
+    from cxrbatch.results.paths import shown
+
+    return shown(name)[1:-1]
 
 
 def _line(name: str, one: "Figure", other: "Figure", difference: "Estimate") -> str:

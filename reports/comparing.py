@@ -11,7 +11,7 @@ from cxrbatch.reports.flow import Positions
 from cxrbatch.reports.pairing import Pairs, pair_up
 from cxrbatch.reports.pictures import read_pictures
 from cxrbatch.reports.progress import Progress
-from cxrbatch.reports.report import Shown
+from cxrbatch.reports.report import Shown, as_text
 from cxrbatch.results import comparison
 from cxrbatch.results.comparison import Comparison
 from cxrbatch.results.evaluation import evaluate
@@ -73,13 +73,14 @@ class Compared:
         told = ("checkpoint_sha256", "recipe_sha256", "device", "precision")
         return {
             "tables": [
-                {"model": name, **{key: made.get(key) for key in told}}
+                {"model": name, **{key: as_text(made.get(key)) for key in told}}
                 for name, made in zip(self.names, self.provenance, strict=True)
             ],
             "classes": list(self.pairs.classes),
             "joined_by": list(self.pairs.key),
             "truth": self.pairs.truth_source,
             "side": self.pairs.side,
+            "not_held_out": self.pairs.not_held_out,
             "images": len(self.pairs.truth),
             "unpaired": list(self.pairs.unpaired),
             "evaluations": [asdict(evaluation) for evaluation in self.evaluations],

@@ -8,6 +8,8 @@ from markupsafe import Markup
 
 Range = tuple[float, float]
 
+_LONGEST_TITLE = 300
+
 
 @dataclass(frozen=True, slots=True)
 class Plot:
@@ -96,7 +98,7 @@ class Plot:
         """Put all together; `title` is what a screen reader says in its place."""
         return Markup(
             f'<svg viewBox="0 0 {self.width} {self.height}" width="{self.width}" '
-            f'height="{self.height}" role="img" aria-label="{escape(title)}">{body}</svg>'
+            f'height="{self.height}" role="img" aria-label="{escape(title[:_LONGEST_TITLE])}">{body}</svg>'
         )
 
 

@@ -41,6 +41,8 @@ class Flow:
         aside: Scored images with a truth on another side of a split, by side.
         analysed: Images that the figures are of.
         side: The side of the split that they are of, or None.
+        not_held_out: Of the analysed images, how many the labels put on the side train or val: a
+            model may have learned from them, or been chosen by them.
         labels: Labels given, or None.
         labels_without_row: Of those, how many name no row.
         labelled_unscored: Rows with a truth that have no score.
@@ -56,6 +58,7 @@ class Flow:
     aside: tuple[Step, ...]
     analysed: int
     side: str | None
+    not_held_out: int
     labels: int | None
     labels_without_row: int
     labelled_unscored: int
@@ -72,7 +75,7 @@ def follow(
     scored = len(scores.rows)
     chosen = np.arange(scored)
     aside: tuple[Step, ...] = ()
-    unlabelled, side, lost = 0, None, 0
+    unlabelled, side, lost, seen = 0, None, 0, 0
     if truth is not None:
         known = truth.classes[scores.rows] != UNKNOWN
         splits = truth.splits[scores.rows]
@@ -82,6 +85,7 @@ def follow(
         if (known & is_test).any():
             side, aside = "test", _sides(splits[known & ~is_test])
             known &= is_test
+        seen = int((known & (splits != UNKNOWN) & ~is_test).sum())
         chosen = np.flatnonzero(known)
     flow = Flow(
         passed_over=dict(passed_over),
@@ -94,6 +98,7 @@ def follow(
         aside=aside,
         analysed=len(chosen),
         side=side,
+        not_held_out=seen,
         labels=None if truth is None else truth.labels,
         labels_without_row=0 if truth is None else truth.without_row,
         labelled_unscored=lost,

@@ -14,6 +14,7 @@ from cxrbatch.reports.flow import Positions, follow
 from cxrbatch.results.groups import Groups
 from cxrbatch.results.joining import find_truth, patients_of
 from cxrbatch.results.metrics import Classes, Probabilities
+from cxrbatch.results.paths import shown
 from cxrbatch.results.scores import read_scores
 from cxrbatch.results.table import Table
 
@@ -29,6 +30,7 @@ class Pairs:
         classes: In the order of the first table.
         truth_source: Where the truth comes from.
         side: The side of a split that they are of, or None.
+        not_held_out: Images analysed of the first table that are of a side train or val.
         truth: Shape (n,), class indices.
         groups: Shape (n,), whose each image is.
         rows: Of each table, shape (n,), row numbers.
@@ -41,6 +43,7 @@ class Pairs:
     classes: tuple[str, ...]
     truth_source: str
     side: str | None
+    not_held_out: int
     truth: Classes
     groups: Groups
     rows: tuple[Positions, Positions]
@@ -52,7 +55,8 @@ def pair_up(first: Table, second: Table, labels: Path | None = None) -> Pairs:
     """Join two tables image by image.
 
     By path and frame; where no image has both in both, by SOP Instance UID; then by the hash of
-    the network's input, which two recipes do not share. The truth is looked for as for a report,
+    the network's input, which two recipes do not share. Under one recipe an image that has another
+    hash in the second table is another picture. The truth is looked for as for a report,
     first by the first table.
 
     Raises:
@@ -60,9 +64,10 @@ def pair_up(first: Table, second: Table, labels: Path | None = None) -> Pairs:
         LabelError: There is no truth, or it cannot be used.
     """
     if set(first.classes) != set(second.classes):
+        names, others = (", ".join(map(shown, table.classes)) for table in (first, second))
         raise TableError(
-            f"{first.path} has the classes {', '.join(first.classes)}, {second.path} "
-            f"{', '.join(second.classes)}; only models of the same classes can be compared"
+            f"{first.path} has the classes {names}, {second.path} {others}; only models of the "
+            "same classes can be compared"
         )
     scores = read_scores(first), read_scores(second)
     truth = find_truth(first, labels)
@@ -82,11 +87,12 @@ def pair_up(first: Table, second: Table, labels: Path | None = None) -> Pairs:
         classes=first.classes,
         truth_source=truth.source,
         side=flow.side,
+        not_held_out=flow.not_held_out,
         truth=truth.classes[rows[0]],
         groups=patients_of(first, truth, rows[0]),
         rows=rows,
         probabilities=(scores[0].probabilities[own], scores[1].probabilities[other][:, order]),
-        unpaired=(len(chosen) - len(there), len(scores[1].rows) - len(there)),
+        unpaired=(len(chosen) - len(there), len(scores[1].rows) - len(np.unique(other))),
     )
 
 
@@ -98,12 +104,26 @@ def _joined(
         names = [_names(table, of, key) for table, of in zip(tables, rows, strict=True)]
         found = pc.index_in(names[0], value_set=names[1], skip_nulls=True)
         places: npt.NDArray[np.int64] = found.fill_null(-1).to_numpy(zero_copy_only=False)
+        places = np.where(_same_pictures(tables, rows, places), places, -1)
         if (places >= 0).any():
             return key, places.astype(np.int64)
     raise TableError(
         f"{tables[0].path} and {tables[1].path} have no image in common: neither by path, nor by "
         "SOP Instance UID, nor by image hash"
     )
+
+
+def _same_pictures(
+    tables: tuple[Table, Table], rows: tuple[Positions, Positions], places: Positions
+) -> npt.NDArray[np.bool_]:
+    """Whether what was joined has one hash; under two recipes it tells nothing."""
+    if tables[0].provenance.get("recipe") != tables[1].provenance.get("recipe"):
+        return np.ones(len(places), np.bool_)
+    first, second = (
+        _names(table, of, ("image_hash",)) for table, of in zip(tables, rows, strict=True)
+    )
+    equal = pc.equal(first, second.take(pa.array(places, mask=places < 0)))
+    return np.asarray(equal.fill_null(True).to_numpy(zero_copy_only=False))
 
 
 def _names(table: Table, rows: Positions, key: Sequence[str]) -> pa.Array:

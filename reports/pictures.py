@@ -238,7 +238,7 @@ def _recipe(table: Table) -> tuple[Recipe, ReadingOptions] | None:
     try:
         recipe = Recipe.from_card(table.provenance["recipe"])
         limit = int(table.provenance.get("max_pixels", ReadingOptions().max_pixels))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return recipe, ReadingOptions(render_all=True, max_pixels=limit, no_voi=recipe.no_voi)
 

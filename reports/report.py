@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cxrbatch.errors import LabelError
 from cxrbatch.reading.outcomes import Flag
 from cxrbatch.reports.copies import Copies, find_copies
 from cxrbatch.reports.flow import Flow, Positions, follow
@@ -114,8 +115,8 @@ class Report:
         # What was edited may hold numbers that JSON has no way to write.
         made = {name: self.provenance.get(name) for name in ("schema_version", *told)}
         return {
-            "table": {name: _as_text(value) for name, value in made.items()},
-            "model": _as_text(self.card.get("name")),
+            "table": {name: as_text(value) for name, value in made.items()},
+            "model": as_text(self.card.get("name")),
             "classes": list(self.classes),
             "truth": self.truth_source,
             "flow": asdict(self.flow),
@@ -162,6 +163,8 @@ def make_report(
     table = open_table(path)
     if prevalence:
         numbers = class_numbers(prevalence, table.classes)
+        if len(set(numbers.values())) < len(numbers):
+            raise LabelError("a class has two prevalences; give one")
         prevalence = {table.classes[numbers[name]]: share for name, share in prevalence.items()}
     scores = read_scores(table)
     progress.step("joining the truth")
@@ -266,7 +269,8 @@ def _is_share(value: object, *, of: float = 1.0) -> TypeGuard[float]:
     return isinstance(value, int | float) and 0 <= value <= of
 
 
-def _as_text(value: object) -> object:
+def as_text(value: object) -> object:
+    """What a table says of its making, which may have been edited, as JSON can hold it."""
     if isinstance(value, dict):
         return {str(name): str(part) for name, part in value.items()}
     return None if value is None else str(value)

@@ -88,7 +88,9 @@ def check_output(output: Path, *, overwrite: bool, source: Path | None = None) -
         raise UsageError(f"{output} is no regular file; name another")
     if output.exists() and not overwrite:
         raise UsageError(f"{output} exists; choose another name or give --overwrite")
-    if source is not None and source.is_file() and output.exists() and output.samefile(source):
-        raise UsageError(f"{output} is the file that is to be read; choose another name")
+    # The second is its name while it is written.
+    for written in (output, output.with_name(f"{output.name}.tmp")):
+        if source and source.is_file() and written.exists() and written.samefile(source):
+            raise UsageError(f"{written} is the file that is to be read; choose another name")
     if not output.parent.is_dir():
         raise UsageError(f"the folder {output.parent} does not exist; make it first")

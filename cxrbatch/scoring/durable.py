@@ -20,7 +20,9 @@ def written_whole(path: Path, *, within: Path | None = None) -> Iterator[BinaryI
     """
     partial = (within or path.parent) / f"{path.name}.tmp"
     try:
-        with partial.open("wb") as file:
+        # Never through a link that waits under its name.
+        partial.unlink(missing_ok=True)
+        with partial.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

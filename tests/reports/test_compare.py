@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from cxrbatch import cli
+from cxrbatch.results.table import PROVENANCE_KEY
 
 Write = Callable[..., Path]
 Pairs = list[tuple[int, int]]
@@ -88,7 +90,12 @@ def test_tables_in_another_order_and_with_other_images_are_joined(
 ) -> None:
     turned = seed_study[50:][::-1]
     first = write("a", seed_study)
-    second = write("b", turned, rename=lambda number: f"films/{399 - number}.png")
+    second = write(
+        "b",
+        turned,
+        rename=lambda number: f"films/{399 - number}.png",
+        edit=lambda c: c.update(image_hash=[*(f"{399 - n:032x}" for n in range(350)), None]),
+    )
     figures = tmp_path / "f.json"
     assert cli.main(["compare", str(first), str(second), "--json", str(figures)]) == 0
     found = json.loads(figures.read_text())
@@ -150,3 +157,98 @@ def test_without_a_truth_there_is_nothing_to_compare(
     tables = [str(write(name, seed_study, labelled=False)) for name in "ab"]
     assert cli.main(["compare", *tables]) == 1
     assert "give --labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pairs", [[(0, 1)], [(0, 0)] * 6, [(0, 0), (1, 0), (0, 0)]])
+def test_what_is_undefined_says_why_on_the_page(write: Write, tmp_path: Path, pairs: Pairs) -> None:
+    page = tmp_path / "page.html"
+    tables = [str(write(name, pairs)) for name in "ab"]
+    assert cli.main(["compare", *tables, "-o", str(page)]) == 0
+    assert "undefined: no image is of this class" in page.read_text()
+
+
+def test_a_margin_that_is_no_number_is_wrong_usage(
+    write: Write, seed_study: Pairs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = [str(write("a", seed_study)), str(write("b", worse(seed_study)))]
+    assert cli.main(["compare", *tables, "--fail-if-worse", "nan"]) == 2
+    assert "nan is no margin" in capsys.readouterr().err
+
+
+def test_a_loss_of_the_margin_itself_is_allowed(
+    write: Write, seed_study: Pairs, tmp_path: Path
+) -> None:
+    tables, figures = [write("a", seed_study), write("b", worse(seed_study))], tmp_path / "f.json"
+    words = ["compare", *map(str, tables), "--json", str(figures), "--overwrite"]
+    assert cli.main(words) == 0
+    loss = json.loads(figures.read_text())["loss"]
+    # Rounding alone is no loss, as of the same figures summed in another order.
+    assert cli.main([*words, "--fail-if-worse", repr(loss - 1e-15)]) == 0
+    assert cli.main([*words, "--fail-if-worse", repr(loss - 1e-9)]) == 4
+
+
+def test_another_picture_of_the_same_name_is_not_compared(
+    write: Write, seed_study: Pairs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def other(columns: dict[str, list[object]]) -> None:
+        columns["image_hash"][:300] = [f"f{number:031x}" for number in range(300)]
+
+    tables = [str(write("a", seed_study)), str(write("b", seed_study, edit=other))]
+    assert cli.main(["compare", *tables]) == 0
+    told = capsys.readouterr().out
+    assert "100 in both, joined by path and frame" in told
+    assert "300 of the first, 300 of the second" in told
+
+
+def test_copies_of_one_image_leave_nothing_less_than_none_out(
+    write: Write, seed_study: Pairs, tmp_path: Path
+) -> None:
+    def copies(columns: dict[str, list[object]]) -> None:
+        columns["image_hash"][:3] = columns["image_hash"][:1] * 3
+
+    first = write("a", seed_study, edit=copies)
+    second = write("b", seed_study, rename=lambda number: f"elsewhere/{number}.png")
+    figures = tmp_path / "f.json"
+    assert cli.main(["compare", str(first), str(second), "--json", str(figures)]) == 0
+    assert json.loads(figures.read_text())["unpaired"] == [0, 2]
+    assert (
+        cli.main(["compare", str(second), str(first), "--json", str(figures), "--overwrite"]) == 0
+    )
+    assert json.loads(figures.read_text())["unpaired"] == [2, 2]
+
+
+def test_a_name_does_nothing_to_a_terminal(
+    write: Write, seed_study: Pairs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = json.dumps({"name": "\x1b[2Jgood\naccuracy 1.0" + "x" * 9999})
+    classes = ("Normal", "\x1b[31m", "\u202eevil", "line\nline")
+    table = str(write("a", seed_study, provenance={"card": card}, classes=classes))
+    assert cli.main(["compare", table, table]) == 0
+    told = capsys.readouterr().out
+    assert not [c for c in told if not c.isprintable() and c != "\n"]
+    assert len(told) < 3000
+    assert not re.search("^(accuracy 1.0|line)", told, flags=re.M)
+
+
+def test_an_edited_provenance_is_written_as_text(
+    write: Write, seed_study: Pairs, tmp_path: Path
+) -> None:
+    table, figures = write("a", seed_study), tmp_path / "f.json"
+    rows = pq.read_table(table)
+    made = json.loads(rows.schema.metadata[PROVENANCE_KEY]) | {"device": 7, "max_pixels": 8}
+    metadata = json.dumps(made).replace('"device": 7', '"device": 1e999')
+    metadata = metadata.replace('"max_pixels": 8', '"max_pixels": 1e999')
+    pq.write_table(rows.replace_schema_metadata({PROVENANCE_KEY: metadata}), table)
+    assert cli.main(["compare", str(table), str(table), "--json", str(figures)]) == 0
+    assert json.loads(figures.read_text())["tables"][0]["device"] == "inf"
+
+
+def test_images_that_are_not_held_out_are_told(
+    write: Write, seed_study: Pairs, tmp_path: Path
+) -> None:
+    def side(columns: dict[str, list[object]]) -> None:
+        columns["split"][:100] = ["train"] * 100
+
+    table, page = str(write("a", seed_study, edit=side)), tmp_path / "page.html"
+    assert cli.main(["compare", table, table, "-o", str(page)]) == 0
+    assert "put 100 images of the first table on the side train or val" in page.read_text()

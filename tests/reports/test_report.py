@@ -212,6 +212,13 @@ def test_no_path_uid_or_patient_is_told_unless_asked_for(
     assert "keyCANARY" not in shown
 
 
+def test_every_class_is_named_and_a_long_name_is_cut(make_table: TableMaker) -> None:
+    classes = (*(f"Disease number {number}" for number in range(30)), "x" * 100_000)
+    page = report(make_table([(0, 0), (30, 30)] * 4, classes=classes))
+    assert ", Disease number 29, xxx" in text_of(page)
+    assert len(page.read_text()) < 500_000
+
+
 def set_at(name: str, value: object) -> Callable[[dict[str, list[Any]]], None]:
     def edit(columns: dict[str, list[Any]]) -> None:
         columns[name][0] = value
@@ -272,6 +279,7 @@ def test_a_table_cut_short_is_one_line(
         {"card": '{"temperature": "hot", "operating_points": 3, "limits": "none", "name": 3}'},
         {"card": '{"temperature": 1e999, "name": 1e999, "limits": [[1e999]]}'},
         {"card": '{"operating_points": {"Normal": {"youden": {"threshold": 1e999}}}}'},
+        {"max_pixels": 1e308 * 10},
         {"card": "{"},
         {"card": 4},
     ],
@@ -337,6 +345,49 @@ def test_a_prevalence_that_is_none_is_wrong_usage(
     assert cli.main(["report", str(table), "--prevalence", given]) == 2
     assert cli.main(["report", str(table), "--prevalence", "Cold=0.1"]) == 1
     assert "name no class of the table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("again", "code"), [("Normal", 2), ("normal", 1)])
+def test_two_prevalences_of_a_class_are_refused(
+    make_table: TableMaker, capsys: pytest.CaptureFixture[str], again: str, code: int
+) -> None:
+    words = ["--prevalence", "Normal=0.1", "--prevalence", f"{again}=0.2"]
+    assert cli.main(["report", str(make_table([(0, 0)])), *words]) == code
+    assert "two prevalences; give one" in capsys.readouterr().err
+
+
+def test_images_that_are_not_held_out_are_told(
+    make_table: TableMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def side(columns: dict[str, list[Any]]) -> None:
+        columns["split"] = ["train", "val", None, None, None]
+
+    page = report(make_table([(0, 0), (1, 1)] * 2, edit=side))
+    assert "put 2 of the analysed images on the side train or val" in text_of(page)
+    assert "2 analysed images are of its side train or val" in capsys.readouterr().out
+
+
+def test_the_page_never_takes_the_place_of_what_is_read(
+    make_table: TableMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = make_table([(0, 0)])
+    read = table.rename(table.with_name("page.html.tmp"))
+    assert cli.main(["report", str(read), "-o", str(table.with_name("page.html"))]) == 2
+    assert "is the file that is to be read" in capsys.readouterr().err
+    assert read.exists()
+    (table.parent / "sub").mkdir()
+    page, same = table.with_name("p.html"), table.parent / "sub" / ".." / "p.html"
+    assert cli.main(["report", str(read), "-o", str(page), "--json", str(same)]) == 2
+    assert "name one file" in capsys.readouterr().err
+
+
+def test_the_page_is_not_written_through_a_link(make_table: TableMaker) -> None:
+    table = make_table([(0, 0)])
+    other = table.with_name("other")
+    other.write_text("mine")
+    table.with_name("page.html.tmp").symlink_to(other)
+    assert "Research use only" in report(table).read_text()
+    assert other.read_text() == "mine"
 
 
 def test_nothing_is_replaced_unasked(

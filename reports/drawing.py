@@ -96,9 +96,10 @@ class Plot:
 
     def picture(self, title: str, body: str) -> Markup:
         """Put all together; `title` is what a screen reader says in its place."""
+        label = escape(title[:_LONGEST_TITLE])
         return Markup(
             f'<svg viewBox="0 0 {self.width} {self.height}" width="{self.width}" '
-            f'height="{self.height}" role="img" aria-label="{escape(title[:_LONGEST_TITLE])}">{body}</svg>'
+            f'height="{self.height}" role="img" aria-label="{label}">{body}</svg>'
         )
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cxrbatch import __version__
 from cxrbatch.errors import LabelError
 from cxrbatch.reading.outcomes import Flag
 from cxrbatch.reports.copies import Copies, find_copies
@@ -111,12 +112,15 @@ class Report:
             for choice in of.choices
             for positions in [choice.positions]
         ]
-        told = ("checkpoint_sha256", "recipe_sha256", "device", "precision", "versions")
+        told = ("checkpoint_sha256", "recipe", "recipe_sha256", "device", "precision", "versions")
         # What was edited may hold numbers that JSON has no way to write.
         made = {name: self.provenance.get(name) for name in ("schema_version", *told)}
         return {
+            "cxrbatch": __version__,
             "table": {name: as_text(value) for name, value in made.items()},
             "model": as_text(self.card.get("name")),
+            "architecture": as_text(self.card.get("architecture")),
+            "limits": as_text(self.card.get("limits")),
             "classes": list(self.classes),
             "truth": self.truth_source,
             "flow": asdict(self.flow),
@@ -125,11 +129,14 @@ class Report:
             "distribution": asdict(self.distribution),
             "copies": asdict(self.copies),
             "gallery": gallery,
+            **({"archive_root": self.root, "paths": self.paths} if self.root is not None else {}),
         }
 
     def _told(self, position: int) -> dict[str, Any]:
         shown = self.shown[position]
-        told = {name: getattr(shown, name) for name in ("row", "prediction", "probability")}
+        names = ("row", "prediction", "probability", "flags")
+        told = {name: getattr(shown, name) for name in names}
+        told["not_shown"] = shown.picture.absence or None
         return {**told, "truth": shown.truth, **({"path": shown.path} if shown.path else {})}
 
 
@@ -273,6 +280,8 @@ def as_text(value: object) -> object:
     """What a table says of its making, which may have been edited, as JSON can hold it."""
     if isinstance(value, dict):
         return {str(name): str(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [str(part) for part in value]
     return None if value is None else str(value)
 
 

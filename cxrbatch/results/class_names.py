@@ -13,13 +13,15 @@ _SHOWN = 8
 def class_numbers(labels: Iterable[str], classes: Sequence[str]) -> dict[str, int]:
     """Give the class, by its index in `classes`, that each label names.
 
-    Case, spaces, hyphens and underscores do not matter.
+    Case, spaces, hyphens and underscores do not matter, unless they are all that sets two classes
+    apart.
 
     Raises:
         LabelError: Lists the labels that name none, and the classes that there are.
     """
-    numbers = {folded(name): number for number, name in enumerate(classes)}
-    found = {label: numbers.get(folded(label), -1) for label in labels}
+    numbers = folded_numbers(classes)
+    exact = {name: number for number, name in enumerate(classes)}
+    found = {label: exact.get(label, numbers.get(folded(label), -1)) for label in labels}
     if unknown := sorted(label for label, number in found.items() if number < 0):
         listed = ", ".join(map(shown, unknown[:_SHOWN])) + (" …" if unknown[_SHOWN:] else "")
         raise LabelError(
@@ -27,6 +29,14 @@ def class_numbers(labels: Iterable[str], classes: Sequence[str]) -> dict[str, in
             f"its classes are {', '.join(map(shown, classes))}: rename or remove those rows"
         )
     return found
+
+
+def folded_numbers(classes: Sequence[str]) -> dict[str, int]:
+    """Give the index of the class of each folded name; -1 where two classes share it."""
+    numbers: dict[str, int] = {}
+    for number, name in enumerate(classes):
+        numbers[folded(name)] = -1 if folded(name) in numbers else number
+    return numbers
 
 
 def folded(name: str) -> str:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cxrbatch.errors import LabelError
-from cxrbatch.results.class_names import class_numbers, folded
+from cxrbatch.results.class_names import class_numbers, folded, folded_numbers
 from cxrbatch.results.groups import Groups, patient_groups
 from cxrbatch.results.paths import path_to_text
 from cxrbatch.results.table import TRUTH_COLUMNS, Table
@@ -111,7 +111,7 @@ def folder_truth(table: Table) -> Truth | None:
     columns = table.read(["path", "prediction"])
     folders = pc.replace_substring_regex(columns["path"], "(^|/)[^/]*$", "")
     codes = pc.dictionary_encode(folders).combine_chunks()
-    wanted = {folded(name): number for number, name in enumerate(table.classes)}
+    wanted = folded_numbers(table.classes)
     known: dict[str, int] = {}
     of_folder = [_class_of(folder, wanted, known) for folder in codes.dictionary.to_pylist()]
     classes = _taken(of_folder, _indices(codes))

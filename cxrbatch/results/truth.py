@@ -138,8 +138,13 @@ def _csv_rows(stream: BinaryIO, file: Path, keys: Sequence[str]) -> _Rows:
                 if None in row:
                     raise LabelError(f"{place}: too many fields; quote those that hold a comma")
                 yield place, key, {name: (value or "").strip() for name, value in row.items()}
-    except (UnicodeDecodeError, csv.Error):
+    except UnicodeDecodeError:
         raise LabelError(f"{file} is not a CSV file in UTF-8") from None
+    except csv.Error:
+        longest = csv.field_size_limit()
+        raise LabelError(
+            f"{file} is not a CSV file in UTF-8, or a field has more than {longest:,} characters"
+        ) from None
 
 
 def _parquet_rows(stream: BinaryIO, file: Path, keys: Sequence[str]) -> _Rows:

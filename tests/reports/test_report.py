@@ -72,6 +72,19 @@ def test_json_has_the_figures_of_the_page(make_table: TableMaker, seed_study: Pa
     flow = found["flow"]
     assert flow["rows"] == flow["scored"] + sum(s["count"] for s in flow["excluded"]) == 401
     assert "path" not in json.dumps(found["gallery"])
+    assert found["gallery"][0]["images"][0]["not_shown"] == "the archive is not at hand"
+    assert "lossy" in json.dumps(found["gallery"])
+    assert "archive_root" not in found
+
+
+def test_json_says_of_the_model_what_the_page_says(make_table: TableMaker) -> None:
+    card = json.dumps({"name": "m", "architecture": "net", "limits": ["one", "two"]})
+    table = make_table([(0, 0), (1, 1)], provenance={"card": card})
+    report(table, "--json", str(table.with_name("f.json")), "--show-paths")
+    found = json.loads(table.with_name("f.json").read_text())
+    told = found["model"], found["architecture"], found["limits"], found["table"]["recipe"]["size"]
+    assert told == ("m", "net", ["one", "two"], "32")
+    assert found["archive_root"] == str(table.parent / "archive")
 
 
 def test_without_a_truth_there_is_a_page_without_figures(

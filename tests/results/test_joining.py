@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cxrbatch.errors import LabelError
+from cxrbatch.results.class_names import class_numbers
 from cxrbatch.results.joining import UNKNOWN, find_truth
 from cxrbatch.results.table import PROVENANCE_KEY, SCHEMA_VERSION, Table, open_table, table_schema
 
@@ -115,3 +116,11 @@ def test_class_folders_of_two_classes(tmp_path: Path) -> None:
 )
 def test_folders_that_leave_a_doubt_are_no_truth(tmp_path: Path, paths: list[str]) -> None:
     assert find_truth(table_of(tmp_path, paths)) is None
+
+
+def test_classes_that_differ_by_a_hyphen_alone_are_told_apart() -> None:
+    classes = ("Stage-A", "Stage A", "Normal")
+    found = class_numbers(["Stage-A", "Stage A", "normal"], classes)
+    assert found == {"Stage-A": 0, "Stage A": 1, "normal": 2}
+    with pytest.raises(LabelError, match="name no class of the table: 'stage_a'"):
+        class_numbers(["stage_a"], classes)

@@ -96,6 +96,7 @@ def test_many_doubled_paths_are_not_all_listed(tmp_path: Path) -> None:
 )
 def test_what_is_no_csv_in_utf8_is_refused(tmp_path: Path, data: bytes) -> None:
     assert "is not a CSV file in UTF-8" in refused(tmp_path, data)
+    assert ("more than 131,072 characters" in refused(tmp_path, data)) is (len(data) > 200_000)
 
 
 def test_labels_that_cannot_be_opened_are_refused(tmp_path: Path) -> None:

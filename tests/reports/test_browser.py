@@ -58,6 +58,15 @@ def test_it_asks_for_nothing_and_fits_without_javascript(
     context.close()
 
 
+def test_no_table_is_cut_off_on_paper(browser: "sync_api.Browser", study_page: Path) -> None:
+    # A4 between margins of 14 mm.
+    page = browser.new_page(viewport={"width": 688, "height": 1000})
+    page.emulate_media(media="print")
+    page.goto(study_page.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") == 688
+    page.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violation(browser: "sync_api.Browser", study_page: Path, scheme: str) -> None:
     # axe is a script, which the page's own policy forbids.
@@ -67,6 +76,19 @@ def test_axe_finds_no_violation(browser: "sync_api.Browser", study_page: Path, s
     result = Axe().run(page)
     assert result.violations_count == 0, result.generate_report()
     context.close()
+
+
+def test_axe_finds_no_violation_in_a_comparison(
+    browser: "sync_api.Browser", make_table: Callable[..., Path]
+) -> None:
+    table = str(make_table([(0, 0), (1, 0)] * 3))
+    target = Path(table).with_name("compare.html")
+    assert cli.main(["compare", table, table, "-o", str(target)]) == 0
+    page = browser.new_page(bypass_csp=True)
+    page.goto(target.as_uri())
+    result = Axe().run(page)
+    assert result.violations_count == 0, result.generate_report()
+    page.close()
 
 
 def test_hostile_names_open_nothing(

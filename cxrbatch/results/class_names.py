@@ -40,9 +40,10 @@ def folded_numbers(classes: Sequence[str]) -> dict[str, int]:
 
 
 def folded(name: str) -> str:
-    """The same for spellings that differ by case, or by a space, hyphen or underscore inside."""
-    plain = unicodedata.normalize("NFKC", name).casefold()
-    parts = [part for part in re.split(r"(?<=\w)[\s_-]+(?=\w)", plain.replace("_", " ")) if part]
+    """The same for spellings that differ by case, a space, hyphen or underscore inside, or spaces
+    around."""
+    plain = unicodedata.normalize("NFKC", name).casefold().replace("_", " ").strip()
+    parts = [part for part in re.split(r"(?<=\w)[\s_-]+(?=\w)", plain) if part]
     folded = ""
     for part in parts:
         # Between digits it means something: stage 1-1 is not stage 11.

@@ -189,6 +189,7 @@ def test_unusable_classes_are_refused(labels: str, wanted: str, expected: str) -
         ("Lung Opacity", "lung_opacity"),
         ("COVID-19", "Covid 19"),
         ("COVID-19", "COVID19"),
+        ("COVID-19", "covid-19 "),
         ("Gr\u00f6\u00dfe", "gro\u0308SSE"),
     ],
 )
@@ -204,7 +205,7 @@ def test_what_means_something_is_no_spelling(one: str, other: str) -> None:
 
 @pytest.mark.parametrize("name", ["x" * 65, "two\nlines", "\udcff"], ids=["long", "lines", "bytes"])
 def test_names_that_no_card_can_hold_are_refused_before_any_work(name: str) -> None:
-    with pytest.raises(LabelError):
+    with pytest.raises(LabelError, match="rename its folder"):
         order_classes(labelled("A", name), [])
 
 

@@ -169,6 +169,7 @@ def command(
     with Interruption(told.interrupted) as interruption:
         try:
             from cxrbatch.errors import UsageError
+            from cxrbatch.model.card import MAX_TEXT
             from cxrbatch.model.inference import choose_device, choose_precision
             from cxrbatch.results.paths import check_output
             from cxrbatch.training.distributed import local_device
@@ -177,8 +178,12 @@ def command(
 
             interruption.arm()
             title = output.stem if name is None else name
-            if not title.isprintable():
-                raise UsageError("the --name cannot be printed; give one in plain text")
+            for option, text in (("--name", title), *(("--limit", text) for text in limits)):
+                if not text.isprintable() or len(text) > MAX_TEXT:
+                    raise UsageError(
+                        f"the {option} cannot be printed or is longer than {MAX_TEXT} characters; "
+                        "give one in plain text"
+                    )
             check_output(output, overwrite=overwrite)
             target = local_device(choose_device(device))
             options = TrainingOptions(

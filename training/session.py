@@ -1,14 +1,15 @@
 """A training as the command runs it: from labels to a checkpoint and what lies beside it."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from cxrbatch.errors import CxrbatchError, LabelError
+from cxrbatch.errors import CxrbatchError, LabelError, UsageError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Kind
@@ -31,6 +32,7 @@ from cxrbatch.training.train import Data, prepare_data, train
 
 _MAX_UNREADABLE = 0.05
 _BESIDE = ("split.csv", "augmented.png", "curves.svg", "results.parquet")
+_LISTINGS = ("mismatches.csv", "leaks.csv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,17 @@ class Session:
         """A file that lies beside the checkpoint."""
         return self.output.with_name(f"{self.output.stem}.{ending}")
 
+    def spare(self, sources: Iterable[Path | None]) -> None:
+        """Refuse to write over what is read, also where asked to overwrite.
+
+        Raises:
+            UsageError: A file that is written is one of the sources.
+        """
+        read = set(_places(filter(None, sources)))
+        for path in (self.output, *map(self.beside, (*_BESIDE, *_LISTINGS))):
+            if read.intersection(_places([path])):
+                raise UsageError(f"{path} is to be read and would be replaced; choose another -o")
+
 
 def run_session(session: Session, told: telling.Progress) -> bool:
     """Train, and write the checkpoint and what belongs to it.
@@ -106,6 +119,7 @@ def run_session(session: Session, told: telling.Progress) -> bool:
     Raises:
         CxrbatchError: Labels, images, options or the disk stand against it.
     """
+    session.spare([*session.sources.data, session.initial, *session.teachers])
     arch = session.options.architecture
     initial = read_initial(session.initial, architecture=arch) if session.initial else None
     teachers = [load_checkpoint(path) for path in session.teachers]
@@ -121,6 +135,14 @@ def run_session(session: Session, told: telling.Progress) -> bool:
         if checkpoint is not None:
             _write(session, checkpoint, labelled, data)
     return not any(item.outcome.kind is Kind.FAILED for item in data.unreadable)
+
+
+def _places(paths: Iterable[Path]) -> Iterator[tuple[int, int]]:
+    """Device and inode of those that are there: what a file is, by whatever name."""
+    for path in paths:
+        with suppress(OSError):
+            state = path.stat()
+            yield state.st_dev, state.st_ino
 
 
 def _make_way(session: Session) -> None:
@@ -156,6 +178,7 @@ def _prepared(session: Session, initial: Initial | None, *, quiet: bool) -> tupl
 
 def _collected(session: Session, *, quiet: bool) -> Labelled:
     labelled = collect(session.sources.data, roots=session.sources.roots)
+    session.spare(labelled.located)
     listing = session.beside("mismatches.csv")
     if not quiet:
         write_mismatches(labelled.mismatches, listing)

@@ -160,10 +160,35 @@ def test_an_output_that_is_there_is_refused_and_left(
     assert load_checkpoint(output).card.name == "model"
 
 
+@pytest.mark.parametrize("name", ["labels.csv", "labels.split.csv", "labels.mismatches.csv"])
+def test_labels_are_not_written_over_even_where_asked(
+    name: str, level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = labels_csv(level_archive, tmp_path, split=ordinary).rename(tmp_path / name)
+    before = labels.read_bytes()
+    output = str(tmp_path / "labels.csv")
+    assert main(["train", str(labels), "-o", output, *FAST, "--overwrite"]) == 2
+    assert f"{labels} is to be read and would be replaced" in one_error(capsys)
+    assert labels.read_bytes() == before
+
+
+def test_an_image_is_not_written_over_even_where_asked(
+    level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = shutil.copytree(level_archive, tmp_path / "archive")
+    image = archive / "dark lung" / "03.png"
+    before = image.read_bytes()
+    assert main(["train", str(archive), "-o", str(image), *FAST, "--overwrite"]) == 2
+    assert "would be replaced; choose another -o" in one_error(capsys)
+    assert image.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         (["--size", "31"], "--size"),
+        (["--name", "x" * 1001], "--name"),
+        (["--limit", "two\nlines"], "--limit"),
         (["--epochs", "0"], "--epochs"),
         (["--learning-rate", "0"], "--learning-rate"),
         (["--arch", "vit"], "--arch"),

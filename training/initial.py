@@ -10,6 +10,9 @@ from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import file_sha256, load_weights, read_card, read_state_dict
 from cxrbatch.model.resnet import RadiographResNet
 
+# ImageNet-21k has 21,841 classes; a file of a few bytes may claim a head that no memory holds.
+_MOST_OUTPUTS = 1 << 15
+
 
 @dataclass(frozen=True, slots=True)
 class Initial:
@@ -45,6 +48,8 @@ def read_initial(path: Path, *, architecture: str) -> Initial:
     tensors = read_state_dict(path)
     head = tensors.get("fc.weight")
     outputs = len(head) if head is not None and head.ndim else 1
+    if outputs > _MOST_OUTPUTS:
+        raise CheckpointError(f"{path} has a head of {outputs} classes; give --init another file")
     model = RadiographResNet(architecture, classes=max(1, outputs))
     load_weights(model, tensors, path)
     return Initial(file_sha256(path), card.classes if card else None, model)

@@ -7,6 +7,7 @@ with `weights_only=True` and writes a checkpoint.
 import hashlib
 import os
 import stat
+import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -170,7 +171,8 @@ def read_state_dict(source: Path) -> "dict[str, Tensor]":
             is_safetensors = file.read(_HEADER_LENGTH + 1)[_HEADER_LENGTH:] == b"{"
         if is_safetensors:
             return _plain_state_dict(_safetensors(source), source)
-        loaded = torch.load(source, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what matters of it is refused below
+            loaded = torch.load(source, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"cannot read {source}: {error.strerror}") from None
     except CheckpointError:

@@ -1,6 +1,7 @@
 """State dicts come in without running code, and only where they fit."""
 
 import os
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +85,16 @@ def test_a_pickle_with_code_is_refused_and_not_run(
     assert not trace.exists()
     torch.load(tmp_path / "b.pt", weights_only=False)  # it is live ammunition
     assert trace.is_dir()
+
+
+def test_a_bare_pickle_is_refused_and_torch_says_nothing_of_it(
+    tmp_path: Path, tiny_card: Card, recwarn: pytest.WarningsRecorder
+) -> None:
+    (tmp_path / "b.pt").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded"), protocol=4))
+    message = refused(lambda: import_state_dict(tmp_path / "b.pt", card=tiny_card))
+    assert "is not a plain state dict" in message
+    assert not recwarn.list
+    assert not (tmp_path / "exploded").exists()
 
 
 def test_a_whole_pickled_network_is_refused(

@@ -86,3 +86,10 @@ def test_a_file_of_no_weights_is_refused(tmp_path: Path, content: bytes) -> None
         read_initial(tmp_path / "none", architecture="resnet18")
     with pytest.raises(CheckpointError):
         read_initial(tmp_path, architecture="resnet18")
+
+
+def test_a_head_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
+    # One number, however many outputs it is said to be for.
+    torch.save({"fc.weight": torch.zeros(1, 1).expand(2**40, 1)}, tmp_path / "huge.pt")
+    with pytest.raises(CheckpointError, match="give --init another file"):
+        read_initial(tmp_path / "huge.pt", architecture="resnet18")

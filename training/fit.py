@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -109,6 +110,8 @@ def fit(
         auc, val_loss = _judge(
             trainer.averaged, card, val, device=device, options=options, world=world
         )
+        if not math.isfinite(val_loss):
+            raise CxrbatchError(_diverged(number, history, folder))
         history.append(Epoch(number, loss, auc, val_loss))
         if best_epoch(history).number == number:
             best = _copied(trainer.averaged)
@@ -162,12 +165,13 @@ def _judge(
     options: TrainingOptions,
     world: World,
 ) -> tuple[float, float]:
-    """Macro AUC and log-loss on validation, found by the first process for all."""
-    found = [0.0, 0.0]
+    """Macro AUC and log-loss on validation, found by the first process for all; nan if diverged."""
+    found = [math.nan, math.nan]
     if world.leads:
         logits = predict(model, card=card, side=val, device=device, precision=options.precision)
-        auc = macro_auc(val.truth, logits_to_probabilities(logits))
-        found = [auc, log_loss(logits, val.truth)]
+        if np.isfinite(logits).all():
+            auc = macro_auc(val.truth, logits_to_probabilities(logits))
+            found = [auc, log_loss(logits, val.truth)]
     auc, loss = world.from_first(torch.tensor(found, dtype=torch.float64, device=device)).tolist()
     return auc, loss
 

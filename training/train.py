@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cxrbatch.errors import LabelError
+from cxrbatch.errors import CxrbatchError, LabelError
 from cxrbatch.model.card import Card, Normalisation
 from cxrbatch.model.checkpoint import Checkpoint, build_model, round_as_stored
 from cxrbatch.model.features import describe_features
@@ -38,6 +38,8 @@ LIMITS = (
 
 _SMALLEST_STD = 0.01
 _MOST_FEATURES = 20_000
+# Ordinary ones are below 100; the squares of these no longer fit their float32 statistics.
+_LARGEST_FEATURE = 1e15
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def train(
 
     Raises:
         CheckpointError: A teacher has other classes.
-        CxrbatchError: The loss stopped being a number, or the disk refuses.
+        CxrbatchError: The loss or the network grew beyond numbers, or the disk refuses.
         UsageError: What is to be gone on with is another run.
     """
     torch.manual_seed(options.seed)
@@ -211,6 +213,8 @@ def _finished(
     }
     points = operating_points(val.truth, found, classes=data.classes, temperature=temperature)
     features = features_of(model, card=card, side=_thinned(data.sides["train"]), device=device)
+    if not np.abs(features).max() < _LARGEST_FEATURE:
+        raise CxrbatchError("the network's values grew beyond use; try a lower --learning-rate")
     card = replace(card, temperature=temperature, operating_points=points, training=summary)
     return Checkpoint(card, "", model, describe_features(features))
 

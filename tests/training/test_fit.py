@@ -151,6 +151,13 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_best_checkpoint(
     assert "not finished" in best.card.limits[-1]
 
 
+def test_logits_that_are_no_numbers_end_the_run_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = np.full((8, 2), np.inf, np.float32)
+    monkeypatch.setattr("cxrbatch.training.fit.predict", lambda *_, **__: logits)
+    with pytest.raises(CxrbatchError, match="epoch 1; try a lower --learning-rate"):
+        run(new_model(), side(8, 8), side(4, 4, seed=1))
+
+
 def test_epochs_are_told_again_where_a_run_goes_on(tmp_path: Path) -> None:
     train, val = side(8, 8), side(4, 4, seed=1)
     options = TrainingOptions(size=32, epochs=1, draws=8, batch_size=8)

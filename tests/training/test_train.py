@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cxrbatch.errors import LabelError
+from cxrbatch.errors import CxrbatchError, LabelError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Outcome
@@ -189,3 +189,12 @@ def test_a_class_that_cannot_be_read_is_refused(tmp_path: Path, write_png: PngMa
         (tmp_path / "films" / "B" / f"{i}.png").write_text("no image")
     with pytest.raises(LabelError, match="no image of 'B' in the train split could be read"):
         prepared(tmp_path / "films", tmp_path / "cache")
+
+
+def test_features_beyond_what_can_be_described_end_the_run_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, given: Data
+) -> None:
+    huge = np.full((18, 512), 1e25, np.float32)
+    monkeypatch.setattr("cxrbatch.training.train.features_of", lambda *_, **__: huge)
+    with pytest.raises(CxrbatchError, match="try a lower --learning-rate"):
+        run(given)

@@ -19,8 +19,8 @@ _STYLE = """
   svg { font: 12px system-ui, sans-serif; background: #fff }
   text { fill: #222 } .title { font-weight: 600 } .tick { fill: #555; font-size: 11px }
   .frame { stroke: #bbb; fill: none } .best { stroke: #888; stroke-dasharray: 2 3 }
-  .first { stroke: #0b62a8 } .second { stroke: #c65d00; stroke-dasharray: 6 3 }
-  .line { fill: none; stroke-width: 2 }
+  .first { stroke: #0b62a8 } .second { stroke: #c65d00; stroke-dasharray: 5 5 }
+  .line { fill: none; stroke-width: 2; stroke-linecap: round }
   @media (prefers-color-scheme: dark) {
     svg { background: #15181c } text { fill: #e6e6e6 } .tick { fill: #aaa }
     .frame { stroke: #555 } .first { stroke: #6ab0f3 } .second { stroke: #ff9d4d }
@@ -106,7 +106,9 @@ def _chart(title: str, lines: dict[str, Points], *, best: int, offset: int) -> s
     for index, ((name, line), kind) in enumerate(
         zip(lines.items(), ("first", "second"), strict=False)
     ):
-        points = " ".join(f"{x(i + 1):.1f},{y(value):.1f}" for i, value in enumerate(line))
+        places = [f"{x(i + 1):.1f},{y(value):.1f}" for i, value in enumerate(line)]
+        # A line of one point is drawn by no browser, one of no length as a dot.
+        points = " ".join(places * 2 if len(places) == 1 else places)
         left = _LEFT + 120 * index
         parts.append(f'<polyline class="line {kind}" points="{points}"/>')
         parts.append(f'<line class="line {kind}" x1="{left}" x2="{left + 24}" y1="28" y2="28"/>')

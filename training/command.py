@@ -175,6 +175,7 @@ def command(
             from cxrbatch.training.distributed import local_device
             from cxrbatch.training.options import TrainingOptions
             from cxrbatch.training.session import Session, Sources, run_session
+            from cxrbatch.training.states import holds_run, training_folder
 
             interruption.arm()
             title = output.stem if name is None else name
@@ -184,7 +185,9 @@ def command(
                         f"the {option} cannot be printed or is longer than {MAX_TEXT} characters; "
                         "give one in plain text"
                     )
-            check_output(output, overwrite=overwrite)
+            # A training that was stopped had leave to write it, and may have done so.
+            unfinished = resume and holds_run(training_folder(output))
+            check_output(output, overwrite=overwrite or unfinished)
             target = local_device(choose_device(device))
             options = TrainingOptions(
                 architecture=arch,

@@ -110,7 +110,9 @@ def order_classes(labelled: Sequence[LabelledFile], wanted: Sequence[str]) -> tu
     try:
         check_classes(order)
     except ValueError as error:
-        raise LabelError(f"{error}; rename its folder, or correct the labels or --classes") from None
+        raise LabelError(
+            f"{error}; rename its folder, or correct the labels or --classes"
+        ) from None
     return order
 
 

@@ -1,6 +1,5 @@
 """A training as the command runs it: from labels to a checkpoint and what lies beside it."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass

@@ -57,11 +57,13 @@ def stopped_training(folder: Path) -> UsageError:
 def clear(folder: Path) -> None:
     """Remove states, the best checkpoint, and what a kill left half written.
 
+    The newest state goes last: from it a run that is stopped here still ends at once.
+
     Raises:
         CxrbatchError: They cannot be removed.
     """
     with _explained(folder):
-        for path in [*_states(folder), *_leftovers(folder), best_checkpoint(folder)]:
+        for path in [best_checkpoint(folder), *_leftovers(folder), *reversed(_states(folder))]:
             path.unlink(missing_ok=True)
 
 

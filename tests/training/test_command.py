@@ -1,6 +1,7 @@
 """`cxrbatch train` from end to end: on a small archive of PNGs, and refusing bad input."""
 
 import csv
+import errno
 import json
 import shutil
 from collections import Counter
@@ -158,6 +159,29 @@ def test_an_output_that_is_there_is_refused_and_left(
     assert output.read_bytes() == b"an earlier model"
     assert main(["train", str(level_archive), "-o", str(output), *FAST, "--overwrite"]) == 0
     assert load_checkpoint(output).card.name == "model"
+
+
+@pytest.mark.parametrize("removed", [0, 1], ids=["nothing", "the best checkpoint"])
+def test_stopped_between_its_output_and_its_end_it_goes_on_to_the_same(
+    removed: int, level_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "model.safetensors"
+    command = ["train", str(level_archive), "-o", str(output), *FAST]
+    unlink, left = Path.unlink, iter(range(removed))
+
+    def stopping(path: Path, missing_ok: bool = False) -> None:
+        if path.parent.name == "model.training" and output.exists() and next(left, None) is None:
+            raise OSError(errno.EIO, "stopped")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", stopping)
+    assert main(command) == 1
+    monkeypatch.undo()
+    before = file_sha256(output)
+    monkeypatch.setattr("cxrbatch.training.trainer.Trainer.step", None)  # nothing is trained again
+    assert main([*command, "--resume"]) == 0
+    assert file_sha256(output) == before
+    assert not (tmp_path / "model.training").exists()
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.split.csv", "labels.mismatches.csv"])

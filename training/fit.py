@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cxrbatch.errors import CxrbatchError
+from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.resnet import RadiographResNet
@@ -80,7 +80,7 @@ def fit(
 
     Raises:
         CxrbatchError: The loss stopped being a number, or a state cannot be written.
-        UsageError: The state to go on with is of another run.
+        UsageError: The state to go on with is of another run, or damaged.
     """
     keep_freed_memory()
     own = world.part(options.batch_size)
@@ -183,8 +183,19 @@ def _copied(model: nn.Module) -> Weights:
 def _restored(trainer: Trainer, state: State | None) -> tuple[list[Epoch], Weights]:
     if state is None:
         return [], {}
-    trainer.restore(state)
-    return [Epoch(**epoch) for epoch in state["history"]], state["best"]
+    try:
+        trainer.restore(state)
+        history, best = [Epoch(**epoch) for epoch in state["history"]], state["best"]
+        fits = _shapes(best) == _shapes(trainer.averaged.state_dict())
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise UsageError("the state to go on with is damaged; give --overwrite to start anew")
+    return history, best
+
+
+def _shapes(weights: Weights) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in weights.items()}
 
 
 def _diverged(number: int, history: Sequence[Epoch], folder: Path | None) -> str:

@@ -157,7 +157,7 @@ def read_state(folder: Path, *, fingerprint: Fingerprint) -> State | None:
     for path in _states(folder):
         state = _whole(path)
         if state is not None:
-            _check(json.loads(state.pop("fingerprint")), fingerprint)
+            _check(state.pop("fingerprint"), fingerprint)
             return state
     return None
 
@@ -179,10 +179,11 @@ def _whole(path: Path) -> State | None:
         if hashlib.sha256(packed).hexdigest()[:_DIGITS] != name[2]:
             return None
         state = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
+        state["fingerprint"] = json.loads(state["fingerprint"])
     except Exception:
         # torch.load raises whatever the unpickler met; the state before may do.
         return None
-    known = isinstance(state, dict) and isinstance(state.get("fingerprint"), str)
+    known = isinstance(state, dict) and isinstance(state["fingerprint"], dict)
     return cast(State, state) if known else None
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,6 +131,23 @@ def test_a_run_with_other_options_data_or_weights_is_not_gone_on_with(tmp_path: 
     ):
         with pytest.raises(UsageError, match=expected):
             run(new_model(seed), given, val, changed, folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("part", ["model", "best", "history", "generator"])
+def test_a_state_that_does_not_fit_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    train, val = side(8, 8), side(4, 4, seed=1)
+    options = replace(OPTIONS, epochs=1, draws=8)
+    kept: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "cxrbatch.training.fit.write_state", lambda _, state, **__: kept.update(state)
+    )
+    run(new_model(), train, val, options, folder=tmp_path)
+    damaged = {**kept, part: {"conv1.weight": torch.zeros(1)}}
+    monkeypatch.setattr("cxrbatch.training.fit.read_state", lambda *_, **__: damaged)
+    with pytest.raises(UsageError, match="damaged; give --overwrite"):
+        run(new_model(), train, val, options, folder=tmp_path, resume=True)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_best_checkpoint(

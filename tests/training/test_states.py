@@ -1,6 +1,7 @@
 """States are whole or not there, the last two are kept, and a full disk loses nothing."""
 
 import errno
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,17 @@ def test_a_broken_state_falls_back_to_the_one_before(tmp_path: Path, damage: str
         "pickle": b"cos\nsystem\n(S'false'\ntR.",
     }
     newest(tmp_path).write_bytes(broken[damage])
+    assert epoch_read(tmp_path) == 1
+
+
+@pytest.mark.parametrize("content", [{"fingerprint": "no JSON"}, {"fingerprint": "[]"}, [1]])
+def test_a_state_that_is_whole_but_none_of_ours_is_passed_over(
+    tmp_path: Path, content: object
+) -> None:
+    write(tmp_path, 1)
+    torch.save(content, tmp_path / "made")
+    digest = hashlib.sha256((tmp_path / "made").read_bytes()).hexdigest()[:32]
+    (tmp_path / "made").rename(tmp_path / f"state-000002-{digest}.pt")
     assert epoch_read(tmp_path) == 1
 
 

@@ -51,6 +51,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "cxrbatch.reports.compare_command:command",
         "Compare two models, or two recipes, on the same images: SECOND is held to FIRST.",
     ),
+    "serve": (
+        "cxrbatch.webapp.command:command",
+        "Browse results tables and reports in a browser.",
+    ),
     "sample": (
         "cxrbatch.commands.sample:command",
         "Write an example archive into DIRECTORY, which must be new or empty.",

@@ -1,0 +1,206 @@
+"""Runs and rows: what is shown is what the table holds, whatever becomes of the folder."""
+
+import io
+from pathlib import Path
+
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from flask.testing import FlaskClient
+
+from cxrbatch.results.table import open_table
+from cxrbatch.webapp import library
+from cxrbatch.webapp.api import described
+from cxrbatch.webapp.filters import PARAMETERS
+from cxrbatch.webapp.openapi import document
+
+HOSTILE = ["=1+1", "+cmd|' /C calc'!A0", "-2", "@SUM(A1)", "\t=1", "<script>alert(1)</script>"]
+
+
+@pytest.fixture(autouse=True)
+def look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that looks each time it is asked."""
+    monkeypatch.setattr(library, "_FRESH_SECONDS", 0.0)
+
+
+def rows_of(client: FlaskClient, id: str, query: str) -> list[dict[str, object]]:
+    answer = client.get(f"/api/v1/runs/{id}/rows?{query}")
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, object]] = answer.get_json()["rows"]
+    return found
+
+
+QUERIES = [
+    ("", lambda row: True),
+    ("outcome=corrupt", lambda row: row["outcome"] == "corrupt"),
+    ("prediction=Normal", lambda row: row["prediction"] == "Normal"),
+    ("truth=COVID-19&sex=M", lambda r: r["truth"] == "COVID-19" and r["patient_sex"] == "M"),
+    ("right=yes", lambda r: r["prediction"] and r["prediction"] == r["truth"]),
+    ("right=no", lambda r: r["prediction"] and r["prediction"] != r["truth"]),
+    ("flag=lateral", lambda row: "lateral" in row["flags"]),
+    ("path=fOLDER/00", lambda row: "Folder/00" in row["path"]),
+    ("path=%25", lambda row: False),
+    ("manufacturer=%27+OR+1=1+--", lambda row: False),
+    ("min[Normal]=0.3&max[Normal]=0.7", lambda r: r["p_Normal"] and 0.3 <= r["p_Normal"] <= 0.7),
+]
+
+
+@pytest.mark.parametrize(("query", "fits"), QUERIES)
+def test_a_filter_gives_the_rows_that_fit(
+    client: FlaskClient, folder: Path, run_id: str, query: str, fits: object
+) -> None:
+    assert callable(fits)
+    everything = pq.read_table(folder / "results.parquet").to_pylist()
+    expected = [number for number, row in enumerate(everything) if fits(row)]
+    assert [row["row"] for row in rows_of(client, run_id, query)] == expected
+    page = client.get(f"/runs/{run_id}/rows?{query}")
+    assert f"<strong>{len(expected)}</strong>" in page.text
+
+
+@pytest.mark.parametrize("column", ["p_Normal", "path", "prediction", "file_size"])
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_rows_come_in_the_order_asked_for_and_page_by_page(
+    client: FlaskClient, run_id: str, column: str, sign: str
+) -> None:
+    found = []
+    for page in (1, 2, 3):
+        found += rows_of(client, run_id, f"sort={sign}{column}&page={page}&per_page=5")
+    assert sorted(row["row"] for row in found) == list(range(12))
+    values = [row[column] for row in found]
+    known = [value for value in values if value is not None]
+    assert known == sorted(known, reverse=bool(sign))  # type: ignore[type-var]
+    assert values[len(known) :] == [None] * (12 - len(known))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("absent=1", "sort=absent", "sort=heatmaps", "sort=path;DROP", "page=0", "page=x"),
+        *("right=maybe", "min[Absent]=0.5", "min[Normal]=2", "min[Normal]=nan", "min[]=1"),
+        *("sex=M&sex=F", "path=" + "x" * 501, "page=99999999999999", "layout=absent"),
+    ],
+)
+def test_a_filter_without_sense_is_refused(client: FlaskClient, run_id: str, query: str) -> None:
+    assert client.get(f"/runs/{run_id}/rows?{query}").status_code == 400
+
+
+def test_the_figures_are_those_of_the_table(client: FlaskClient, run_id: str) -> None:
+    client.get("/")
+    for _ in range(100):
+        (run,) = client.get("/api/v1/runs").get_json()["runs"]
+        if "accuracy" in run:
+            break
+    everything = rows_of(client, run_id, "outcome=scored")
+    right = [row["prediction"] == row["truth"] for row in everything]
+    assert run["accuracy"]["n"] == len(right) == 8
+    assert run["accuracy"]["value"] == pytest.approx(sum(right) / len(right))
+    assert run["accuracy"]["low"] < run["accuracy"]["value"] < run["accuracy"]["high"]
+    assert run["rows"] == 12
+
+
+def test_exported_parquet_is_a_results_table(
+    client: FlaskClient, run_id: str, folder: Path, tmp_path: Path
+) -> None:
+    answer = client.get(f"/runs/{run_id}/export.parquet?outcome=scored&sort=-path", buffered=True)
+    (tmp_path / "out.parquet").write_bytes(answer.data)
+    table = open_table(tmp_path / "out.parquet")
+    whole = pq.read_table(folder / "results.parquet").to_pylist()
+    expected = [row for row in whole if row["outcome"] == "scored"]
+    assert table.read(whole[0].keys()).to_pylist() == expected
+    assert table.provenance["filter"] == {"outcome": "scored"}
+
+
+def test_exported_csv_holds_no_formula_and_no_page_holds_markup(
+    client: FlaskClient, folder: Path, run_id: str, write_table: object
+) -> None:
+    assert callable(write_table)
+    write_table(folder / "results.parquet", names=dict(enumerate(HOSTILE)))
+    answer = client.get(f"/runs/{run_id}/export.csv", buffered=True)
+    read = pyarrow.csv.read_csv(io.BytesIO(answer.data)).to_pylist()
+    assert [row["path"] for row in read[: len(HOSTILE)]] == [
+        name if name.startswith("<") else f"'{name}" for name in HOSTILE
+    ]
+    assert read[0]["p_Normal"] == pytest.approx(1 / 13)
+    assert read[0]["logit_Normal"] < 0
+    page = client.get(f"/runs/{run_id}/rows").text
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+
+
+def test_what_happens_in_the_folder_is_seen(
+    client: FlaskClient, folder: Path, run_id: str, write_table: object
+) -> None:
+    assert callable(write_table)
+    address = f"/runs/{run_id}/rows"
+    assert "<strong>12</strong>" in client.get(address).text
+    write_table(folder / "new.parquet", rows=30)
+    (folder / "new.parquet").replace(folder / "results.parquet")
+    assert "<strong>30</strong>" in client.get(address).text
+    (folder / "results.parquet").write_bytes(b"PAR1 broken PAR1")
+    assert client.get(address).status_code == 409
+    assert "Broken" in client.get("/").text
+    (folder / "results.parquet").unlink()
+    assert client.get(address).status_code == 404
+    assert "No tables yet" in client.get("/").text
+    write_table(folder / "results.parquet", rows=3)
+    assert "<strong>3</strong>" in client.get(address).text
+
+
+def test_damaged_data_is_no_failure_of_the_server(
+    client: FlaskClient, folder: Path, run_id: str
+) -> None:
+    path = folder / "results.parquet"
+    data = bytearray(path.read_bytes())
+    data[4 : len(data) // 2] = b"\xff" * (len(data) // 2 - 4)
+    path.write_bytes(data)
+    for address in ("/", f"/runs/{run_id}", f"/runs/{run_id}/rows", f"/runs/{run_id}/export.csv"):
+        assert client.get(address, buffered=True).status_code in (200, 409)
+
+
+def test_a_report_is_shown_in_a_sandbox_and_other_pages_are_not(
+    client: FlaskClient, folder: Path, run_id: str
+) -> None:
+    mark = '<!DOCTYPE html><meta name="generator" content="cxrbatch 1">'
+    (folder / "results.html").write_text(mark + "<p>the report</p>")
+    (folder / "other.html").write_text("<script>alert(1)</script>")
+    page = client.get(f"/runs/{run_id}").text
+    assert "other.html" not in page
+    address = page.partition('href="/reports/')[2].partition('"')[0]
+    answer = client.get(f"/reports/{address}")
+    assert "the report" in answer.text
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.endswith("sandbox")
+    assert "script-src" not in policy
+
+
+def test_links_and_hidden_files_are_passed_over(
+    client: FlaskClient, folder: Path, tmp_path: Path, run_id: str
+) -> None:
+    (folder / "results.parquet").rename(tmp_path / "outside.parquet")
+    (folder / "link.parquet").symlink_to(tmp_path / "outside.parquet")
+    (folder / ".hidden.parquet").write_bytes(b"x")
+    assert client.get("/api/v1/runs").get_json() == {"runs": []}
+
+
+def test_the_description_names_every_call_and_filter(client: FlaskClient) -> None:
+    told = client.get("/api/v1/openapi.json").get_json()
+    assert told == document()
+    assert told["openapi"].startswith("3.1")
+    routes = {
+        (rule.rule.replace("<", "{").replace(">", "}"), method.lower())
+        for rule in client.application.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if rule.endpoint.startswith(described.__module__.rpartition(".")[2] + ".")
+    }
+    assert {(path, method) for path, ways in told["paths"].items() for method in ways} == routes
+    rows = told["paths"]["/api/v1/runs/{id}/rows"]["get"]["parameters"]
+    in_query = {parameter["name"] for parameter in rows if parameter["in"] == "query"}
+    assert in_query == {*PARAMETERS, "page", "per_page"}
+
+
+def test_the_description_tells_what_rows_come_with(client: FlaskClient, run_id: str) -> None:
+    calls = document()["paths"]
+    for address, path in [("/api/v1/runs", "/api/v1/runs"), (f"/api/v1/runs/{run_id}/rows",) * 2]:
+        answer = client.get(address).get_json()
+        told = calls[path.replace(run_id, "{id}")]["get"]["responses"]["200"]["content"]
+        assert set(answer) == set(told["application/json"]["schema"]["properties"])

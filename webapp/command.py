@@ -1,0 +1,87 @@
+"""The command `cxrbatch serve`."""
+
+import socket
+from pathlib import Path
+
+import click
+
+_LEAST_TOKEN = 16
+
+
+def _token(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+    if given is not None and (len(given) < _LEAST_TOKEN or not given.isascii()):
+        raise click.BadParameter(f"at least {_LEAST_TOKEN} ASCII characters.")
+    return given
+
+
+@click.command("serve")
+@click.argument(
+    "folder",
+    metavar="[DIR]",
+    default=Path("."),
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+)
+@click.option("--host", default="127.0.0.1", help="Address to listen at.")
+@click.option("--port", default=8765, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option(
+    "--token",
+    callback=_token,
+    metavar="TEXT",
+    help="What a visitor has to know; CXRBATCH_SERVE_TOKEN keeps it off the process list.  "
+    "[default: a new one, printed]",
+)
+@click.option("--browser", is_flag=True, help="Open the browser.")
+def command(folder: Path, host: str, port: int, token: str | None, browser: bool) -> None:
+    """Browse results tables and reports in a browser.
+
+    The tables and reports are those in DIR and up to three folders deep. It listens on this
+    machine alone unless --host says otherwise, and always asks for the token. Elsewhere put a
+    server with TLS in front: the token travels in clear.
+
+    Research use only: the model is not a medical device.
+
+    \b
+    Example:
+      cxrbatch serve results
+      cxrbatch serve results --port 9000 --browser
+    """
+    import secrets
+
+    from cxrbatch.webapp.access import allowed_hosts
+    from cxrbatch.webapp.app import create_app
+    from cxrbatch.webapp.serving import serve
+
+    with _listening(host, port) as listener:
+        port = listener.getsockname()[1]
+        token = token or secrets.token_urlsafe(24)
+        app = create_app(
+            folder,
+            token=token,
+            hosts=allowed_hosts(host),
+            cookie=f"cxrbatch-{port}",
+        )
+        name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        address = f"http://{name}:{port}/?token={token}"
+        click.echo(f"{address}\nCtrl-C ends it.")
+        if browser:
+            click.launch(address)
+        serve(app, listener)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    from cxrbatch.errors import CxrbatchError, UsageError
+
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError):
+        raise UsageError(f"--host {host} is no address of this machine") from None
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise CxrbatchError(
+            f"cannot listen at {host}, port {port}: {error.strerror}; try another --port"
+        ) from None
+    return listener

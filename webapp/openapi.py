@@ -1,0 +1,127 @@
+"""The description of the API, after OpenAPI 3.1."""
+
+from typing import Any
+
+from cxrbatch import __version__
+from cxrbatch.webapp.filters import PARAMETERS
+
+MOST_ROWS = 500
+"""Rows that one answer has at most."""
+
+_MEANINGS = {
+    "outcome": "An outcome code.",
+    "prediction": "The class with the highest probability.",
+    "truth": "The truth, in a table that has it.",
+    "view": "View position.",
+    "sex": "Patient's sex.",
+    "age": "Decade of life, such as 40-49.",
+    "manufacturer": "Manufacturer of the device.",
+    "flag": "A flag that the row has.",
+    "right": "Whether prediction and truth agree.",
+    "path": "Text in the path, capitals or not.",
+    "min": "Least probability of a class: min[Normal]=0.5.",
+    "max": "Highest probability of a class: max[Normal]=0.5.",
+    "sort": "A column to sort by; the highest first after a minus sign.",
+}
+_NUMBER = {"type": "number"}
+_INTEGER = {"type": "integer"}
+_TEXT = {"type": "string"}
+_TEXTS = {"type": "array", "items": _TEXT}
+
+
+def document() -> dict[str, Any]:
+    """Give the description as JSON values."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "cxrbatch",
+            "version": __version__,
+            "description": "Research use only: a prediction is not a diagnosis.",
+        },
+        "security": [{"token": []}],
+        "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "schemas": {"Error": _object({"error": _TEXT, "id": _TEXT})},
+        },
+        "paths": {
+            "/api/v1/openapi.json": {"get": _operation("This description.", {})},
+            "/api/v1/runs": {"get": _operation("All runs.", {"runs": _listed(_RUN)})},
+            "/api/v1/runs/{id}/rows": {
+                "get": {
+                    **_operation("Rows of a run, filtered and sorted.", _ROWS),
+                    "parameters": [_in_path("id"), *map(_in_query, PARAMETERS), *_PAGE],
+                }
+            },
+        },
+    }
+
+
+def _operation(summary: str, properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "responses": {
+            "200": {"description": summary, "content": _json(_object(properties))},
+            "default": {
+                "description": "What went wrong.",
+                "content": _json({"$ref": "#/components/schemas/Error"}),
+            },
+        },
+    }
+
+
+def _in_path(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": _TEXT}
+
+
+def _in_query(name: str) -> dict[str, Any]:
+    told = {"name": name, "in": "query", "description": _MEANINGS[name]}
+    if name in ("min", "max"):
+        by_class = {"type": "object", "additionalProperties": {**_NUMBER, "minimum": 0}}
+        return {**told, "style": "deepObject", "explode": True, "schema": by_class}
+    if name == "right":
+        return {**told, "schema": {**_TEXT, "enum": ["yes", "no"]}}
+    return {**told, "schema": _TEXT}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties}
+
+
+def _listed(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": _object(properties)}
+
+
+_PAGE = [
+    {"name": "page", "in": "query", "schema": {**_INTEGER, "minimum": 1}},
+    {"name": "per_page", "in": "query", "schema": {**_INTEGER, "minimum": 1, "maximum": MOST_ROWS}},
+]
+_RUN = {
+    "id": _TEXT,
+    "name": _TEXT,
+    "broken": {**_TEXT, "description": "Why it cannot be read; then no other figure is there."},
+    "changed": {**_NUMBER, "description": "Seconds since 1970."},
+    "model": _TEXT,
+    "rows": _INTEGER,
+    "scored": _INTEGER,
+    "accuracy": _object(
+        {
+            "n": _INTEGER,
+            "value": _NUMBER,
+            "low": _NUMBER,
+            "high": _NUMBER,
+            "auc": {"type": "object", "additionalProperties": {"type": ["number", "null"]}},
+        }
+    ),
+}
+_ROWS = {
+    "count": _INTEGER,
+    "page": _INTEGER,
+    "per_page": _INTEGER,
+    "classes": _TEXTS,
+    "labelled": {"type": "boolean"},
+    "rows": {"type": "array", "items": {"type": "object"}},
+}

@@ -1,0 +1,196 @@
+"""One results table, open: its rows by filter, order and page.
+
+DuckDB reads the Parquet file itself and may touch nothing else. The file is held open and read by
+its descriptor: one that is replaced meanwhile stays whole for whoever reads it, and no file's name
+becomes a pattern or part of a statement.
+"""
+
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+
+from cxrbatch.errors import TableError
+from cxrbatch.results.table import open_table
+from cxrbatch.webapp.filters import EQUAL, Filter, is_labelled, quoted
+
+_SETTINGS: dict[str, str | bool | int | float | list[str]] = {
+    "threads": 2,
+    "memory_limit": "256MB",
+    "max_temp_directory_size": "0KB",
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+}
+_MOST_CHOICES = 100
+_REMEMBERED = 256
+
+Ids = npt.NDArray[np.int64]
+Row = dict[str, Any]
+
+
+class OpenedTable:
+    """A table that stays as it was when it was opened; may be used by several threads."""
+
+    def __init__(self, path: Path, *, name: str) -> None:
+        """Open the file.
+
+        Args:
+            path: Where it is.
+            name: What messages call it.
+
+        Raises:
+            TableError: It is no results table, or damaged.
+        """
+        self._name = name
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise TableError(f"cannot open {name}: {error.strerror}") from None
+        weakref.finalize(self, os.close, descriptor)
+        held = Path(f"/proc/self/fd/{descriptor}")
+        try:
+            self.table = open_table(held)
+        except TableError as error:
+            raise TableError(str(error).replace(str(held), name)) from None
+        self._database = self._connected(str(held))
+        described = self._fetched("DESCRIBE rows", [])
+        self.columns = [str(name) for name, *_ in described if name != "file_row_number"]
+        # Of this table: a cache on the method would keep every table for ever.
+        self.count = lru_cache(maxsize=_REMEMBERED)(self._count)
+        self.choices = lru_cache(maxsize=1)(self._choices)
+
+    def page(self, chosen: Filter, columns: Sequence[str], *, first: int, most: int) -> list[Row]:
+        """Give some rows, each with its number in the table as `row`.
+
+        Args:
+            chosen: Which rows, in which order.
+            columns: What of them.
+            first: How many to pass over.
+            most: How many to give.
+        """
+        ids = self._ordered(chosen, first=first, most=most)
+        if not ids:
+            return []
+        # First the numbers, then these rows alone: sorting all of all rows would take much longer.
+        marks = ", ".join("?" * len(ids))
+        names = ", ".join(quoted(column) for column in columns)
+        sql = f"SELECT file_row_number AS row, {names} FROM rows WHERE file_row_number IN ({marks})"
+        found = {row["row"]: row for row in self._rows(sql, ids)}
+        return [found[number] for number in ids]
+
+    def row(self, number: int) -> Row | None:
+        """Give one row in full."""
+        if not 0 <= number < self.table.rows:
+            return None
+        sql = "SELECT file_row_number AS row, * FROM rows WHERE file_row_number = ?"
+        return next(iter(self._rows(sql, [number])), None)
+
+    def around(self, chosen: Filter, number: int, *, at: int) -> tuple[int, list[int | None]]:
+        """Find a row among the chosen ones.
+
+        Args:
+            chosen: Which rows, in which order.
+            number: The row.
+            at: Its place among them, from 0, as far as the asker knows.
+
+        Returns:
+            Its place, and the rows before and after it; -1 where it is not among them.
+        """
+        near = self._near(chosen, at)
+        if near.get(at) != number:
+            where, values = chosen.where()
+            sql = (
+                f"SELECT place FROM (SELECT file_row_number AS row, row_number() OVER "
+                f"(ORDER BY {chosen.order()}) - 1 AS place FROM rows WHERE {where}) WHERE row = ?"
+            )
+            found = self._fetched(sql, [*values, number])
+            if not found:
+                return -1, [None, None]
+            at = int(found[0][0])
+            near = self._near(chosen, at)
+        return at, [near.get(at - 1), near.get(at + 1)]
+
+    def ids(self, chosen: Filter) -> Ids:
+        """Give the numbers of all chosen rows, in the table's order."""
+        where, values = chosen.where()
+        sql = f"SELECT file_row_number AS row FROM rows WHERE {where}"
+        with self._cursor() as cursor:
+            found: Ids = cursor.execute(sql, values).fetchnumpy()["row"]
+        return np.sort(found)
+
+    def outcomes(self) -> dict[str, int]:
+        """Count the rows by outcome, the most frequent first."""
+        sql = "SELECT outcome, count(*) FROM rows GROUP BY outcome ORDER BY count(*) DESC, outcome"
+        return {str(code): int(count) for code, count in self._fetched(sql, [])}
+
+    def _count(self, chosen: Filter) -> int:
+        where, values = chosen.where()
+        if where == "true":
+            return self.table.rows
+        return int(self._fetched(f"SELECT count(*) FROM rows WHERE {where}", values)[0][0])
+
+    def _choices(self) -> dict[str, list[str]]:
+        """Values that occur, by parameter of `EQUAL` and for `flag`, up to a number."""
+        told = {name: column for name, column in EQUAL.items() if self._has(name)}
+        found = {name: self._distinct(column) for name, column in told.items()}
+        return {**found, "flag": self._distinct("unnest(flags)")}
+
+    def _distinct(self, expression: str) -> list[str]:
+        sql = f"SELECT DISTINCT value FROM (SELECT {expression} AS value FROM rows) LIMIT ?"
+        values = [value for (value,) in self._fetched(sql, [_MOST_CHOICES])]
+        return sorted(value for value in values if value)
+
+    def _has(self, parameter: str) -> bool:
+        return parameter != "truth" or is_labelled(self.table)
+
+    def _near(self, chosen: Filter, at: int) -> dict[int, int]:
+        first = max(0, at - 1)
+        ids = self._ordered(chosen, first=first, most=at + 2 - first)
+        return {first + step: number for step, number in enumerate(ids)}
+
+    def _ordered(self, chosen: Filter, *, first: int, most: int) -> list[int]:
+        where, values = chosen.where()
+        sql = (
+            f"SELECT file_row_number FROM rows WHERE {where} ORDER BY {chosen.order()} "
+            "LIMIT ? OFFSET ?"
+        )
+        return [int(number) for (number,) in self._fetched(sql, [*values, most, first])]
+
+    def _connected(self, held: str) -> duckdb.DuckDBPyConnection:
+        database = duckdb.connect(":memory:", config=_SETTINGS)
+        try:
+            database.execute(f"SET allowed_paths = ['{held}']")
+            database.execute("SET enable_external_access = false")
+            database.execute("SET lock_configuration = true")
+            database.execute(
+                f"CREATE VIEW rows AS SELECT * FROM read_parquet('{held}', file_row_number = true)"
+            )
+        except duckdb.Error:
+            raise TableError(f"{self._name} is damaged") from None
+        return database
+
+    def _rows(self, sql: str, values: Sequence[object]) -> list[Row]:
+        with self._cursor() as cursor:
+            found = cursor.execute(sql, values)
+            names = [str(column[0]) for column in found.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+    def _fetched(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        with self._cursor() as cursor:
+            return cursor.execute(sql, values).fetchall()
+
+    @contextmanager
+    def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        try:
+            with self._database.cursor() as cursor:
+                yield cursor
+        except duckdb.Error:
+            # Its text may quote the table.
+            raise TableError(f"{self._name} is damaged") from None

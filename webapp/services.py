@@ -1,0 +1,44 @@
+"""What the routes share: one of each in an app."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from flask import current_app
+from werkzeug.exceptions import NotFound
+
+from cxrbatch.webapp.library import Found, Library
+from cxrbatch.webapp.opened import OpenedTable
+from cxrbatch.webapp.summaries import Summaries
+
+NAME = "cxrbatch"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What an app works with.
+
+    Attributes:
+        library: The tables and reports.
+        summaries: What tables add up to.
+    """
+
+    library: Library
+    summaries: Summaries
+
+
+def services() -> Services:
+    """Those of the app that answers."""
+    return cast(Services, current_app.extensions[NAME])
+
+
+def asked_table(id: str) -> tuple[Found, OpenedTable]:
+    """The table that an address names.
+
+    Raises:
+        NotFound: There is none.
+        TableError: It is broken.
+    """
+    found = services().library.table(id)
+    if found is None:
+        raise NotFound("There is no such table any more.")
+    return found, services().library.open(found)

@@ -7,14 +7,19 @@ from pathlib import Path
 from flask import Flask
 
 from cxrbatch import __version__
-from cxrbatch.webapp import api, failures, runs
+from cxrbatch.scoring.isolation import Limits
+from cxrbatch.webapp import api, failures, images, runs
 from cxrbatch.webapp.access import guard
+from cxrbatch.webapp.children import Children, Queue
+from cxrbatch.webapp.films import Films
 from cxrbatch.webapp.library import Library
 from cxrbatch.webapp.services import NAME, Services
 from cxrbatch.webapp.summaries import Summaries
 
 MOST_BYTES = 100 << 20
 """Largest body that is taken."""
+
+_SECONDS = 30.0  # that a film may take; a visitor has left by then
 
 
 def create_app(
@@ -37,12 +42,18 @@ def create_app(
         MAX_CONTENT_LENGTH=MOST_BYTES,
         MAX_FORM_PARTS=8,
     )
-    app.extensions[NAME] = Services(Library(folder), Summaries())
+    children = Children(Limits(seconds=_SECONDS))
+    app.extensions[NAME] = Services(
+        children=children,
+        films=Films(children, Queue(at_work=2, waiting=10)),
+        library=Library(folder),
+        summaries=Summaries(),
+    )
     guard(app, token=token, hosts=hosts)
     failures.explain(app)
     app.jinja_env.filters.update(percent=_percent, day=_day, thousands=_thousands)
     app.jinja_env.globals.update(version=__version__)
-    for feature in (runs, api):
+    for feature in (runs, images, api):
         app.register_blueprint(feature.blueprint)
     return app
 

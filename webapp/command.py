@@ -32,7 +32,7 @@ def _token(context: click.Context, parameter: click.Parameter, given: str | None
 )
 @click.option("--browser", is_flag=True, help="Open the browser.")
 def command(folder: Path, host: str, port: int, token: str | None, browser: bool) -> None:
-    """Browse results tables and reports in a browser.
+    """Browse results tables, their images and reports in a browser.
 
     The tables and reports are those in DIR and up to three folders deep. It listens on this
     machine alone unless --host says otherwise, and always asks for the token. Elsewhere put a

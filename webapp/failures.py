@@ -67,7 +67,7 @@ def _answer(code: int, message: str, error: Exception | None = None) -> Response
         _LOG.error(
             "error %s: %s in %s, line %s", name, type(error).__name__, place.name, place.lineno
         )
-    if request.path.startswith("/api/"):
+    if request.path.startswith("/api/") or _is_script():
         response = jsonify({"error": message, "id": name})
     elif code == 401:
         response = Response(sign_in_page(refused=False))
@@ -76,3 +76,9 @@ def _answer(code: int, message: str, error: Exception | None = None) -> Response
         response = Response(page)
     response.status_code = code
     return response
+
+
+def _is_script() -> bool:
+    """Whether a script asks, which names what it takes, and no page among it."""
+    accepted = request.headers.get("Accept", "*/*")
+    return "application/json" in accepted and "html" not in accepted

@@ -19,6 +19,8 @@ from cxrbatch.webapp.services import asked_table, services
 from cxrbatch.webapp.summaries import Accuracy
 
 PER_PAGE = {"table": 50, "sheet": 60}
+WITH_IMAGE = (Outcome.SCORED.value, Outcome.NOT_A_RADIOGRAPH.value)
+"""Outcomes of files that may be shown."""
 _MOST_PAGES = 10_000_000
 
 # A report carries its style with it, and no script.
@@ -137,6 +139,8 @@ def rows(id: str) -> ResponseReturnValue:
         page=page,
         pages=max(1, -(-count // most)),
         layout=layout,
+        layouts=PER_PAGE,
+        with_image=WITH_IMAGE,
         chosen=chosen.arguments(),
         choices=opened.choices(),
         classes=opened.table.classes,

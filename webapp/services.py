@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import cast
 
-from flask import current_app
+from flask import Flask, current_app
 from werkzeug.exceptions import NotFound
 
+from cxrbatch.webapp.children import Children
+from cxrbatch.webapp.films import Films
 from cxrbatch.webapp.library import Found, Library
 from cxrbatch.webapp.opened import OpenedTable
 from cxrbatch.webapp.summaries import Summaries
@@ -19,9 +21,13 @@ class Services:
 
     Attributes:
         library: The tables and reports.
+        children: Read what is hostile.
+        films: Films, read anew.
         summaries: What tables add up to.
     """
 
+    children: Children
+    films: Films
     library: Library
     summaries: Summaries
 
@@ -29,6 +35,13 @@ class Services:
 def services() -> Services:
     """Those of the app that answers."""
     return cast(Services, current_app.extensions[NAME])
+
+
+def close(app: Flask) -> None:
+    """End the processes of an app."""
+    own = cast(Services, app.extensions[NAME])
+    own.summaries.close()
+    own.children.close()
 
 
 def asked_table(id: str) -> tuple[Found, OpenedTable]:

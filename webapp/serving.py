@@ -8,6 +8,8 @@ from types import FrameType
 from flask import Flask
 from waitress.server import create_server
 
+from cxrbatch.webapp.services import close
+
 # Uploads and pictures that wait take some of these; pages need one for milliseconds.
 _THREADS = 24
 _CONNECTIONS = 200
@@ -15,7 +17,7 @@ _IDLE_SECONDS = 30
 
 
 def serve(app: Flask, listener: socket.socket) -> None:
-    """Answer until interrupted.
+    """Answer until interrupted, then close the app.
 
     A body over the app's limit is refused by its header. A body is collected without a thread, so
     that a slow client keeps nobody waiting.
@@ -38,6 +40,7 @@ def serve(app: Flask, listener: socket.socket) -> None:
     finally:
         signal.signal(signal.SIGTERM, previous)
         server.close()
+        close(app)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

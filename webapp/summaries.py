@@ -51,6 +51,10 @@ class Summaries:
         self._thread = ThreadPoolExecutor(1)
         self._begun: WeakKeyDictionary[OpenedTable, Future[Accuracy | None]] = WeakKeyDictionary()
 
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
     def accuracy(self, opened: OpenedTable) -> Accuracy | None:
         """Give what is known.
 

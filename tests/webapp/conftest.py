@@ -1,7 +1,9 @@
 """A folder with a small table, and an app that serves it."""
 
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
+from cxrbatch.cli import main
 from cxrbatch.model.card import Card
 from cxrbatch.reading.facts import HeaderFacts
 from cxrbatch.results.table import (
@@ -23,10 +29,12 @@ from cxrbatch.results.table import (
 )
 from cxrbatch.webapp.access import allowed_hosts
 from cxrbatch.webapp.app import create_app
+from cxrbatch.webapp.services import close
 
 TOKEN = "a-token-of-the-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 ROWS = 12
+CANARY = "Zq7Canary"
 
 WriteTable = Callable[..., Path]
 
@@ -94,10 +102,19 @@ def folder(tmp_path: Path, write_table: WriteTable) -> Path:
     return served
 
 
+@contextmanager
+def opened_app(folder: Path) -> Iterator[Flask]:
+    """An app, with its processes ended in the end."""
+    app = create_app(folder, token=TOKEN, hosts=allowed_hosts("127.0.0.1"))
+    yield app
+    close(app)
+
+
 @pytest.fixture
-def app(folder: Path) -> Flask:
+def app(folder: Path) -> Iterator[Flask]:
     """An app that serves `folder`."""
-    return create_app(folder, token=TOKEN, hosts=allowed_hosts("127.0.0.1"))
+    with opened_app(folder) as app:
+        yield app
 
 
 @pytest.fixture
@@ -113,3 +130,71 @@ def run_id(client: FlaskClient) -> str:
     """The id of the table in `folder`."""
     (run,) = client.get("/api/v1/runs").get_json()["runs"]
     return str(run["id"])
+
+
+def cells_of(seed: int) -> np.ndarray:
+    """Noise of 12 bits, shape (90, 120), uint16."""
+    return np.random.default_rng(seed).integers(0, 4096, (90, 120), dtype=np.uint16)
+
+
+def png_of(seed: int) -> bytes:
+    """A PNG file of 16 bits."""
+    stream = io.BytesIO()
+    Image.fromarray(cells_of(seed) * 16).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def dicom_of(seed: int) -> bytes:
+    """A radiograph whose header and preamble name a person who must never be seen."""
+    cells = cells_of(seed)
+    header = Dataset()
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+    header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = "1.2.3.40719"
+    header.PatientName, header.PatientID = f"{CANARY}^Name", f"{CANARY}-id"
+    header.PatientBirthDate, header.PatientAge, header.PatientSex = "19440719", "080Y", "F"
+    header.StudyDate, header.AccessionNumber = "20240719", f"{CANARY}A"
+    header.InstitutionName, header.StudyDescription = f"{CANARY} House", "<script>alert(1)</script>"
+    header.Modality, header.Manufacturer = "CR", "<b>Maker</b>"
+    header.Rows, header.Columns = cells.shape
+    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
+    header.BitsAllocated, header.BitsStored, header.HighBit = 16, 12, 11
+    header.PixelRepresentation, header.PixelData = 0, cells.tobytes()
+    header.WindowCenter, header.WindowWidth = 2048, 4096
+    header.preamble = CANARY.encode().ljust(128, b"!")
+    stream = io.BytesIO()
+    header.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="session")
+def scored_folder(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """A folder with an archive of four files, two of them broken, and its table as scored."""
+    folder = tmp_path_factory.mktemp("scored")
+    archive = folder / "archive"
+    archive.mkdir()
+    (archive / "a.png").write_bytes(png_of(3))
+    (archive / "b.dcm").write_bytes(dicom_of(4))
+    (archive / "c.png").write_bytes(png_of(5)[:900])
+    (archive / "d.txt").write_text("a note")
+    words = ["score", str(archive), "-o", str(folder / "results.parquet")]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CONFIG_HOME", str(folder / "config"))
+        assert main([*words, "--checkpoint", str(tiny_checkpoint), "--workers", "1"]) == 3
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scored_app(scored_folder: Path) -> Iterator[Flask]:
+    """An app that serves `scored_folder`."""
+    with opened_app(scored_folder) as app:
+        yield app
+
+
+@pytest.fixture
+def scored(scored_app: Flask) -> FlaskClient:
+    """A browser that was let in to `scored_folder`."""
+    client = scored_app.test_client()
+    client.get(f"/?token={TOKEN}")
+    return client

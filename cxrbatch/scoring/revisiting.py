@@ -1,0 +1,91 @@
+"""From a row of a table back to its image, in the archive as it is now."""
+
+import os
+import posixpath
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+
+from cxrbatch.model.preprocessing import Recipe, image_hash
+from cxrbatch.reading.containers import list_members
+from cxrbatch.reading.outcomes import Outcome, ReadingError
+from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_member, read_radiographs
+from cxrbatch.results.paths import text_to_path, text_to_place
+from cxrbatch.results.table import Table
+
+MISSING = "the file is not in the archive any more"
+CHANGED = "the file is not the one that was scored"
+NO_IMAGE = "the file gives no image"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the images of a table come from, and how they were read.
+
+    Attributes:
+        root: The archive's folder.
+        recipe: How display images became inputs.
+        options: How files were read; other modalities are rendered too.
+    """
+
+    root: bytes
+    recipe: Recipe
+    options: ReadingOptions
+
+    @classmethod
+    def of(cls, table: Table) -> "Origin | None":
+        """Read it off a table; None where the table does not say it in a usable way."""
+        made = table.provenance
+        try:
+            recipe = Recipe.from_card(made["recipe"])
+            limit = int(made.get("max_pixels", ReadingOptions().max_pixels))
+            root = text_to_path(str(made["archive_root"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+        options = ReadingOptions(render_all=True, max_pixels=limit, no_voi=recipe.no_voi)
+        return cls(root, recipe, options)
+
+
+def revisit(origin: Origin, path: str, frame: int, hashed: str | None) -> Reading | str:
+    """Read a row's image once more; for a child process, as files are hostile.
+
+    Args:
+        origin: Where the table's images come from.
+        path: The row's `path`.
+        frame: The row's `frame`.
+        hashed: The row's `image_hash`; None where it has none.
+
+    Returns:
+        A Reading with an image, or why there is none: what the archive gives now must be what was
+        scored.
+    """
+    reading = next(islice(_readings(origin, path), frame, None), None)
+    if reading is None or reading.outcome is Outcome.UNREADABLE_FILE:
+        return MISSING
+    if reading.image is None:
+        return NO_IMAGE if hashed is None else CHANGED
+    if hashed is not None and image_hash(origin.recipe.prepare(reading.image)) != hashed:
+        return CHANGED
+    return reading
+
+
+def _readings(origin: Origin, path: str) -> Iterator[Reading]:
+    try:
+        place, member = text_to_place(path)
+    except ValueError:
+        return
+    # A table may have been edited: nothing outside its archive is shown.
+    if place.startswith(b"/") or b".." in place.split(b"/") or posixpath.normpath(place) != place:
+        return
+    location = os.path.join(origin.root, place)
+    if not os.path.isfile(location):
+        return
+    if member is None:
+        yield from read_radiographs(location, origin.options)
+        return
+    with suppress(ReadingError, OSError):  # a container that is damaged or none
+        for entry in list_members(location):
+            if entry.name == member and entry.kind == "file" and entry.fault is None:
+                yield from read_member(location, member, entry.offset, origin.options)
+                return

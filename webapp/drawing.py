@@ -1,0 +1,91 @@
+"""Films drawn in child processes; imports little, as each child imports it anew."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from cxrbatch.model.preprocessing import area_resize
+from cxrbatch.reading.grey import GreyImage
+from cxrbatch.scoring.revisiting import Origin, revisit
+
+_THUMBNAIL_EDGE = 192
+_THUMBNAIL_QUALITY = 80
+_QUICK = 1  # of zlib's levels: a film is large, and the way to the browser short
+_BLOCK_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """An image file, or why there is none.
+
+    Attributes:
+        content: A PNG or WebP file; empty where there is none.
+        why: One line for a person.
+    """
+
+    content: bytes
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A row's image, in full or small.
+
+    Attributes:
+        origin: Where the table's images come from.
+        path: The row's `path`.
+        frame: The row's `frame`.
+        image_hash: The row's `image_hash`.
+        is_thumbnail: Small, as WebP; in full, as PNG, otherwise.
+    """
+
+    origin: Origin
+    path: str
+    frame: int
+    image_hash: str | None
+    is_thumbnail: bool
+
+
+def draw(wanted: Wanted) -> Film:
+    """Read a row's image once more and draw it."""
+    reading = revisit(wanted.origin, wanted.path, wanted.frame, wanted.image_hash)
+    if isinstance(reading, str):
+        return Film(b"", reading)
+    assert reading.image is not None
+    if not wanted.is_thumbnail:
+        return Film(png(reading.image))
+    stream = io.BytesIO()
+    small = _grey(reading.image, longest=_THUMBNAIL_EDGE).convert("RGB")
+    small.save(stream, format="WEBP", quality=_THUMBNAIL_QUALITY)
+    return Film(stream.getvalue())
+
+
+def png(image: GreyImage, *, longest: int | None = None) -> bytes:
+    """Draw a display image with square pixels, 8-bit greyscale.
+
+    Args:
+        image: The display image.
+        longest: Rows and columns that the drawing has at most; those of the image by default.
+    """
+    stream = io.BytesIO()
+    _grey(image, longest=longest).save(stream, format="PNG", compress_level=_QUICK)
+    return stream.getvalue()
+
+
+def _grey(image: GreyImage, *, longest: int | None) -> Image.Image:
+    rows, columns = image.shape
+    # Pixels as high as wide: the side that has more of them to a length gives some up.
+    height = rows * min(1.0, image.pixel_aspect)
+    width = columns / max(1.0, image.pixel_aspect)
+    scale = min(1.0, longest / max(height, width)) if longest else 1.0
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    if size != image.shape:
+        image = GreyImage(area_resize(image.whole(), rows=size[0], columns=size[1]).clip(0.0, 1.0))
+    levels = np.empty(image.shape, np.uint8)
+    for start in range(0, size[0], _BLOCK_ROWS):
+        levels[start : start + _BLOCK_ROWS] = np.rint(
+            image.rows(start, start + _BLOCK_ROWS) * np.float32(255.0)
+        )
+    return Image.fromarray(levels)

@@ -53,7 +53,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "serve": (
         "cxrbatch.webapp.command:command",
-        "Browse results tables, their images and reports in a browser.",
+        "Browse results tables, images and reports, and score single files, in a browser.",
     ),
     "sample": (
         "cxrbatch.commands.sample:command",

@@ -10,6 +10,7 @@ from cxrbatch.webapp.filters import is_labelled, parse_filter
 from cxrbatch.webapp.openapi import MOST_ROWS, document
 from cxrbatch.webapp.runs import Overview, overview, page_number
 from cxrbatch.webapp.services import asked_table, services
+from cxrbatch.webapp.uploads import scored_upload, told
 
 _USUAL_ROWS = 50
 _LEFT_OUT = frozenset({"heatmaps", "patient_key"})
@@ -45,6 +46,20 @@ def rows(id: str) -> ResponseReturnValue:
             "classes": opened.table.classes,
             "labelled": is_labelled(opened.table),
             "rows": found,
+        }
+    )
+
+
+@blueprint.post("/score")
+def score() -> ResponseReturnValue:
+    """Score one file."""
+    scored = scored_upload()
+    card = services().scorer.card
+    return jsonify(
+        {
+            "model": card.name,
+            "classes": card.classes,
+            "frames": [told(row, scores) for row, scores in scored.rows],
         }
     )
 

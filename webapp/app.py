@@ -8,22 +8,27 @@ from flask import Flask
 
 from cxrbatch import __version__
 from cxrbatch.scoring.isolation import Limits
-from cxrbatch.webapp import api, failures, images, runs
+from cxrbatch.webapp import api, failures, images, runs, uploads
 from cxrbatch.webapp.access import guard
 from cxrbatch.webapp.children import Children, Queue
 from cxrbatch.webapp.films import Films
 from cxrbatch.webapp.library import Library
+from cxrbatch.webapp.scorer import UploadScorer
 from cxrbatch.webapp.services import NAME, Services
 from cxrbatch.webapp.summaries import Summaries
+from cxrbatch.webapp.uploads import UploadRequest
 
 MOST_BYTES = 100 << 20
 """Largest body that is taken."""
 
-_SECONDS = 30.0  # that a film may take; a visitor has left by then
-
 
 def create_app(
-    folder: Path, *, token: str, hosts: frozenset[str], cookie: str = "cxrbatch"
+    folder: Path,
+    *,
+    token: str,
+    hosts: frozenset[str],
+    checkpoint: Path | None = None,
+    cookie: str = "cxrbatch",
 ) -> Flask:
     """Make the app; it looks at no file before it is asked for one.
 
@@ -31,9 +36,14 @@ def create_app(
         folder: Where the tables and reports are.
         token: What a visitor has to know.
         hosts: Names that a request may address, in lower case, without a port.
+        checkpoint: What scores uploads; the bundled one by default.
         cookie: Name of the session's cookie, which browsers share between ports.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
     """
     app = Flask(__name__)
+    app.request_class = UploadRequest
     app.config.update(
         SECRET_KEY=secrets.token_bytes(32),
         SESSION_COOKIE_NAME=cookie,
@@ -42,18 +52,19 @@ def create_app(
         MAX_CONTENT_LENGTH=MOST_BYTES,
         MAX_FORM_PARTS=8,
     )
-    children = Children(Limits(seconds=_SECONDS))
+    children = Children(Limits())
     app.extensions[NAME] = Services(
         children=children,
         films=Films(children, Queue(at_work=2, waiting=10)),
         library=Library(folder),
+        scorer=UploadScorer(checkpoint, children, Queue(at_work=1, waiting=4)),
         summaries=Summaries(),
     )
     guard(app, token=token, hosts=hosts)
     failures.explain(app)
     app.jinja_env.filters.update(percent=_percent, day=_day, thousands=_thousands)
     app.jinja_env.globals.update(version=__version__)
-    for feature in (runs, images, api):
+    for feature in (runs, images, uploads, api):
         app.register_blueprint(feature.blueprint)
     return app
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from cxrbatch import options as shared
+
 _LEAST_TOKEN = 16
 
 
@@ -30,9 +32,12 @@ def _token(context: click.Context, parameter: click.Parameter, given: str | None
     help="What a visitor has to know; CXRBATCH_SERVE_TOKEN keeps it off the process list.  "
     "[default: a new one, printed]",
 )
+@shared.checkpoint_option
 @click.option("--browser", is_flag=True, help="Open the browser.")
-def command(folder: Path, host: str, port: int, token: str | None, browser: bool) -> None:
-    """Browse results tables, their images and reports in a browser.
+def command(
+    folder: Path, host: str, port: int, token: str | None, checkpoint: Path | None, browser: bool
+) -> None:
+    """Browse results tables, images and reports, and score single files, in a browser.
 
     The tables and reports are those in DIR and up to three folders deep. It listens on this
     machine alone unless --host says otherwise, and always asks for the token. Elsewhere put a
@@ -43,7 +48,7 @@ def command(folder: Path, host: str, port: int, token: str | None, browser: bool
     \b
     Example:
       cxrbatch serve results
-      cxrbatch serve results --port 9000 --browser
+      cxrbatch serve results --port 9000 --checkpoint model.safetensors --browser
     """
     import secrets
 
@@ -58,6 +63,7 @@ def command(folder: Path, host: str, port: int, token: str | None, browser: bool
             folder,
             token=token,
             hosts=allowed_hosts(host),
+            checkpoint=checkpoint,
             cookie=f"cxrbatch-{port}",
         )
         name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host

@@ -1,5 +1,6 @@
 """The page of one image, its film, its thumbnail and its heat maps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ from flask import Blueprint, Response, current_app, render_template, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import BadRequest, NotFound
 
+from cxrbatch.model.card import Card
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.results.table import FACTS, Table
 from cxrbatch.webapp.films import heat_layer
@@ -42,6 +44,8 @@ def image(id: str, number: int) -> ResponseReturnValue:
     found, opened, row = _asked_row(id, number)
     chosen = parse_filter(request.args, opened.table, beside=("at",))
     at, (before, after) = opened.around(chosen, number, at=_place())
+    scored = opened.table.classes if row["prediction"] else ()
+    probabilities = {name: row[f"p_{name}"] for name in scored}
     return render_template(
         "image.html",
         run=found,
@@ -54,7 +58,8 @@ def image(id: str, number: int) -> ResponseReturnValue:
         chosen=chosen.arguments(),
         model=model_name(opened.table),
         classes=opened.table.classes,
-        points=points(opened.table, row),
+        probabilities=probabilities,
+        points=points_of(card_of(opened.table), probabilities),
         outcome=OUTCOMES.get(row["outcome"]),
         flags=[(flag, FLAG_MEANINGS.get(flag, "")) for flag in row["flags"] or ()],
         facts=[(name, row[name]) for name in SHOWN_FACTS if row[name]],
@@ -94,18 +99,17 @@ def heat(id: str, number: int, of: int) -> Response:
     return Response(heat_layer(levels[of]), mimetype="image/png")
 
 
-def points(table: Table, row: Row) -> dict[str, list[Point]]:
-    """The operating points that the checkpoint names, by class."""
-    card = card_of(table)
-    if card is None or row["prediction"] is None:
+def points_of(card: Card | None, probabilities: Mapping[str, float]) -> dict[str, list[Point]]:
+    """The operating points that a card names, by class, against an image's probabilities."""
+    if card is None:
         return {}
     return {
         name: [
-            Point(point, **rates, is_reached=row[f"p_{name}"] >= rates["threshold"])
+            Point(point, **rates, is_reached=probabilities[name] >= rates["threshold"])
             for point, rates in named.items()
         ]
         for name, named in card.operating_points.items()
-        if f"p_{name}" in row
+        if name in probabilities
     }
 
 

@@ -52,6 +52,12 @@ def document() -> dict[str, Any]:
                     "parameters": [_in_path("id"), *map(_in_query, PARAMETERS), *_PAGE],
                 }
             },
+            "/api/v1/score": {
+                "post": {
+                    **_operation("Score one DICOM, PNG or JPEG; nothing of it is kept.", _SCORED),
+                    "requestBody": {"required": True, "content": _FILE},
+                }
+            },
         },
     }
 
@@ -125,3 +131,33 @@ _ROWS = {
     "labelled": {"type": "boolean"},
     "rows": {"type": "array", "items": {"type": "object"}},
 }
+_FILE = {
+    "multipart/form-data": {
+        "schema": {
+            **_object({"file": {**_TEXT, "format": "binary"}}),
+            "required": ["file"],
+        }
+    }
+}
+_BY_CLASS = {"type": "object", "additionalProperties": _NUMBER}
+_FRAME = {
+    "frame": _INTEGER,
+    "format": _TEXT,
+    "outcome": {**_TEXT, "description": "scored, or a code that says why not."},
+    "meaning": _TEXT,
+    "remedy": _TEXT,
+    "detail": _TEXT,
+    "flags": _TEXTS,
+    "facts": {"type": "object"},
+    "image_hash": {"type": ["string", "null"]},
+    "prediction": {**_TEXT, "description": "This and what follows is there if it was scored."},
+    "probabilities": _BY_CLASS,
+    "logits": _BY_CLASS,
+    "heatmaps": {
+        "type": "object",
+        "additionalProperties": {"type": "array", "items": {"type": "array", "items": _INTEGER}},
+        "description": "By class, 0 to 255; times heatmap_scale over 255.",
+    },
+    "heatmap_scale": _NUMBER,
+}
+_SCORED = {"model": _TEXT, "classes": _TEXTS, "frames": _listed(_FRAME)}

@@ -10,6 +10,7 @@ from cxrbatch.webapp.children import Children
 from cxrbatch.webapp.films import Films
 from cxrbatch.webapp.library import Found, Library
 from cxrbatch.webapp.opened import OpenedTable
+from cxrbatch.webapp.scorer import UploadScorer
 from cxrbatch.webapp.summaries import Summaries
 
 NAME = "cxrbatch"
@@ -23,12 +24,14 @@ class Services:
         library: The tables and reports.
         children: Read what is hostile.
         films: Films, read anew.
+        scorer: Scores uploads.
         summaries: What tables add up to.
     """
 
     children: Children
     films: Films
     library: Library
+    scorer: UploadScorer
     summaries: Summaries
 
 

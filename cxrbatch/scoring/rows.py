@@ -58,7 +58,7 @@ class FileReader:
 
     def load(self, files: list[ArchiveFile]) -> LoadedFiles:
         """Read files; whatever is wrong with one of them is in its row."""
-        loaded = [pair for file in files for pair in self._rows(file)]
+        loaded = [self.row(file, reading) for file in files for reading in self.readings(file)]
         inputs = [prepared for _, prepared in loaded if prepared is not None]
         size = self.recipe.size
         return LoadedFiles(
@@ -70,22 +70,21 @@ class FileReader:
     def failed(self, file: ArchiveFile, outcome: Outcome, detail: str) -> LoadedFiles:
         """Give the row of a file that could not be read in this process at all."""
         size = self.recipe.size
-        row, _ = self._row(file, _failed(outcome, detail))
+        row, _ = self.row(file, _failed(outcome, detail))
         return LoadedFiles([row], [False], np.empty((0, size, size), dtype=np.uint8))
 
-    def _rows(self, file: ArchiveFile) -> Iterator[tuple[Row, ModelInput | None]]:
+    def readings(self, file: ArchiveFile) -> Iterator[Reading]:
+        """Read a file: one Reading, or one per frame, decoded as they are asked for."""
         location = os.path.join(self.base, file.path)
         if file.fault is not None:
-            yield self._row(file, _failed(*file.fault))
-            return
-        if file.member is None:
-            readings = read_radiographs(location, self.options)
+            yield _failed(*file.fault)
+        elif file.member is None:
+            yield from read_radiographs(location, self.options)
         else:
-            readings = read_member(location, file.member, file.offset, self.options)
-        for reading in readings:
-            yield self._row(file, reading)
+            yield from read_member(location, file.member, file.offset, self.options)
 
-    def _row(self, file: ArchiveFile, reading: Reading) -> tuple[Row, ModelInput | None]:
+    def row(self, file: ArchiveFile, reading: Reading) -> tuple[Row, ModelInput | None]:
+        """Give the row of a Reading, and its input if it may be scored."""
         prepared, reading = self._prepared(reading)
         row = Row(
             path=path_to_text(file.path, file.member),

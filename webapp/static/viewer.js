@@ -18,12 +18,22 @@ function openViewer() {
   let windowed = null; // what `film` shows of them
   let waiting = false;
 
+  async function fetched(address) {
+    if (address.startsWith("data:")) {
+      const image = new Image();
+      image.src = address;
+      await image.decode();
+      return image;
+    }
+    const accept = { Accept: "image/png, application/json" };
+    const answer = await fetch(address, { headers: accept });
+    if (!answer.ok) throw new Error((await answer.json()).error);
+    return createImageBitmap(await answer.blob());
+  }
+
   async function load() {
     try {
-      const accept = { Accept: "image/png, application/json" };
-      const answer = await fetch(viewer.dataset.film, { headers: accept });
-      if (!answer.ok) throw new Error((await answer.json()).error);
-      const bitmap = await createImageBitmap(await answer.blob());
+      const bitmap = await fetched(viewer.dataset.film);
       film.width = bitmap.width;
       film.height = bitmap.height;
       const onto = film.getContext("2d", { willReadFrequently: true });
@@ -46,7 +56,8 @@ function openViewer() {
     const width = Number(widthDial.value);
     const shades = new Uint32Array(256);
     for (let value = 0; value < 256; value++) {
-      const share = (value - level + width / 2) / width;
+      // The function LINEAR of DICOM PS3.3 C.11.2.1.2.1, the identity at 128 and 256.
+      const share = (value - (level - 0.5)) / Math.max(1, width - 1) + 0.5;
       let shade = Math.round(255 * Math.min(1, Math.max(0, share)));
       if (view.inverted) shade = 255 - shade;
       shades[value] = (0xff000000 | (shade << 16) | (shade << 8) | shade) >>> 0;

@@ -1,0 +1,232 @@
+"""The app in Chromium, as a person uses it: nothing in the console, nothing asked of others."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = shutil.which("chromium")
+if CHROMIUM is None:
+    pytest.skip("chromium is not installed", allow_module_level=True)
+
+sync_api = pytest.importorskip("playwright.sync_api")
+from axe_playwright_python.sync_playwright import Axe  # noqa: E402
+
+TOKEN = "a-token-of-the-tests"
+_OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+_MARK = (
+    '<!DOCTYPE html><html lang="en"><meta name="generator" content="cxrbatch 1"><title>R</title>'
+)
+
+Visit = Callable[..., "sync_api.Page"]
+
+
+@pytest.fixture(scope="module")
+def address(
+    scored_folder: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A server of a folder with a table and a report."""
+    folder = tmp_path_factory.mktemp("browsed")
+    shutil.copy(scored_folder / "results.parquet", folder)
+    report = f"{_MARK}<main><h1>The report</h1></main><script>document.title = 'ran'</script>"
+    (folder / "results.html").write_text(report)
+    words = ["serve", str(folder), "--port", "0", "--token", TOKEN]
+    words += ["--checkpoint", str(tiny_checkpoint)]
+    server = subprocess.Popen(
+        [sys.executable, "-P", "-m", "cxrbatch", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+    )
+    with server:
+        assert server.stdout is not None
+        printed = server.stdout.readline().strip()
+        assert printed.endswith(f"/?token={TOKEN}")
+        yield printed.removesuffix(f"/?token={TOKEN}")
+        server.terminate()
+        _, errors = server.communicate(timeout=30)
+    assert (server.returncode, errors) == (0, "")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["sync_api.Browser"]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: "sync_api.Browser", address: str) -> Iterator[Visit]:
+    """Opens a page that was let in; in the end nothing may have been told or asked elsewhere."""
+    told: list[str] = []
+    contexts = []
+
+    def open_page(*, width: int = 1440, bypass: bool = False) -> "sync_api.Page":
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, bypass_csp=bypass, base_url=address
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("request", lambda request: told.extend(_foreign(request.url, address)))
+        page.goto(f"/?token={TOKEN}")
+        assert page.url == f"{address}/"
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert told == []
+
+
+def _foreign(url: str, address: str) -> list[str]:
+    return [] if url.startswith((address, "data:", "blob:")) else [url]
+
+
+def shown_levels(page: "sync_api.Page") -> list[int]:
+    """Red, green and blue in the middle of the canvas, summed over a small square."""
+    # Onto a canvas of the test's own: Chromium complains where the page's own is read twice.
+    script = """stage => new Promise(done => {
+        requestAnimationFrame(() => requestAnimationFrame(() => {
+            const copy = document.createElement("canvas");
+            copy.width = copy.height = 40;
+            const context = copy.getContext("2d", {willReadFrequently: true});
+            context.drawImage(stage, 20 - stage.width / 2, 20 - stage.height / 2);
+            const sums = [0, 0, 0];
+            const {data} = context.getImageData(0, 0, 40, 40);
+            data.forEach((value, i) => { if (i % 4 < 3) sums[i % 4] += value; });
+            done(sums);
+        }));
+    })"""
+    found: list[int] = page.locator("#stage").evaluate(script)
+    return found
+
+
+def test_from_the_runs_to_an_image_and_on(visit: Visit) -> None:
+    page = visit()
+    page.get_by_role("link", name="results.parquet").click()
+    page.get_by_role("link", name="Rows", exact=True).click()
+    page.locator("summary").click()
+    page.get_by_label("Outcome").select_option("scored")
+    page.get_by_role("button", name="Show").click()
+    assert page.url.endswith("/rows?outcome=scored")
+    page.get_by_role("link", name="a.png").click()
+    page.wait_for_selector("#viewer[data-ready]")
+    red, green, blue = shown_levels(page)
+    assert red == green == blue > 0
+    page.get_by_label("Heat map").select_option("COVID-19")
+    page.wait_for_selector("#viewer[data-heat='COVID-19']")
+    page.keyboard.press("h")
+    page.get_by_label("Heat map").select_option("")
+    page.locator("#stage").press("i")
+    inverted = shown_levels(page)
+    assert abs(inverted[0] + red - 255 * 1600) <= 1600
+    page.keyboard.press("0")
+    assert shown_levels(page) == [red, green, blue]
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**/images/1?**")
+    assert page.locator("h1").inner_text() == "b.dcm"
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url("**/images/0?**")
+
+
+def test_dragging_changes_window_and_level_and_the_wheel_zooms(visit: Visit) -> None:
+    page = visit()
+    page.goto(page.locator("a", has_text="Rows").first.get_attribute("href") or "")
+    page.get_by_role("link", name="b.dcm").click()
+    page.wait_for_selector("#viewer[data-ready]")
+    before = shown_levels(page)
+    page.locator("#stage").hover()
+    page.mouse.down()
+    page.mouse.move(500, 300, steps=3)
+    page.mouse.up()
+    width, level = page.get_by_label("Window"), page.get_by_label("Level")
+    assert (width.input_value(), level.input_value()) != ("256", "128")
+    assert shown_levels(page) != before
+    page.get_by_role("button", name="Reset").click()
+    assert (width.input_value(), level.input_value()) == ("256", "128")
+    assert shown_levels(page) == before
+    page.locator("#stage").hover()
+    page.mouse.wheel(0, -600)
+    assert shown_levels(page) != before
+
+
+@pytest.mark.parametrize("name", ["a.png", "b.dcm"])
+def test_an_upload_is_scored(visit: Visit, scored_folder: Path, name: str) -> None:
+    page = visit()
+    page.get_by_role("link", name="Score a file").click()
+    page.get_by_label("Drop a file").set_input_files(scored_folder / "archive" / name)
+    page.get_by_role("button", name="Score", exact=True).click()
+    page.wait_for_selector("#viewer[data-ready]", timeout=60_000)
+    assert page.locator(".verdict").count() == 1
+    page.get_by_label("Heat map").select_option("Normal")
+    page.wait_for_selector("#viewer[data-heat='Normal']")
+
+
+def test_a_report_opens_and_runs_nothing(browser: "sync_api.Browser", address: str) -> None:
+    context = browser.new_context(base_url=address)
+    page = context.new_page()
+    page.goto(f"/?token={TOKEN}")
+    page.get_by_role("link", name="results.parquet").click()
+    page.get_by_role("link", name="Report results.html").click()
+    assert page.locator("h1").inner_text() == "The report"
+    assert page.title() == "R"
+    context.close()
+
+
+def test_the_token_is_asked_for(browser: "sync_api.Browser", address: str) -> None:
+    page = browser.new_page()
+    page.goto(address)
+    assert page.title() == "Sign in · cxrbatch"
+    for token, title in (("wrong-wrong-wrong", "Sign in · cxrbatch"), (TOKEN, "Runs · cxrbatch")):
+        page.get_by_label("Token").fill(token)
+        page.get_by_role("button", name="Sign in").click()
+        assert page.title() == title
+    assert page.url == f"{address}/"
+    page.close()
+
+
+def pages_of(page: "sync_api.Page") -> list[str]:
+    """An address of each page."""
+    run = page.get_by_role("link", name="results.parquet").get_attribute("href")
+    rows = [f"{run}/rows", f"{run}/rows?layout=sheet", f"{run}/rows?path=absent"]
+    images = [f"{run}/images/{number}" for number in (0, 2)]
+    return ["/", str(run), *rows, *images, "/upload"]
+
+
+def test_axe_finds_no_violation(visit: Visit) -> None:
+    # axe is a script, which the pages' own policy forbids.
+    page = visit(bypass=True)
+    for url in pages_of(page):
+        page.goto(url)
+        for closed in page.locator("details:not([open]) summary").all():
+            closed.click()
+        result = Axe().run(page)
+        assert result.violations_count == 0, f"{url} {result.generate_report()}"
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    result = Axe().run(page)
+    assert result.violations_count == 0, result.generate_report()
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+def test_every_page_fits(visit: Visit, width: int) -> None:
+    page = visit(width=width)
+    for url in pages_of(page):
+        page.goto(url)
+        assert page.evaluate("document.documentElement.scrollWidth") == width, url

@@ -58,7 +58,7 @@ def create_app(
         films=Films(children, Queue(at_work=2, waiting=10)),
         library=Library(folder),
         scorer=UploadScorer(checkpoint, children, Queue(at_work=1, waiting=4)),
-        summaries=Summaries(),
+        summaries=Summaries(children),
     )
     guard(app, token=token, hosts=hosts)
     failures.explain(app)

@@ -85,6 +85,7 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen()  # whoever reads the address finds it
     except OSError as error:
         listener.close()
         raise CxrbatchError(

@@ -9,9 +9,8 @@ import os
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import duckdb
 import numpy as np
@@ -29,14 +28,21 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "autoload_known_extensions": False,
 }
 _MOST_CHOICES = 100
-_REMEMBERED = 256
+_REMEMBERED = 128
 
 Ids = npt.NDArray[np.int64]
 Row = dict[str, Any]
+_Answer: TypeAlias = tuple[list[str], list[tuple[Any, ...]]]
 
 
 class OpenedTable:
-    """A table that stays as it was when it was opened; may be used by several threads."""
+    """A table that stays as it was when it was opened; may be used by several threads.
+
+    Attributes:
+        table: What it says of itself.
+        columns: Names of its columns.
+        place: Where other processes find the file as long as this is there.
+    """
 
     def __init__(self, path: Path, *, name: str) -> None:
         """Open the file.
@@ -59,12 +65,12 @@ class OpenedTable:
             self.table = open_table(held)
         except TableError as error:
             raise TableError(str(error).replace(str(held), name)) from None
+        self.place = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+        # The table does not change, so that an answer stays true.
+        self._answers: dict[tuple[str, tuple[object, ...]], _Answer] = {}
         self._database = self._connected(str(held))
         described = self._fetched("DESCRIBE rows", [])
         self.columns = [str(name) for name, *_ in described if name != "file_row_number"]
-        # Of this table: a cache on the method would keep every table for ever.
-        self.count = lru_cache(maxsize=_REMEMBERED)(self._count)
-        self.choices = lru_cache(maxsize=1)(self._choices)
 
     def page(self, chosen: Filter, columns: Sequence[str], *, first: int, most: int) -> list[Row]:
         """Give some rows, each with its number in the table as `row`.
@@ -125,22 +131,23 @@ class OpenedTable:
             found: Ids = cursor.execute(sql, values).fetchnumpy()["row"]
         return np.sort(found)
 
-    def outcomes(self) -> dict[str, int]:
-        """Count the rows by outcome, the most frequent first."""
-        sql = "SELECT outcome, count(*) FROM rows GROUP BY outcome ORDER BY count(*) DESC, outcome"
-        return {str(code): int(count) for code, count in self._fetched(sql, [])}
-
-    def _count(self, chosen: Filter) -> int:
+    def count(self, chosen: Filter) -> int:
+        """Count the chosen rows."""
         where, values = chosen.where()
         if where == "true":
             return self.table.rows
         return int(self._fetched(f"SELECT count(*) FROM rows WHERE {where}", values)[0][0])
 
-    def _choices(self) -> dict[str, list[str]]:
-        """Values that occur, by parameter of `EQUAL` and for `flag`, up to a number."""
+    def choices(self) -> dict[str, list[str]]:
+        """Give values that occur, by parameter of `EQUAL` and for `flag`, up to a number."""
         told = {name: column for name, column in EQUAL.items() if self._has(name)}
         found = {name: self._distinct(column) for name, column in told.items()}
         return {**found, "flag": self._distinct("unnest(flags)")}
+
+    def outcomes(self) -> dict[str, int]:
+        """Count the rows by outcome, the most frequent first."""
+        sql = "SELECT outcome, count(*) FROM rows GROUP BY outcome ORDER BY count(*) DESC, outcome"
+        return {str(code): int(count) for code, count in self._fetched(sql, [])}
 
     def _distinct(self, expression: str) -> list[str]:
         sql = f"SELECT DISTINCT value FROM (SELECT {expression} AS value FROM rows) LIMIT ?"
@@ -177,14 +184,25 @@ class OpenedTable:
         return database
 
     def _rows(self, sql: str, values: Sequence[object]) -> list[Row]:
-        with self._cursor() as cursor:
-            found = cursor.execute(sql, values)
-            names = [str(column[0]) for column in found.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+        names, found = self._answer(sql, values)
+        return [dict(zip(names, row, strict=True)) for row in found]
 
     def _fetched(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        with self._cursor() as cursor:
-            return cursor.execute(sql, values).fetchall()
+        return self._answer(sql, values)[1]
+
+    def _answer(self, sql: str, values: Sequence[object]) -> _Answer:
+        key = sql, tuple(values)
+        answer = self._answers.get(key)
+        if answer is None:
+            with self._cursor() as cursor:
+                found = cursor.execute(sql, values)
+                names = [str(column[0]) for column in found.description or ()]
+                answer = names, found.fetchall()
+            if len(self._answers) >= _REMEMBERED:
+                self._answers.clear()
+            if len(answer[1]) <= _MOST_CHOICES:
+                self._answers[key] = answer
+        return answer
 
     @contextmanager
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:

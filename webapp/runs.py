@@ -12,11 +12,11 @@ from cxrbatch.errors import CheckpointError, TableError
 from cxrbatch.model.card import Card
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.results.table import Table
+from cxrbatch.webapp.accuracy import Accuracy
 from cxrbatch.webapp.export import FORMATS, exported
 from cxrbatch.webapp.filters import Filter, is_labelled, parse_filter, sortable
 from cxrbatch.webapp.library import Found
 from cxrbatch.webapp.services import asked_table, services
-from cxrbatch.webapp.summaries import Accuracy
 
 PER_PAGE = {"table": 50, "sheet": 60}
 WITH_IMAGE = (Outcome.SCORED.value, Outcome.NOT_A_RADIOGRAPH.value)
@@ -69,7 +69,7 @@ def overview(found: Found) -> Overview:
         return Overview(found, broken=str(error))
     except OSError:
         return Overview(found, broken=f"{found.name} is not there any more")
-    accuracy, pending = services().summaries.shown(opened)
+    accuracy, pending = services().summaries.accuracy(opened)
     return Overview(
         found,
         changed=changed,

@@ -30,6 +30,7 @@ from cxrbatch.results.table import (
 from cxrbatch.webapp.access import allowed_hosts
 from cxrbatch.webapp.app import create_app
 from cxrbatch.webapp.services import close
+from cxrbatch.webapp.summaries import Summaries
 
 TOKEN = "a-token-of-the-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -111,10 +112,17 @@ def opened_app(folder: Path) -> Iterator[Flask]:
 
 
 @pytest.fixture
-def app(folder: Path) -> Iterator[Flask]:
+def adding_app(folder: Path) -> Iterator[Flask]:
     """An app that serves `folder`."""
     with opened_app(folder) as app:
         yield app
+
+
+@pytest.fixture
+def app(adding_app: Flask, monkeypatch: pytest.MonkeyPatch) -> Flask:
+    """The same, without accuracy: a process for it in each test would take minutes."""
+    monkeypatch.setattr(Summaries, "accuracy", lambda self, opened: (None, False))
+    return adding_app
 
 
 @pytest.fixture

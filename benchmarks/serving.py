@@ -1,0 +1,188 @@
+"""Serve a large table and say how long pages take, alone and beside an upload, and how much memory.
+
+    python benchmarks/serving.py                   # a million rows
+    python benchmarks/serving.py --rows 100000
+
+Times are also given as CPU seconds of the server, which a busy machine does not lengthen.
+"""
+
+import argparse
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from cxrbatch.model.checkpoint import bundled_checkpoint, read_card
+from cxrbatch.results.table import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
+
+TOKEN = "a-token-of-the-benchmark"
+GROUP = 65_536
+CELLS = 5
+READERS = 50
+
+
+def write_table(path: Path, rows: int) -> list[str]:
+    """Write a labelled table of made-up scores; give its classes."""
+    card = read_card(bundled_checkpoint())
+    schema = table_schema(card.classes, heatmap_size=CELLS, labelled=True)
+    told = {
+        "schema_version": SCHEMA_VERSION,
+        "classes": list(card.classes),
+        "heatmap_size": CELLS,
+        "labelled": True,
+        "card": card.to_json(),
+        "recipe": card.recipe.to_card(),
+        "archive_root": "/nowhere",
+    }
+    metadata = {PROVENANCE_KEY: json.dumps(told).encode()}
+    with pq.ParquetWriter(path, schema.with_metadata(metadata), compression="zstd") as writer:
+        for start in range(0, rows, GROUP):
+            columns = made_up(start, min(GROUP, rows - start), list(card.classes))
+            arrays = [
+                pa.array(columns[field.name], field.type)
+                if field.name in columns
+                else pa.nulls(len(columns["path"]), field.type)
+                for field in schema
+            ]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+    return list(card.classes)
+
+
+def made_up(start: int, count: int, classes: list[str]) -> dict[str, list[object]]:
+    """Columns of some rows."""
+    rng = np.random.default_rng(start)
+    scores = rng.dirichlet(np.ones(len(classes)), count).astype(np.float32)
+    predicted = np.array(classes)[scores.argmax(1)]
+    numbers = range(start, start + count)
+    maps = rng.integers(0, 256, (count, len(classes) * CELLS**2), dtype=np.uint8)
+    return {
+        "path": [f"site{n % 7}/study{n // 4:07d}/image{n:08d}.dcm" for n in numbers],
+        "frame": [0] * count,
+        "outcome": ["corrupt" if n % 50 == 0 else "scored" for n in numbers],
+        "prediction": predicted.tolist(),
+        "truth": np.where(rng.random(count) < 0.8, predicted, rng.choice(classes, count)).tolist(),
+        "flags": [["lateral"] if n % 9 == 0 else [] for n in numbers],
+        "patient_sex": rng.choice(["F", "M"], count).tolist(),
+        "patient_age_bin": rng.choice(["30-39", "40-49", "50-59"], count).tolist(),
+        "heatmaps": [row.tobytes() for row in maps],
+        **{f"p_{name}": scores[:, i].tolist() for i, name in enumerate(classes)},
+    }
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[tuple[int, str]]:
+    """A server of a folder: its process id and address."""
+    words = ["-P", "-m", "cxrbatch", "serve", str(folder), "--port", "0", "--token", TOKEN]
+    with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield server.pid, server.stdout.readline().partition("/?")[0]
+        finally:
+            server.terminate()
+
+
+def ask(url: str, body: bytes | None = None) -> bytes:
+    """Fetch a page, or send a file."""
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    if body is not None:
+        headers["Content-Type"] = "multipart/form-data; boundary=b"
+        part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+        body = part + body + b"\r\n--b--\r\n"
+    with urllib.request.urlopen(urllib.request.Request(url, body, headers)) as answer:
+        found: bytes = answer.read()
+        return found
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Milliseconds that something takes."""
+    start = time.perf_counter()
+    work()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def peak_mebibytes(pid: int) -> int:
+    """The most that a process had resident."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
+
+
+def queries(classes: list[str], rng: random.Random) -> Iterator[str]:
+    """Filters and orders that nobody has asked for before."""
+    while True:
+        name = rng.choice(classes)
+        asked = {
+            "sort": f"{rng.choice(['', '-'])}p_{name}",
+            "prediction": rng.choice(classes),
+            f"min[{name}]": f"{rng.random() / 4:.6f}",
+            "sex": rng.choice("FM"),
+            "page": str(rng.randint(1, 20)),
+        }
+        yield urllib.parse.urlencode(asked)
+
+
+def told(name: str, milliseconds: list[float], cpu: float) -> None:
+    """Print a line of figures."""
+    p50, p95 = np.percentile(milliseconds, [50, 95])
+    each = 1e3 * cpu / len(milliseconds)
+    print(f"{name:<44} p50 {p50:5.0f} ms   p95 {p95:5.0f} ms   CPU {each:5.0f} ms each")
+
+
+def main() -> None:
+    """Make the table, serve it, and ask."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    rows = parser.parse_args().rows
+    film = io.BytesIO()
+    noise = np.random.default_rng(1).integers(0, 4096, (3000, 2500), dtype=np.uint16)
+    Image.fromarray(noise * 16).save(film, "PNG", compress_level=1)
+    with tempfile.TemporaryDirectory() as name:
+        classes = write_table(Path(name) / "results.parquet", rows)
+        with served(Path(name)) as (pid, address):
+            run = json.loads(ask(f"{address}/api/v1/runs"))["runs"][0]["id"]
+            page = f"{address}/runs/{run}/rows"
+            print(f"first page {timed(lambda: ask(page)):.0f} ms")
+            asked = queries(classes, random.Random(1))
+            before = cpu_seconds(pid)
+            alone = [timed(lambda: ask(f"{page}?{next(asked)}")) for _ in range(60)]
+            told("filter, order and page, one reader", alone, cpu_seconds(pid) - before)
+            print(f"peak memory {peak_mebibytes(pid)} MiB, before anything was scored")
+            score = f"{address}/api/v1/score"
+            print(f"first upload {timed(lambda: ask(score, film.getvalue())):.0f} ms")
+            print(f"second upload {timed(lambda: ask(score, film.getvalue())):.0f} ms")
+            runs = f"{address}/runs/{run}"
+            before = cpu_seconds(pid)
+            with ThreadPoolExecutor(READERS + 1) as threads:
+                upload = threads.submit(ask, score, film.getvalue())
+                beside = list(threads.map(lambda _: timed(lambda: ask(runs)), range(4 * READERS)))
+                upload.result()
+            told(
+                f"a run's page, {READERS} readers beside an upload",
+                beside,
+                cpu_seconds(pid) - before,
+            )
+            print(f"peak memory {peak_mebibytes(pid)} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -45,8 +45,7 @@ def add_up(path: Path) -> Accuracy | None:
         TableError: The table is damaged.
     """
     # Here and not above: they take a second and much memory, in the child alone.
-    from scipy.stats import binomtest
-
+    from cxrbatch.results.intervals import wilson
     from cxrbatch.results.metrics import one_vs_rest_auc
 
     table = open_table(path)
@@ -64,7 +63,7 @@ def add_up(path: Path) -> Accuracy | None:
     )
     areas = one_vs_rest_auc(truth, np.stack([read[name].to_numpy() for name in scores], axis=1))
     right = int((truth == predicted).sum())
-    interval = binomtest(right, len(truth)).proportion_ci(0.95, method="wilson")
+    interval = wilson(right, len(truth))
     auc = dict(zip(table.classes, areas, strict=True))
     share = right / len(truth)
-    return Accuracy(len(truth), side, share, float(interval.low), float(interval.high), auc)
+    return Accuracy(len(truth), side, share, interval.low, interval.high, auc)

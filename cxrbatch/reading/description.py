@@ -83,6 +83,7 @@ def describe(header: Header) -> HeaderFacts:
         series_instance_uid=_uid(dataset, 0x0020000E),
         study_instance_uid=_uid(dataset, 0x0020000D),
         patient_id=text(dataset, 0x00100020),
+        patient_issuer=text(dataset, 0x00100021),
     )
 
 

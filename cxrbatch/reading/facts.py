@@ -1,14 +1,14 @@
 """What a header says about an image, without what names its patient."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
 class HeaderFacts:
     """Header values that a table may hold, as short printable text; None where absent.
 
-    `patient_id` is the exception: it is there to be turned into a keyed hash, is left out of the
-    repr, and must not be stored or printed.
+    `patient_id` and its issuer, who is an institution, are the exception: they are there to be
+    turned into a keyed hash, are left out of the repr, and must not be stored or printed.
     """
 
     modality: str | None = None
@@ -30,6 +30,11 @@ class HeaderFacts:
     series_instance_uid: str | None = None
     study_instance_uid: str | None = None
     patient_id: str | None = field(default=None, repr=False)
+    patient_issuer: str | None = field(default=None, repr=False)
+
+    def without_patient(self) -> "HeaderFacts":
+        """What may be written down."""
+        return replace(self, patient_id=None, patient_issuer=None)
 
 
 def age_bin(age: str | None, *, birth_date: str | None, study_date: str | None) -> str | None:

@@ -22,8 +22,8 @@ SCHEMA_VERSION = "2.1"
 PROVENANCE_KEY = b"cxrbatch"
 
 _INTEGERS = frozenset({"rows", "columns", "bits_stored"})
-# The id itself never enters a table: `patient_key` is its keyed hash.
-FACTS = tuple(f.name for f in fields(HeaderFacts) if f.name != "patient_id")
+# What is kept out of a repr never enters a table: of the id there is a keyed hash, `patient_key`.
+FACTS = tuple(f.name for f in fields(HeaderFacts) if f.repr)
 
 TRUTH_COLUMNS = ("truth", "split")
 """What a table has beside the usual columns where it came with labels: text, null where unknown."""

@@ -5,11 +5,32 @@ out ids against the keys.
 """
 
 import contextlib
+import hashlib
+import hmac
 import os
+import re
 import secrets
 from pathlib import Path
 
+from cxrbatch.reading.facts import HeaderFacts
+
 _SECRET_BYTES = 32
+_KEY_HEX_DIGITS = 32
+_ID_HEX_DIGITS = 16
+
+# What de-identification and registration write where there is no id, without case, blanks and
+# punctuation. A number other than zero may be somebody's, however short it is.
+_NOBODY = re.compile(
+    "|".join(
+        (
+            *("0*", "x*", "na", "nan", "nil", "none", "null", "empty", "blank", "missing"),
+            *("un(known|named|specified|defined|identified|available)", "not?(available|known)"),
+            *("no(name|id|patient|patientid)", "(patient|pat|subject)?(id|name)?", "default"),
+            *("(anon(ym)?(ous|i[sz]ed|i[sz]e)?)(patient|subject|name|id)?", "test(patient)?"),
+            *("de?identified", "pseudonymi[sz]ed", "removed", "redacted", "deleted", "hidden"),
+        )
+    )
+)
 
 
 def secret_file() -> Path:
@@ -33,6 +54,34 @@ def patient_secret() -> bytes | None:
     except (OSError, RuntimeError):
         return None
     return secret if len(secret) == _SECRET_BYTES else None
+
+
+def secret_id(secret: bytes) -> str:
+    """Tell secrets apart by 16 hexadecimal digits that do not give them away."""
+    return hmac.new(secret, b"id", hashlib.sha256).hexdigest()[:_ID_HEX_DIGITS]
+
+
+def patient_key(facts: HeaderFacts, secret: bytes) -> str | None:
+    """Give the key of the person whom a header names.
+
+    Args:
+        facts: Patient ID (0010,0020) counts within its Issuer (0010,0021), where there is one.
+        secret: From `patient_secret`.
+
+    Returns:
+        32 hexadecimal digits; None where there is no id, or a word that stands in for one.
+    """
+    if facts.patient_id is None or is_placeholder(facts.patient_id):
+        return None
+    # Header text is printable: no id and issuer can read like another id.
+    told = "\n".join(filter(None, (facts.patient_id, facts.patient_issuer)))
+    return hmac.new(secret, told.encode(), hashlib.sha256).hexdigest()[:_KEY_HEX_DIGITS]
+
+
+def is_placeholder(patient_id: str) -> bool:
+    """Whether an id is one that many different persons bear, such as ANONYMOUS, 0 or UNKNOWN."""
+    plain = "".join(c for c in patient_id.casefold() if c.isalnum())
+    return _NOBODY.fullmatch(plain) is not None
 
 
 def _create(file: Path) -> None:

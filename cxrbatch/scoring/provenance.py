@@ -1,7 +1,6 @@
 """How a table was made: what decides its rows, and what it adds up to."""
 
 import hashlib
-import hmac
 import json
 import os
 import platform
@@ -15,6 +14,7 @@ from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.resnet import STRIDE
 from cxrbatch.results.paths import path_to_text
 from cxrbatch.results.table import SCHEMA_VERSION
+from cxrbatch.scoring.patients import secret_id
 from cxrbatch.scoring.runs import Run
 from cxrbatch.scoring.writing import Counts
 
@@ -60,7 +60,7 @@ def fingerprint(
         "precision": precision,
         "device": device,
         "archive_root": path_to_text(os.fsencode(archive_root.resolve())),
-        "patient_secret_id": hmac.new(patient_secret, b"id", hashlib.sha256).hexdigest()[:16],
+        "patient_secret_id": secret_id(patient_secret),
         "versions": {
             "cxrbatch": __version__,
             "python": platform.python_version(),

@@ -1,7 +1,5 @@
 """One file to its rows and network inputs: what a worker does, and a web upload too."""
 
-import hashlib
-import hmac
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -21,8 +19,7 @@ from cxrbatch.reading.radiograph import (
 from cxrbatch.results.paths import path_to_text
 from cxrbatch.results.table import Row
 from cxrbatch.scoring.archive import ArchiveFile
-
-_KEY_HEX_DIGITS = 32
+from cxrbatch.scoring.patients import patient_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +94,9 @@ class FileReader:
             flags=tuple(flag.value for flag in reading.flags),
             image_hash=None if prepared is None else image_hash(prepared),
             dhash=None if prepared is None else difference_hash(prepared),
-            patient_key=self._patient_key(reading.facts.patient_id),
+            patient_key=patient_key(reading.facts, self.patient_secret),
             # What goes on from here is written down; the id is not.
-            facts=replace(reading.facts, patient_id=None),
+            facts=reading.facts.without_patient(),
         )
         return row, prepared
 
@@ -112,12 +109,6 @@ class FileReader:
             failure = reading_error(error)
             failed = replace(reading, outcome=failure.outcome, detail=failure.detail, image=None)
             return None, failed
-
-    def _patient_key(self, patient_id: str | None) -> str | None:
-        if not patient_id:
-            return None
-        digest = hmac.new(self.patient_secret, patient_id.encode(), hashlib.sha256)
-        return digest.hexdigest()[:_KEY_HEX_DIGITS]
 
 
 def _failed(outcome: Outcome, detail: str) -> Reading:

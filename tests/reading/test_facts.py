@@ -27,6 +27,7 @@ def test_facts_of_a_header() -> None:
             0x00080070: ("LO", "Maker"),
             0x00081090: ("LO", "Model 1"),
             0x00100020: ("LO", "ID-17"),
+            0x00100021: ("LO", "Clinic-3"),
             0x00100040: ("CS", "F"),
             0x00101010: ("AS", "045Y"),
             0x00180015: ("CS", "CHEST"),
@@ -45,7 +46,12 @@ def test_facts_of_a_header() -> None:
     assert facts.sop_instance_uid == "1.2.3.4"
     assert facts.presentation_intent == "FOR PRESENTATION"
     assert facts.patient_id == "ID-17"
+    assert facts.patient_issuer == "Clinic-3"
     assert "ID-17" not in repr(reading)
+    assert "Clinic-3" not in repr(reading)
+    hidden = facts.without_patient()
+    assert hidden.patient_id is hidden.patient_issuer is None
+    assert hidden.modality == "DX"
 
 
 @pytest.mark.parametrize(

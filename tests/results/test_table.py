@@ -132,10 +132,10 @@ def test_types_of_columns() -> None:
     assert schema.field("patient_age_bin").type == pa.string()
 
 
-def test_every_header_fact_is_a_column_but_the_patient_id() -> None:
+def test_every_header_fact_is_a_column_but_the_patient_id_and_its_issuer() -> None:
     names = set(table_schema(CLASSES, heatmap_size=1).names)
     facts = {field.name for field in fields(HeaderFacts)}
-    assert facts - names == {"patient_id"}
+    assert facts - names == {"patient_id", "patient_issuer"}
 
 
 def test_a_scored_row_comes_back(tmp_path: Path) -> None:

@@ -26,20 +26,30 @@ from cxrbatch.reading.readings import Reading, file_limit
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.isolation import Fault, Limits
 from cxrbatch.scoring.loading import ReadingPool, Unread
+from cxrbatch.scoring.patients import patient_key, secret_id
 from cxrbatch.training.store import Place, Store, reported, stored_keys
 
 _DECODERS = ("imagecodecs", "numpy", "pillow", "pydicom", "scipy")
 _COPIED_AT_ONCE = 256
+_SECRET_ID_DIGITS = 16
 # A file's times may lag so much behind the clock.
 _CLOCK_NS = 20_000_000
 _PASSING = frozenset({Outcome.UNREADABLE_FILE, Outcome.OUT_OF_MEMORY})
 """Outcomes that say as much of the machine as of the bytes: they are tried anew in each run."""
 
 
-def store_place(folder: Path, recipe: Recipe) -> Place:
-    """Where a cache keeps the inputs of a recipe, as this version of the reader makes them."""
-    identity = hashlib.sha256(f"{recipe.sha256} {reading_version()}".encode()).hexdigest()
-    return Place(folder, identity, recipe.size)
+def store_place(folder: Path, recipe: Recipe, *, secret: bytes, lasting: bool = True) -> Place:
+    """Where a cache keeps the inputs of a recipe, as this version of the reader makes them.
+
+    Args:
+        folder: The cache.
+        recipe: How display images become inputs.
+        secret: Key of the patient hash: records made with another one are none.
+        lasting: Whether the next run has it too; if not, that run writes in this one's place.
+    """
+    told = f"{recipe.sha256} {reading_version()} {secret_id(secret) if lasting else 'passing'}"
+    shared = hashlib.sha256(told.encode()).hexdigest()[:-_SECRET_ID_DIGITS]
+    return Place(folder, shared + secret_id(secret), recipe.size)
 
 
 @lru_cache(maxsize=1)
@@ -64,11 +74,13 @@ class Decoded:
         key: Of its bytes; None where they could not be had.
         outcome: `scored` where it has an input; None where the store knows the key already.
         prepared: Shape (size, size), uint8, or None.
+        patient: Key of the patient whom its header names, or None.
     """
 
     key: bytes | None
     outcome: Outcome | None
     prepared: ModelInput | None = None
+    patient: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +94,14 @@ class InputReader:
         place: Where known inputs are.
         known: So many records of the store are known.
         opened_ns: Of the store.
+        patient_secret: Key of the patient hash.
     """
 
     recipe: Recipe
     place: Place
     known: int
     opened_ns: int
+    patient_secret: bytes = field(repr=False)
 
     def load(self, files: list[ArchiveFile]) -> Decoded:
         """Read one file; whatever is wrong with it is its outcome."""
@@ -105,21 +119,21 @@ class InputReader:
         key.update(data)
         if key.digest() in _known(self.place, self.known, self.opened_ns):
             return Decoded(key.digest(), None)
-        outcome, prepared = self._decode(data, options)
-        return Decoded(key.digest(), outcome, prepared)
+        return self._decode(key.digest(), data, options)
 
     def failed(self, file: ArchiveFile, outcome: Outcome, detail: str) -> Decoded:
         """Stand in for a file that ended the process that read it."""
         return Decoded(None, outcome)
 
-    def _decode(self, data: bytes, options: ReadingOptions) -> tuple[Outcome, ModelInput | None]:
+    def _decode(self, key: bytes, data: bytes, options: ReadingOptions) -> Decoded:
         first: Reading = next(read_radiographs_bytes(data, options))
+        patient = patient_key(first.facts, self.patient_secret)
         if first.outcome is not Outcome.SCORED or first.image is None:
-            return first.outcome, None
+            return Decoded(key, first.outcome, patient=patient)
         try:
-            return first.outcome, self.recipe.prepare(first.image)
+            return Decoded(key, first.outcome, self.recipe.prepare(first.image), patient)
         except Exception as error:
-            return reading_error(error).outcome, None
+            return Decoded(key, reading_error(error).outcome, patient=patient)
 
 
 def fill(
@@ -130,7 +144,7 @@ def fill(
     workers: int,
     limits: Limits,
     progress: Callable[[int], object],
-) -> tuple[npt.NDArray[np.int64], list[Outcome]]:
+) -> tuple[npt.NDArray[np.int64], list[Outcome], list[str | None]]:
     """Decode the files whose bytes the store does not know.
 
     Args:
@@ -142,28 +156,32 @@ def fill(
         progress: Called with 1 after each file.
 
     Returns:
-        The row of each file in the store, shape (files,), -1 where it has none; its outcome.
+        The row of each file in the store, shape (files,), -1 where it has none; its outcome;
+        the key of its patient.
 
     Raises:
         CxrbatchError: The disk refuses, or no process can be started.
     """
     rows: npt.NDArray[np.int64] = np.full(len(files), -1, dtype=np.int64)
-    outcomes = []
+    outcomes, patients = [], []
     culprits = _Culprits(store.place)
     with ReadingPool(reader, workers=workers, limits=limits, listener=culprits) as pool:
         unread = (Unread(i, ArchiveFile(os.fsencode(path), 0)) for i, path in enumerate(files))
         decoded: Decoded
         for number, decoded in enumerate(pool.load(unread)):
             key, outcome = decoded.key or culprits.keys.get(number), decoded.outcome
+            patient = decoded.patient
             if outcome is None:
                 assert key is not None
                 rows[number] = store.row(key, near=number)
                 outcome = store.outcome(int(rows[number]))
+                patient = store.patient(int(rows[number]))
             elif key is not None and outcome not in _PASSING:
-                rows[number] = store.append(key, outcome, decoded.prepared)
+                rows[number] = store.append(key, outcome, decoded.prepared, patient)
             outcomes.append(outcome)
+            patients.append(patient)
             progress(1)
-    return rows, outcomes
+    return rows, outcomes, patients
 
 
 def in_order(store: Store, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:

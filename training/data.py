@@ -1,5 +1,6 @@
 """Labelled files as arrays: the inputs of all of them, and the sides of the split."""
 
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +13,12 @@ from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.reading.readings import file_limit
 from cxrbatch.results.truth import SPLITS, LabelledFile
+from cxrbatch.scoring.patients import patient_secret
 from cxrbatch.scoring.settings import ScoringOptions
 from cxrbatch.training.cache import InputReader, fill, in_order, store_place
 from cxrbatch.training.labelled import Labelled
 from cxrbatch.training.side import Side
-from cxrbatch.training.store import opened, remove_store
+from cxrbatch.training.store import Place, opened, remove_store
 
 Progress = Callable[[int], object]
 
@@ -37,11 +39,13 @@ class Inputs:
         values: Shape (n, size, size), uint8, memory-mapped; zeros where there is no image.
         readable: Shape (n,), bool: whether there is one.
         outcomes: Why not; `scored` where there is.
+        patients: Keys of the patients whom the headers name; None where one names nobody.
     """
 
     values: npt.NDArray[np.uint8]
     readable: npt.NDArray[np.bool_]
     outcomes: tuple[Outcome, ...]
+    patients: tuple[str | None, ...]
 
     def unreadable(self, files: Sequence[LabelledFile]) -> list[Unreadable]:
         """The files that gave no image.
@@ -71,18 +75,19 @@ def prepare_inputs(
     limits = ScoringOptions().limits
     # The file is held in memory beside its image.
     room = limits.memory + file_limit(ReadingOptions().max_pixels)
-    with opened(store_place(folder, recipe)) as store:
-        rows, outcomes = fill(
+    place, secret = _place(folder, recipe)
+    with opened(place) as store:
+        rows, outcomes, patients = fill(
             store,
             labelled.located,
-            reader=InputReader(recipe, store.place, store.count, store.opened_ns),
+            reader=InputReader(recipe, place, store.count, store.opened_ns, secret),
             workers=workers,
             limits=replace(limits, memory=room),
             progress=progress,
         )
         values = in_order(store, rows)
     readable = np.array([code is Outcome.SCORED for code in outcomes], dtype=np.bool_)
-    return Inputs(values, readable, tuple(outcomes))
+    return Inputs(values, readable, tuple(outcomes), tuple(patients))
 
 
 def sides_of(
@@ -110,4 +115,12 @@ def forget_inputs(folder: Path, recipe: Recipe) -> None:
     Raises:
         CxrbatchError: The disk refuses.
     """
-    remove_store(store_place(folder, recipe))
+    place, _ = _place(folder, recipe)
+    remove_store(place)
+
+
+def _place(folder: Path, recipe: Recipe) -> tuple[Place, bytes]:
+    """Where inputs are kept, and the secret that turns patient ids into keys there."""
+    kept = patient_secret()
+    secret = kept or secrets.token_bytes(32)
+    return store_place(folder, recipe, secret=secret, lasting=kept is not None), secret

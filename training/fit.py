@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint
+from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.model.resnet import RadiographResNet
 from cxrbatch.results.metrics import macro_auc
 from cxrbatch.scoring.allocation import keep_freed_memory
@@ -53,6 +54,7 @@ def fit(
     folder: Path | None = None,
     resume: bool = False,
     world: World = ALONE,
+    on_start: Callable[[], object] = lambda: None,
     on_step: Callable[[int], object],
     on_epoch: Callable[[Epoch], object],
 ) -> list[Epoch]:
@@ -72,6 +74,7 @@ def fit(
         folder: Where states and the best checkpoint are kept, an existing folder; None for none.
         resume: Go on with the newest state in `folder`, where there is one.
         world: The processes that train together; all of them call this.
+        on_start: Called once, before the first step, when nothing speaks against it any more.
         on_step: Called with the number of images after each step.
         on_epoch: Called after each epoch; where a run goes on, for those that are done, too.
 
@@ -97,6 +100,7 @@ def fit(
         world=world,
     )
     history, best = _restored(trainer, state)
+    on_start()
     for epoch in history:
         on_step(steps * options.batch_size)
         on_epoch(epoch)
@@ -206,6 +210,18 @@ def _diverged(number: int, history: Sequence[Epoch], folder: Path | None) -> str
     return message
 
 
+def options_fingerprint(
+    options: TrainingOptions, recipe: Recipe, teachers: Sequence[Checkpoint]
+) -> Fingerprint:
+    """What two runs must have in common, as far as it is known before any image is read."""
+    named: dict[str, Any] = {name.replace("_", " "): v for name, v in asdict(options).items()}
+    return {
+        **named,
+        "recipe": recipe.to_card(),
+        "teachers": [teacher.sha256 for teacher in teachers],
+    }
+
+
 def _fingerprint(
     model: RadiographResNet,
     card: Card,
@@ -214,16 +230,13 @@ def _fingerprint(
     options: TrainingOptions,
     teachers: Sequence[Checkpoint],
 ) -> Fingerprint:
-    named: dict[str, Any] = {name.replace("_", " "): v for name, v in asdict(options).items()}
     return {
-        **named,
+        **options_fingerprint(options, card.recipe, teachers),
         "classes": list(card.classes),
-        "recipe": card.recipe.to_card(),
         "normalisation": asdict(card.normalisation),
         "initial weights": _weights_sha256(model),
         "training images or labels": train.sha256(),
         "validation images or labels": val.sha256(),
-        "teachers": [teacher.sha256 for teacher in teachers],
     }
 
 

@@ -41,10 +41,23 @@ def group_files(files: Sequence[LabelledFile], pairs: Iterable[Pair]) -> tuple[i
         pairs: From `near_duplicates`, by index into `files`.
 
     Returns:
-        The group of each file. Groups are counted from 0 by their first path in the order of
-        text, so that they do not depend on the order of the files.
+        The group of each file, as `numbered` counts them.
     """
-    parents = list(range(len(files)))
+    links = [*alike([file.patient for file in files]), *((p.first, p.second) for p in pairs)]
+    return numbered(files, joined(len(files), links))
+
+
+def alike(values: Sequence[str | None]) -> Iterator[tuple[int, int]]:
+    """Link each place with the first one that holds the same; None is like nothing."""
+    first: dict[str, int] = {}
+    for index, value in enumerate(values):
+        if value is not None:
+            yield first.setdefault(value, index), index
+
+
+def joined(count: int, links: Iterable[tuple[int, int]]) -> list[int]:
+    """Join what is linked, also through others; those with one root belong together."""
+    parents = list(range(count))
 
     def root(index: int) -> int:
         while parents[index] != index:
@@ -52,16 +65,17 @@ def group_files(files: Sequence[LabelledFile], pairs: Iterable[Pair]) -> tuple[i
             index = parents[index]
         return index
 
-    first_of: dict[str, int] = {}
-    for index, file in enumerate(files):
-        if file.patient is not None:
-            parents[root(index)] = root(first_of.setdefault(file.patient, index))
-    for pair in pairs:
-        parents[root(pair.second)] = root(pair.first)
+    for first, second in links:
+        parents[root(second)] = root(first)
+    return [root(index) for index in range(count)]
+
+
+def numbered(files: Sequence[LabelledFile], roots: Sequence[int]) -> tuple[int, ...]:
+    """Count groups from 0 by their first path in the order of text, whatever that of the files."""
     numbers: dict[int, int] = {}
     for index in sorted(range(len(files)), key=lambda i: files[i].path):
-        numbers.setdefault(root(index), len(numbers))
-    return tuple(numbers[root(index)] for index in range(len(files)))
+        numbers.setdefault(roots[index], len(numbers))
+    return tuple(numbers[root] for root in roots)
 
 
 def find_leaks(files: Sequence[LabelledFile], pairs: Iterable[Pair]) -> list[Leak]:

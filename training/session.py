@@ -18,15 +18,18 @@ from cxrbatch.training.curves import write_curves
 from cxrbatch.training.data import Inputs, forget_inputs, prepare_inputs
 from cxrbatch.training.distributed import World, joined
 from cxrbatch.training.duplicates import near_duplicates
+from cxrbatch.training.fit import options_fingerprint
 from cxrbatch.training.groups import write_leaks
 from cxrbatch.training.history import Epoch
 from cxrbatch.training.initial import Initial, read_initial
 from cxrbatch.training.labelled import Labelled, collect, order_classes
 from cxrbatch.training.mismatches import describe_mismatches, refuse_mismatches, write_mismatches
 from cxrbatch.training.options import TrainingOptions
+from cxrbatch.training.patients import join_patients
 from cxrbatch.training.scored import write_results
 from cxrbatch.training.sheet import write_contact_sheet
-from cxrbatch.training.split import LeakError, Split, split_files
+from cxrbatch.training.split import LeakError, Split, check_split, split_files
+from cxrbatch.training.teaching import check_teachers
 from cxrbatch.training.train import Data, prepare_data, train
 
 _MAX_UNREADABLE = 0.05
@@ -93,6 +96,11 @@ class Session:
         """How images become inputs."""
         return Recipe(size=self.options.size, geometry=self.options.geometry)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a training to go on with."""
+        return self.resume and states.holds_run(self.folder)
+
     def beside(self, ending: str) -> Path:
         """A file that lies beside the checkpoint."""
         return self.output.with_name(f"{self.output.stem}.{ending}")
@@ -126,11 +134,12 @@ def run_session(session: Session, told: telling.Progress) -> bool:
         joined(session.device) as world,
         states.claimed(session.folder) if world.leads else nullcontext(),
     ):
+        world.part(session.options.batch_size)  # or it would be refused when all is read
         if world.leads:
-            _make_way(session)
+            _make_way(session, teachers)
         with world.first_alone():
-            labelled, data = _prepared(session, initial, quiet=not world.leads)
-        checkpoint = _trained(session, data, initial, teachers, world, told)
+            labelled, data = _prepared(session, initial, teachers, quiet=not world.leads)
+        checkpoint = _trained(session, labelled, data, initial, teachers, world, told)
         if checkpoint is not None:
             _write(session, checkpoint, labelled, data)
     return not any(item.outcome.kind is Kind.FAILED for item in data.unreadable)
@@ -144,8 +153,11 @@ def _places(paths: Iterable[Path]) -> Iterator[tuple[int, int]]:
             yield state.st_dev, state.st_ino
 
 
-def _make_way(session: Session) -> None:
+def _make_way(session: Session, teachers: Sequence[Checkpoint]) -> None:
     """Refuse, keep or remove what a training that was stopped left."""
+    if session.goes_on:
+        prints = options_fingerprint(session.options, session.recipe, teachers)
+        states.check_state(session.folder, fingerprint=prints)
     if not states.holds_run(session.folder):
         if session.resume:
             telling.nothing_to_resume()
@@ -157,22 +169,32 @@ def _make_way(session: Session) -> None:
         check_output(session.beside(ending), overwrite=session.overwrite or session.resume)
 
 
-def _prepared(session: Session, initial: Initial | None, *, quiet: bool) -> tuple[Labelled, Data]:
+def _prepared(
+    session: Session, initial: Initial | None, teachers: Sequence[Checkpoint], *, quiet: bool
+) -> tuple[Labelled, Data]:
+    """All that can be refused without reading an image is refused before one is read."""
     labelled = _collected(session, quiet=quiet)
     classes = order_classes(labelled.files, session.sources.classes)
+    check_teachers(teachers, classes=classes, geometry=session.recipe.geometry)
+    check_split(labelled.files)
     inputs = _read(session, labelled, quiet=quiet)
     data = prepare_data(labelled, inputs, _split(session, labelled, inputs), classes=classes)
     if not quiet:
-        data.split.write(session.beside("split.csv"))
         telling.data(data, initial)
-        write_contact_sheet(
-            session.beside("augmented.png"),
-            data.sides["train"],
-            classes=classes,
-            flip=session.options.flip,
-            seed=session.options.seed,
-        )
     return labelled, data
+
+
+def _begin(session: Session, labelled: Labelled, data: Data) -> None:
+    """Write what shows what is trained on."""
+    write_mismatches(labelled.mismatches, session.beside("mismatches.csv"))
+    data.split.write(session.beside("split.csv"))
+    write_contact_sheet(
+        session.beside("augmented.png"),
+        data.sides["train"],
+        classes=data.classes,
+        flip=session.options.flip,
+        seed=session.options.seed,
+    )
 
 
 def _collected(session: Session, *, quiet: bool) -> Labelled:
@@ -180,7 +202,8 @@ def _collected(session: Session, *, quiet: bool) -> Labelled:
     session.spare(labelled.located)
     listing = session.beside("mismatches.csv")
     if not quiet:
-        write_mismatches(labelled.mismatches, listing)
+        if not session.goes_on or any(mismatch.is_fatal for mismatch in labelled.mismatches):
+            write_mismatches(labelled.mismatches, listing)
         telling.lines(describe_mismatches(labelled.mismatches, listing=listing))
     refuse_mismatches(labelled.mismatches, listing=listing)
     return labelled
@@ -209,9 +232,15 @@ def _read(session: Session, labelled: Labelled, *, quiet: bool) -> Inputs:
 
 def _split(session: Session, labelled: Labelled, inputs: Inputs) -> Split:
     pairs = near_duplicates(inputs.values, readable=inputs.readable)
-    seed, drop = session.options.seed, session.drop_leaks
+    patients = join_patients(labelled.files, inputs.patients)
     try:
-        return split_files(labelled.files, pairs, seed=seed, drop_leaks=drop)
+        return split_files(
+            patients.files,
+            pairs,
+            seed=session.options.seed,
+            drop_leaks=session.drop_leaks,
+            patients=patients.counts,
+        )
     except LeakError as error:
         listing = session.beside("leaks.csv")
         write_leaks(error.leaks, listing)
@@ -221,6 +250,7 @@ def _split(session: Session, labelled: Labelled, inputs: Inputs) -> Split:
 
 def _trained(
     session: Session,
+    labelled: Labelled,
     data: Data,
     initial: Initial | None,
     teachers: Sequence[Checkpoint],
@@ -231,6 +261,10 @@ def _trained(
     draws = options.draws or len(data.sides["train"])
     total = -(-draws // options.batch_size) * options.batch_size * options.epochs
     silent = None if world.leads else True
+
+    def on_start() -> None:
+        if world.leads:
+            _begin(session, labelled, data)
 
     def on_epoch(epoch: Epoch) -> None:
         if world.leads:
@@ -249,6 +283,7 @@ def _trained(
             folder=session.folder,
             resume=session.resume,
             world=world,
+            on_start=on_start,
             on_step=bar.update,
             on_epoch=on_epoch,
         )

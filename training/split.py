@@ -17,12 +17,14 @@ from cxrbatch.scoring.claim import writing
 from cxrbatch.scoring.durable import written_whole
 from cxrbatch.training.duplicates import Pair
 from cxrbatch.training.groups import Leak, find_leaks, group_files
+from cxrbatch.training.patients import PatientCounts
 from cxrbatch.training.split_report import SplitReport, report_split
 
 _SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 # Of fewer groups than this a tenth is less than one.
 _FEWEST_TO_STRATIFY = 10
 _SHOWN = 20
+_NAME_DIGITS = 8
 
 _Stratum = tuple[str, str | None]
 
@@ -68,13 +70,18 @@ class Split:
     def write(self, path: Path) -> None:
         """Write the split as a file of labels that gives it again.
 
+        In place of a patient stands the group, under a name that no other split has.
+
         Raises:
             TableError: The disk refuses.
         """
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["path", "label", "patient", "source", "split", "group"])
-        table.writerows([f.path, f.label, f.patient, f.source, f.split, g] for f, g in self._kept())
+        name = self.sha256[:_NAME_DIGITS]
+        for f, group in self._kept():
+            patient = None if f.patient is None else f"{name}-{group}"
+            table.writerow([f.path, f.label, patient, f.source, f.split, group])
         with writing(path), written_whole(path) as file:
             file.write(text.getvalue().encode())
 
@@ -89,6 +96,7 @@ def split_files(
     *,
     seed: int,
     drop_leaks: bool = False,
+    patients: PatientCounts | None = None,
 ) -> Split:
     """Give every file a side; a split that came with the labels is kept and checked.
 
@@ -101,10 +109,33 @@ def split_files(
         seed: Of the split, where none is given.
         drop_leaks: Where a given split has a group on several sides, leave out its files on all
             but one: training copies before validation's, and those before test's.
+        patients: How the patients of `files` are known; None where the labels alone name them.
 
     Raises:
         LeakError: The given split has a group on two sides.
         LabelError: Only some files have a split, or a class has too few groups or is missing on
+            a side.
+    """
+    given = check_split(files)
+    groups = group_files(files, pairs)
+    sided = list(files) if given else _divide(files, groups, seed=seed)
+    if leaks := find_leaks(sided, pairs):
+        if not drop_leaks:
+            raise LeakError(leaks)
+        sided = _without_leaks(sided, groups)
+    _check_classes(sided)
+    report = report_split(sided, groups, pairs, given=given, patients=patients)
+    return Split(tuple(sided), groups, report)
+
+
+def check_split(files: Sequence[LabelledFile]) -> bool:
+    """Refuse, before any image is read, labels that no split can be had of.
+
+    Returns:
+        Whether a split is given.
+
+    Raises:
+        LabelError: Only some files have a split, or a class has too few patients or is missing on
             a side.
     """
     given = [file.split is not None for file in files]
@@ -113,14 +144,11 @@ def split_files(
             f"{given.count(False)} of {len(files)} files have no split; give all of them one, or "
             "leave the column out"
         )
-    groups = group_files(files, pairs)
-    sided = list(files) if all(given) else _divide(files, groups, seed=seed)
-    if leaks := find_leaks(sided, pairs):
-        if not drop_leaks:
-            raise LeakError(leaks)
-        sided = _without_leaks(sided, groups)
-    _check_classes(sided)
-    return Split(tuple(sided), groups, report_split(sided, groups, pairs, given=all(given)))
+    if all(given):
+        _check_classes(files)
+    else:
+        _strata(files, group_files(files, ()))
+    return all(given)
 
 
 def _divide(

@@ -8,6 +8,7 @@ from typing import Any
 from cxrbatch.results.paths import shown
 from cxrbatch.results.truth import SPLITS, LabelledFile
 from cxrbatch.training.duplicates import Pair
+from cxrbatch.training.patients import PatientCounts
 
 _LINES = 20
 
@@ -18,6 +19,7 @@ class SplitReport:
 
     Attributes:
         given: Whether the split came with the labels.
+        patients: Of how many files the patient is known.
         images: Number of images by (side, class).
         groups: Number of groups by (side, class).
         sources: Number of images by (side, class, source), where sources are known.
@@ -29,6 +31,7 @@ class SplitReport:
     """
 
     given: bool
+    patients: PatientCounts
     images: Counter[tuple[str, str]]
     groups: Counter[tuple[str, str]]
     sources: Counter[tuple[str, str, str]]
@@ -42,6 +45,7 @@ class SplitReport:
         """Give the JSON form, which names no file."""
         return {
             "given": self.given,
+            "patients": self.patients.to_card(),
             "images": _nested(self.images),
             "groups": _nested(self.groups),
             "sources": _nested_sources(self.sources),
@@ -68,10 +72,15 @@ class SplitReport:
                 if where == side
             ]
             yield f"{side} by source: {', '.join(counts) or 'none known'}"
+        yield (
+            f"patients: named by the labels for {self.patients.by_labels} images, by headers alone "
+            f"for {self.patients.by_headers}, unknown for {self.patients.unknown}"
+        )
         yield f"duplicates inside a side: {self.equal} equal and {self.near} nearly equal pairs"
         yield from self._warnings()
 
     def _warnings(self) -> Iterator[str]:
+        yield from self._warnings_of_patients()
         if self.dropped:
             yield (
                 f"warning: left out as copies of files on another side: {len(self.dropped)}: "
@@ -90,9 +99,30 @@ class SplitReport:
         if len(self.contradictions) > _LINES:
             yield f"warning: one picture, two labels: {len(self.contradictions) - _LINES} more"
 
+    def _warnings_of_patients(self) -> Iterator[str]:
+        known = self.patients
+        if known.shared_ids:
+            yield (
+                f"warning: {known.of_shared_ids} images share {known.shared_ids} patient ids in "
+                "their headers, more than persons have: these ids are not used; name the patients "
+                "in a column patient of the labels"
+            )
+        if self.given or not known.unknown:
+            return
+        if known.by_labels or known.by_headers:
+            whose = f"nothing names the patients of {known.unknown} images"
+        else:
+            whose = "no patient column and no patient ids in headers"
+        yield f"warning: {whose}, so images of one person may be on two sides of the split"
+
 
 def report_split(
-    files: Sequence[LabelledFile], groups: Sequence[int], pairs: Sequence[Pair], *, given: bool
+    files: Sequence[LabelledFile],
+    groups: Sequence[int],
+    pairs: Sequence[Pair],
+    *,
+    given: bool,
+    patients: PatientCounts | None = None,
 ) -> SplitReport:
     """Count a split.
 
@@ -101,7 +131,9 @@ def report_split(
         groups: The group of each file.
         pairs: Pairs of one picture, by index into `files`.
         given: Whether the split came with the labels.
+        patients: How the patients of `files` are known; None where the labels alone name them.
     """
+    unknown = sum(file.patient is None for file in files)
     images: Counter[tuple[str, str]] = Counter()
     members: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
     sources: Counter[tuple[str, str, str]] = Counter()
@@ -121,6 +153,7 @@ def report_split(
     couples = [(files[pair.first], files[pair.second]) for pair in pairs]
     return SplitReport(
         given,
+        patients or PatientCounts(len(files) - unknown, 0, unknown),
         images,
         Counter({key: len(held) for key, held in members.items()}),
         sources,

@@ -16,7 +16,7 @@ import torch
 
 from cxrbatch.errors import CheckpointError, CxrbatchError, UsageError
 from cxrbatch.model.card import Card
-from cxrbatch.model.checkpoint import save_checkpoint
+from cxrbatch.model.checkpoint import WeightsError, save_checkpoint
 from cxrbatch.model.resnet import RadiographResNet
 from cxrbatch.scoring.durable import written_whole
 
@@ -129,7 +129,8 @@ def write_best(folder: Path, model: RadiographResNet, card: Card) -> None:
     """Write the best checkpoint so far, in place of the one before.
 
     Raises:
-        CxrbatchError: It cannot be written; the one before is as it was.
+        CxrbatchError: It cannot be written, or no checkpoint holds such weights; the one before is
+            as it was.
     """
     try:
         save_checkpoint(
@@ -144,6 +145,8 @@ def write_best(folder: Path, model: RadiographResNet, card: Card) -> None:
                 limits=(*card.limits, _UNFINISHED),
             ),
         )
+    except WeightsError as error:
+        raise WeightsError(f"{error}; {_kept(folder)}give a lower --learning-rate") from None
     except CheckpointError as error:
         raise CxrbatchError(f"{error}; {_remedy(folder)}") from None
 
@@ -154,12 +157,30 @@ def read_state(folder: Path, *, fingerprint: Fingerprint) -> State | None:
     Raises:
         UsageError: It is of a run with other options or data.
     """
-    for path in _states(folder):
-        state = _whole(path)
-        if state is not None:
-            _check(state.pop("fingerprint"), fingerprint)
-            return state
-    return None
+    state = _newest(folder)
+    if state is not None:
+        _check(state.pop("fingerprint"), fingerprint)
+    return state
+
+
+def check_state(folder: Path, *, fingerprint: Fingerprint) -> None:
+    """Refuse early what `read_state` would refuse.
+
+    Args:
+        folder: That of the training.
+        fingerprint: That part of what runs must have in common which is known by now.
+
+    Raises:
+        UsageError: The newest state that is whole is of a run with other options.
+    """
+    state = _newest(folder)
+    if state is not None:
+        _check({name: state["fingerprint"].get(name) for name in fingerprint}, fingerprint)
+
+
+def _newest(folder: Path) -> State | None:
+    """The newest state that is whole, with the fingerprint of its run."""
+    return next((state for path in _states(folder) if (state := _whole(path)) is not None), None)
 
 
 def _states(folder: Path) -> list[Path]:
@@ -218,6 +239,9 @@ def _explained(folder: Path) -> Iterator[None]:
 
 
 def _remedy(folder: Path) -> str:
+    return f"{_kept(folder)}free some space, then go on with --resume"
+
+
+def _kept(folder: Path) -> str:
     best = best_checkpoint(folder)
-    kept = f"the best checkpoint so far is {best}; " if best.exists() else ""
-    return f"{kept}free some space, then go on with --resume"
+    return f"the best checkpoint so far is {best}; " if best.exists() else ""

@@ -23,9 +23,10 @@ from cxrbatch.model.preprocessing import ModelInput
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.durable import written_whole
 
-_MAGIC = b"cxrbatch inputs 1\n"
+_MAGIC = b"cxrbatch inputs 2\n"
 _HEAD_BYTES = 128
-_HASH_BYTES = 16
+_HASH_BYTES, _KEY_BYTES, _OUTCOME_BYTES, _PATIENT_BYTES = 16, 32, 48, 16
+_PATIENT_OFFSET = _HASH_BYTES + _KEY_BYTES + _OUTCOME_BYTES
 _OUTCOMES = {code.value.encode(): code for code in Outcome}
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -56,13 +57,14 @@ class Place:
 
     @property
     def record(self) -> np.dtype[np.void]:
-        """Hash of the rest, key, outcome, and the input: zeros where there is none."""
+        """Hash of the rest, key, outcome, patient, input: zeros where there is none."""
         return np.dtype(
             [
                 ("hash", f"V{_HASH_BYTES}"),
-                ("key", "V32"),
-                ("outcome", "S48"),
-                ("unused", "V32"),
+                ("key", f"V{_KEY_BYTES}"),
+                ("outcome", f"S{_OUTCOME_BYTES}"),
+                ("patient", f"V{_PATIENT_BYTES}"),
+                ("unused", "V16"),
                 ("input", "u1", (self.size, self.size)),
             ]
         )
@@ -110,7 +112,19 @@ class Store:
         """What became of the bytes of a row: `scored` where it has an input."""
         return self._outcomes[row]
 
-    def append(self, key: bytes, outcome: Outcome, prepared: ModelInput | None) -> int:
+    def patient(self, row: int) -> str | None:
+        """The key of the patient whom the bytes of a row name: 32 hexadecimal digits, or None."""
+        start = self._offset(row) + _PATIENT_OFFSET
+        patient = os.pread(self._descriptor, _PATIENT_BYTES, start)
+        return patient.hex() if any(patient) else None
+
+    def append(
+        self,
+        key: bytes,
+        outcome: Outcome,
+        prepared: ModelInput | None,
+        patient: str | None = None,
+    ) -> int:
         """Keep what became of some bytes; gives its row.
 
         Raises:
@@ -120,6 +134,8 @@ class Store:
         record["key"], record["outcome"] = np.void(key), outcome.value.encode()
         if prepared is not None:
             record["input"] = prepared
+        if patient is not None:
+            record["patient"] = np.void(bytes.fromhex(patient))
         record["hash"] = np.void(_hash(record.tobytes()))
         row = self.count
         with reported(self.place.folder):
@@ -132,11 +148,11 @@ class Store:
         return _HEAD_BYTES + row * self.place.record.itemsize
 
     def _key(self, row: int) -> bytes:
-        return os.pread(self._descriptor, 32, self._offset(row) + _HASH_BYTES)
+        return os.pread(self._descriptor, _KEY_BYTES, self._offset(row) + _HASH_BYTES)
 
     def _check(self, row: int) -> None:
         written = os.pread(self._descriptor, self.place.record.itemsize, self._offset(row))
-        key = written[_HASH_BYTES : _HASH_BYTES + 32]
+        key = written[_HASH_BYTES : _HASH_BYTES + _KEY_BYTES]
         outcome = _OUTCOMES.get(bytes(np.frombuffer(written, self.place.record)["outcome"][0]))
         if outcome is None or _hash(written) != written[:_HASH_BYTES]:
             # The reading processes look keys up by themselves; they must not find this one.
@@ -148,7 +164,7 @@ class Store:
 
 def stored_keys(place: Place, count: int) -> frozenset[bytes]:
     """The keys of the first `count` records, which a `Store` has checked."""
-    return frozenset(key.tobytes() for key in place.records(count)["key"]) - {bytes(32)}
+    return frozenset(key.tobytes() for key in place.records(count)["key"]) - {bytes(_KEY_BYTES)}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint
+from cxrbatch.model.preprocessing import Geometry
 
 
 class Teachers:
@@ -30,8 +31,7 @@ class Teachers:
         Raises:
             CheckpointError: One has other classes, or sees images through another geometry.
         """
-        for teacher in checkpoints:
-            _check(teacher.card, card)
+        check_teachers(checkpoints, classes=card.classes, geometry=card.recipe.geometry)
         self._checkpoints = checkpoints
         self._models = [
             c.model.to(device, memory_format=torch.channels_last).eval() for c in checkpoints
@@ -61,14 +61,27 @@ class Teachers:
         return torch.stack(opinions).mean(0)
 
 
-def _check(teacher: Card, card: Card) -> None:
-    if teacher.classes != card.classes:
-        raise CheckpointError(
-            f"the teacher {teacher.name!r} knows {', '.join(teacher.classes)}, in this order; this "
-            f"run trains {', '.join(card.classes)}; give both the same --classes"
-        )
-    if teacher.recipe.geometry != card.recipe.geometry:
-        raise CheckpointError(
-            f"the teacher {teacher.name!r} sees images by --geometry {teacher.recipe.geometry}; "
-            "train with the same"
-        )
+def check_teachers(
+    checkpoints: Sequence[Checkpoint], *, classes: Sequence[str], geometry: Geometry
+) -> None:
+    """Refuse teachers of something else.
+
+    Args:
+        checkpoints: The teachers.
+        classes: Of the model that learns from them, in the order of its logits.
+        geometry: How that model sees images.
+
+    Raises:
+        CheckpointError: One has other classes, or sees images through another geometry.
+    """
+    for teacher in (checkpoint.card for checkpoint in checkpoints):
+        if teacher.classes != tuple(classes):
+            raise CheckpointError(
+                f"the teacher {teacher.name!r} knows {', '.join(teacher.classes)}, in this order; "
+                f"this run trains {', '.join(classes)}; give both the same --classes"
+            )
+        if teacher.recipe.geometry != geometry:
+            raise CheckpointError(
+                f"the teacher {teacher.name!r} sees images by --geometry "
+                f"{teacher.recipe.geometry}; train with the same"
+            )

@@ -61,8 +61,6 @@ def data(data: "Data", initial: "Initial | None") -> None:
     lines(data.split.report.lines())
     if initial is not None and not initial.has_head_for(data.classes):
         _say("--init has a head for other classes: it is replaced by one of random weights")
-    if not data.split.report.given and all(file.patient is None for file in data.split.files):
-        _say("warning: no patient column, so images of one person may be on two sides of the split")
 
 
 def unreadable(items: "Sequence[Unreadable]") -> None:

@@ -109,6 +109,7 @@ def train(
     folder: Path | None = None,
     resume: bool = False,
     world: World = ALONE,
+    on_start: Callable[[], object] = lambda: None,
     on_step: Callable[[int], object],
     on_epoch: Callable[[Epoch], object],
 ) -> Checkpoint | None:
@@ -126,6 +127,7 @@ def train(
         folder: Where to keep what it needs to go on; None for nowhere.
         resume: Go on with what is there.
         world: The processes that train together.
+        on_start: Called once, before the first step, when nothing speaks against it any more.
         on_step: Called with the number of images after each step.
         on_epoch: Called after each epoch.
 
@@ -160,6 +162,7 @@ def train(
         folder=folder,
         resume=resume,
         world=world,
+        on_start=on_start,
         on_step=on_step,
         on_epoch=on_epoch,
     )

@@ -33,8 +33,13 @@ if TYPE_CHECKING:
 _CARD_KEY = "cxrbatch"
 _STEM = "conv1.weight"
 _FEATURES = "features."
+_LARGEST_WEIGHT = 65_504
 # Of a safetensors file: the length of its JSON header as eight bytes, then that header.
 _HEADER_LENGTH = 8
+
+
+class WeightsError(CheckpointError):
+    """Weights that no checkpoint can hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,8 @@ def save_checkpoint(
     """Write a checkpoint: float16 weights, float32 statistics, atomically.
 
     Raises:
-        CheckpointError: The disk refuses, or the weights are not finite in float16.
+        CheckpointError: The disk refuses.
+        WeightsError: The weights are not finite, or too large for float16.
     """
     from safetensors.torch import save
 
@@ -118,7 +124,10 @@ def save_checkpoint(
             _FEATURES + f.name: _tensor(getattr(features, f.name)) for f in fields(features)
         }
     if bad := [name for name, value in tensors.items() if not value.isfinite().all()]:
-        raise CheckpointError(f"weights of {bad[0]} are not finite; the checkpoint is not written")
+        raise WeightsError(
+            f"values of {bad[0]} are not finite, or are beyond the {_LARGEST_WEIGHT:,} that a "
+            "weight in 16 bits can be; the checkpoint is not written"
+        )
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from films import write_film
 from PIL import Image
 from poisoned_reader import PoisonedInputReader, RefusingInputReader
 
@@ -26,7 +27,13 @@ from cxrbatch.training.labelled import Labelled
 from cxrbatch.training.store import opened
 
 RECIPE = Recipe(size=32)
+SECRET = bytes(range(32))
 FEW = Limits(seconds=2.0, memory=1 << 30)
+
+
+@pytest.fixture(autouse=True)
+def secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cxrbatch.training.data.patient_secret", lambda: SECRET)
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Filled:
 
     outcomes: list[Outcome]
     values: np.ndarray
+    patients: list[str | None]
 
 
 def prepared(paths: Sequence[Path], folder: Path, *, workers: int = 0) -> Inputs:
@@ -52,12 +60,12 @@ def filled(
     paths: Sequence[Path], folder: Path, *, reader: type[InputReader], recipe: Recipe = RECIPE
 ) -> Filled:
     """As `prepared`, with a reader in a process that it may end."""
-    with opened(store_place(folder, recipe)) as held:
-        made = reader(recipe, held.place, held.count, held.opened_ns)
-        rows, outcomes = fill(
+    with opened(store_place(folder, recipe, secret=SECRET)) as held:
+        made = reader(recipe, held.place, held.count, held.opened_ns, SECRET)
+        rows, outcomes, patients = fill(
             held, paths, reader=made, workers=1, limits=FEW, progress=lambda n: None
         )
-        return Filled(outcomes, in_order(held, rows))
+        return Filled(outcomes, in_order(held, rows), patients)
 
 
 def film(path: Path, level: int) -> Path:
@@ -153,6 +161,37 @@ def test_the_version_of_the_reader_follows_its_sources(
     assert version() != unchanged
 
 
+def test_patients_are_known_by_key_and_from_the_cache_too(tmp_path: Path) -> None:
+    ids = ["a", "b", "a", None, "ANON", "a"]
+    issuers = [None, None, None, None, None, "clinic"]
+    paths = [
+        write_film(tmp_path / f"{i}.dcm", np.full((40, 50), 20 * i), patient_id=p, issuer=issuer)
+        for i, (p, issuer) in enumerate(zip(ids, issuers, strict=True))
+    ]
+    patients = prepared(paths, tmp_path / "cache").patients
+    a, b, again, absent, placeholder, elsewhere = patients
+    assert a == again
+    assert absent is placeholder is None
+    assert len({a, b, elsewhere, None}) == 4
+    assert filled(paths, tmp_path / "cache", reader=RefusingInputReader).patients == [*patients]
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+def test_keys_of_another_secret_are_never_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lasting: bool
+) -> None:
+    """Without a secret that lasts each run has its own, and only the last one's records stay."""
+    path = write_film(tmp_path / "a.dcm", np.full((40, 50), 20), patient_id="a")
+    secrets = (b"1" * 32, b"2" * 32) if lasting else (None, None)
+    keys = []
+    for secret in secrets:
+        monkeypatch.setattr("cxrbatch.training.data.patient_secret", lambda secret=secret: secret)
+        keys += prepared([path], tmp_path / "cache").patients
+    assert None not in keys
+    assert keys[0] != keys[1]
+    assert len(list((tmp_path / "cache").glob("*.inputs"))) == (2 if lasting else 1)
+
+
 def test_equal_bytes_have_an_input_each(tmp_path: Path, films: list[Path]) -> None:
     paths = [films[1], shutil.copy(films[1], tmp_path / "copy"), films[3], films[1]]
     for _ in range(2):
@@ -161,7 +200,7 @@ def test_equal_bytes_have_an_input_each(tmp_path: Path, films: list[Path]) -> No
 
 def test_a_spoilt_entry_is_decoded_anew(tmp_path: Path, films: list[Path]) -> None:
     prepared(films, tmp_path / "cache")
-    file = store_place(tmp_path / "cache", RECIPE).file
+    file = store_place(tmp_path / "cache", RECIPE, secret=SECRET).file
     spoilt = bytearray(file.read_bytes())
     spoilt[128 + 3 * (128 + 32 * 32) + 500] ^= 1
     file.write_bytes(spoilt)

@@ -274,10 +274,26 @@ def test_a_written_split_gives_itself_again(tmp_path: Path) -> None:
     split = split_files(files, pairs, seed=3)
     split.write(tmp_path / "split.csv")
     read = read_labels(tmp_path / "split.csv")
-    assert tuple(read) == split.files
+    assert [replace(f, patient=None) for f in read] == [
+        replace(f, patient=None) for f in split.files
+    ]
     again = split_files(read, pairs, seed=99)
     assert (again.sha256, again.groups) == (split.sha256, split.groups)
-    assert replace(again.report, given=False) == split.report
+    assert {**again.report.to_card(), "given": False} == split.report.to_card()
+    again.write(tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "split.csv").read_bytes()
+
+
+def test_a_written_split_names_no_patient_and_no_group_of_another(tmp_path: Path) -> None:
+    named = [replace(f, patient=f.patient and f"Doe-{f.patient}") for f in archive(3, known=0.6)]
+    patients = []
+    for seed in (0, 1):
+        split_files(named, [], seed=seed).write(tmp_path / "split.csv")
+        assert "Doe" not in (tmp_path / "split.csv").read_text()
+        read = read_labels(tmp_path / "split.csv")
+        assert [f.patient is None for f in read] == [f.patient is None for f in named]
+        patients.append({f.patient for f in read} - {None})
+    assert not patients[0] & patients[1]
 
 
 def test_a_split_is_written_without_what_was_dropped(tmp_path: Path) -> None:
@@ -313,6 +329,13 @@ def test_the_report_counts_images_groups_sources_and_duplicates() -> None:
     report = split_files(files, pairs, seed=0).report
     assert report.to_card() == {
         "given": True,
+        "patients": {
+            "by_labels": 4,
+            "by_headers": 0,
+            "unknown": 3,
+            "shared_ids": 0,
+            "of_shared_ids": 0,
+        },
         "images": {"train": {"A": 2, "B": 2}, "val": {"A": 1, "B": 1}, "test": {"A": 1}},
         "groups": {"train": {"A": 1, "B": 1}, "val": {"A": 1, "B": 1}, "test": {"A": 1}},
         "sources": {
@@ -328,6 +351,9 @@ def test_the_report_counts_images_groups_sources_and_duplicates() -> None:
     }
     lines = list(report.lines())
     assert "train: 'A' 2 in 1 groups, 'B' 2 in 1 groups" in lines
+    assert (
+        "patients: named by the labels for 4 images, by headers alone for 0, unknown for 3" in lines
+    )
     assert "duplicates inside a side: 2 equal and 1 nearly equal pairs" in lines
     assert "warning: one picture, two labels: 'a' is 'A', 'b' is 'B'" in lines
     assert [line for line in lines if line.startswith("warning: all images of 'B' are from 's'")]

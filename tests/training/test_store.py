@@ -68,6 +68,14 @@ def test_what_is_kept_is_there_the_next_time(tmp_path: Path) -> None:
     assert held(place(tmp_path), range(1, 7)) == {1, 2, 3, 4}
 
 
+def test_a_patient_is_kept_with_the_bytes(tmp_path: Path) -> None:
+    with opened(place(tmp_path)) as store:
+        store.append(key(1), Outcome.SCORED, picture(1), "0f" * 16)
+        store.append(key(2), Outcome.CORRUPT, None)
+    with opened(place(tmp_path)) as store:
+        assert [store.patient(row) for row in range(2)] == ["0f" * 16, None]
+
+
 def test_a_file_that_is_cut_anywhere_has_its_whole_records(tmp_path: Path) -> None:
     where = place(tmp_path)
     put(where, 1, 2, 3)

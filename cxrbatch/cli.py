@@ -66,6 +66,7 @@ REMEDIES = {
     errno.EACCES: "check the permissions",
     errno.EDQUOT: "the quota is used up; free some space or choose another disk",
     errno.EMFILE: "raise the limit of open files (ulimit -n) or use fewer --workers",
+    errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOSPC: "free some space or choose another disk",
     errno.EROFS: "choose a place that can be written",
 }

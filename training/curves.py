@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from cxrbatch.errors import CxrbatchError
+from cxrbatch.scoring.claim import writing
 from cxrbatch.scoring.durable import written_whole
 from cxrbatch.training.history import Epoch, best_epoch
 
@@ -36,13 +36,10 @@ def write_curves(path: Path, history: Sequence[Epoch]) -> None:
         history: At least one epoch.
 
     Raises:
-        CxrbatchError: It cannot be written.
+        TableError: It cannot be written.
     """
-    try:
-        with written_whole(path) as file:
-            file.write(draw_curves(history).encode())
-    except OSError as error:
-        raise CxrbatchError(f"cannot write {path}: {error.strerror}") from None
+    with writing(path), written_whole(path) as file:
+        file.write(draw_curves(history).encode())
 
 
 def draw_curves(history: Sequence[Epoch]) -> str:

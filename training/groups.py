@@ -88,12 +88,16 @@ def find_leaks(files: Sequence[LabelledFile], pairs: Iterable[Pair]) -> list[Lea
     return [*_of_patients(files), *_of_pictures(files, pairs)]
 
 
-def write_leaks(leaks: Iterable[Leak], path: Path) -> None:
-    """List leaks in a CSV file.
+def write_leaks(leaks: Sequence[Leak], path: Path) -> None:
+    """List leaks in a CSV file; without any, remove the list of an earlier run.
 
     Raises:
         TableError: The disk refuses.
     """
+    if not leaks:
+        with writing(path):
+            path.unlink(missing_ok=True)
+        return
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["first", "first_split", "second", "second_split", "reason"])

@@ -112,7 +112,9 @@ def _with_truth(
 
 
 def _archived(file: Path, base: Path) -> ArchiveFile:
-    state = os.stat(file)
-    return ArchiveFile(
-        os.fsencode(file.relative_to(base)), state.st_size, modified_ns=state.st_mtime_ns
-    )
+    path = os.fsencode(file.relative_to(base))
+    try:
+        state = os.stat(file)
+    except OSError:
+        return ArchiveFile(path, 0)  # gone since it was trained on: its row tells
+    return ArchiveFile(path, state.st_size, modified_ns=state.st_mtime_ns)

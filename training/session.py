@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from cxrbatch.errors import CxrbatchError, LabelError, UsageError
+from cxrbatch.errors import LabelError, UsageError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Kind
 from cxrbatch.results.paths import check_output
+from cxrbatch.scoring.claim import writing
 from cxrbatch.training import states, telling
 from cxrbatch.training.curves import write_curves
 from cxrbatch.training.data import Inputs, forget_inputs, prepare_inputs
@@ -167,6 +168,8 @@ def _make_way(session: Session, teachers: Sequence[Checkpoint]) -> None:
         states.clear(session.folder)
     for ending in _BESIDE:
         check_output(session.beside(ending), overwrite=session.overwrite or session.resume)
+    for ending in _LISTINGS:
+        check_output(session.beside(ending), overwrite=True)
 
 
 def _prepared(
@@ -185,8 +188,10 @@ def _prepared(
 
 
 def _begin(session: Session, labelled: Labelled, data: Data) -> None:
-    """Write what shows what is trained on."""
+    """Write what shows what is trained on, and leave no list of what is no more."""
     write_mismatches(labelled.mismatches, session.beside("mismatches.csv"))
+    if not data.split.report.dropped:
+        write_leaks([], session.beside("leaks.csv"))
     data.split.write(session.beside("split.csv"))
     write_contact_sheet(
         session.beside("augmented.png"),
@@ -299,7 +304,7 @@ def _write(session: Session, checkpoint: Checkpoint, labelled: Labelled, data: D
     )
     held = [i for i, file in enumerate(data.split.files) if file.split in ("val", "test")]
     table = session.beside("results.parquet")
-    try:
+    with writing(session.output):
         write_results(
             table,
             [data.split.files[i] for i in held],
@@ -310,8 +315,6 @@ def _write(session: Session, checkpoint: Checkpoint, labelled: Labelled, data: D
             precision=session.options.precision,
         )
         partial.replace(session.output)
-    except OSError as error:
-        raise CxrbatchError(f"cannot write beside {session.output}: {error.strerror}") from None
     states.clear(session.folder)
     if session.cache is None:
         forget_inputs(session.folder, session.recipe)

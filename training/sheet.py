@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from cxrbatch.errors import CxrbatchError
+from cxrbatch.scoring.claim import writing
 from cxrbatch.scoring.durable import written_whole
 from cxrbatch.training.augment import augment, draw_changes
 from cxrbatch.training.side import Side
@@ -34,7 +34,7 @@ def write_contact_sheet(
         rows: Originals, at most.
 
     Raises:
-        CxrbatchError: It cannot be written.
+        TableError: It cannot be written.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = _in_turn(side.truth, rows, generator)
@@ -74,9 +74,5 @@ def _drawn(lines: Sequence[tuple[str, list[npt.NDArray[np.uint8]]]], *, edge: in
 
 
 def _save(sheet: Image.Image, path: Path) -> None:
-    try:
-        with written_whole(path) as file:
-            sheet.save(file, format="PNG")
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise CxrbatchError(f"cannot write {path}: {reason}") from None
+    with writing(path), written_whole(path) as file:
+        sheet.save(file, format="PNG")

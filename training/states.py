@@ -14,9 +14,9 @@ from typing import Any, cast
 
 import torch
 
-from cxrbatch.errors import CheckpointError, CxrbatchError, UsageError
+from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model.card import Card
-from cxrbatch.model.checkpoint import WeightsError, save_checkpoint
+from cxrbatch.model.checkpoint import WeightsError, packed_checkpoint
 from cxrbatch.model.resnet import RadiographResNet
 from cxrbatch.scoring.durable import written_whole
 
@@ -132,30 +132,28 @@ def write_best(folder: Path, model: RadiographResNet, card: Card) -> None:
         CxrbatchError: It cannot be written, or no checkpoint holds such weights; the one before is
             as it was.
     """
+    unfinished = Card(
+        card.name,
+        card.architecture,
+        card.classes,
+        card.recipe,
+        card.normalisation,
+        limits=(*card.limits, _UNFINISHED),
+    )
     try:
-        save_checkpoint(
-            best_checkpoint(folder),
-            model=model,
-            card=Card(
-                card.name,
-                card.architecture,
-                card.classes,
-                card.recipe,
-                card.normalisation,
-                limits=(*card.limits, _UNFINISHED),
-            ),
-        )
+        packed = packed_checkpoint(model=model, card=unfinished)
     except WeightsError as error:
         raise WeightsError(f"{error}; {_kept(folder)}give a lower --learning-rate") from None
-    except CheckpointError as error:
-        raise CxrbatchError(f"{error}; {_remedy(folder)}") from None
+    with _explained(folder), written_whole(best_checkpoint(folder)) as file:
+        file.write(packed)
 
 
 def read_state(folder: Path, *, fingerprint: Fingerprint) -> State | None:
     """Read the newest state that is whole; None where there is none.
 
     Raises:
-        UsageError: It is of a run with other options or data.
+        UsageError: It is of a run with other options or data, or none of several is whole.
+        CxrbatchError: One cannot be read.
     """
     state = _newest(folder)
     if state is not None:
@@ -171,7 +169,8 @@ def check_state(folder: Path, *, fingerprint: Fingerprint) -> None:
         fingerprint: That part of what runs must have in common which is known by now.
 
     Raises:
-        UsageError: The newest state that is whole is of a run with other options.
+        UsageError: As for `read_state`.
+        CxrbatchError: As for `read_state`.
     """
     state = _newest(folder)
     if state is not None:
@@ -179,8 +178,22 @@ def check_state(folder: Path, *, fingerprint: Fingerprint) -> None:
 
 
 def _newest(folder: Path) -> State | None:
-    """The newest state that is whole, with the fingerprint of its run."""
-    return next((state for path in _states(folder) if (state := _whole(path)) is not None), None)
+    """The newest state that is whole, with the fingerprint of its run; None where none is there.
+
+    Raises:
+        UsageError: None is whole. To begin anew unasked would remove what may be repaired.
+        CxrbatchError: One cannot be read.
+    """
+    there = _states(folder)
+    for path in there:
+        if (state := _whole(path)) is not None:
+            return state
+    if there:
+        raise UsageError(
+            f"the states in {folder} are damaged; copy them again from where they are whole, or "
+            "give --overwrite to start anew"
+        )
+    return None
 
 
 def _states(folder: Path) -> list[Path]:
@@ -189,7 +202,7 @@ def _states(folder: Path) -> list[Path]:
 
 
 def _leftovers(folder: Path) -> list[Path]:
-    return [*folder.glob("state-*.pt.tmp"), *folder.glob(f".{_BEST}.*.tmp")]
+    return [*folder.glob("state-*.pt.tmp"), *folder.glob("*.safetensors*.tmp")]
 
 
 def _whole(path: Path) -> State | None:
@@ -197,6 +210,12 @@ def _whole(path: Path) -> State | None:
     assert name is not None
     try:
         packed = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise CxrbatchError(
+            f"cannot read {path}: {reason}; check its permissions and the disk"
+        ) from None
+    try:
         if hashlib.sha256(packed).hexdigest()[:_DIGITS] != name[2]:
             return None
         state = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)

@@ -22,6 +22,8 @@ from safetensors import SafetensorError, safe_open
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Card
 from cxrbatch.model.features import FeatureStatistics
+from cxrbatch.reading.containers import open_regular
+from cxrbatch.reading.outcomes import ReadingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +86,7 @@ def file_sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointError(f"cannot read checkpoint {path}: {error.strerror}") from None
+        raise _unreadable(path, error) from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -110,10 +112,33 @@ def save_checkpoint(
     card: Card,
     features: FeatureStatistics | None = None,
 ) -> None:
-    """Write a checkpoint: float16 weights, float32 statistics, atomically.
+    """Write a checkpoint atomically.
 
     Raises:
         CheckpointError: The disk refuses.
+        WeightsError: As for `packed_checkpoint`.
+    """
+    content = packed_checkpoint(model=model, card=card, features=features)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot write checkpoint {path}: {error.strerror}") from None
+
+
+def packed_checkpoint(
+    *, model: "RadiographResNet", card: Card, features: FeatureStatistics | None = None
+) -> bytes:
+    """Give the bytes of a checkpoint: float16 weights, float32 statistics, and the card.
+
+    Raises:
         WeightsError: The weights are not finite, or too large for float16.
     """
     from safetensors.torch import save
@@ -128,18 +153,7 @@ def save_checkpoint(
             f"values of {bad[0]} are not finite, or are beyond the {_LARGEST_WEIGHT:,} that a "
             "weight in 16 bits can be; the checkpoint is not written"
         )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with partial.open("wb") as file:
-                file.write(save(tensors, metadata={_CARD_KEY: card.to_json()}))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot write checkpoint {path}: {error.strerror}") from None
+    return save(tensors, metadata={_CARD_KEY: card.to_json()})
 
 
 def round_as_stored(model: "RadiographResNet") -> None:
@@ -176,14 +190,15 @@ def read_state_dict(source: Path) -> "dict[str, Tensor]":
     import torch
 
     try:
-        with source.open("rb") as file:
+        # Opened without waiting: a FIFO would hang the command.
+        with open_regular(source) as file:
             is_safetensors = file.read(_HEADER_LENGTH + 1)[_HEADER_LENGTH:] == b"{"
         if is_safetensors:
             return _plain_state_dict(_safetensors(source), source)
         with warnings.catch_warnings(action="ignore"):  # what matters of it is refused below
             loaded = torch.load(source, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {source}: {error.strerror}") from None
+    except (OSError, ReadingError) as error:
+        raise _unreadable(source, error) from None
     except CheckpointError:
         raise
     except Exception:
@@ -218,13 +233,20 @@ def _opened(path: Path, *, framework: str) -> "Iterator[safe_open]":
         with safe_open(path, framework=framework) as file:
             yield file
     except OSError as error:
-        reason = error.strerror or "it cannot be read"
-        raise CheckpointError(f"cannot read checkpoint {path}: {reason}") from None
+        raise _unreadable(path, error) from None
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is not a cxrbatch checkpoint ({str(error)[:100]}); "
             "a .pt or .pth file comes in through `cxrbatch models import`"
         ) from None
+
+
+def _unreadable(path: Path, error: OSError | ReadingError) -> CheckpointError:
+    reason = str(error) if isinstance(error, ReadingError) else error.strerror
+    return CheckpointError(
+        f"cannot read checkpoint {path}: {reason or 'it is no whole file'}; check its name and its "
+        "permissions"
+    )
 
 
 def _safetensors(path: Path) -> "dict[str, Tensor]":

@@ -26,7 +26,9 @@ def labels_from_folders(root: Path) -> list[LabelledFile]:
         found = {folder: list(files_below(root / folder)) for folder in folders}
     except OSError as error:
         place = root if error.filename is None else os.fsdecode(error.filename)
-        raise LabelError(f"cannot list {shown(str(place))}: {error.strerror}") from None
+        raise LabelError(
+            f"cannot list {shown(str(place))}: {error.strerror}; check its permissions"
+        ) from None
     if not any(found.values()):
         raise LabelError(f"{root} has no class folders with files (expected {root}/<class>/…)")
     if empty := [folder for folder, names in found.items() if not names]:

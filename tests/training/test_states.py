@@ -78,8 +78,16 @@ def test_code_in_a_state_is_not_run(tmp_path: Path) -> None:
     content = pickle.dumps(Bad(), protocol=2)
     digest = hashlib.sha256(content).hexdigest()[:32]
     (tmp_path / f"state-000001-{digest}.pt").write_bytes(content)
-    assert epoch_read(tmp_path) is None
+    with pytest.raises(UsageError, match=r"damaged.*--overwrite"):
+        epoch_read(tmp_path)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_state_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    (tmp_path / f"state-000002-{'0' * 32}.pt").mkdir()
+    with pytest.raises(CxrbatchError, match=r"cannot read .*state-000002.*check its permissions"):
+        epoch_read(tmp_path)
 
 
 def test_another_run_is_refused_and_what_differs_is_said(tmp_path: Path) -> None:
@@ -116,6 +124,20 @@ def test_a_full_disk_is_one_line_and_leaves_all_as_it_was(
     assert epoch_read(tmp_path) == 2
 
 
+def test_weights_that_no_checkpoint_holds_are_told_as_that(tmp_path: Path) -> None:
+    states.write_best(tmp_path, new_model(), CARD)
+    before = states.best_checkpoint(tmp_path).read_bytes()
+    grown = new_model()
+    with torch.no_grad():
+        grown.fc.weight[0, 0] = 70_000.0
+    with pytest.raises(
+        CxrbatchError, match=r"fc\.weight .*65,504.*best\.s.*--learning-rate"
+    ) as told:
+        states.write_best(tmp_path, grown, CARD)
+    assert "space" not in str(told.value)
+    assert states.best_checkpoint(tmp_path).read_bytes() == before
+
+
 def test_the_best_checkpoint_can_be_scored_with_and_says_what_it_is(tmp_path: Path) -> None:
     states.write_best(tmp_path, new_model(), CARD)
     card = load_checkpoint(states.best_checkpoint(tmp_path)).card
@@ -131,7 +153,7 @@ def test_a_folder_is_held_by_one_and_cleaned_of_what_a_kill_left(tmp_path: Path)
             pass
         write(folder, 1)
         (folder / "state-000002-00.pt.tmp").touch()
-        (folder / ".best.safetensors.7.tmp").touch()
+        (folder / ".finished.safetensors.7.tmp").touch()
         (folder / "cache").touch()
     with states.claimed(folder):
         assert {p.suffix for p in folder.iterdir()} == {".pt", ""}

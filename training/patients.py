@@ -9,7 +9,7 @@ from cxrbatch.training.groups import alike, joined, numbered
 
 # The largest public archives have some 200 radiographs of their most examined patient.
 _MOST_FILES = 1000
-# In a small archive one person may well have so many, and so large a share of all.
+# In a small archive one person may well have so many, and so large a share of those with an id.
 _FEW_FILES, _LARGEST_SHARE = 20, 1 / 3
 
 
@@ -54,14 +54,15 @@ def join_patients(files: Sequence[LabelledFile], keys: Sequence[str | None]) -> 
     """Join the files that labels, or headers, or both in turn, give to one person.
 
     Labels are taken at their word. An id of headers is not used where it is on all files, or on
-    more than any person has: de-identification wrote it, and it would join an archive into one.
+    more of those with an id than a person has: de-identification wrote it, and it would join an
+    archive into one.
 
     Args:
         files: All labelled files.
         keys: Of each the key of the patient in its header, None where there is none.
     """
     held = Counter(key for key in keys if key is not None)
-    most = min(max(_FEW_FILES, _LARGEST_SHARE * len(files)), _MOST_FILES)
+    most = min(max(_FEW_FILES, _LARGEST_SHARE * sum(held.values())), _MOST_FILES)
     shared = {key: n for key, n in held.items() if n > most or n == len(files)}
     headers = [None if key in shared else key for key in keys]
     labels = [file.patient for file in files]

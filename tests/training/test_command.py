@@ -17,6 +17,7 @@ from PIL import Image
 from cxrbatch.cli import main
 from cxrbatch.model.checkpoint import file_sha256, load_checkpoint, read_card
 from cxrbatch.results.table import open_table
+from cxrbatch.training.scored import write_results
 
 PngMaker = Callable[[Path, np.ndarray], Path]
 FAST = ["--size", "32", "--epochs", "1", "--draws", "8", "--batch-size", "8", "--workers", "0"]
@@ -410,3 +411,22 @@ def test_a_given_split_with_leaks_is_refused_and_trained_without_them(
     assert "left out as copies of files on another side: 1: 'copy.png'" in capsys.readouterr().err
     card = load_checkpoint(tmp_path / "m.safetensors").card
     assert card.training["images"]["train"] == {"dark lung": 12, "white lung": 12}
+
+
+def test_an_image_that_goes_away_while_it_trains_costs_its_row_alone(
+    level_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    films = shutil.copytree(level_archive, tmp_path / "films")
+    gone = []
+
+    def removing(path: Path, files: object, located: list[Path], **options: object) -> None:
+        gone.append(located[0].relative_to(films).as_posix())
+        located[0].unlink()
+        write_results(path, files, located, **options)
+
+    monkeypatch.setattr("cxrbatch.training.session.write_results", removing)
+    output = tmp_path / "m.safetensors"
+    assert main(["train", str(films), "-o", str(output), *FAST]) == 0
+    rows = open_table(tmp_path / "m.results.parquet").read(["path", "outcome"]).to_pylist()
+    assert [row["path"] for row in rows if row["outcome"] == "unreadable_file"] == gone
+    assert len(rows) == 8

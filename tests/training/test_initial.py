@@ -1,5 +1,6 @@
 """Weights to start from, ours and ImageNet's, with and without a head that fits."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,3 +94,9 @@ def test_a_head_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(1, 1).expand(2**40, 1)}, tmp_path / "huge.pt")
     with pytest.raises(CheckpointError, match="give --init another file"):
         read_initial(tmp_path / "huge.pt", architecture="resnet18")
+
+
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "init.pth")
+    with pytest.raises(CheckpointError, match=r"init\.pth: not a regular file; check its name"):
+        read_initial(tmp_path / "init.pth", architecture="resnet18")

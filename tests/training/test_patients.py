@@ -75,6 +75,13 @@ def test_an_id_on_more_files_than_a_person_has_is_not_used(
     assert len(set(group_files(found.files, []))) == others + (1 if used else shared)
 
 
+def test_an_id_on_all_films_beside_files_without_ids_is_not_used() -> None:
+    found = join_patients(files_of(*[None] * 100), ["same"] * 21 + [None] * 79)
+    assert found.counts == PatientCounts(0, 0, 100, shared_ids=1, of_shared_ids=21)
+    two_films = join_patients(files_of(*[None] * 100), ["same"] * 2 + [None] * 98)
+    assert two_films.counts == PatientCounts(0, 2, 98)
+
+
 def test_two_institutions_with_one_id_each_for_all_can_be_split() -> None:
     keys = ["here"] * 30 + ["there"] * 30
     found = join_patients(files_of(*[None] * 60), keys)

@@ -7,12 +7,10 @@ gives now must be what was scored, by the hash of the network's input; else noth
 import base64
 import io
 import os
-import posixpath
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,27 +18,21 @@ import numpy.typing as npt
 from markupsafe import Markup
 from PIL import Image
 
-from cxrbatch.model.preprocessing import Recipe, area_resize, image_hash
-from cxrbatch.reading.containers import list_members
-from cxrbatch.reading.grey import GreyImage
-from cxrbatch.reading.outcomes import Flag, Outcome
-from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_member, read_radiographs
-from cxrbatch.results.paths import text_to_path, text_to_place
+from cxrbatch.reading.outcomes import Flag
 from cxrbatch.results.table import Table
 from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits, Nursery
+from cxrbatch.scoring.pictures import grey_picture, heat_picture
+from cxrbatch.scoring.revisiting import MISSING, UNKNOWN_ORIGIN, Origin, revisit
 
 EDGE = 320
 _QUALITY = 75
 _SECONDS = 20.0
 _MOST_PROCESSES = 4
 _HEAT_EDGE = 96
-_HEAT_COLOUR, _HEAT_OPACITY = (255, 96, 0), 0.75
+_HEAT_OPACITY = 0.75
 
-MISSING = "not in the archive any more"
-CHANGED = "changed since it was scored"
 WITHHELD = "not shown: its header says that text may be burned into it"
 NOT_AT_HAND = "the archive is not at hand"
-UNKNOWN_RECIPE = "the table does not say how its images were read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +65,11 @@ class _Wanted:
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """What a child gives: WebP bytes, or why there are none; and the shape of the whole image."""
+    """What a child gives: WebP bytes with their width and height, or why there are none."""
 
-    content: bytes
-    shape: tuple[int, int]
-    size: tuple[int, int]
-    absence: str
+    content: bytes = b""
+    size: tuple[int, int] = (0, 0)
+    absence: str = ""
 
 
 def read_pictures(
@@ -104,61 +95,57 @@ def read_pictures(
     """
     columns = ["path", "frame", "image_hash", "flags", "heatmaps"]
     found = table.take(rows, columns).to_pylist()
-    read_as = _recipe(table)
-    if read_as is None:
-        return {row: _absent(UNKNOWN_RECIPE) for row in rows}
-    recipe, options = read_as
-    root = _root(table) if archive is None else os.fsencode(archive)
+    origin = Origin.of(
+        table, root=None if archive is None else os.path.abspath(os.fsencode(archive))
+    )
+    if origin is None:
+        return {row: _absent(UNKNOWN_ORIGIN) for row in rows}
     pictures = {}
     to_read: dict[int, _Wanted] = {}
     for row, facts in zip(rows, found, strict=True):
         if Flag.BURNED_IN_RISK.value in (facts["flags"] or ()):
             pictures[row] = _absent(WITHHELD)
-        elif root is None or not os.path.isdir(root):
+        elif not os.path.isdir(origin.root):
             pictures[row] = _absent(NOT_AT_HAND)
         else:
             to_read[row] = _Wanted(facts["path"], facts["frame"], facts["image_hash"] or "")
-    draw = partial(_draw, root=root or b"", recipe=recipe, options=options)
+    draw = partial(_draw, origin=origin)
     drawn = dict(zip(to_read, _in_children(draw, [*to_read.values()], workers), strict=True))
     for row, facts, number in zip(rows, found, heat_of, strict=True):
         if row in drawn:
-            pictures[row] = _joined(drawn[row], table, facts["heatmaps"], number, recipe)
+            pictures[row] = _joined(
+                drawn[row], table, facts["heatmaps"], number, origin.recipe.geometry
+            )
     return pictures
 
 
 def _joined(
-    drawn: _Drawn | Fault, table: Table, heatmaps: bytes | None, number: int, recipe: Recipe
+    drawn: _Drawn | Fault, table: Table, heatmaps: bytes | None, number: int, geometry: str
 ) -> Picture:
     if isinstance(drawn, Fault) or drawn.absence:
         return _absent(MISSING if isinstance(drawn, Fault) else drawn.absence)
     heat = b""
     if heatmaps:
         levels = np.frombuffer(heatmaps, np.uint8).reshape(len(table.classes), -1)[number]
-        heat = heat_layer(levels, shape=drawn.shape, geometry=recipe.geometry)
+        heat = _webp(_heat_layer(levels, size=drawn.size, geometry=geometry))
     image, layer = (_data_url(content) for content in (drawn.content, heat))
     return Picture(image, layer, *drawn.size, "")
 
 
-def heat_layer(levels: npt.NDArray[np.uint8], *, shape: tuple[int, int], geometry: str) -> bytes:
-    """Draw one heat map as a layer for its image: WebP, the stronger the less transparent.
-
-    Args:
-        levels: The square map's cells, row by row.
-        shape: Rows and columns of the image, in square pixels.
-        geometry: Of the recipe: of "pad" the map covers the black borders too.
-    """
+def _heat_layer(
+    levels: npt.NDArray[np.uint8], *, size: tuple[int, int], geometry: str
+) -> Image.Image:
+    """Draw the cells of one square map, row by row, as a layer for a picture of some size."""
     cells = round(len(levels) ** 0.5)
     square = levels.reshape(cells, cells).astype(np.float32)
     strength = square / max(float(square.max()), 1.0)
-    grown = area_resize(strength, rows=_HEAT_EDGE, columns=_HEAT_EDGE).clip(0, 1)
+    layer = heat_picture(strength, edge=_HEAT_EDGE, opacity=_HEAT_OPACITY)
     if geometry == "pad":
-        rows, columns = (round(_HEAT_EDGE * side / max(shape)) or 1 for side in shape)
-        top, left = (_HEAT_EDGE - rows) // 2, (_HEAT_EDGE - columns) // 2
-        grown = grown[top : top + rows, left : left + columns]
-    layer = np.empty((*grown.shape, 4), np.uint8)
-    layer[..., :3] = _HEAT_COLOUR
-    layer[..., 3] = np.rint(grown * (_HEAT_OPACITY * 255))
-    return _webp(Image.fromarray(layer), quality=_QUALITY)
+        # The map covers the black borders too.
+        width, height = (round(_HEAT_EDGE * side / max(size)) or 1 for side in size)
+        left, top = (_HEAT_EDGE - width) // 2, (_HEAT_EDGE - height) // 2
+        layer = layer.crop((left, top, left + width, top + height))
+    return layer
 
 
 def _in_children(
@@ -189,74 +176,23 @@ def _in_child(
         process.close()
 
 
-def _draw(wanted: _Wanted, *, root: bytes, recipe: Recipe, options: ReadingOptions) -> _Drawn:
+def _draw(wanted: _Wanted, *, origin: Origin) -> _Drawn:
     """Read one image and shrink it; runs in a child process."""
-    reading = next(islice(_readings(wanted, root, options), wanted.frame, None), None)
-    if reading is None or reading.outcome in (Outcome.UNREADABLE_FILE, Outcome.NOT_AN_IMAGE):
-        return _Drawn(b"", (0, 0), (0, 0), MISSING)
-    if reading.image is None or image_hash(recipe.prepare(reading.image)) != wanted.image_hash:
-        return _Drawn(b"", (0, 0), (0, 0), CHANGED)
-    rows, columns = _square_pixels(reading.image)
-    scale = min(1.0, EDGE / max(rows, columns))
-    height, width = (max(1, round(side * scale)) for side in (rows, columns))
-    small = area_resize(reading.image.whole(), rows=height, columns=width)
-    grey = Image.fromarray(np.rint(small.clip(0, 1) * 255).astype(np.uint8))
-    content = _webp(grey.convert("RGB"), quality=_QUALITY)
-    return _Drawn(content, (round(rows), round(columns)), (width, height), "")
-
-
-def _readings(wanted: _Wanted, root: bytes, options: ReadingOptions) -> Iterator[Reading]:
-    try:
-        path, member = text_to_place(wanted.path)
-    except ValueError:
-        return
-    # A table may have been edited: nothing outside the archive gets onto a page.
-    if path.startswith(b"/") or b".." in path.split(b"/") or posixpath.normpath(path) != path:
-        return
-    location = os.path.join(root, path)
-    if not os.path.isfile(location):
-        return
-    if member is None:
-        yield from read_radiographs(location, options)
-        return
-    for entry in list_members(location):
-        if entry.name == member and entry.kind == "file" and entry.fault is None:
-            yield from read_member(location, member, entry.offset, options)
-            return
-
-
-def _square_pixels(image: GreyImage) -> tuple[float, float]:
-    """Rows and columns once pixels are as high as wide."""
-    rows, columns = image.shape
-    if image.pixel_aspect > 1:
-        return rows, max(1.0, columns / image.pixel_aspect)
-    return max(1.0, rows * image.pixel_aspect), columns
-
-
-def _recipe(table: Table) -> tuple[Recipe, ReadingOptions] | None:
-    """How the table's images were read; None where it does not say so in a usable way."""
-    try:
-        recipe = Recipe.from_card(table.provenance["recipe"])
-        limit = int(table.provenance.get("max_pixels", ReadingOptions().max_pixels))
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-    return recipe, ReadingOptions(render_all=True, max_pixels=limit, no_voi=recipe.no_voi)
-
-
-def _root(table: Table) -> bytes | None:
-    try:
-        return text_to_path(str(table.provenance["archive_root"]))
-    except (KeyError, ValueError):
-        return None
+    reading = revisit(origin, wanted.path, wanted.frame, wanted.image_hash)
+    if isinstance(reading, str):
+        return _Drawn(absence=reading)
+    assert reading.image is not None
+    small = grey_picture(reading.image, longest=EDGE).convert("RGB")
+    return _Drawn(_webp(small), small.size)
 
 
 def _absent(why: str) -> Picture:
     return Picture(Markup(""), Markup(""), 0, 0, why)
 
 
-def _webp(image: Image.Image, *, quality: int) -> bytes:
+def _webp(image: Image.Image) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, format="WEBP", quality=quality, method=4)
+    image.save(stream, format="WEBP", quality=_QUALITY, method=4)
     return stream.getvalue()
 
 

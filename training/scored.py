@@ -82,7 +82,7 @@ def write_results(
         device=describe_device(device),
         archive_root=base,
         patient_secret=secret,
-        options={"labelled": True},
+        options={"labelled": True, "follow_links": True},
     )
     write_table(
         path,

@@ -3,17 +3,13 @@
 import io
 from dataclasses import dataclass
 
-import numpy as np
-from PIL import Image
-
-from cxrbatch.model.preprocessing import area_resize
 from cxrbatch.reading.grey import GreyImage
+from cxrbatch.scoring.pictures import grey_picture
 from cxrbatch.scoring.revisiting import Origin, revisit
 
 _THUMBNAIL_EDGE = 192
 _THUMBNAIL_QUALITY = 80
 _QUICK = 1  # of zlib's levels: a film is large, and the way to the browser short
-_BLOCK_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +40,7 @@ class Wanted:
     origin: Origin
     path: str
     frame: int
-    image_hash: str | None
+    image_hash: str
     is_thumbnail: bool
 
 
@@ -57,7 +53,7 @@ def draw(wanted: Wanted) -> Film:
     if not wanted.is_thumbnail:
         return Film(png(reading.image))
     stream = io.BytesIO()
-    small = _grey(reading.image, longest=_THUMBNAIL_EDGE).convert("RGB")
+    small = grey_picture(reading.image, longest=_THUMBNAIL_EDGE).convert("RGB")
     small.save(stream, format="WEBP", quality=_THUMBNAIL_QUALITY)
     return Film(stream.getvalue())
 
@@ -70,22 +66,5 @@ def png(image: GreyImage, *, longest: int | None = None) -> bytes:
         longest: Rows and columns that the drawing has at most; those of the image by default.
     """
     stream = io.BytesIO()
-    _grey(image, longest=longest).save(stream, format="PNG", compress_level=_QUICK)
+    grey_picture(image, longest=longest).save(stream, format="PNG", compress_level=_QUICK)
     return stream.getvalue()
-
-
-def _grey(image: GreyImage, *, longest: int | None) -> Image.Image:
-    rows, columns = image.shape
-    # Pixels as high as wide: the side that has more of them to a length gives some up.
-    height = rows * min(1.0, image.pixel_aspect)
-    width = columns / max(1.0, image.pixel_aspect)
-    scale = min(1.0, longest / max(height, width)) if longest else 1.0
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-    if size != image.shape:
-        image = GreyImage(area_resize(image.whole(), rows=size[0], columns=size[1]).clip(0.0, 1.0))
-    levels = np.empty(image.shape, np.uint8)
-    for start in range(0, size[0], _BLOCK_ROWS):
-        levels[start : start + _BLOCK_ROWS] = np.rint(
-            image.rows(start, start + _BLOCK_ROWS) * np.float32(255.0)
-        )
-    return Image.fromarray(levels)

@@ -5,19 +5,17 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from cxrbatch.model.preprocessing import area_resize
 from cxrbatch.scoring.isolation import Fault
-from cxrbatch.scoring.revisiting import Origin
+from cxrbatch.scoring.pictures import heat_picture
+from cxrbatch.scoring.revisiting import UNKNOWN_ORIGIN, Origin
 from cxrbatch.webapp.children import Children, Queue
 from cxrbatch.webapp.drawing import Film, Wanted, draw
 from cxrbatch.webapp.opened import OpenedTable, Row
 
 _MOST_THUMBNAILS = 2000
 _HEAT_EDGE = 256
-_HEAT_COLOUR = (255, 120, 30)
-_UNKNOWN_ORIGIN = "the table does not say where its images are"
+_NEVER_AN_IMAGE = "the file gave no image to be scored"
 
 
 class Films:
@@ -60,7 +58,9 @@ class Films:
     def _drawn(self, opened: OpenedTable, row: Row, *, is_thumbnail: bool) -> Film:
         origin = Origin.of(opened.table)
         if origin is None:
-            return Film(b"", _UNKNOWN_ORIGIN)
+            return Film(b"", UNKNOWN_ORIGIN)
+        if not row["image_hash"]:
+            return Film(b"", _NEVER_AN_IMAGE)
         wanted = Wanted(origin, row["path"], row["frame"], row["image_hash"], is_thumbnail)
         with self._queue.turn():
             drawn = self._children.call(draw, wanted)
@@ -76,11 +76,7 @@ def heat_layer(levels: npt.NDArray[np.uint8]) -> bytes:
     Returns:
         A square PNG.
     """
-    strength = levels.astype(np.float32) / 255.0
-    grown = area_resize(strength, rows=_HEAT_EDGE, columns=_HEAT_EDGE).clip(0.0, 1.0)
-    layer = np.empty((_HEAT_EDGE, _HEAT_EDGE, 4), np.uint8)
-    layer[..., :3] = _HEAT_COLOUR
-    layer[..., 3] = np.rint(grown * 255.0)
+    strength = levels.astype(np.float32) / np.float32(255.0)
     stream = io.BytesIO()
-    Image.fromarray(layer).save(stream, format="PNG")
+    heat_picture(strength, edge=_HEAT_EDGE).save(stream, format="PNG")
     return stream.getvalue()

@@ -15,7 +15,7 @@ from cxrbatch.webapp.films import heat_layer
 from cxrbatch.webapp.filters import parse_filter
 from cxrbatch.webapp.library import Found
 from cxrbatch.webapp.opened import OpenedTable, Row
-from cxrbatch.webapp.runs import WITH_IMAGE, card_of, model_name
+from cxrbatch.webapp.runs import card_of, model_name
 from cxrbatch.webapp.services import asked_table, services
 
 OUTCOMES = {code.value: code for code in Outcome}
@@ -63,7 +63,6 @@ def image(id: str, number: int) -> ResponseReturnValue:
         outcome=OUTCOMES.get(row["outcome"]),
         flags=[(flag, FLAG_MEANINGS.get(flag, "")) for flag in row["flags"] or ()],
         facts=[(name, row[name]) for name in SHOWN_FACTS if row[name]],
-        has_film=row["outcome"] in WITH_IMAGE,
         geometry=_geometry(opened.table),
     )
 

@@ -19,8 +19,6 @@ from cxrbatch.webapp.library import Found
 from cxrbatch.webapp.services import asked_table, services
 
 PER_PAGE = {"table": 50, "sheet": 60}
-WITH_IMAGE = (Outcome.SCORED.value, Outcome.NOT_A_RADIOGRAPH.value)
-"""Outcomes of files that may be shown."""
 _MOST_PAGES = 10_000_000
 
 # A report carries its style with it, and no script.
@@ -140,7 +138,6 @@ def rows(id: str) -> ResponseReturnValue:
         pages=max(1, -(-count // most)),
         layout=layout,
         layouts=PER_PAGE,
-        with_image=WITH_IMAGE,
         chosen=chosen.arguments(),
         choices=opened.choices(),
         classes=opened.table.classes,

@@ -1,4 +1,8 @@
-"""From a row of a table back to its image, in the archive as it is now."""
+"""From a row of a table back to its image, in the archive as it is now.
+
+A table may have been made up, its archive's folder too. So an image is given only if the hash of
+the network's input is the row's: whoever made the table has had the image.
+"""
 
 import os
 import posixpath
@@ -14,9 +18,9 @@ from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_member, re
 from cxrbatch.results.paths import text_to_path, text_to_place
 from cxrbatch.results.table import Table
 
-MISSING = "the file is not in the archive any more"
-CHANGED = "the file is not the one that was scored"
-NO_IMAGE = "the file gives no image"
+UNKNOWN_ORIGIN = "the table does not say where its images are and how they were read"
+MISSING = "not in the archive any more"
+CHANGED = "changed since it was scored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,48 +28,54 @@ class Origin:
     """Where the images of a table come from, and how they were read.
 
     Attributes:
-        root: The archive's folder.
+        root: The archive's folder, absolute.
         recipe: How display images became inputs.
         options: How files were read; other modalities are rendered too.
+        follow_links: Whether links were followed; else none may lead out of the folder.
     """
 
     root: bytes
     recipe: Recipe
     options: ReadingOptions
+    follow_links: bool = False
 
     @classmethod
-    def of(cls, table: Table) -> "Origin | None":
-        """Read it off a table; None where the table does not say it in a usable way."""
+    def of(cls, table: Table, *, root: bytes | None = None) -> "Origin | None":
+        """Read it off a table; None where the table does not say it in a usable way.
+
+        Args:
+            table: The table.
+            root: Where the archive is; None for where it was.
+        """
         made = table.provenance
         try:
             recipe = Recipe.from_card(made["recipe"])
             limit = int(made.get("max_pixels", ReadingOptions().max_pixels))
-            root = text_to_path(str(made["archive_root"]))
-        except (KeyError, TypeError, ValueError):
+            root = text_to_path(str(made["archive_root"])) if root is None else root
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+        if not os.path.isabs(root):
             return None
         options = ReadingOptions(render_all=True, max_pixels=limit, no_voi=recipe.no_voi)
-        return cls(root, recipe, options)
+        return cls(root, recipe, options, follow_links=made.get("follow_links") is True)
 
 
-def revisit(origin: Origin, path: str, frame: int, hashed: str | None) -> Reading | str:
+def revisit(origin: Origin, path: str, frame: int, hashed: str) -> Reading | str:
     """Read a row's image once more; for a child process, as files are hostile.
 
     Args:
         origin: Where the table's images come from.
         path: The row's `path`.
         frame: The row's `frame`.
-        hashed: The row's `image_hash`; None where it has none.
+        hashed: The row's `image_hash`.
 
     Returns:
-        A Reading with an image, or why there is none: what the archive gives now must be what was
-        scored.
+        A Reading with an image, or why there is none.
     """
     reading = next(islice(_readings(origin, path), frame, None), None)
     if reading is None or reading.outcome is Outcome.UNREADABLE_FILE:
         return MISSING
-    if reading.image is None:
-        return NO_IMAGE if hashed is None else CHANGED
-    if hashed is not None and image_hash(origin.recipe.prepare(reading.image)) != hashed:
+    if reading.image is None or image_hash(origin.recipe.prepare(reading.image)) != hashed:
         return CHANGED
     return reading
 
@@ -75,11 +85,12 @@ def _readings(origin: Origin, path: str) -> Iterator[Reading]:
         place, member = text_to_place(path)
     except ValueError:
         return
-    # A table may have been edited: nothing outside its archive is shown.
     if place.startswith(b"/") or b".." in place.split(b"/") or posixpath.normpath(place) != place:
         return
     location = os.path.join(origin.root, place)
     if not os.path.isfile(location):
+        return
+    if not origin.follow_links and not _is_within(location, origin.root):
         return
     if member is None:
         yield from read_radiographs(location, origin.options)
@@ -89,3 +100,8 @@ def _readings(origin: Origin, path: str) -> Iterator[Reading]:
             if entry.name == member and entry.kind == "file" and entry.fault is None:
                 yield from read_member(location, member, entry.offset, origin.options)
                 return
+
+
+def _is_within(location: bytes, folder: bytes) -> bool:
+    inside = os.path.join(os.path.realpath(folder), b"")
+    return os.path.realpath(location).startswith(inside)

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from PIL import Image
 
 from cxrbatch.model.preprocessing import Recipe, image_hash
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs
-from cxrbatch.scoring.revisiting import CHANGED, MISSING, NO_IMAGE, Origin, revisit
+from cxrbatch.results.table import Table
+from cxrbatch.scoring.revisiting import CHANGED, MISSING, Origin, revisit
 
 RECIPE = Recipe(size=32)
 
@@ -37,17 +39,15 @@ def hash_of(path: Path) -> str:
 
 @pytest.mark.parametrize("path", ["a.png", "z.zip!/in/a.png"])
 def test_the_image_is_found_again(origin: Origin, tmp_path: Path, path: str) -> None:
-    hashed = hash_of(tmp_path / "archive/a.png")
-    for known in (hashed, None):
-        reading = revisit(origin, path, 0, known)
-        assert isinstance(reading, Reading)
-        assert reading.image is not None
+    reading = revisit(origin, path, 0, hash_of(tmp_path / "archive/a.png"))
+    assert isinstance(reading, Reading)
+    assert reading.image is not None
 
 
 def test_another_image_is_not_taken_for_it(origin: Origin) -> None:
-    assert revisit(origin, "a.png", 0, "0" * 32) == CHANGED
-    assert revisit(origin, "note", 0, "0" * 32) == CHANGED
-    assert revisit(origin, "note", 0, None) == NO_IMAGE
+    for path in ("a.png", "note"):
+        for hashed in ("0" * 32, ""):
+            assert revisit(origin, path, 0, hashed) == CHANGED
 
 
 @pytest.mark.parametrize(
@@ -55,11 +55,43 @@ def test_another_image_is_not_taken_for_it(origin: Origin) -> None:
     [
         *("../secret.png", "{top}/secret.png", "x/../../secret.png", "./a.png", "a.png/", "", "."),
         *("a.png!/b", "z.zip!/absent", "absent.png", "\\", "\\x", "..", "a.png\\x00"),
+        *("../archive/a.png", "{top}/archive/a.png", "/a.png", "//a.png", "in//a.png"),
     ],
 )
 def test_an_edited_path_leads_nowhere(origin: Origin, tmp_path: Path, path: str) -> None:
-    assert revisit(origin, path.replace("{top}", str(tmp_path)), 0, None) == MISSING
+    hashed = hash_of(tmp_path / "secret.png")
+    assert revisit(origin, path.replace("{top}", str(tmp_path)), 0, hashed) == MISSING
 
 
-def test_a_frame_that_is_not_there(origin: Origin) -> None:
-    assert revisit(origin, "a.png", 1, None) == MISSING
+def test_a_link_leads_out_of_the_archive_only_where_the_run_followed_links(
+    origin: Origin, tmp_path: Path
+) -> None:
+    archive, hashed = tmp_path / "archive", hash_of(tmp_path / "secret.png")
+    (archive / "file.png").symlink_to(tmp_path / "secret.png")
+    (archive / "folder").symlink_to(tmp_path)
+    (archive / "inside.png").symlink_to("a.png")
+    (tmp_path / "named").symlink_to(archive)
+    for path in ("file.png", "folder/secret.png"):
+        assert revisit(origin, path, 0, hashed) == MISSING
+        assert isinstance(revisit(replace(origin, follow_links=True), path, 0, hashed), Reading)
+    by_link = replace(origin, root=os.fsencode(tmp_path / "named"))
+    for found in (revisit(origin, "inside.png", 0, hashed), revisit(by_link, "a.png", 0, hashed)):
+        assert isinstance(found, Reading)
+
+
+def test_a_frame_that_is_not_there(origin: Origin, tmp_path: Path) -> None:
+    assert revisit(origin, "a.png", 1, hash_of(tmp_path / "archive/a.png")) == MISSING
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        *({"archive_root": root} for root in ("", ".", "archive", "../x", None, 3, [], "\\x")),
+        *({"recipe": recipe} for recipe in (None, [], {}, {**RECIPE.to_card(), "size": 1})),
+        *({"max_pixels": limit} for limit in (1e999, "x", None)),
+    ],
+)
+def test_an_origin_without_sense_is_none(edit: dict[str, object]) -> None:
+    told = {"archive_root": "/archive", "recipe": RECIPE.to_card()}
+    assert Origin.of(Table(Path("t"), ("a",), told, 0)) is not None
+    assert Origin.of(Table(Path("t"), ("a",), {**told, **edit}, 0)) is None

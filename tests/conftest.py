@@ -1,7 +1,9 @@
-"""What the tests of several folders share: a tiny checkpoint and makers of small image files."""
+"""What the tests of several folders share: a tiny checkpoint, small image files, a browser."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,6 +13,19 @@ from PIL import Image
 from cxrbatch.model.card import Card, Normalisation
 from cxrbatch.model.checkpoint import build_model, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+_CHROMIUM_OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 PngMaker = Callable[[Path, np.ndarray], Path]
 
@@ -59,3 +74,29 @@ def write_png() -> PngMaker:
         return path
 
     return write
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """Debian's Chromium, without a window and without requests of its own."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=_CHROMIUM_OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def assert_accessible() -> Callable[["Page"], None]:
+    """Fails where axe finds a violation on a page, whose own policy has to be bypassed for it."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    def check(page: "Page") -> None:
+        result = Axe().run(page)
+        assert result.violations_count == 0, f"{page.url} {result.generate_report()}"
+
+    return check

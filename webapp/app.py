@@ -12,6 +12,7 @@ from cxrbatch.webapp import api, failures, images, runs, uploads
 from cxrbatch.webapp.access import guard
 from cxrbatch.webapp.children import Children, Queue
 from cxrbatch.webapp.films import Films
+from cxrbatch.webapp.keeping import Keeper
 from cxrbatch.webapp.library import Library
 from cxrbatch.webapp.scorer import UploadScorer
 from cxrbatch.webapp.services import NAME, Services
@@ -28,6 +29,7 @@ def create_app(
     token: str,
     hosts: frozenset[str],
     checkpoint: Path | None = None,
+    keep_uploads: Path | None = None,
     cookie: str = "cxrbatch",
 ) -> Flask:
     """Make the app; it looks at no file before it is asked for one.
@@ -37,10 +39,12 @@ def create_app(
         token: What a visitor has to know.
         hosts: Names that a request may address, in lower case, without a port.
         checkpoint: What scores uploads; the bundled one by default.
+        keep_uploads: A private folder where uploads stay; None for nowhere.
         cookie: Name of the session's cookie, which browsers share between ports.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
+        UsageError: The folder for uploads cannot be used.
     """
     app = Flask(__name__)
     app.request_class = UploadRequest
@@ -56,6 +60,7 @@ def create_app(
     app.extensions[NAME] = Services(
         children=children,
         films=Films(children, Queue(at_work=2, waiting=10)),
+        keeper=Keeper(keep_uploads) if keep_uploads else None,
         library=Library(folder),
         scorer=UploadScorer(checkpoint, children, Queue(at_work=1, waiting=4)),
         summaries=Summaries(children),

@@ -33,9 +33,22 @@ def _token(context: click.Context, parameter: click.Parameter, given: str | None
     "[default: a new one, printed]",
 )
 @shared.checkpoint_option
+@click.option(
+    "--keep-uploads",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep uploaded files, and what was told of them, in this private folder.  "
+    "[default: nothing is kept]",
+)
 @click.option("--browser", is_flag=True, help="Open the browser.")
 def command(
-    folder: Path, host: str, port: int, token: str | None, checkpoint: Path | None, browser: bool
+    folder: Path,
+    host: str,
+    port: int,
+    token: str | None,
+    checkpoint: Path | None,
+    keep_uploads: Path | None,
+    browser: bool,
 ) -> None:
     """Browse results tables, images and reports, and score single files, in a browser.
 
@@ -64,6 +77,7 @@ def command(
             token=token,
             hosts=allowed_hosts(host),
             checkpoint=checkpoint,
+            keep_uploads=keep_uploads,
             cookie=f"cxrbatch-{port}",
         )
         name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host

@@ -185,7 +185,21 @@ class OpenedTable:
 
     def _rows(self, sql: str, values: Sequence[object]) -> list[Row]:
         names, found = self._answer(sql, values)
-        return [dict(zip(names, row, strict=True)) for row in found]
+        rows = [dict(zip(names, row, strict=True)) for row in found]
+        if not all(map(self._is_possible, rows)):
+            raise TableError(f"{self._name} is damaged: it has a row that no run writes")
+        return rows
+
+    def _is_possible(self, row: Row) -> bool:
+        """Whether a row, or what was read of it, has what pages build on."""
+        given = (row.get(name, 0) is not None for name in ("path", "frame", "outcome"))
+        if not all(given) or row.get("frame", 0) < 0:
+            return False
+        if row.get("prediction") is None:
+            return True
+        classes = self.table.classes
+        known = all(row.get(f"p_{name}", 0) is not None for name in classes)
+        return known and row["prediction"] in classes
 
     def _fetched(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         return self._answer(sql, values)[1]

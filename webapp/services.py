@@ -8,6 +8,7 @@ from werkzeug.exceptions import NotFound
 
 from cxrbatch.webapp.children import Children
 from cxrbatch.webapp.films import Films
+from cxrbatch.webapp.keeping import Keeper
 from cxrbatch.webapp.library import Found, Library
 from cxrbatch.webapp.opened import OpenedTable
 from cxrbatch.webapp.scorer import UploadScorer
@@ -24,12 +25,14 @@ class Services:
         library: The tables and reports.
         children: Read what is hostile.
         films: Films, read anew.
+        keeper: Keeps uploads; None where they are not kept.
         scorer: Scores uploads.
         summaries: What tables add up to.
     """
 
     children: Children
     films: Films
+    keeper: Keeper | None
     library: Library
     scorer: UploadScorer
     summaries: Summaries

@@ -1,7 +1,7 @@
 """Uploads: the page that takes one file and shows what becomes of it, and what a program gets.
 
 The name that a client gives its file is never looked at. The file lies on the disk without a name
-while it is read, and is gone with the answer.
+while it is read, and is gone with the answer, unless the server was started to keep uploads.
 """
 
 import base64
@@ -41,20 +41,24 @@ class UploadRequest(Request):
 @blueprint.get("/upload")
 def upload() -> ResponseReturnValue:
     """The page that takes a file."""
-    return render_template("upload.html", frames=None, model=services().scorer.card.name)
+    return _page(frames=None)
 
 
 @blueprint.post("/upload")
 def uploaded() -> ResponseReturnValue:
     """What became of a file."""
     scored = scored_upload()
-    return render_template(
-        "upload.html",
-        model=services().scorer.card.name,
+    return _page(
         frames=[_shown(row, scores) for row, scores in scored.rows],
         picture=_address(scored.picture),
         geometry=services().scorer.card.recipe.geometry,
     )
+
+
+def _page(**told: object) -> str:
+    are_kept = services().keeper is not None
+    model = services().scorer.card.name
+    return render_template("upload.html", model=model, are_kept=are_kept, **told)
 
 
 def scored_upload() -> Scored:
@@ -64,14 +68,18 @@ def scored_upload() -> Scored:
         BadRequest: There is not exactly one.
         UnsupportedMediaType: Its first bytes are of no format that is read.
         Busy: Too many wait.
+        NotKept: It cannot be kept.
     """
     given = [file for files in request.files.listvalues() for file in files]
     try:
         if len(given) != 1 or "file" not in request.files:
             raise BadRequest("Send exactly one file, as the field 'file'.")
         stream = cast(BinaryIO, given[0].stream)
-        _check_format(stream)
-        return services().scorer.score(stream)
+        form = _format(stream)
+        scored = services().scorer.score(stream)
+        if (keeper := services().keeper) is not None:
+            keeper.keep(stream, form, [told(row, scores) for row, scores in scored.rows])
+        return scored
     finally:
         _close(given)
 
@@ -124,12 +132,14 @@ def _levels(scores: ImageScores) -> npt.NDArray[np.uint8]:
     return np.frombuffer(scores.heatmaps, np.uint8).reshape(classes, size, size)
 
 
-def _check_format(stream: BinaryIO) -> None:
+def _format(stream: BinaryIO) -> str:
     head = stream.read(HEAD_BYTES)
     size = stream.seek(0, 2)
     stream.seek(0)
-    if sniff(head, size=size) == "other":
+    form = sniff(head, size=size)
+    if form == "other":
         raise UnsupportedMediaType("The file is neither DICOM nor PNG nor JPEG.")
+    return form
 
 
 def _address(png: bytes) -> str:

@@ -1,42 +1,19 @@
 """The page in Chromium: it asks for nothing, says nothing in the console, and all can use it."""
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page
 
 from cxrbatch import cli
 
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("chromium is not installed", allow_module_level=True)
-
-sync_api = pytest.importorskip("playwright.sync_api")
-from axe_playwright_python.sync_playwright import Axe  # noqa: E402
-
-_OPTIONS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["sync_api.Browser"]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_OPTIONS)
-        yield browser
-        browser.close()
+Check = Callable[[Page], None]
 
 
 @pytest.mark.parametrize("width", [360, 1280])
 def test_it_asks_for_nothing_and_fits_without_javascript(
-    browser: "sync_api.Browser", study_page: Path, width: int
+    browser: Browser, study_page: Path, width: int
 ) -> None:
     context = browser.new_context(
         viewport={"width": width, "height": 800}, java_script_enabled=False
@@ -58,7 +35,7 @@ def test_it_asks_for_nothing_and_fits_without_javascript(
     context.close()
 
 
-def test_no_table_is_cut_off_on_paper(browser: "sync_api.Browser", study_page: Path) -> None:
+def test_no_table_is_cut_off_on_paper(browser: Browser, study_page: Path) -> None:
     # A4 between margins of 14 mm.
     page = browser.new_page(viewport={"width": 688, "height": 1000})
     page.emulate_media(media="print")
@@ -68,32 +45,30 @@ def test_no_table_is_cut_off_on_paper(browser: "sync_api.Browser", study_page: P
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_violation(browser: "sync_api.Browser", study_page: Path, scheme: str) -> None:
+def test_axe_finds_no_violation(
+    browser: Browser, assert_accessible: Check, study_page: Path, scheme: str
+) -> None:
     # axe is a script, which the page's own policy forbids.
     context = browser.new_context(color_scheme=scheme, bypass_csp=True)
     page = context.new_page()
     page.goto(study_page.as_uri())
-    result = Axe().run(page)
-    assert result.violations_count == 0, result.generate_report()
+    assert_accessible(page)
     context.close()
 
 
 def test_axe_finds_no_violation_in_a_comparison(
-    browser: "sync_api.Browser", make_table: Callable[..., Path]
+    browser: Browser, assert_accessible: Check, make_table: Callable[..., Path]
 ) -> None:
     table = str(make_table([(0, 0), (1, 0)] * 3))
     target = Path(table).with_name("compare.html")
     assert cli.main(["compare", table, table, "-o", str(target)]) == 0
     page = browser.new_page(bypass_csp=True)
     page.goto(target.as_uri())
-    result = Axe().run(page)
-    assert result.violations_count == 0, result.generate_report()
+    assert_accessible(page)
     page.close()
 
 
-def test_hostile_names_open_nothing(
-    browser: "sync_api.Browser", make_table: Callable[..., Path]
-) -> None:
+def test_hostile_names_open_nothing(browser: Browser, make_table: Callable[..., Path]) -> None:
     evil = "</title></style></svg><script>alert(1)</script><img src=x onerror=alert(1)>'\" onload=a"
     counts = []
     for name in ("benign", evil):

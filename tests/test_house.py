@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import re
 import shutil
 import subprocess
 import sys
@@ -115,6 +116,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_import_law_holds() -> None:
     assert breaches(sources(TOP)) == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs", "benchmarks"])
+def test_links_lead_somewhere(page: str) -> None:
+    pages = sorted((TOP / page).glob("*.md")) if (TOP / page).is_dir() else [TOP / page]
+    links = [(p, link) for p in pages for link in re.findall(r"\]\(([^)\s]+)\)", p.read_text())]
+    assert [link for p, link in links if ":" not in link and not (p.parent / link).is_file()] == []
+    assert links or page != "README.md"
 
 
 def test_no_two_modules_import_each_other() -> None:

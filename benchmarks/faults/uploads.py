@@ -1,0 +1,198 @@
+"""Mutated files uploaded to a running server, and what else a hostile client may send.
+
+Mutants of the sample archive's DICOM, PNG and JPEG files: bytes changed, cut off, and one file's
+start with another's end. Then many uploads at once, a body announced as 1 GB, and bodies that
+never end.
+
+Shows: every answer is a score, a refusal or a wish to wait, never a failure; the server and its
+helper go on, their memory has no slope, and no file, descriptor or process is left behind.
+"""
+
+import argparse
+import http.client
+import os
+import random
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from runs import Run, check, start_fresh, write_checkpoint
+from soak import open_descriptors
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from memory import group_memory
+
+from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
+from cxrbatch.sample.archive import write_sample
+
+_TOKEN = "a-token-of-the-uploads"
+_ANSWERS = {200, 400, 415, 503}
+_MOST_SLOPE = 10_000  # bytes an upload
+_AT_ONCE = 50
+_SETTLED = 30.0
+_LARGEST = 2_000_000
+
+
+def read_sample(folder: Path) -> list[bytes]:
+    """The sample archive's files of the formats that are taken."""
+    write_sample(folder)
+    files = [path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [
+        data
+        for data in files
+        if len(data) < _LARGEST and sniff(data[:HEAD_BYTES], size=len(data)) != "other"
+    ]
+
+
+def mutant(files: list[bytes], chance: random.Random) -> bytes:
+    """One file, spoilt."""
+    data = bytearray(chance.choice(files))
+    kind = chance.randrange(4)
+    if kind == 0:
+        return bytes(data[: chance.randrange(len(data))])
+    if kind == 1:
+        other = chance.choice(files)
+        return bytes(data[: chance.randrange(len(data))]) + other[chance.randrange(len(other)) :]
+    # Headers decide what a decoder does, and are a small part of a file.
+    within = len(data) if kind == 2 else min(len(data), 2000)
+    for _ in range(chance.randint(1, 40)):
+        data[chance.randrange(within)] = chance.randrange(256)
+    return bytes(data)
+
+
+class Client:
+    """Sends files to a server."""
+
+    def __init__(self, port: int) -> None:
+        """Send nothing yet."""
+        self._port = port
+
+    def upload(self, data: bytes) -> int:
+        """Send one file; give the status."""
+        name = b"../../<script>alert(1)</script>.dcm"
+        head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\n\r\n' % name
+        return self._post(head + data + b"\r\n--b--\r\n")
+
+    def announce(self, size: int) -> int:
+        """Announce a body and send none of it."""
+        return self._post(b"", announced=size)
+
+    def is_alive(self) -> bool:
+        """Whether a page comes."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        with suppress(OSError):
+            connection.request("GET", "/api/v1/runs", headers=self._headers())
+            return connection.getresponse().status == 200
+        return False
+
+    def begin(self) -> socket.socket:
+        """Begin a body that does not go on."""
+        connection = socket.create_connection(("127.0.0.1", self._port))
+        lines = [f"{name}: {value}" for name, value in self._headers(length=10_000).items()]
+        head = "\r\n".join(["POST /api/v1/score HTTP/1.1", "Host: localhost", *lines, "", "--b"])
+        connection.sendall(head.encode())
+        return connection
+
+    def _post(self, body: bytes, *, announced: int | None = None) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=120)
+        length = len(body) if announced is None else announced
+        connection.request("POST", "/api/v1/score", body, self._headers(length=length))
+        with connection.getresponse() as answer:
+            answer.read()
+            status = answer.status
+        connection.close()
+        return status
+
+    def _headers(self, *, length: int | None = None) -> dict[str, str]:
+        headers = {"Authorization": f"Bearer {_TOKEN}"}
+        if length is not None:
+            headers["Content-Type"] = "multipart/form-data; boundary=b"
+            headers["Content-Length"] = str(length)
+        return headers
+
+
+def left_after_a_while(client: Client, group: int, expected: int) -> int:
+    """Descriptors once those of answered requests are closed, or the time is up."""
+    end = time.monotonic() + _SETTLED
+    while (found := open_descriptors(group)) > expected and time.monotonic() < end:
+        time.sleep(0.5)
+        check(client.is_alive(), "the server does not answer")
+    return found
+
+
+def send_all(server: Run, client: Client, files: list[bytes], *, count: int, seed: int) -> None:
+    """Send mutants one by one, then many files at once and bodies that are never sent."""
+    while not client.is_alive():
+        check(server.poll() is None, f"the server ended: {server.log.read_text()[-500:]}")
+        time.sleep(0.2)
+    for data in files:
+        status = client.upload(data)
+        check(status == 200, f"a whole file of the sample is refused: {status}")
+    descriptors = open_descriptors(server.pid)
+    chance = random.Random(seed)
+    answers: Counter[int] = Counter()
+    memory = []
+    for _ in range(count):
+        answers[client.upload(mutant(files, chance))] += 1
+        memory.append(group_memory(server.pid))
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        crowd = Counter(threads.map(client.upload, [files[0]] * _AT_ONCE))
+    check(client.announce(1 << 30) == 413, "1 GB is not refused by its header")
+    slow = [client.begin() for _ in range(_AT_ONCE)]
+    check(client.is_alive(), "slow bodies keep others waiting")
+    for connection in slow:
+        connection.close()
+    left = left_after_a_while(client, server.pid, descriptors)
+    slope = float(np.polyfit(np.arange(count), memory, 1)[0])
+    print(
+        f"{count} mutants: {dict(answers)}; {_AT_ONCE} at once: {dict(crowd)}; memory "
+        f"{memory[0] / 1e6:.0f} MB at first, {max(memory) / 1e6:.0f} MB at most, "
+        f"{memory[-1] / 1e6:.0f} MB at last, slope {slope:.0f} bytes an upload; descriptors "
+        f"{descriptors} before, {left} after"
+    )
+    check(answers.keys() | crowd.keys() <= _ANSWERS, "an answer is a failure")
+    check(crowd[200] >= 1, "of many at once none is scored")
+    check(slope < _MOST_SLOPE, "memory grows")
+    check(left <= descriptors, "descriptors are left")
+    check(server.poll() is None, "the server is gone")
+
+
+def main() -> None:
+    """Serve an empty folder, and send."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        temporary, served = folder / "tmp", folder / "served"
+        temporary.mkdir()
+        served.mkdir()
+        files = read_sample(folder / "sample")
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        words = ["serve", str(served), "--port", str(port), "--token", _TOKEN]
+        words += ["--checkpoint", str(write_checkpoint(folder / "tiny.safetensors"))]
+        variables = {"TMPDIR": str(temporary), "XDG_CONFIG_HOME": str(folder / "config")}
+        server = start_fresh(words, folder / "log", variables=variables)
+        try:
+            send_all(server, Client(port), files, count=options.files, seed=options.seed)
+            os.kill(server.pid, signal.SIGTERM)
+            check(server.wait(30) == 0, "the server does not end in order")
+        finally:
+            server.signal_group(signal.SIGKILL)
+        log = server.log.read_text()
+        check(log.count("\n") == 2, f"the log has more than the address: {log[-500:]}")
+        check(not any([*temporary.iterdir(), *served.iterdir()]), "a file is left")
+        check(not server.left_behind(), "a process is left")
+
+
+if __name__ == "__main__":
+    main()

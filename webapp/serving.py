@@ -6,7 +6,10 @@ import socket
 from types import FrameType
 
 from flask import Flask
-from waitress.server import create_server
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
+from waitress.server import BaseWSGIServer, create_server
+from waitress.utilities import BadRequest
 
 from cxrbatch.webapp.services import close
 
@@ -14,6 +17,30 @@ from cxrbatch.webapp.services import close
 _THREADS = 24
 _CONNECTIONS = 200
 _IDLE_SECONDS = 30
+
+
+class _LengthRequired(BadRequest):
+    code = 411
+    reason = "Length Required"
+
+
+class _Parser(HTTPRequestParser):
+    """Takes no body in chunks, which nothing that we serve needs.
+
+    A chunk's size is a line. Waitress looks for the end of one in all that it has got, each time
+    that something comes: an endless one would keep everybody waiting for hours.
+    """
+
+    def received(self, data: bytes) -> int:
+        consumed = super().received(data)
+        if self.chunked and self.error is None:
+            self.error = _LengthRequired("Send the length of the body.")
+            self.completed = True
+        return consumed
+
+
+class _Channel(HTTPChannel):
+    parser_class = _Parser
 
 
 def serve(app: Flask, listener: socket.socket) -> None:
@@ -34,6 +61,8 @@ def serve(app: Flask, listener: socket.socket) -> None:
         ident=None,
         clear_untrusted_proxy_headers=True,
     )
+    assert isinstance(server, BaseWSGIServer)  # as there is one socket
+    server.channel_class = _Channel
     previous = signal.signal(signal.SIGTERM, _end)
     try:
         server.run()  # waitress takes SystemExit for the wish to end

@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +112,34 @@ def opened_app(folder: Path) -> Iterator[Flask]:
     app = create_app(folder, token=TOKEN, hosts=allowed_hosts("127.0.0.1"))
     yield app
     close(app)
+
+
+@contextmanager
+def server_of(folder: Path, *words: str, variables: dict[str, str] | None = None) -> Iterator[str]:
+    command = [sys.executable, "-P", "-m", "cxrbatch", "serve", str(folder), "--port", "0"]
+    server = subprocess.Popen(
+        [*command, "--token", TOKEN, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(variables or {})},
+        text=True,
+    )
+    with server:
+        assert server.stdout is not None
+        printed = server.stdout.readline().strip()
+        assert printed.endswith(f"/?token={TOKEN}")
+        try:
+            yield printed.removesuffix(f"/?token={TOKEN}")
+        finally:
+            server.terminate()
+        _, errors = server.communicate(timeout=30)
+    assert (server.returncode, errors) == (0, "")
+
+
+@pytest.fixture(scope="session")
+def served() -> Callable[..., AbstractContextManager[str]]:
+    """Serves a folder as a user does, by its address; its log has to stay empty."""
+    return server_of
 
 
 @pytest.fixture

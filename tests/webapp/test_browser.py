@@ -1,10 +1,8 @@
 """The app in Chromium, as a person uses it: nothing in the console, nothing asked of others."""
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,12 +13,16 @@ from cxrbatch.cli import main
 TOKEN = "a-token-of-the-tests"
 
 Check = Callable[[Page], None]
+Served = Callable[..., AbstractContextManager[str]]
 Visit = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
 def address(
-    scored_folder: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    served: Served,
+    scored_folder: Path,
+    tiny_checkpoint: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
     """A server of a folder with a table, its report, one that was tampered with, and a ruin."""
     folder = tmp_path_factory.mktemp("browsed")
@@ -30,23 +32,8 @@ def address(
     script = "<script>document.title = 'ran'</script>"
     (folder / "tampered.html").write_text(report.read_text().replace("</main>", f"{script}</main>"))
     (folder / "ruin.parquet").write_bytes(b"PAR1")
-    words = ["serve", str(folder), "--port", "0", "--token", TOKEN]
-    words += ["--checkpoint", str(tiny_checkpoint)]
-    server = subprocess.Popen(
-        [sys.executable, "-P", "-m", "cxrbatch", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        text=True,
-    )
-    with server:
-        assert server.stdout is not None
-        printed = server.stdout.readline().strip()
-        assert printed.endswith(f"/?token={TOKEN}")
-        yield printed.removesuffix(f"/?token={TOKEN}")
-        server.terminate()
-        _, errors = server.communicate(timeout=30)
-    assert (server.returncode, errors) == (0, "")
+    with served(folder, "--checkpoint", str(tiny_checkpoint)) as address:
+        yield address
 
 
 @pytest.fixture

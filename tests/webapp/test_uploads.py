@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from PIL import Image
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from cxrbatch.results.table import open_table
 from cxrbatch.webapp.access import allowed_hosts
@@ -166,7 +168,7 @@ def test_the_name_of_a_file_is_neither_used_nor_shown(
     assert "passwd" not in answer.text
 
 
-def bomb() -> bytes:
+def png_bomb() -> bytes:
     """A PNG of 60,000 × 60,000 pixels."""
     stream = io.BytesIO()
     Image.fromarray(np.zeros((1, 1), np.uint8)).save(stream, "PNG")
@@ -176,11 +178,73 @@ def bomb() -> bytes:
     return bytes(data)
 
 
-def test_a_bomb_has_an_outcome(scorer_app: Flask) -> None:
-    status, answer = score(scorer_app, bomb())
-    assert status == 200
-    (frame,) = answer["frames"]  # type: ignore[misc]
-    assert frame["outcome"] == "too_large"
+def swollen_png() -> bytes:
+    """A PNG of one pixel whose compressed data are a gigabyte."""
+    packer = zlib.compressobj(9)
+    packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1 << 10)) + packer.flush()
+    header = (1).to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
+    parts = [(b"IHDR", header), (b"IDAT", packed), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        for kind, data in parts
+    )
+
+
+def dicom_bomb(whole: bytes, **claims: int) -> bytes:
+    """A DICOM that claims more than it holds."""
+    header = pydicom.dcmread(io.BytesIO(whole))
+    for name, value in claims.items():
+        setattr(header, name, value)
+    stream = io.BytesIO()
+    header.save_as(stream)
+    return stream.getvalue()
+
+
+def deflated_bomb(whole: bytes) -> bytes:
+    """A deflated DICOM whose data set grows to a gigabyte."""
+    header = pydicom.dcmread(io.BytesIO(whole))
+    del header.PixelData
+    header.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    stream = io.BytesIO()
+    header.save_as(stream, enforce_file_format=True)
+    data = stream.getvalue()
+    length = int.from_bytes(data[140:144], "little") + 144  # (0002,0000), the group's length
+    packer = zlib.compressobj(9, wbits=-15)
+    element = b"\xe0\x7f\x10\x00OW\x00\x00" + (1 << 30).to_bytes(4, "little")
+    packed = packer.compress(zlib.decompress(data[length:], wbits=-15) + element)
+    packed += b"".join(packer.compress(bytes(1 << 20)) for _ in range(1 << 10)) + packer.flush()
+    return data[:length] + packed
+
+
+def test_a_bomb_has_an_outcome(scorer_app: Flask, scored_folder: Path) -> None:
+    whole = (scored_folder / "archive/b.dcm").read_bytes()
+    bombs = {
+        "huge PNG": png_bomb(),
+        "swollen PNG": swollen_png(),
+        "rows and columns": dicom_bomb(whole, Rows=65_535, Columns=65_535),
+        "frames": dicom_bomb(whole, NumberOfFrames=2_000_000_000),
+        "deflated": deflated_bomb(whole),
+    }
+    for name, data in bombs.items():
+        assert len(data) < 3 << 20
+        status, answer = score(scorer_app, data)
+        assert status == 200
+        frames = answer["frames"]
+        assert isinstance(frames, list)
+        assert len(frames) == 1, name
+        assert frames[0]["outcome"] in ("too_large", "corrupt", "truncated"), (name, frames[0])
+    assert score(scorer_app, (scored_folder / "archive/a.png").read_bytes())[0] == 200
+
+
+def test_a_name_that_is_no_utf_8_is_a_refusal(scorer_app: Flask) -> None:
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="\xff.png"\r\n\r\n'
+    answer = scorer_app.test_client().post(
+        "/api/v1/score",
+        data=head + b"x\r\n--b--\r\n",
+        headers=BEARER,
+        content_type="multipart/form-data; boundary=b",
+    )
+    assert answer.status_code == 400
 
 
 def test_damaged_files_have_an_outcome(scorer_app: Flask, scored_folder: Path) -> None:

@@ -34,7 +34,7 @@ class Teachers:
         check_teachers(checkpoints, classes=card.classes, geometry=card.recipe.geometry)
         self._checkpoints = checkpoints
         self._models = [
-            c.model.to(device, memory_format=torch.channels_last).eval() for c in checkpoints
+            c.model.to(device).to(memory_format=torch.channels_last).eval() for c in checkpoints
         ]
 
     def __len__(self) -> int:

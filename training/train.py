@@ -193,7 +193,7 @@ def _finished(
     found = score(val)
     offsets = fit_offsets(found, val.truth, temperature=fit_temperature(found, val.truth))
     with torch.no_grad():
-        model.fc.bias += torch.from_numpy(offsets).to(model.fc.bias)
+        model.fc.bias.add_(torch.from_numpy(offsets).to(model.fc.bias))
     round_as_stored(model)
     found = score(val)
     temperature = fit_temperature(found, val.truth)

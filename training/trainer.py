@@ -48,7 +48,7 @@ class Trainer:
             device: Where to compute.
             world: The processes that train together.
         """
-        model.to(device, memory_format=torch.channels_last)
+        model.to(device).to(memory_format=torch.channels_last)
         self._model = with_shared_statistics(model, device) if world.size > 1 else model
         self._wrapped = world.wrapped(self._model, device)
         self._teachers = Teachers(teachers, card=card, device=device)

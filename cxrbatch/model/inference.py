@@ -1,7 +1,7 @@
 """Batches of inputs to scores on a device, at one precision and one fixed shape."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model.checkpoint import Checkpoint
+from cxrbatch.model.fused import FusedResNet
 from cxrbatch.model.heatmaps import quantise
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -93,7 +94,7 @@ class Scorer:
         device: torch.device,
         precision: Precision,
     ) -> None:
-        """Move the network to its device.
+        """Fold the network and move it to its device.
 
         Args:
             checkpoint: What to score with.
@@ -105,7 +106,7 @@ class Scorer:
         self.batch_size = batch_size
         self.device = device
         self.precision = precision
-        self._model = checkpoint.model.to(device, memory_format=torch.channels_last)
+        self._model = FusedResNet(checkpoint.model, device=device, dtype=_DTYPES[precision])
 
     def score(self, inputs: npt.NDArray[np.uint8]) -> BatchScores:
         """Score up to a batch of inputs.
@@ -118,7 +119,7 @@ class Scorer:
                 fit into memory.
         """
         count = len(inputs)
-        with torch.inference_mode(), self._autocast(), self._memory_explained():
+        with torch.inference_mode(), self._memory_explained():
             scores = self._model.score(self._normalised(self._to_device(inputs)))
             logits = scores.logits[:count]
             probabilities = (logits / self.card.temperature).softmax(dim=1)
@@ -144,7 +145,7 @@ class Scorer:
         Raises:
             CxrbatchError: The batch does not fit into memory.
         """
-        with torch.inference_mode(), self._autocast(), self._memory_explained():
+        with torch.inference_mode(), self._memory_explained():
             activations = self._model.features(self._normalised(self._to_device(inputs)))
             features = activations.float().mean((2, 3))[: len(inputs)]
             found: npt.NDArray[np.float32] = features.cpu().numpy()
@@ -176,11 +177,6 @@ class Scorer:
                     "try a smaller --batch-size"
                 ) from None
             raise
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
 
 
 def _has_native_bf16(device: torch.device) -> bool:

@@ -1,0 +1,141 @@
+"""The network as it scores: batch norms folded, and one kernel per convolution where there is one.
+
+In inference a batch norm is a scale and a shift per channel, which the convolution before it can
+do as well. oneDNN's convolutions moreover add the shortcut and apply ReLU to what is still in a
+register, instead of reading and writing all activations once more.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+from torch.nn.utils import fuse_conv_bn_eval
+
+from cxrbatch.model.resnet import Block, RadiographResNet, Scores, pool_stem, score_features
+
+_onednn = torch.ops.mkldnn
+
+
+class FusedResNet:
+    """A `RadiographResNet` for inference on one device, at one precision."""
+
+    def __init__(
+        self, model: RadiographResNet, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        """Fold a network, which is left as it is.
+
+        Args:
+            model: The network, in float32.
+            device: Where it is to compute.
+            dtype: What convolutions compute in; the head stays in float32.
+        """
+        kind = _OnednnConvolution if _has_onednn(device, dtype) else _Convolution
+
+        def fuse(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> _Convolution:
+            return kind(convolution, norm, device=device, dtype=dtype)
+
+        self._dtype = dtype
+        self._stem = fuse(model.conv1, model.bn1)
+        self._blocks = [_FusedBlock(block, fuse) for block in model.blocks()]
+        self._head = nn.Linear(model.fc.in_features, model.fc.out_features, device=device)
+        self._head.load_state_dict(model.fc.state_dict())
+
+    def features(self, images: Tensor) -> Tensor:
+        """Give the last convolutional layer's activations, as `RadiographResNet.features`."""
+        x = pool_stem(self._stem.relu(images.to(self._dtype)))
+        for block in self._blocks:
+            x = block(x)
+        return x
+
+    def score(self, images: Tensor) -> Scores:
+        """Give logits and heat maps, as `RadiographResNet.score`."""
+        return score_features(self.features(images), self._head)
+
+
+class _FusedBlock:
+    def __init__(
+        self, block: Block, fuse: Callable[[nn.Conv2d, nn.BatchNorm2d], "_Convolution"]
+    ) -> None:
+        *first, last = (fuse(*pair) for pair in block.convolutions())
+        self._first, self._last = first, last
+        self._shortcut = None if block.downsample is None else fuse(*block.downsample)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        shortcut = x if self._shortcut is None else self._shortcut(x)
+        for convolution in self._first:
+            x = convolution.relu(x)
+        return self._last.add_relu(x, shortcut)
+
+
+class _Convolution:
+    """A convolution that does its batch norm's work too.
+
+    Its input and output have shape (n, channels, h, w) and are channels last.
+    """
+
+    def __init__(
+        self,
+        convolution: nn.Conv2d,
+        norm: nn.BatchNorm2d,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        # Folded in float64, so that each weight is rounded once.
+        pair = nn.Sequential(convolution, norm)
+        folded = fuse_conv_bn_eval(*deepcopy(pair).double().eval()).requires_grad_(False)
+        self._weight = folded.weight.to(device, dtype, memory_format=torch.channels_last)
+        self._bias = cast(Tensor, folded.bias).to(device, dtype)
+        self._stride, self._padding = convolution.stride, convolution.padding
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return conv2d(x, self._weight, self._bias, self._stride, self._padding)
+
+    def relu(self, x: Tensor) -> Tensor:
+        return self(x).relu_()
+
+    def add_relu(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        """ReLU of the sum; what `shortcut` holds is lost."""
+        return self(x).add_(shortcut).relu_()
+
+
+class _OnednnConvolution(_Convolution):
+    """The same by oneDNN, with weights laid out as its kernel for the input's shape wants."""
+
+    _packed: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._pointwise(x, "none")
+
+    def relu(self, x: Tensor) -> Tensor:
+        return self._pointwise(x, "relu")
+
+    def add_relu(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        add_relu = _onednn._convolution_pointwise_.binary
+        return cast(Tensor, add_relu(shortcut, *self._arguments(x), "add", 1.0, "relu", [], ""))
+
+    def _pointwise(self, x: Tensor, then: str) -> Tensor:
+        convolved = _onednn._convolution_pointwise(*self._arguments(x), then, [], "")
+        return cast(Tensor, convolved)
+
+    def _arguments(self, x: Tensor) -> tuple[Any, ...]:
+        stride, padding, dilation, groups = self._stride, self._padding, (1, 1), 1
+        if self._packed is None:
+            pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+            weight = self._weight.to_mkldnn()
+            self._packed = pack(weight, padding, stride, dilation, groups, x.shape)
+        return x, self._packed, self._bias, padding, stride, dilation, groups
+
+
+def _has_onednn(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes there, by the operators that PyTorch's own compiler uses."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not hasattr(_onednn, "_convolution_pointwise"):
+        return False
+    return dtype == torch.float32 or (
+        dtype == torch.bfloat16 and bool(_onednn._is_mkldnn_bf16_supported())
+    )

@@ -1,0 +1,73 @@
+"""Folded for inference, a network gives what it gave: by oneDNN's kernels and without them."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from cxrbatch.model import fused
+from cxrbatch.model.fused import FusedResNet
+from cxrbatch.model.resnet import ARCHITECTURES, RadiographResNet
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["onednn", "plain"])
+def use(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Take one kind of kernels; skips where they do not exist."""
+
+    def take(dtype: torch.dtype) -> None:
+        if request.param == "onednn" and not fused._has_onednn(CPU, dtype):
+            pytest.skip(f"oneDNN does not compute in {dtype} here")
+        monkeypatch.setattr(fused, "_has_onednn", lambda device, dtype: request.param == "onednn")
+
+    return take
+
+
+def trained(architecture: str) -> RadiographResNet:
+    """A network whose batch norms do something."""
+    torch.manual_seed(4)
+    model = RadiographResNet(architecture, classes=3)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    for _ in range(3):
+        model(torch.randn(8, 1, 64, 64))
+    return model.eval()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_folding_changes_nothing_but_rounding(architecture: str, use: Callable[..., None]) -> None:
+    use(torch.float32)
+    model = trained(architecture)
+    images = torch.randn(4, 1, 96, 64)
+    with torch.inference_mode():
+        expected = model.score(images)
+        found = FusedResNet(model, device=CPU, dtype=torch.float32).score(images)
+    for name in ("logits", "heatmaps"):
+        want, have = getattr(expected, name), getattr(found, name)
+        torch.testing.assert_close(have, want, rtol=0, atol=2e-5 * float(want.abs().max()))
+
+
+def test_bf16_is_as_near_as_autocasts(use: Callable[..., None]) -> None:
+    """The error is no more than twice that of PyTorch's own mixed precision."""
+    use(torch.bfloat16)
+    model = trained("resnet18")
+    images = torch.randn(16, 1, 64, 64)
+    with torch.inference_mode():
+        exact = model.score(images).logits
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            autocast = model.score(images).logits
+        found = FusedResNet(model, device=CPU, dtype=torch.bfloat16).score(images).logits
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, exact)
+    assert (found - exact).square().mean() < 4 * (autocast - exact).square().mean()
+
+
+def test_the_network_is_left_as_it_is() -> None:
+    model = trained("resnet18")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    FusedResNet(model, device=CPU, dtype=torch.bfloat16).score(torch.randn(1, 1, 64, 64))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,10 +111,12 @@ def command(
         try:
             from cxrbatch.results.paths import check_output
             from cxrbatch.scoring.claim import claimed
+            from cxrbatch.scoring.isolation import Nursery
 
             check_output(output, overwrite=True, source=archive)
-            with claimed(output):
-                # torch takes seconds to load: a second run is refused before that.
+            with claimed(output), closing(Nursery()) if workers else nullcontext() as nursery:
+                # torch takes seconds to load: a second run is refused before that, and what reads
+                # files starts beside it.
                 from cxrbatch.model.checkpoint import bundled_checkpoint
                 from cxrbatch.reading.radiograph import RADIOGRAPH_MODALITIES
                 from cxrbatch.scoring.engine import score_archive
@@ -141,6 +144,7 @@ def command(
                     progress=told,
                     overwrite=overwrite,
                     update=update,
+                    nursery=nursery,
                 )
             told.finished(rows=summary.counts.rows, outcomes=summary.counts.outcomes)
         except Interrupted as end:

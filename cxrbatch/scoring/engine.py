@@ -21,6 +21,7 @@ from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.scoring.archive import Walk
 from cxrbatch.scoring.claim import clear, partial_folder, writing
 from cxrbatch.scoring.earlier import TRIED_AGAIN, EarlierRows
+from cxrbatch.scoring.isolation import Nursery
 from cxrbatch.scoring.manifest import ManifestWriter
 from cxrbatch.scoring.patients import patient_secret
 from cxrbatch.scoring.progress import Progress
@@ -48,6 +49,7 @@ def score_archive(
     progress: Progress,
     overwrite: bool = False,
     update: bool = False,
+    nursery: Nursery | None = None,
 ) -> Summary:
     """Score every file of an archive into a results table.
 
@@ -61,6 +63,7 @@ def score_archive(
         progress: Told how far the run is.
         overwrite: Replace an output that is there.
         update: Keep those rows of an output that is there whose files have not changed.
+        nursery: Starts the processes that read; one may be given that has been starting meanwhile.
 
     Raises:
         UsageError: The archive is missing or empty, or the output or an unfinished run is of
@@ -69,7 +72,7 @@ def score_archive(
         TableError: The table cannot be written.
         CxrbatchError: The model's scores are not finite, or no process can be started.
     """
-    engine = _Engine(archive, output, load_checkpoint(checkpoint), options, progress)
+    engine = _Engine(archive, output, load_checkpoint(checkpoint), options, progress, nursery)
     with writing(output):
         return engine.run(overwrite=overwrite, update=update)
 
@@ -84,6 +87,7 @@ class _Engine:
         checkpoint: Checkpoint,
         options: ScoringOptions,
         progress: Progress,
+        nursery: Nursery | None,
     ) -> None:
         device = choose_device(options.device)
         if device.type == "cpu":
@@ -95,6 +99,7 @@ class _Engine:
         self.card = checkpoint.card
         self.options = options
         self.progress = progress
+        self.nursery = nursery
         self.walk = Walk(archive, follow_links=options.follow_links)
         self.scorer = Scorer(
             checkpoint, batch_size=options.batch_size, device=device, precision=precision
@@ -223,6 +228,7 @@ class _Engine:
             no_voi=self.card.recipe.no_voi,
         )
         base = os.fsencode(self.walk.base)
+        nursery, self.nursery = self.nursery, None  # it serves one pool
         return Sharding(
             folder=self.folder,
             run=run_id(run),
@@ -233,6 +239,7 @@ class _Engine:
             options=self.options,
             progress=self.progress,
             summary=self.summary,
+            nursery=nursery,
         )
 
     def _earlier_rows(self) -> EarlierRows | None:

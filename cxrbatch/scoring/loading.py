@@ -75,7 +75,13 @@ class ReadingPool(Generic[Loaded]):
     """
 
     def __init__(
-        self, reader: Reader[Loaded], *, workers: int, limits: Limits, listener: FaultListener
+        self,
+        reader: Reader[Loaded],
+        *,
+        workers: int,
+        limits: Limits,
+        listener: FaultListener,
+        nursery: Nursery | None = None,
     ) -> None:
         """Start.
 
@@ -84,6 +90,7 @@ class ReadingPool(Generic[Loaded]):
             workers: Processes; 0 reads in this one, where a crash of a decoder ends it.
             limits: What one file may use.
             listener: Told of what goes wrong.
+            nursery: Starts the processes, and is closed in the end; by default a new one.
         """
         self._reader = reader
         self._workers = workers
@@ -92,7 +99,7 @@ class ReadingPool(Generic[Loaded]):
         self._ahead = max(_LEAST_AHEAD * workers, min(chunks, _MOST_AHEAD))
         self._listener = listener
         if workers:
-            self._nursery = Nursery()
+            self._nursery = nursery or Nursery()
             self._threads = ThreadPoolExecutor(workers + _MOST_ASIDE)
             self._at_work = Semaphore(workers)
             # The last one used comes first: the others start no child as long as none hangs.

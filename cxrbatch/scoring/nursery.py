@@ -18,8 +18,6 @@ import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-# What children need is loaded before they are forked.
-import cxrbatch.scoring.rows  # noqa: F401
 from cxrbatch.reading import allowance
 from cxrbatch.reading.outcomes import reading_error
 
@@ -36,6 +34,9 @@ GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C and the signals of a batch system, which reach the whole group. The main process decides
 what follows; a child that ended by one would look like a crash of its file."""
 
+# Reading runs ahead of the forward pass and yields to it: where there are more processes and
+# threads than cores, a thread that is kept waiting keeps all threads of a layer waiting.
+_NICENESS = 10
 _LAST_WAIT = 1.0
 PR_SET_PDEATHSIG = 1  # prctl(2)
 _KIBIBYTE = 1024
@@ -50,6 +51,11 @@ def serve() -> None:
     control = socket.socket(fileno=0)
     for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    os.nice(_NICENESS)
+    # What children need is loaded before they are forked, and here alone: the main process starts
+    # this one first and loads meanwhile what it needs itself.
+    import cxrbatch.scoring.rows  # noqa: F401
+
     gc.freeze()
     children: dict[int, _Ledger] = {}
     # The main process may close the socket while it waits for an answer.

@@ -12,7 +12,7 @@ from cxrbatch.reading.outcomes import Kind, Outcome
 from cxrbatch.results.paths import path_to_text
 from cxrbatch.scoring.batching import score_batches
 from cxrbatch.scoring.earlier import EarlierRows
-from cxrbatch.scoring.isolation import Fault
+from cxrbatch.scoring.isolation import Fault, Nursery
 from cxrbatch.scoring.loading import Portion, ReadingPool, Unread
 from cxrbatch.scoring.manifest import read_manifest
 from cxrbatch.scoring.progress import Progress
@@ -38,6 +38,7 @@ class Sharding:
         options: The run's options.
         progress: Told how far the run is.
         summary: Counts what was read.
+        nursery: Starts the processes that read; None starts one.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class Sharding:
     options: ScoringOptions
     progress: Progress
     summary: Summary
+    nursery: Nursery | None = None
 
     def write(self, left: Mapping[Path, range]) -> None:
         """Write those shards that are left.
@@ -77,7 +79,11 @@ class Sharding:
         options = self.options
         listener = _Listener(culprits, self.progress)
         return ReadingPool(
-            self.reader, workers=options.workers, limits=options.limits, listener=listener
+            self.reader,
+            workers=options.workers,
+            limits=options.limits,
+            listener=listener,
+            nursery=self.nursery,
         )
 
     def _entries(self, left: Iterable[range], culprits: Culprits) -> Iterator[Unread | Portion]:

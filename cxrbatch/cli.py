@@ -35,6 +35,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "cxrbatch.commands.outcomes:command",
         "List every outcome code with its meaning and remedy.",
     ),
+    "bench": (
+        "cxrbatch.commands.bench:command",
+        "Measure how fast this machine could score an archive, and how fast it does.",
+    ),
     "models": (
         "cxrbatch.commands.models:command",
         "Show a checkpoint's card, or import weights.",

@@ -33,7 +33,8 @@ LAW = {
     "results": GROUND | {"reading"},
     "scoring": GROUND | {"reading", "model", "results"},
     "sample": GROUND | {"reading", "model", "results"},
-    "commands": GROUND | LIBRARY | EDGE,
+    "speed": GROUND | LIBRARY,
+    "commands": GROUND | LIBRARY | EDGE | {"speed"},
     "cli": GROUND,  # it reaches the commands and the three by strings alone
     "__main__": {"cli"},
     "training": GROUND | LIBRARY | EDGE,

@@ -163,6 +163,15 @@ def _part_of(text: str | None) -> tuple[int, int]:
     return int(number), int(of)
 
 
+def _stages(summary: "Summary") -> str:
+    """What the main process did: the cheap form of what `cxrbatch bench` measures."""
+    model, waiting = (s / (summary.seconds or 1.0) for s in (summary.scoring, summary.waiting))
+    return (
+        f"{model:.0%} model, {waiting:.0%} waiting for files, {1 - model - waiting:.0%} rows and "
+        "table"
+    )
+
+
 def _print_summary(summary: "Summary") -> None:
     from cxrbatch.reading.outcomes import Outcome
     from cxrbatch.results.paths import path_to_text
@@ -186,6 +195,7 @@ def _print_summary(summary: "Summary") -> None:
             f"speed        {rate:.1f} images/s over {summary.seconds:.1f} s, "
             f"{summary.read:,} files read ({summary.device}, {summary.precision})"
         )
+        click.echo(f"stages       {_stages(summary)}")
     else:
         click.echo("nothing to do: the table is complete")
     click.echo(f"table        {path_to_text(os.fsencode(summary.output))}")

@@ -1,5 +1,6 @@
 """Batches of inputs to scores on a device, at one precision and one fixed shape."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 DEFAULT_BATCH_SIZE = 32
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,9 @@ class Scorer:
     Every forward pass has the same shape: a shorter batch is padded with black images. So the
     kernels, and with them the last bits, are the same for every image of a run, and a GPU never
     plans for a second shape.
+
+    Attributes:
+        seconds: Spent on scores so far.
     """
 
     def __init__(
@@ -106,7 +110,8 @@ class Scorer:
         self.batch_size = batch_size
         self.device = device
         self.precision = precision
-        self._model = FusedResNet(checkpoint.model, device=device, dtype=_DTYPES[precision])
+        self.seconds = 0.0
+        self._model = FusedResNet(checkpoint.model, device=device, dtype=DTYPES[precision])
 
     def score(self, inputs: npt.NDArray[np.uint8]) -> BatchScores:
         """Score up to a batch of inputs.
@@ -118,7 +123,7 @@ class Scorer:
             CxrbatchError: A score is not finite, as when float16 overflows, or the batch does not
                 fit into memory.
         """
-        count = len(inputs)
+        count, start = len(inputs), time.perf_counter()
         with torch.inference_mode(), self._memory_explained():
             scores = self._model.score(self._normalised(self._to_device(inputs)))
             logits = scores.logits[:count]
@@ -129,12 +134,14 @@ class Scorer:
                 f"the model gave scores that are not finite at {self.precision}; "
                 "try a wider --precision, or another checkpoint or learning rate"
             )
-        return BatchScores(
+        scored = BatchScores(
             logits.cpu().numpy(),
             probabilities.cpu().numpy(),
             maps.levels.cpu().numpy(),
             maps.scale.cpu().numpy(),
         )
+        self.seconds += time.perf_counter() - start
+        return scored
 
     def features(self, inputs: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Give what the head sees of up to a batch of inputs, shape (n, k).

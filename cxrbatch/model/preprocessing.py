@@ -26,8 +26,10 @@ NoVoiPolicy = Literal["robust", "full_range"]
 
 MIN_SIZE, MAX_SIZE = 32, 2048
 _HASH_HEX_DIGITS = 32
-# Rows of the display image that are looked up and averaged at once.
+# Rows of the display image that are looked up and averaged at once: of a small image all, as each
+# block costs as much as averaging some thousand pixels.
 _BLOCK_ROWS = 32
+_BLOCK_PIXELS = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,20 +167,22 @@ def _average_rows(image: GreyImage, extent: int, target: int) -> Display:
     A target row is the sum of its own source rows in their order, so that it has the same bits
     as if the whole image had been there; but a block stays in the processor's cache.
     """
-    averaged = np.empty((target, image.shape[1]), np.float32)
-    for rows, (start, stop), weights in _row_blocks(image.shape[0], extent, target):
+    columns = image.shape[1]
+    averaged = np.empty((target, columns), np.float32)
+    block = max(_BLOCK_ROWS, _BLOCK_PIXELS // columns)
+    for rows, (start, stop), weights in _row_blocks(image.shape[0], extent, target, block):
         averaged[rows] = weights @ image.rows(start, stop)
     return averaged
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _row_blocks(
-    source: int, extent: int, target: int
+    source: int, extent: int, target: int, block: int
 ) -> tuple[tuple[slice, tuple[int, int], csr_array], ...]:
-    """Target rows, the source rows that they need, and the weights, block by block."""
+    """Target rows, the source rows that they need, and the weights, `block` rows at a time."""
     weights = _area_weights(source, extent, target)
     blocks = []
-    step = max(1, _BLOCK_ROWS * target // extent)
+    step = max(1, block * target // extent)
     for first in range(0, target, step):
         part = weights[first : first + step]
         start, stop = int(part.indices.min()), int(part.indices.max()) + 1

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cxrbatch.reading.grey import GreyImage
 
-Grid = NDArray[np.int64]
+Grid = NDArray[np.signedinteger]
 
 SUSPECT = -0.3
 """A number below it is doubt.
@@ -87,7 +87,7 @@ def thumbnail_ranks(image: GreyImage) -> Grid:
         SIDE * SIDE - 1 for the brightest in steps of 2; equal cells share their mean.
     """
     # Whole numbers, or rounding would part equal cells in the negative and not in the image.
-    levels = np.rint(image.points(*_evenly(image.shape)) * np.float32(_LEVELS)).astype(np.int64)
+    levels = np.rint(image.points(*_evenly(image.shape)) * np.float32(_LEVELS)).astype(np.int32)
     inner = _without_borders(levels)
     cells = inner[np.ix_(*_evenly(inner.shape))].reshape(SIDE, _POINTS, SIDE, _POINTS)
     sums = cells.sum(axis=(1, 3)).ravel()

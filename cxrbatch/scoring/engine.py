@@ -209,6 +209,7 @@ class _Engine:
         self.progress.start(files, done=files - sum(len(shard) for shard in left.values()))
         if left:
             self._sharding(run).write(left)
+            self.summary.scoring = self.scorer.seconds
         self.summary.counts = write_table(
             self.output,
             map(read_shard, shards),

@@ -58,6 +58,8 @@ class Summary:
         read: Files that were read in this run.
         images: Images that were scored in this run.
         seconds: From the first file read to the table in its place.
+        waiting: Seconds of these in which nothing was ready to be scored.
+        scoring: Seconds of these in the model.
         device: Where the model ran.
         precision: At which precision.
         lasting_patient_keys: Whether the keys of patients will be the same in the next run.
@@ -69,6 +71,8 @@ class Summary:
     read: int = 0
     images: int = 0
     seconds: float = 0.0
+    waiting: float = 0.0
+    scoring: float = 0.0
     device: str = ""
     precision: str = ""
     lasting_patient_keys: bool = True

@@ -1,5 +1,6 @@
 """The files of a run to shards on the disk, one after the other."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class Sharding:
         """
         with closing(Culprits(self.folder)) as culprits, self._pool(culprits) as pool:
             # One stream over all shards: reading does not pause where one of them ends.
-            portions = pool.load(self._entries(left.values(), culprits))
+            portions = self._waited_for(pool.load(self._entries(left.values(), culprits)))
             for path, numbers in left.items():
                 write_shard(
                     path,
@@ -74,6 +75,15 @@ class Sharding:
                     run=self.run,
                 )
                 self.progress.shard_done(len(numbers))
+
+    def _waited_for(self, portions: Iterator[Portion]) -> Iterator[Portion]:
+        while True:
+            start = time.perf_counter()
+            portion = next(portions, None)
+            self.summary.waiting += time.perf_counter() - start
+            if portion is None:
+                return
+            yield portion
 
     def _pool(self, culprits: Culprits) -> ReadingPool[LoadedFiles]:
         options = self.options

@@ -1,0 +1,122 @@
+"""The command `cxrbatch bench`."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cxrbatch import options as shared
+from cxrbatch.commands.progress import Bar
+
+if TYPE_CHECKING:
+    from cxrbatch.model.inference import Precision
+    from cxrbatch.speed.measuring import Measurement
+
+_GIGA, _MEGA = 1e9, 1e6
+
+
+@click.command("bench")
+@click.argument("archive", type=click.Path(path_type=Path), required=False)
+@shared.checkpoint_option
+@shared.batch_size_option(32)
+@shared.workers_option
+@shared.precision_option
+@shared.device_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
+def command(
+    archive: Path | None,
+    checkpoint: Path | None,
+    batch_size: int,
+    workers: int,
+    precision: "Precision",
+    device: str,
+    as_json: bool,
+) -> None:
+    """Measure how fast this machine could score ARCHIVE, and how fast it does.
+
+    It takes a sample of the archive and measures what no scorer can do without: the codec, a
+    resize and the forward pass. From these follows the limit. Then the sample is scored from end
+    to end, and what that reached of the limit is told. Nothing is written. Without ARCHIVE the
+    example archive of `cxrbatch sample` is taken. It takes less than a minute; other work on the
+    machine makes its figures wrong.
+
+    \b
+    Example:
+      cxrbatch bench archive
+    """
+    from cxrbatch.model.checkpoint import bundled_checkpoint
+    from cxrbatch.sample.archive import write_sample
+    from cxrbatch.scoring.settings import ScoringOptions
+    from cxrbatch.speed.measuring import measure
+
+    told = Bar()
+    with tempfile.TemporaryDirectory(prefix="cxrbatch-bench-") as folder:
+        if archive is None:
+            archive = Path(folder, "sample")
+            write_sample(archive)
+        try:
+            measured = measure(
+                archive,
+                checkpoint=checkpoint or bundled_checkpoint(),
+                options=ScoringOptions(
+                    batch_size=batch_size, workers=workers, precision=precision, device=device
+                ),
+                progress=told,
+            )
+        finally:
+            told.close()
+    click.echo(json.dumps(_as_json(measured)) if as_json else _as_text(measured))
+
+
+def _as_json(measured: "Measurement") -> dict[str, Any]:
+    capacities, demands = measured.capacities, measured.demands
+    return {
+        "device": measured.device,
+        "precision": measured.precision,
+        "capacities": {
+            "cores": capacities.cores,
+            "gemm_flops_per_second": capacities.gemm,
+            "disk_bytes_per_second": capacities.disk,
+            "copy_bytes_per_second": capacities.copy,
+        },
+        "demands_per_image": {
+            "encodings": demands.kinds,
+            "file_bytes": demands.bytes,
+            "codec_seconds": demands.decode,
+            "forward_seconds": demands.forward,
+            "forward_flops": demands.operations,
+        },
+        "limit_images_per_second": measured.limit,
+        "rate_images_per_second": measured.rate,
+        "ratio": measured.rate / measured.limit,
+        "bottleneck": measured.bottleneck,
+        "images": measured.images,
+        "seconds": measured.seconds,
+    }
+
+
+def _as_text(measured: "Measurement") -> str:
+    capacities, demands = measured.capacities, measured.demands
+    gemm = ", ".join(f"{name} {rate / _GIGA:,.0f}" for name, rate in capacities.gemm.items())
+    disk = f"{capacities.disk / _MEGA:,.0f} MB/s" if capacities.disk else "in memory, not measured"
+    share = demands.operations / demands.forward / capacities.gemm[measured.precision]
+    kinds = ", ".join(f"{count} {kind}" for kind, count in demands.kinds.items())
+    together = "the slowest of them" if measured.on_gpu else "codec and forward pass in turn"
+    lines = [
+        f"machine      {measured.device}; {capacities.cores} cores",
+        f"matrices     {gemm} GFLOP/s",
+        f"disk         {disk}",
+        *([f"copy         {capacities.copy / _GIGA:.1f} GB/s"] if capacities.copy else []),
+        f"sample       {kinds}; {demands.bytes / _MEGA:.2f} MB a file",
+        f"codec        {1 / demands.decode:,.1f} images/s on all cores, bare, with one resize",
+        f"forward      {1 / demands.forward:,.1f} images/s in {measured.precision}, bare, "
+        f"{share:.0%} of the matrix rate",
+        f"limit        {measured.limit:,.1f} images/s: {together}",
+        f"end to end   {measured.rate:,.1f} images/s over {measured.seconds:.1f} s once it ran, "
+        f"{measured.images:,} images",
+        f"ratio        {measured.rate / measured.limit:.2f} of the limit",
+        f"bottleneck   {measured.bottleneck}",
+    ]
+    return "\n".join(lines)

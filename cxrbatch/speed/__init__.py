@@ -1,0 +1,1 @@
+"""How fast a machine could score an archive, and how fast it does."""

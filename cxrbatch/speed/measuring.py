@@ -1,0 +1,294 @@
+"""The limit of a machine for an archive, and how near to it a run comes.
+
+An image asks for its bytes from the disk, for the codec and for a forward pass. On a CPU codec and
+forward pass share the cores, so their times add; a disk and a GPU work beside them. The limit is
+the rate at which the busiest of them is never idle.
+"""
+
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cxrbatch.errors import UsageError
+from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
+from cxrbatch.model.fused import FusedResNet
+from cxrbatch.model.inference import DTYPES, choose_device, choose_precision, describe_device
+from cxrbatch.reading.outcomes import Outcome
+from cxrbatch.reading.radiograph import ReadingOptions
+from cxrbatch.scoring.allocation import keep_freed_memory
+from cxrbatch.scoring.archive import ArchiveFile, Walk
+from cxrbatch.scoring.claim import claimed
+from cxrbatch.scoring.engine import score_archive
+from cxrbatch.scoring.isolation import Fault, Nursery
+from cxrbatch.scoring.loading import ReadingPool, Unread
+from cxrbatch.scoring.progress import Progress
+from cxrbatch.scoring.rows import FileReader, LoadedFiles
+from cxrbatch.scoring.settings import ScoringOptions
+from cxrbatch.speed.bare import BareFile, decode_all, find_pixels
+from cxrbatch.speed.capacities import Capacities, measure_capacities, seconds_of
+
+_WALKED_SECONDS = 5.0
+_SAMPLE = 64
+_ROUNDS = 7
+_ROUND_SECONDS = 1.0
+_RUN_SECONDS = 15.0
+_LEAST_RUN = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Demands:
+    """What one image asks for.
+
+    Attributes:
+        kinds: Images of the sample by encoding.
+        bytes: Of its file.
+        decode: Seconds of the codec and a resize, with all cores at work on other images.
+        forward: Seconds of the forward pass, in full batches of ready inputs.
+        operations: Of the forward pass.
+    """
+
+    kinds: dict[str, int]
+    bytes: float
+    decode: float
+    forward: float
+    operations: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a machine could do and what it did.
+
+    Attributes:
+        device: In words.
+        on_gpu: Whether the forward pass leaves the cores to the codec.
+        precision: Of the forward pass.
+        capacities: Of the machine.
+        demands: Of an image.
+        images: Scored from end to end, after the first batch.
+        seconds: From the end of the first batch to the table.
+    """
+
+    device: str
+    on_gpu: bool
+    precision: str
+    capacities: Capacities
+    demands: Demands
+    images: int = 0
+    seconds: float = 0.0
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """Seconds per image of what works side by side or, on a CPU, in turn; by name."""
+        demands = self.demands
+        stages = {"codec": demands.decode, "forward pass": demands.forward}
+        if self.capacities.disk:
+            stages["disk"] = demands.bytes / self.capacities.disk
+        return stages
+
+    @property
+    def limit(self) -> float:
+        """Images per second that nothing could exceed here."""
+        stages = dict(self.stages)
+        if not self.on_gpu:
+            stages["cores"] = stages.pop("codec") + stages.pop("forward pass")
+        return 1.0 / max(stages.values())
+
+    @property
+    def bottleneck(self) -> str:
+        """What an image needs longest."""
+        return max(self.stages, key=lambda name: self.stages[name])
+
+    @property
+    def rate(self) -> float:
+        """Images per second from end to end."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+def measure(
+    archive: Path, *, checkpoint: Path, options: ScoringOptions, progress: Progress
+) -> Measurement:
+    """Measure a machine with an archive and a checkpoint.
+
+    Args:
+        archive: A folder, of which some files are taken at random.
+        checkpoint: What to score with.
+        options: As for a run; workers, batch size, device and precision count.
+        progress: Told of the run from end to end.
+
+    Raises:
+        UsageError: The archive is missing, or none of its images can be measured.
+        CheckpointError: The checkpoint cannot be used.
+    """
+    device = choose_device(options.device)
+    precision = choose_precision(options.precision, device)
+    loaded = load_checkpoint(checkpoint)
+    files = _sample(archive, loaded, options)
+    if device.type == "cpu":
+        keep_freed_memory()
+    capacities = measure_capacities([file.path for file in files], device=device)
+    network = FusedResNet(loaded.model, device=device, dtype=DTYPES[precision])
+    demands = _demands(files, network, loaded, options, capacities, device)
+    measured = Measurement(
+        describe_device(device), device.type == "cuda", precision, capacities, demands
+    )
+    images = options.batch_size + max(_LEAST_RUN, round(measured.limit * _RUN_SECONDS))
+    images, seconds = _run(files, images, checkpoint, options, progress)
+    return replace(measured, images=images, seconds=seconds)
+
+
+def _sample(archive: Path, loaded: Checkpoint, options: ScoringOptions) -> list[BareFile]:
+    """Choose files at random among those that the walk finds within some seconds."""
+    chosen = _choose(archive)
+    base = Walk(archive).base
+    recipe = loaded.card.recipe
+    reader = FileReader(os.fsencode(base), recipe, ReadingOptions(no_voi=recipe.no_voi), b"")
+    with ReadingPool(
+        reader, workers=max(1, options.workers), limits=options.limits, listener=_Unheard()
+    ) as pool:
+        portions = pool.load(Unread(number, file) for number, file in enumerate(chosen))
+        single = [
+            base / os.fsdecode(file.path)
+            for file, portion in zip(chosen, portions, strict=True)
+            if isinstance(portion, LoadedFiles)
+            and [row.outcome for row in portion.rows] == [Outcome.SCORED.value]
+        ]
+    found = [bare for bare in map(find_pixels, single) if bare is not None]
+    if not found:
+        raise UsageError(
+            f"none of {len(chosen):,} files of {archive} is a single image that can be measured; "
+            "name a folder of PNG, JPEG or DICOM files"
+        )
+    return found
+
+
+def _choose(archive: Path) -> list[ArchiveFile]:
+    """A uniform sample of the walk's files, by reservoir sampling."""
+    rng = random.Random(0)
+    end = time.monotonic() + _WALKED_SECONDS
+    chosen: list[ArchiveFile] = []
+    plain = (file for file in Walk(archive) if file.member is None and file.fault is None)
+    for number, file in enumerate(plain):
+        if len(chosen) < _SAMPLE:
+            chosen.append(file)
+        elif (place := rng.randrange(number + 1)) < _SAMPLE:
+            chosen[place] = file
+        if time.monotonic() > end:
+            break
+    rng.shuffle(chosen)
+    return chosen
+
+
+def _demands(
+    files: Sequence[BareFile],
+    network: FusedResNet,
+    loaded: Checkpoint,
+    options: ScoringOptions,
+    capacities: Capacities,
+    device: torch.device,
+) -> Demands:
+    size, cores = loaded.card.recipe.size, capacities.cores
+    batch = torch.randn(options.batch_size, 1, size, size).to(device)
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    first = [file for file, _ in zip(files, range(2 * cores), strict=False)]
+
+    def decode(taken: list[BareFile]) -> float:
+        start = time.perf_counter()
+        decode_all(taken, size=size, threads=cores)
+        return (time.perf_counter() - start) / len(taken)
+
+    def forward() -> float:
+        seconds = seconds_of(lambda: network.score(batch), device=device)
+        return seconds / options.batch_size
+
+    decode(first)
+    count = max(len(first), round(_ROUND_SECONDS / decode(first)))
+    taken = [files[i % len(files)] for i in range(min(count, 4 * _SAMPLE))]
+    decodes, forwards = [], []
+    with torch.inference_mode():
+        forward()
+        # In turn, so that a machine that is busy for a while is so for both.
+        for _ in range(_ROUNDS):
+            decodes.append(decode(taken))
+            forwards += [forward(), forward()]
+    kinds: dict[str, int] = {}
+    for file in files:
+        kinds[file.kind] = kinds.get(file.kind, 0) + 1
+    return Demands(
+        kinds=kinds,
+        bytes=statistics.mean(file.path.stat().st_size for file in files),
+        decode=statistics.median(decodes),
+        forward=statistics.median(forwards),
+        operations=_operations(loaded, size),
+    )
+
+
+def _operations(loaded: Checkpoint, size: int) -> float:
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        loaded.model(torch.zeros(1, 1, size, size))
+    return float(counter.get_total_flops())
+
+
+def _run(
+    files: Sequence[BareFile],
+    images: int,
+    checkpoint: Path,
+    options: ScoringOptions,
+    progress: Progress,
+) -> tuple[int, float]:
+    """Score the sample over and over, as an archive of links; images and seconds, once it runs."""
+    clock = _Clock(progress, after=options.batch_size)
+    with tempfile.TemporaryDirectory(prefix="cxrbatch-bench-") as folder:
+        archive, output = Path(folder, "archive"), Path(folder, "results.parquet")
+        archive.mkdir()
+        for number in range(images):
+            link = archive / f"{number:06d}"
+            link.symlink_to(files[number % len(files)].path.absolute())
+        with claimed(output):
+            nursery = Nursery() if options.workers else None
+            score_archive(
+                archive,
+                output,
+                checkpoint=checkpoint,
+                options=replace(options, follow_links=True),
+                progress=cast(Progress, clock),
+                nursery=nursery,
+            )
+    return images - clock.files, time.perf_counter() - clock.started
+
+
+class _Clock:
+    """Passes progress on, and notes when the run had its first files scored."""
+
+    def __init__(self, progress: Progress, *, after: int) -> None:
+        self._progress = progress
+        self._after = after
+        self.files = 0
+        self.started = 0.0
+
+    def advance(self, files: int) -> None:
+        self._progress.advance(files)
+        if self.files < self._after:
+            self.files += files
+            self.started = time.perf_counter()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._progress, name)
+
+
+class _Unheard:
+    """Nobody is told: a file that cannot be read is not taken."""
+
+    def retried(self, unread: Unread) -> None:
+        pass
+
+    def lost(self, unread: Unread, fault: Fault) -> None:
+        pass

@@ -18,11 +18,12 @@ from reading import CODECS, film, write
 
 
 def write_films(folder: Path, syntax: UID, count: int) -> None:
-    """The same film over and over, moved a little each time."""
+    """The same film over and over, with other noise each time."""
     folder.mkdir()
-    cells = film()
+    cells, rng = film(), np.random.default_rng(1)
     for number in range(count):
-        write(folder / f"{number}.dcm", np.roll(cells, 37 * number), syntax, window=True)
+        noise = rng.integers(0, 8, cells.shape, dtype=np.uint16)
+        write(folder / f"{number}.dcm", cells // 2 + noise, syntax, window=True)
 
 
 def main() -> None:

@@ -80,6 +80,6 @@ $(VENV)/.sample: $(WHEEL)/.built constraints.txt
 	$(call install,sample)
 
 $(VENV)/.test: $(WHEEL)/.built constraints.txt
-	$(call install,sample$(comma)test)
+	$(call install,ray$(comma)sample$(comma)test)
 
 comma := ,

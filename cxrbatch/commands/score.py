@@ -63,6 +63,17 @@ if TYPE_CHECKING:
     help="Score the I-th of N equal parts, for `cxrbatch merge` to join.",
 )
 @click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    help="Score in this process, or by Ray on all nodes of a cluster.",
+)
+@click.option(
+    "--ray-address",
+    metavar="ADDRESS",
+    help="The cluster, `auto` on one of its nodes.  [default: Ray on this machine alone]",
+)
+@click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
@@ -85,6 +96,8 @@ def command(
     deadline: float,
     commit_every: int,
     part: tuple[int, int],
+    engine: str,
+    ray_address: str | None,
     log_format: str,
     log_paths: bool,
 ) -> int:
@@ -105,6 +118,8 @@ def command(
     """
     if overwrite and update:
         raise click.UsageError("--update keeps what --overwrite replaces; give one of them.")
+    if ray_address and engine != "ray":
+        raise click.UsageError("--ray-address goes with --engine ray.")
     told = EventLog(paths=log_paths) if log_format == "json" else Bar()
     again = shlex.join(["cxrbatch", *(click.get_current_context().obj or ())])
     with Interruption(lambda: told.interrupted(again)) as interruption:
@@ -114,7 +129,8 @@ def command(
             from cxrbatch.scoring.isolation import Nursery
 
             check_output(output, overwrite=True, source=archive)
-            with claimed(output), closing(Nursery()) if workers else nullcontext() as nursery:
+            reads_here = workers and engine == "local"
+            with claimed(output), closing(Nursery()) if reads_here else nullcontext() as nursery:
                 # torch takes seconds to load: a second run is refused before that, and what reads
                 # files starts beside it.
                 from cxrbatch.model.checkpoint import bundled_checkpoint
@@ -123,6 +139,11 @@ def command(
                 from cxrbatch.scoring.runs import Part
                 from cxrbatch.scoring.settings import ScoringOptions
 
+                elsewhere = None
+                if engine == "ray":
+                    from cxrbatch.scoring.ray_engine import RayEngine
+
+                    elsewhere = RayEngine(ray_address)
                 options = ScoringOptions(
                     batch_size=batch_size,
                     workers=workers,
@@ -145,6 +166,7 @@ def command(
                     overwrite=overwrite,
                     update=update,
                     nursery=nursery,
+                    elsewhere=elsewhere,
                 )
             told.finished(rows=summary.counts.rows, outcomes=summary.counts.outcomes)
         except Interrupted as end:
@@ -195,7 +217,8 @@ def _print_summary(summary: "Summary") -> None:
             f"speed        {rate:.1f} images/s over {summary.seconds:.1f} s, "
             f"{summary.read:,} files read ({summary.device}, {summary.precision})"
         )
-        click.echo(f"stages       {_stages(summary)}")
+        if summary.scoring:
+            click.echo(f"stages       {_stages(summary)}")
     else:
         click.echo("nothing to do: the table is complete")
     click.echo(f"table        {path_to_text(os.fsencode(summary.output))}")

@@ -8,12 +8,13 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from cxrbatch.errors import TableError, UsageError
-from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
+from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.inference import Scorer, choose_device, choose_precision, describe_device
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.results.table import Table, open_table, table_schema
@@ -50,6 +51,7 @@ def score_archive(
     overwrite: bool = False,
     update: bool = False,
     nursery: Nursery | None = None,
+    elsewhere: "Elsewhere | None" = None,
 ) -> Summary:
     """Score every file of an archive into a results table.
 
@@ -64,6 +66,7 @@ def score_archive(
         overwrite: Replace an output that is there.
         update: Keep those rows of an output that is there whose files have not changed.
         nursery: Starts the processes that read; one may be given that has been starting meanwhile.
+        elsewhere: Has shards written by other processes; this one writes them if None.
 
     Raises:
         UsageError: The archive is missing or empty, or the output or an unfinished run is of
@@ -72,51 +75,73 @@ def score_archive(
         TableError: The table cannot be written.
         CxrbatchError: The model's scores are not finite, or no process can be started.
     """
-    engine = _Engine(archive, output, load_checkpoint(checkpoint), options, progress, nursery)
+    engine = Engine(
+        archive, output, checkpoint, options, progress, nursery=nursery, elsewhere=elsewhere
+    )
     with writing(output):
         return engine.run(overwrite=overwrite, update=update)
 
 
-class _Engine:
-    """One call of `score_archive`."""
+class Engine:
+    """One call of `score_archive`, or its like in a process that writes shards for one."""
 
     def __init__(
         self,
         archive: Path,
         output: Path,
-        checkpoint: Checkpoint,
+        checkpoint: Path,
         options: ScoringOptions,
         progress: Progress,
-        nursery: Nursery | None,
+        *,
+        secret: bytes | None = None,
+        nursery: Nursery | None = None,
+        elsewhere: "Elsewhere | None" = None,
     ) -> None:
-        device = choose_device(options.device)
-        if device.type == "cpu":
+        """Begin nothing yet.
+
+        Args:
+            archive: A folder, or one file.
+            output: The table.
+            checkpoint: What to score with.
+            options: The run's options.
+            progress: Told how far the run is.
+            secret: Key of the patient hash; the user's own if None.
+            nursery: As of `score_archive`.
+            elsewhere: As of `score_archive`.
+
+        Raises:
+            UsageError: The device or precision is not to be had.
+            CheckpointError: The checkpoint cannot be used.
+        """
+        loaded = load_checkpoint(checkpoint)
+        self.device = choose_device(options.device)
+        if self.device.type == "cpu":
             keep_freed_memory()
-        precision = choose_precision(options.precision, device)
+        self.precision = choose_precision(options.precision, self.device)
         self.archive = archive
         self.output = output
         self.folder = partial_folder(output)
-        self.card = checkpoint.card
+        self.checkpoint = checkpoint
+        self.card = loaded.card
         self.options = options
         self.progress = progress
         self.nursery = nursery
+        self.elsewhere = elsewhere
         self.walk = Walk(archive, follow_links=options.follow_links)
-        self.scorer = Scorer(
-            checkpoint, batch_size=options.batch_size, device=device, precision=precision
-        )
-        secret = patient_secret()
+        self._loaded = loaded
+        secret = secret or patient_secret()
         self.secret = secret or secrets.token_bytes(32)
-        self.schema = table_schema(checkpoint.card.classes, heatmap_size=heatmap_size(checkpoint))
+        self.schema = table_schema(loaded.card.classes, heatmap_size=heatmap_size(loaded))
         self.summary = Summary(
             output,
-            device=describe_device(device),
-            precision=precision,
+            device=describe_device(self.device),
+            precision=self.precision,
             lasting_patient_keys=secret is not None,
         )
         self.fingerprint = fingerprint(
-            checkpoint=checkpoint,
-            precision=precision,
-            device=describe_device(device),
+            checkpoint=loaded,
+            precision=self.precision,
+            device=describe_device(self.device),
             archive_root=self.walk.base,
             patient_secret=self.secret,
             options=_deciding(options),
@@ -208,8 +233,8 @@ class _Engine:
         files = len(run.numbers)
         self.progress.start(files, done=files - sum(len(shard) for shard in left.values()))
         if left:
-            self._sharding(run).write(left)
-            self.summary.scoring = self.scorer.seconds
+            write = self.elsewhere or write_here
+            write(self, run, left)
         self.summary.counts = write_table(
             self.output,
             map(read_shard, shards),
@@ -222,7 +247,8 @@ class _Engine:
         self.summary.seconds += time.monotonic() - started
         clear(self.folder)
 
-    def _sharding(self, run: Run) -> Sharding:
+    def sharding(self, run: Run) -> Sharding:
+        """What writes the shards of a run in this process."""
         reading = ReadingOptions(
             max_pixels=self.options.max_pixels,
             modalities=self.options.modalities,
@@ -235,12 +261,21 @@ class _Engine:
             run=run_id(run),
             schema=self.schema,
             reader=FileReader(base, self.card.recipe, reading, self.secret),
-            scorer=self.scorer,
+            scorer=self._scorer,
             earlier=self._earlier_rows() if run.update else None,
             options=self.options,
             progress=self.progress,
             summary=self.summary,
             nursery=nursery,
+        )
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(
+            self._loaded,
+            batch_size=self.options.batch_size,
+            device=self.device,
+            precision=self.precision,
         )
 
     def _earlier_rows(self) -> EarlierRows | None:
@@ -256,6 +291,18 @@ class _Engine:
         made = table.provenance
         self.summary.counts = Counts(made["files"], table.rows, Counter(made["outcomes"]))
         self.summary.passed_over = Counter(made["passed_over"])
+
+
+Elsewhere: TypeAlias = Callable[[Engine, Run, Mapping[Path, range]], None]
+"""Has the shards of a run written that are left: the path of each, and the numbers of its files."""
+
+
+def write_here(engine: Engine, run: Run, left: Mapping[Path, range]) -> None:
+    """Write shards in this process."""
+    sharding = engine.sharding(run)
+    with sharding.opened() as write:
+        write(left)
+    engine.summary.scoring = sharding.scorer.seconds
 
 
 def _deciding(options: ScoringOptions) -> Mapping[str, Any]:

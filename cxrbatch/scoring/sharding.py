@@ -1,8 +1,8 @@
 """The files of a run to shards on the disk, one after the other."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,28 +53,35 @@ class Sharding:
     summary: Summary
     nursery: Nursery | None = None
 
-    def write(self, left: Mapping[Path, range]) -> None:
-        """Write those shards that are left.
+    @contextmanager
+    def opened(self) -> Iterator[Callable[[Mapping[Path, range]], None]]:
+        """Give what writes shards, with reading processes that stay from one call to the next.
 
-        Args:
-            left: The path of each shard, and the numbers of its files.
+        It is called with the path of each shard and the numbers of its files, which ascend over
+        all calls, and raises OSError where a shard cannot be written and CxrbatchError where the
+        scores are not finite.
 
         Raises:
-            OSError: A shard cannot be written.
-            CxrbatchError: The scores are not finite, or no process can be started.
+            OSError: The culprits cannot be read.
+            CxrbatchError: No process can be started.
         """
         with closing(Culprits(self.folder)) as culprits, self._pool(culprits) as pool:
-            # One stream over all shards: reading does not pause where one of them ends.
-            portions = self._waited_for(pool.load(self._entries(left.values(), culprits)))
-            for path, numbers in left.items():
-                write_shard(
-                    path,
-                    score_batches(self._told(portions, numbers), self.scorer),
-                    classes=self.scorer.card.classes,
-                    schema=self.schema,
-                    run=self.run,
-                )
-                self.progress.shard_done(len(numbers))
+            yield lambda left: self._write(left, culprits, pool)
+
+    def _write(
+        self, left: Mapping[Path, range], culprits: Culprits, pool: ReadingPool[LoadedFiles]
+    ) -> None:
+        # One stream over all shards: reading does not pause where one of them ends.
+        portions = self._waited_for(pool.load(self._entries(left.values(), culprits)))
+        for path, numbers in left.items():
+            write_shard(
+                path,
+                score_batches(self._told(portions, numbers), self.scorer),
+                classes=self.scorer.card.classes,
+                schema=self.schema,
+                run=self.run,
+            )
+            self.progress.shard_done(len(numbers))
 
     def _waited_for(self, portions: Iterator[Portion]) -> Iterator[Portion]:
         while True:

@@ -1,0 +1,271 @@
+"""The shards of a run, scored on a Ray cluster, or by Ray on this machine.
+
+Ray Data gives the numbers of shards to actors that hold the model, and each writes its shards with
+the local engine's own code. So a run can be gone on with by either engine, to the same bytes.
+"""
+
+import importlib.util
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from cxrbatch.errors import CxrbatchError, UsageError
+from cxrbatch.results.paths import path_to_text
+from cxrbatch.scoring.engine import Engine
+from cxrbatch.scoring.manifest import read_manifest
+from cxrbatch.scoring.ray_worker import Errand, Report, ShardScorer
+from cxrbatch.scoring.runs import Run
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray would run its workers at the lowest priority but three, behind all else on the machine.
+    "RAY_worker_niceness": "0",
+    # Its native code would write to this process's stderr, of what it does by itself too.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # As Ray is going to do, and says so on stderr until it does.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RayEngine:
+    """Has shards written by actors of Ray's; an `Elsewhere` of the engine.
+
+    Attributes:
+        address: Of the cluster, as of `ray.init`; None starts Ray on this machine for the run.
+    """
+
+    address: str | None
+
+    def __post_init__(self) -> None:
+        """Look whether it can be.
+
+        Raises:
+            UsageError: Ray is not installed, or the address is one of its client.
+        """
+        if importlib.util.find_spec("ray") is None:
+            raise UsageError("--engine ray needs Ray; install it: pip install 'cxrbatch[ray]'")
+        if self.address and self.address.startswith("ray://"):
+            raise UsageError(
+                "--ray-address ray:// is that of a client; run the command on a node of the "
+                "cluster, with --ray-address auto"
+            )
+
+    def __call__(self, engine: Engine, run: Run, left: Mapping[Path, range]) -> None:
+        """Write the shards that are left.
+
+        Raises:
+            CxrbatchError: Ray cannot be started or reached, has no room, or loses its processes
+                again and again; or what the local engine raises.
+        """
+        indices = {numbers.start: index for index, numbers in enumerate(run.shards)}
+        waiting = [indices[numbers.start] for numbers in left.values()]
+        with _connected(self.address):
+            job = _Job(engine, run)
+            while waiting:
+                waiting = job.attempt(waiting)
+
+
+class _Job:
+    """A run's shards on a cluster that is connected."""
+
+    def __init__(self, engine: Engine, run: Run) -> None:
+        self._engine = engine
+        self._run = run
+        options = replace(engine.options, device=engine.device.type, precision=engine.precision)
+        self._errand = Errand(engine, run, options=options)
+        self._needs = _Needs.of(engine)
+
+    def attempt(self, waiting: list[int]) -> list[int]:
+        """Score shards until all are done, or Ray loses a process for good; give the rest.
+
+        Raises:
+            CxrbatchError: A shard was refused, or none was done.
+        """
+        from ray.exceptions import RayError, RayTaskError
+
+        left = dict.fromkeys(waiting)
+        try:
+            for row in self._rows(waiting):
+                self._tell(int(row["shard"]), Report.from_text(str(row["report"])))
+                del left[int(row["shard"])]
+        except RayTaskError:
+            raise  # a fault of the program
+        except RayError as error:
+            # Its other actors have ended with it; what they had on the disk is scored again.
+            if len(left) == len(waiting):
+                _give_up(error)
+        return list(left)
+
+    def _rows(self, waiting: list[int]) -> Iterator[dict[str, Any]]:
+        import ray
+        from ray.data import ActorPoolStrategy
+        from ray.util.annotations import RayDeprecationWarning
+
+        actors = min(self._room(), len(waiting))
+        scorer: Any = ShardScorer  # which Ray types for functions alone
+        items = [{"shard": index} for index in waiting]
+        with warnings.catch_warnings():
+            # Ray means to give these two a parameter of their own, and has none yet.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            scored = ray.data.from_items(items, override_num_blocks=len(items)).map(
+                scorer,
+                fn_constructor_args=[self._errand],
+                # A shard waits for whichever actor is free, not behind another shard.
+                compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
+                num_cpus=self._needs.cpus,
+                num_gpus=self._needs.gpus or None,
+                # A process that dies is started anew once and its shard tried once more; without
+                # this forever.
+                max_restarts=1,
+                max_task_retries=1,
+            )
+        # Nothing is fetched ahead, so that each shard is told of when it is done.
+        for batch in scored.iter_batches(batch_size=1, prefetch_batches=0):
+            yield {name: values[0] for name, values in batch.items()}
+
+    def _room(self) -> int:
+        """How many actors fit on the cluster.
+
+        Raises:
+            CxrbatchError: None does.
+        """
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        room = sum(map(self._needs.room, nodes))
+        if not room:
+            raise CxrbatchError(
+                f"no node of Ray has {self._needs}, which one scoring process takes; try fewer "
+                "--workers and a smaller OMP_NUM_THREADS"
+            )
+        return room
+
+    def _tell(self, index: int, report: Report) -> None:
+        """Pass on what an actor tells.
+
+        Raises:
+            CxrbatchError: It refused.
+        """
+        if report.refusal:
+            raise CxrbatchError(report.refusal)
+        numbers, progress = self._run.shards[index], self._engine.progress
+        for number in report.retried:
+            progress.retried(number, self._path(number))
+        for number, outcome in report.failed:
+            progress.failed(number, self._path(number), outcome)
+        self._engine.summary.read += report.read
+        self._engine.summary.images += report.images
+        progress.advance(len(numbers))
+        progress.shard_done(len(numbers))
+
+    def _path(self, number: int) -> str:
+        (file,) = read_manifest(self._engine.folder, start=number, stop=number + 1)
+        return path_to_text(file.path, file.member)
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """What an actor takes: as much as the local engine takes of this machine."""
+
+    cpus: int
+    gpus: int
+
+    @classmethod
+    def of(cls, engine: Engine) -> "_Needs":
+        workers = min(engine.options.workers, _cores())
+        on_gpu = engine.device.type == "cuda"
+        return cls(max(1 if on_gpu else torch.get_num_threads(), workers), int(on_gpu))
+
+    def room(self, has: Mapping[str, float]) -> int:
+        """How often a node has it, by the names that Ray has for it."""
+        cpus = int(has.get("CPU", 0) // self.cpus)
+        return min(cpus, int(has.get("GPU", 0) // self.gpus)) if self.gpus else cpus
+
+    def __str__(self) -> str:
+        return f"{self.cpus} CPU and {self.gpus} GPU" if self.gpus else f"{self.cpus} CPU"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    """Hold a connection to a cluster, or a cluster of this machine alone.
+
+    Raises:
+        CxrbatchError: There is none.
+    """
+    os.environ.update(_ENVIRONMENT)  # before Ray is imported, which reads it
+    import ray
+    import ray.data
+
+    for handler in logging.getLogger("ray.data").handlers:
+        if handler.name == "console":
+            handler.setLevel(logging.CRITICAL)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    cores = None if address else _cores()  # a cluster has its own idea of its nodes
+    try:
+        # Ray puts the current folder in front of its workers' path, where a file of an archive
+        # could be taken for a module.
+        with _handlers_kept(), _stderr_closed(), chdir("/"):
+            ray.init(
+                address or "local",
+                logging_level=logging.CRITICAL,
+                log_to_driver=False,
+                num_cpus=cores,
+                include_dashboard=None if address else False,
+            )
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        remedy = "check --ray-address" if address else "see its logs in /tmp/ray"
+        raise CxrbatchError(
+            f"Ray cannot be {'reached' if address else 'started'}: {reason}; {remedy}"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Keep the command's own end by SIGTERM, which Ray replaces."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Keep native code off stderr, which may be read as events: it tells of its log level there."""
+    kept, silence = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(silence)
+
+
+def _give_up(error: Exception) -> NoReturn:
+    raise CxrbatchError(
+        "Ray lost its scoring processes before they had done one more shard "
+        f"({type(error).__name__}); see that every node has this version of cxrbatch and memory "
+        "for it, then run again to go on"
+    ) from None

@@ -1,0 +1,277 @@
+"""Shards scored by Ray's actors become the local engine's table, whatever happens to processes."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from cxrbatch.scoring.claim import partial_folder
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: cxrbatch[ray]"
+)
+
+FILES, SHARD = 1600, 40
+SEGFAULT, SPIN, EAT = 1001, 1002, 1003
+POISONS = {SEGFAULT: "decoder_crashed", SPIN: "decoder_timeout", EAT: "out_of_memory"}
+PATIENT = "DOE^JANE"
+
+# The interpreter imports it from PYTHONPATH; it makes the PNG decoder a broken one.
+HOOK = f"""
+import sys
+if {{where!r}} in " ".join(sys.orig_argv):
+    import ctypes
+    import imagecodecs
+    decode = imagecodecs.png_decode
+    def poisoned(data, *arguments, **named):
+        width = int.from_bytes(bytes(data[16:20]), "big")
+        if width == {SEGFAULT}:
+            ctypes.string_at(0)
+        while width in ({SPIN}, {EAT}):
+            if width == {EAT}:
+                named.setdefault("held", []).append(bytearray(b"1") * (1 << 24))
+        return decode(data, *arguments, **named)
+    imagecodecs.png_decode = poisoned
+"""
+
+
+def write_hook(folder: Path, *, where: str) -> Path:
+    """Make the decoder a broken one in processes whose command line has a word."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(HOOK.format(where=where))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Films, of which many are one, and what spoils a run."""
+    folder = tmp_path_factory.mktemp("ray") / "archive"
+    chance = np.random.default_rng(3)
+    for number in range(40):
+        film = folder / f"{number:02d}" / "film.png"
+        film.parent.mkdir(parents=True)
+        pixels = chance.integers(0, 256, (60 + number, 70), dtype=np.uint8)
+        Image.fromarray(pixels).save(film)
+        for copy in range(FILES // 40 - 1):
+            os.link(film, film.with_name(f"copy{copy:03d}.png"))
+    for place, width in enumerate(POISONS):
+        Image.fromarray(np.zeros((9, width), np.uint8)).save(folder / f"{9 * place:02d}/poison.png")
+    cut = (folder / "05/film.png").read_bytes()[:60]
+    (folder / "05" / f"{PATIENT}.png").write_bytes(cut)
+    (folder / "31" / "note").write_text("a note")
+    return folder
+
+
+class Run:
+    """A run of the command in a session of its own."""
+
+    def __init__(self, words: list[str], folder: Path, variables: dict[str, str]) -> None:
+        self.err = folder / "err"
+        with self.err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "cxrbatch", *words],
+                stdout=subprocess.DEVNULL,
+                stderr=err,
+                start_new_session=True,
+                cwd=folder,
+                env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+            )
+
+    def wait(self) -> int:
+        return self.process.wait(400)
+
+    def until(self, holds: Callable[[], object]) -> None:
+        """Wait for a moment of the run."""
+        deadline = time.monotonic() + 300
+        while not holds():
+            assert self.process.poll() is None, self.err.read_text()
+            assert time.monotonic() < deadline, "the moment did not come"
+            time.sleep(0.01)
+
+    def events(self) -> list[dict[str, object]]:
+        """All of stderr, which holds events alone, without their times."""
+        events = [json.loads(line) for line in self.err.read_text().splitlines()]
+        return [{key: event[key] for key in event if key != "time"} for event in events]
+
+    def below(self) -> dict[int, str]:
+        """Its processes, with the words that they were called with."""
+        parents, words = {}, {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+                words[int(stat.parent.name)] = (stat.parent / "cmdline").read_text()
+            except OSError:
+                continue
+        found = {self.process.pid}
+        while more := {pid for pid, parent in parents.items() if parent in found} - found:
+            found |= more
+        return {pid: words[pid] for pid in found if pid in words}
+
+    def actors(self) -> list[int]:
+        return [pid for pid, words in self.below().items() if "ShardScorer" in words]
+
+
+def all_gone(processes: dict[int, str]) -> bool:
+    """Whether processes end within some seconds; a zombie has ended."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        living = []
+        for pid in processes:
+            try:
+                state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if state not in "ZX" and Path(f"/proc/{pid}/cmdline").read_text() == processes[pid]:
+                living.append(pid)
+        if not living:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture(scope="module")
+def start(
+    archive: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Run]]:
+    """Begins a run over the archive; all end with the test."""
+    home = tmp_path_factory.mktemp("home")
+    hook = write_hook(home / "hook", where="nursery.serve")
+    runs: list[Run] = []
+
+    def begin(output: Path, engine: str, *more: str, hooked: Path = hook, workers: int = 1) -> Run:
+        words = ["score", str(archive), "-o", str(output), "--checkpoint", str(tiny_checkpoint)]
+        words += ["--commit-every", str(SHARD), "--batch-size", "8", "--deadline", "5"]
+        words += ["--device", "cpu", "--precision", "fp32", "--workers", str(workers)]
+        words += ["--log-format", "json", "--engine", engine, *more]
+        variables = {"PYTHONPATH": str(hooked), "HOME": str(home), "XDG_CONFIG_HOME": str(home)}
+        runs.append(Run(words, output.parent, variables))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.process.kill()
+
+
+@pytest.fixture(scope="module")
+def local(
+    start: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[bytes, list[dict[str, object]]]:
+    """Table and events of the local engine."""
+    output = tmp_path_factory.mktemp("local") / "r.parquet"
+    run = start(output, "local")
+    assert run.wait() == 3
+    outcomes = dict(pq.read_table(output, columns=["path", "outcome"]).to_pandas().values)
+    for place, outcome in enumerate(POISONS.values()):
+        assert outcomes[f"{9 * place:02d}/poison.png"] == outcome
+    return output.read_bytes(), run.events()
+
+
+def test_a_whole_run_is_the_local_engines(
+    start: Callable[..., Run],
+    local: tuple[bytes, list[dict[str, object]]],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "torch.py").write_text("raise SystemExit('code of an archive was run')")
+    run = start(tmp_path / "r.parquet", "ray")
+    run.until(lambda: len(run.actors()) == 2)
+    processes = run.below()
+    (raylet,) = [words for words in processes.values() if "raylet/raylet" in words]
+    session = Path(raylet.partition("--session_dir=")[2].partition("\0")[0])
+    assert run.wait() == 3
+    assert (tmp_path / "r.parquet").read_bytes() == local[0]
+    key = json.dumps
+    assert sorted(run.events(), key=key) == sorted(local[1], key=key)
+    assert all_gone(processes)
+    assert not partial_folder(tmp_path / "r.parquet").exists()
+    logs = [path for path in session.rglob("*") if path.is_file()]
+    assert logs
+    for path in logs:
+        assert PATIENT.encode() not in path.read_bytes()
+
+
+def test_actors_that_are_killed_lose_and_double_nothing(
+    start: Callable[..., Run],
+    local: tuple[bytes, list[dict[str, object]]],
+    tmp_path: Path,
+) -> None:
+    output = tmp_path / "r.parquet"
+    run, killed = start(output, "ray"), 0
+    for shards in (2, 6, 10, 14):
+        run.until(lambda: len(list(partial_folder(output).glob("shard-*.arrow"))) >= shards)
+        run.until(run.actors)
+        for pid in run.actors()[:1]:
+            os.kill(pid, signal.SIGKILL)
+            killed += 1
+    assert run.wait() == 3
+    assert killed == 4
+    assert output.read_bytes() == local[0]
+    done = [event["done"] for event in run.events() if event["event"] == "shard_done"]
+    assert done[-1] == max(done)
+    assert len(done) == len(set(done)) == -(-done[-1] // SHARD)
+
+
+def test_a_driver_that_is_killed_is_gone_on_from_by_either_engine(
+    start: Callable[..., Run],
+    local: tuple[bytes, list[dict[str, object]]],
+    tmp_path: Path,
+) -> None:
+    output = tmp_path / "r.parquet"
+    for shards in (3, 8):
+        run = start(output, "ray")
+        run.until(lambda: len(list(partial_folder(output).glob("shard-*.arrow"))) >= shards)
+        processes = run.below()
+        run.process.kill()
+        assert run.wait() == -signal.SIGKILL
+        assert not output.exists()
+        assert all_gone(processes)
+    on_disk = len(list(partial_folder(output).glob("shard-*.arrow")))
+    run = start(output, "local")
+    assert run.wait() == 3
+    assert run.events()[0] == {
+        "event": "resumed",
+        "files": local[1][0]["files"],
+        "done": on_disk * SHARD,
+    }
+    assert output.read_bytes() == local[0]
+
+
+@pytest.mark.parametrize("to_all", [True, False])
+def test_a_signal_ends_it_in_order(
+    start: Callable[..., Run],
+    tmp_path: Path,
+    to_all: bool,
+) -> None:
+    output = tmp_path / "r.parquet"
+    run = start(output, "ray")
+    run.until(lambda: len(list(partial_folder(output).glob("shard-*.arrow"))) >= 2)
+    processes = run.below()
+    number = signal.SIGINT if to_all else signal.SIGTERM
+    begun = time.monotonic()
+    (os.killpg if to_all else os.kill)(run.process.pid, number)
+    assert run.wait() == 128 + number
+    print(f"ended after {time.monotonic() - begun:.1f} s")
+    assert run.events()[-1]["event"] == "interrupted"
+    assert all_gone(processes)
+    assert not output.exists()
+
+
+def test_an_actor_that_dies_of_every_try_is_given_up(
+    start: Callable[..., Run], tmp_path: Path
+) -> None:
+    hook = write_hook(tmp_path / "hook", where="ray")
+    output = tmp_path / "r.parquet"
+    run = start(output, "ray", hooked=hook, workers=0)
+    assert run.wait() == 1
+    (line,) = [line for line in run.err.read_text().splitlines() if not line.startswith("{")]
+    assert line.startswith("error: Ray lost its scoring processes")
+    assert list(partial_folder(output).glob("shard-*.arrow"))

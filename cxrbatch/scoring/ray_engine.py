@@ -52,13 +52,13 @@ class RayEngine:
         Raises:
             UsageError: Ray is not installed, or the address is one of its client.
         """
-        if importlib.util.find_spec("ray") is None:
-            raise UsageError("--engine ray needs Ray; install it: pip install 'cxrbatch[ray]'")
         if self.address and self.address.startswith("ray://"):
             raise UsageError(
                 "--ray-address ray:// is that of a client; run the command on a node of the "
                 "cluster, with --ray-address auto"
             )
+        if importlib.util.find_spec("ray") is None:
+            raise UsageError("--engine ray needs Ray; install it: pip install 'cxrbatch[ray]'")
 
     def __call__(self, engine: Engine, run: Run, left: Mapping[Path, range]) -> None:
         """Write the shards that are left.

@@ -149,17 +149,17 @@ class ShardScorer:
         report = self._told.report = Report(refusal=self._refusal)
         if self._refusal:
             return report
-        summary = self._engine.summary
-        summary.read = summary.images = 0
         try:
             if numbers.start < self._after:
                 self._begin()  # rows of an earlier table are found in ascending order alone
             self._after = numbers.stop
+            summary = self._engine.summary
+            summary.read = summary.images = 0
             with writing(self._errand.output):
                 self._write({shard_path(self._engine.folder, index): numbers})
+            report.read, report.images = summary.read, summary.images
         except CxrbatchError as error:
             report.refusal = str(error)
-        report.read, report.images = summary.read, summary.images
         return report
 
 

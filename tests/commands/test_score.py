@@ -65,6 +65,8 @@ def test_an_unreadable_image_gives_exit_code_3(archive: Path, tiny_checkpoint: P
         (["{archive}", "-o", "{there}"], 2, "--overwrite"),
         (["{archive}", "-o", "{missing}/r.parquet"], 2, "does not exist"),
         (["{archive}", "--no-such-option"], 2, "no-such-option"),
+        (["{archive}", "--ray-address", "auto"], 2, "--engine ray"),
+        (["{archive}", "--engine", "ray", "--ray-address", "ray://a:1"], 2, "a node of the"),
     ],
 )
 def test_mistakes_are_one_line(

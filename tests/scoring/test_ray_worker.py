@@ -1,0 +1,183 @@
+"""What an actor does, without Ray: the engine's shards in any order, and refusals in one line."""
+
+import os
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from listeners import Silent
+from PIL import Image
+
+from cxrbatch.errors import UsageError
+from cxrbatch.reading.outcomes import Outcome
+from cxrbatch.scoring.claim import claimed
+from cxrbatch.scoring.engine import Elsewhere, Engine, score_archive
+from cxrbatch.scoring.ray_engine import RayEngine
+from cxrbatch.scoring.ray_worker import Errand, Report, ShardScorer
+from cxrbatch.scoring.runs import Run
+from cxrbatch.scoring.settings import ScoringOptions, Summary
+
+FILES, SHARD, CUT = 30, 4, 17
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    for number in range(FILES):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 50), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}", "PNG")
+    (folder / f"{CUT}").write_bytes((folder / f"{CUT}").read_bytes()[:60])
+    return folder
+
+
+@pytest.fixture
+def score(archive: Path, tiny_checkpoint: Path) -> Callable[..., Summary]:
+    def run(output: Path, elsewhere: Elsewhere | None = None, **more: bool) -> Summary:
+        options = ScoringOptions(
+            workers=0, batch_size=8, commit_every=SHARD, precision="fp32", device="cpu"
+        )
+        with claimed(output):
+            return score_archive(
+                archive,
+                output,
+                checkpoint=tiny_checkpoint,
+                options=options,
+                progress=Silent(),
+                elsewhere=elsewhere,
+                **more,
+            )
+
+    return run
+
+
+class InAnActor:
+    """Scores in this process what an actor would, in an order of its own."""
+
+    def __init__(self, order: Callable[[Iterable[int]], Iterable[int]] = list) -> None:
+        self.order = order
+        self.reports: list[Report] = []
+
+    def __call__(self, engine: Engine, run: Run, left: Mapping[Path, range]) -> None:
+        self.before(engine)
+        errand = Errand(engine, run, options=engine.options)
+        assert repr(engine.secret)[2:-1] not in repr(errand)
+        actor = ShardScorer(pickle.loads(pickle.dumps(errand)))
+        for index in self.order(range(len(run.shards))):
+            told: dict[str, Any] = actor({"shard": index})
+            self.reports.append(Report.from_text(told["report"]))
+            if self.reports[-1].refusal:
+                raise UsageError(self.reports[-1].refusal)
+
+    def before(self, engine: Engine) -> None:
+        """Spoil nothing."""
+
+
+def reversed_list(indices: Iterable[int]) -> list[int]:
+    return list(indices)[::-1]
+
+
+@pytest.mark.parametrize("order", [list, reversed_list])
+def test_shards_in_any_order_make_the_local_engines_table(
+    score: Callable[..., Summary],
+    tmp_path: Path,
+    order: Callable[[Iterable[int]], Iterable[int]],
+) -> None:
+    actor = InAnActor(order)
+    score(tmp_path / "local.parquet")
+    score(tmp_path / "r.parquet", actor)
+    assert (tmp_path / "r.parquet").read_bytes() == (tmp_path / "local.parquet").read_bytes()
+    assert sum(report.read for report in actor.reports) == FILES
+    assert sum(report.images for report in actor.reports) == FILES - 1
+    assert [fault for report in actor.reports for fault in report.failed] == [
+        (CUT, Outcome.TRUNCATED)
+    ]
+
+
+@pytest.mark.parametrize("order", [list, reversed_list])
+def test_rows_that_still_hold_are_kept_in_any_order(
+    score: Callable[..., Summary],
+    archive: Path,
+    tmp_path: Path,
+    order: Callable[[Iterable[int]], Iterable[int]],
+) -> None:
+    outputs = [tmp_path / "local.parquet", tmp_path / "r.parquet"]
+    for output in outputs:
+        score(output)
+    for number in (3, 20):
+        os.utime(archive / f"{number:02d}", ns=(0, number))
+    actor = InAnActor(order)
+    score(outputs[0], update=True)
+    score(outputs[1], actor, update=True)
+    assert outputs[1].read_bytes() == outputs[0].read_bytes()
+    assert sum(report.read for report in actor.reports) == 2
+
+
+def test_what_a_retried_shard_gives_is_the_same_again(
+    score: Callable[..., Summary], tmp_path: Path
+) -> None:
+    actor = InAnActor(lambda indices: [*indices, 2, 3, 1])
+    score(tmp_path / "local.parquet")
+    score(tmp_path / "r.parquet", actor)
+    assert (tmp_path / "r.parquet").read_bytes() == (tmp_path / "local.parquet").read_bytes()
+
+
+class WithoutArchive(InAnActor):
+    def before(self, engine: Engine) -> None:
+        engine.archive.rename(engine.archive.with_name("moved"))
+        engine.archive.mkdir()
+
+
+class WithoutRun(InAnActor):
+    def before(self, engine: Engine) -> None:
+        (engine.folder / "run.json").unlink()
+
+
+class WithAnotherModel(InAnActor):
+    def before(self, engine: Engine) -> None:
+        copy = engine.output.with_name("other.safetensors")
+        copy.write_bytes(engine.checkpoint.read_bytes() + b"\0")
+        engine.checkpoint = copy
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "words"),
+    [
+        (WithoutArchive, "does not see the files of .*archive; put the archive on storage"),
+        (WithoutRun, r"does not see .*r\.parquet\.partial; choose an -o on storage"),
+        (WithAnotherModel, "checkpoint"),
+    ],
+)
+def test_a_node_that_would_make_other_rows_refuses(
+    score: Callable[..., Summary], tmp_path: Path, spoiled: type[InAnActor], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words) as refused:
+        score(tmp_path / "r.parquet", spoiled())
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "r.parquet").exists()
+
+
+def test_a_full_disk_is_a_refusal_that_leaves_what_was_committed(
+    score: Callable[..., Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced = os.replace
+
+    def full(old: Path, new: Path) -> None:
+        if new.name == "shard-000003.arrow":
+            raise OSError(28, "No space left on device")
+        replaced(old, new)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full)
+        with pytest.raises(UsageError, match="No space left on device; free space"):
+            score(tmp_path / "r.parquet", InAnActor())
+    assert score(tmp_path / "r.parquet").read == FILES - 3 * SHARD
+
+
+def test_without_ray_there_is_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"^--engine ray needs Ray; .*pip install 'cxrbatch\[ray"):
+        RayEngine(None)

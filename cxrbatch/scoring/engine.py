@@ -233,7 +233,7 @@ class Engine:
         files = len(run.numbers)
         self.progress.start(files, done=files - sum(len(shard) for shard in left.values()))
         if left:
-            write = self.elsewhere or write_here
+            write = self.elsewhere or _write_here
             write(self, run, left)
         self.summary.counts = write_table(
             self.output,
@@ -297,7 +297,7 @@ Elsewhere: TypeAlias = Callable[[Engine, Run, Mapping[Path, range]], None]
 """Has the shards of a run written that are left: the path of each, and the numbers of its files."""
 
 
-def write_here(engine: Engine, run: Run, left: Mapping[Path, range]) -> None:
+def _write_here(engine: Engine, run: Run, left: Mapping[Path, range]) -> None:
     """Write shards in this process."""
     sharding = engine.sharding(run)
     with sharding.opened() as write:

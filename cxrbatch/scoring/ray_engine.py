@@ -206,7 +206,8 @@ def _connected(address: str | None) -> Iterator[None]:
     Raises:
         CxrbatchError: There is none.
     """
-    os.environ.update(_ENVIRONMENT)  # before Ray is imported, which reads it
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)  # before Ray is imported, which reads it
     import ray
     import ray.data
 
@@ -215,6 +216,7 @@ def _connected(address: str | None) -> Iterator[None]:
             handler.setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = -1  # a shard of large files takes its half an hour
     cores = None if address else _cores()  # a cluster has its own idea of its nodes
     try:
         # Ray puts the current folder in front of its workers' path, where a file of an archive

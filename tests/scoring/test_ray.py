@@ -34,21 +34,21 @@ if {{where!r}} in " ".join(sys.orig_argv):
     import imagecodecs
     decode = imagecodecs.png_decode
     def poisoned(data, *arguments, **named):
-        width = int.from_bytes(bytes(data[16:20]), "big")
+        width, held = int.from_bytes(bytes(data[16:20]), "big"), []
         if width == {SEGFAULT}:
             ctypes.string_at(0)
-        while width in ({SPIN}, {EAT}):
+        while width in {{endless!r}}:
             if width == {EAT}:
-                named.setdefault("held", []).append(bytearray(b"1") * (1 << 24))
+                held.append(bytearray(b"1") * (1 << 24))
         return decode(data, *arguments, **named)
     imagecodecs.png_decode = poisoned
 """
 
 
-def write_hook(folder: Path, *, where: str) -> Path:
+def write_hook(folder: Path, *, where: str, endless: tuple[int, ...]) -> Path:
     """Make the decoder a broken one in processes whose command line has a word."""
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text(HOOK.format(where=where))
+    (folder / "sitecustomize.py").write_text(HOOK.format(where=where, endless=endless))
     return folder
 
 
@@ -93,11 +93,11 @@ class Run:
             )
 
     def wait(self) -> int:
-        return self.process.wait(400)
+        return self.process.wait(600)
 
     def until(self, holds: Callable[[], object]) -> None:
         """Wait for a moment of the run."""
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while not holds():
             assert self.process.poll() is None, self.err.read_text()
             assert time.monotonic() < deadline, "the moment did not come"
@@ -154,50 +154,52 @@ def all_gone(processes: dict[int, str]) -> bool:
     return False
 
 
+Begin = Callable[..., Run]
+Outcome = tuple[bytes, list[dict[str, object]]]
+
+
 @pytest.fixture(scope="module")
-def start(
+def begin(
     archive: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., Run]]:
-    """Begins a run over the archive; all end with the test."""
+) -> Iterator[Begin]:
+    """Begins a run over the archive, with one secret and one broken decoder for all."""
     home = tmp_path_factory.mktemp("home")
-    hook = write_hook(home / "hook", where="nursery.serve")
+    hook = write_hook(home / "hook", where="nursery.serve", endless=(SPIN, EAT))
     runs: list[Run] = []
 
-    def begin(output: Path, engine: str, *more: str, hooked: Path = hook, workers: int = 1) -> Run:
+    def run(output: Path, engine: str, *, hooked: Path = hook, workers: int = 2) -> Run:
+        for earlier in runs:
+            earlier.process.kill()  # of a test that failed
         words = ["score", str(archive), "-o", str(output), "--checkpoint", str(tiny_checkpoint)]
         words += ["--commit-every", str(SHARD), "--batch-size", "8", "--deadline", "4"]
         words += ["--device", "cpu", "--precision", "fp32", "--workers", str(workers)]
-        words += ["--log-format", "json", "--engine", engine, *more]
+        words += ["--log-format", "json", "--engine", engine]
         variables = {"PYTHONPATH": str(hooked), "HOME": str(home), "XDG_CONFIG_HOME": str(home)}
         runs.append(Run(words, output.parent, variables))
         return runs[-1]
 
-    yield begin
-    for run in runs:
-        run.process.kill()
+    yield run
+    for last in runs:
+        last.process.kill()
+        last.wait()
 
 
 @pytest.fixture(scope="module")
-def local(
-    start: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[bytes, list[dict[str, object]]]:
+def local(begin: Begin, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """Table and events of the local engine."""
     output = tmp_path_factory.mktemp("local") / "r.parquet"
-    run = start(output, "local")
+    run = begin(output, "local")
     assert run.wait() == 3
-    outcomes = dict(pq.read_table(output, columns=["path", "outcome"]).to_pandas().values)
+    rows = pq.read_table(output, columns=["path", "outcome"]).to_pylist()
+    outcomes = {row["path"]: row["outcome"] for row in rows}
     for place, outcome in enumerate(POISONS.values()):
         assert outcomes[f"{9 * place:02d}/poison.png"] == outcome
     return output.read_bytes(), run.events()
 
 
-def test_a_whole_run_is_the_local_engines(
-    start: Callable[..., Run],
-    local: tuple[bytes, list[dict[str, object]]],
-    tmp_path: Path,
-) -> None:
+def test_a_whole_run_is_the_local_engines(begin: Begin, local: Outcome, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit('code of an archive was run')")
-    run = start(tmp_path / "r.parquet", "ray")
+    run = begin(tmp_path / "r.parquet", "ray", workers=1)
     run.until(lambda: len(run.actors()) == 2)
     processes = run.below()
     (raylet,) = [words for words in processes.values() if "raylet/raylet" in words]
@@ -214,12 +216,10 @@ def test_a_whole_run_is_the_local_engines(
 
 
 def test_actors_that_are_killed_lose_and_double_nothing(
-    start: Callable[..., Run],
-    local: tuple[bytes, list[dict[str, object]]],
-    tmp_path: Path,
+    begin: Begin, local: Outcome, tmp_path: Path
 ) -> None:
     output = tmp_path / "r.parquet"
-    run, killed = start(output, "ray"), 0
+    run, killed = begin(output, "ray", workers=1), 0
     for shards in (2, 6, 10, 14):
         run.until_shards(output, shards)
         run.until(run.actors)
@@ -235,13 +235,11 @@ def test_actors_that_are_killed_lose_and_double_nothing(
 
 
 def test_a_driver_that_is_killed_is_gone_on_from_by_either_engine(
-    start: Callable[..., Run],
-    local: tuple[bytes, list[dict[str, object]]],
-    tmp_path: Path,
+    begin: Begin, local: Outcome, tmp_path: Path
 ) -> None:
     output = tmp_path / "r.parquet"
     for shards in (3, 8):
-        run = start(output, "ray")
+        run = begin(output, "ray")
         run.until_shards(output, shards)
         processes = run.below()
         run.process.kill()
@@ -249,7 +247,7 @@ def test_a_driver_that_is_killed_is_gone_on_from_by_either_engine(
         assert not output.exists()
         assert all_gone(processes)
     on_disk = len(shards_of(output))
-    run = start(output, "local")
+    run = begin(output, "local")
     assert run.wait() == 3
     assert run.events()[0] == {
         "event": "resumed",
@@ -260,31 +258,23 @@ def test_a_driver_that_is_killed_is_gone_on_from_by_either_engine(
 
 
 @pytest.mark.parametrize("to_all", [True, False])
-def test_a_signal_ends_it_in_order(
-    start: Callable[..., Run],
-    tmp_path: Path,
-    to_all: bool,
-) -> None:
+def test_a_signal_ends_it_in_order(begin: Begin, tmp_path: Path, to_all: bool) -> None:
     output = tmp_path / "r.parquet"
-    run = start(output, "ray")
+    run = begin(output, "ray")
     run.until_shards(output, 2)
     processes = run.below()
     number = signal.SIGINT if to_all else signal.SIGTERM
-    begun = time.monotonic()
     (os.killpg if to_all else os.kill)(run.process.pid, number)
     assert run.wait() == 128 + number
-    print(f"ended after {time.monotonic() - begun:.1f} s")
     assert run.events()[-1]["event"] == "interrupted"
     assert all_gone(processes)
     assert not output.exists()
 
 
-def test_an_actor_that_dies_of_every_try_is_given_up(
-    start: Callable[..., Run], tmp_path: Path
-) -> None:
-    hook = write_hook(tmp_path / "hook", where="ray")
+def test_an_actor_that_dies_of_every_try_is_given_up(begin: Begin, tmp_path: Path) -> None:
+    hook = write_hook(tmp_path / "hook", where="default_worker.py", endless=())
     output = tmp_path / "r.parquet"
-    run = start(output, "ray", hooked=hook, workers=0)
+    run = begin(output, "ray", hooked=hook, workers=0)
     assert run.wait() == 1
     (line,) = [line for line in run.err.read_text().splitlines() if not line.startswith("{")]
     assert line.startswith("error: Ray lost its scoring processes")

@@ -19,8 +19,14 @@ from cxrbatch.model.checkpoint import bundled_checkpoint
 _SAMPLES_PER_SECOND = 5
 
 
+_COUNTED = ("Pss_Anon:", "Pss_Shmem:")  # of proc_pid_smaps_rollup(5)
+
+
 def group_memory(group: int) -> int:
-    """Bytes of proportional set size over all processes of a group."""
+    """Bytes over all processes of a group that no file lies behind.
+
+    Libraries are left out: of them each process has a share that depends on who else has them.
+    """
     total = 0
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -29,7 +35,7 @@ def group_memory(group: int) -> int:
             lines = (process / "smaps_rollup").read_text().splitlines()
         except OSError:
             continue  # it ended meanwhile
-        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(_COUNTED))
     return total
 
 

@@ -17,8 +17,6 @@ from archives import write_pngs
 from cxrbatch.model.checkpoint import bundled_checkpoint
 
 _SAMPLES_PER_SECOND = 5
-
-
 _COUNTED = ("Pss_Anon:", "Pss_Shmem:")  # of proc_pid_smaps_rollup(5)
 
 

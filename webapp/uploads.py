@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from flask import Blueprint, Request, render_template, request
 from flask.typing import ResponseReturnValue
-from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
 from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
@@ -26,7 +25,21 @@ blueprint = Blueprint("uploads", __name__)
 
 
 class UploadRequest(Request):
-    """A request whose files lie on the disk, each without a name, however small."""
+    """A request whose files lie on the disk, each without a name, however small.
+
+    They are gone when the request is, those of a body that cannot be parsed too.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 -- as of Request
+        """Have no files yet."""
+        super().__init__(*arguments, **named)
+        self._streams: list[IO[bytes]] = []
+
+    def close(self) -> None:
+        """Close all files; called where Flask is done with the request."""
+        super().close()
+        for stream in self._streams:
+            stream.close()
 
     def _get_file_stream(
         self,
@@ -35,7 +48,9 @@ class UploadRequest(Request):
         filename: str | None = None,
         content_length: int | None = None,
     ) -> IO[bytes]:
-        return cast(IO[bytes], tempfile.TemporaryFile())
+        stream = cast(IO[bytes], tempfile.TemporaryFile())  # noqa: SIM115 -- `close` closes it
+        self._streams.append(stream)
+        return stream
 
 
 @blueprint.get("/upload")
@@ -71,17 +86,14 @@ def scored_upload() -> Scored:
         NotKept: It cannot be kept.
     """
     given = [file for files in request.files.listvalues() for file in files]
-    try:
-        if len(given) != 1 or "file" not in request.files:
-            raise BadRequest("Send exactly one file, as the field 'file'.")
-        stream = cast(BinaryIO, given[0].stream)
-        form = _format(stream)
-        scored = services().scorer.score(stream)
-        if (keeper := services().keeper) is not None:
-            keeper.keep(stream, form, [told(row, scores) for row, scores in scored.rows])
-        return scored
-    finally:
-        _close(given)
+    if len(given) != 1 or "file" not in request.files:
+        raise BadRequest("Send exactly one file, as the field 'file'.")
+    stream = cast(BinaryIO, given[0].stream)
+    form = _format(stream)
+    scored = services().scorer.score(stream)
+    if (keeper := services().keeper) is not None:
+        keeper.keep(stream, form, [told(row, scores) for row, scores in scored.rows])
+    return scored
 
 
 def told(row: Row, scores: ImageScores | None) -> dict[str, Any]:
@@ -144,8 +156,3 @@ def _format(stream: BinaryIO) -> str:
 
 def _address(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}" if png else ""
-
-
-def _close(files: list[FileStorage]) -> None:
-    for file in files:
-        file.close()

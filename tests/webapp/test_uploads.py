@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pydicom
@@ -245,6 +246,29 @@ def test_a_name_that_is_no_utf_8_is_a_refusal(scorer_app: Flask) -> None:
         content_type="multipart/form-data; boundary=b",
     )
     assert answer.status_code == 400
+
+
+def test_a_body_that_breaks_off_leaves_no_file(
+    scorer_app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[IO[bytes]] = []
+
+    def open_one() -> IO[bytes]:
+        opened.append(temporary())
+        return opened[-1]
+
+    temporary = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", open_one)
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
+    answer = scorer_app.test_client().post(
+        "/api/v1/score",
+        data=head + b"x" * 100_000,
+        headers=BEARER,
+        content_type="multipart/form-data; boundary=b",
+    )
+    assert answer.status_code == 400
+    assert opened
+    assert all(stream.closed for stream in opened)
 
 
 def test_damaged_files_have_an_outcome(scorer_app: Flask, scored_folder: Path) -> None:

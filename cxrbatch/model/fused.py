@@ -7,6 +7,7 @@ register, instead of reading and writing all activations once more.
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -130,12 +131,20 @@ class _OnednnConvolution(_Convolution):
         return x, self._packed, self._bias, padding, stride, dilation, groups
 
 
+@cache
 def _has_onednn(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether oneDNN computes there, by the operators that PyTorch's own compiler uses."""
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    """Whether oneDNN computes there, by operators that are PyTorch's own compiler's.
+
+    They are not of its public interface and not on every processor, so they are tried.
+    """
+    if device.type != "cpu":
         return False
-    if not hasattr(_onednn, "_convolution_pointwise"):
+    convolution, norm = nn.Conv2d(16, 16, 1, bias=False), nn.BatchNorm2d(16)
+    images = torch.zeros(1, 16, 2, 2, dtype=dtype).to(memory_format=torch.channels_last)
+    try:
+        with torch.inference_mode():
+            tried = _OnednnConvolution(convolution, norm, device=device, dtype=dtype)
+            tried.add_relu(tried.relu(images), tried(images))
+    except (RuntimeError, AttributeError, TypeError):
         return False
-    return dtype == torch.float32 or (
-        dtype == torch.bfloat16 and bool(_onednn._is_mkldnn_bf16_supported())
-    )
+    return True

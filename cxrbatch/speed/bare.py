@@ -24,18 +24,18 @@ from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
 Pixels = NDArray[Any]
 Decode = Callable[[bytes], Pixels]
 
-_CODECS: dict[str, Decode] = {
-    "1.2.840.10008.1.2.4.50": imagecodecs.jpeg8_decode,
-    "1.2.840.10008.1.2.4.51": imagecodecs.jpeg8_decode,
-    "1.2.840.10008.1.2.4.57": imagecodecs.jpeg8_decode,
-    "1.2.840.10008.1.2.4.70": imagecodecs.jpeg8_decode,
-    "1.2.840.10008.1.2.4.80": imagecodecs.jpegls_decode,
-    "1.2.840.10008.1.2.4.81": imagecodecs.jpegls_decode,
-    "1.2.840.10008.1.2.4.90": imagecodecs.jpeg2k_decode,
-    "1.2.840.10008.1.2.4.91": imagecodecs.jpeg2k_decode,
-    "1.2.840.10008.1.2.4.201": imagecodecs.jpeg2k_decode,
-    "1.2.840.10008.1.2.4.202": imagecodecs.jpeg2k_decode,
-    "1.2.840.10008.1.2.4.203": imagecodecs.jpeg2k_decode,
+_CODECS: dict[str, tuple[str, Decode]] = {
+    "1.2.840.10008.1.2.4.50": ("JPEG", imagecodecs.jpeg8_decode),
+    "1.2.840.10008.1.2.4.51": ("JPEG", imagecodecs.jpeg8_decode),
+    "1.2.840.10008.1.2.4.57": ("JPEG lossless", imagecodecs.jpeg8_decode),
+    "1.2.840.10008.1.2.4.70": ("JPEG lossless", imagecodecs.jpeg8_decode),
+    "1.2.840.10008.1.2.4.80": ("JPEG-LS", imagecodecs.jpegls_decode),
+    "1.2.840.10008.1.2.4.81": ("JPEG-LS", imagecodecs.jpegls_decode),
+    "1.2.840.10008.1.2.4.90": ("JPEG 2000", imagecodecs.jpeg2k_decode),
+    "1.2.840.10008.1.2.4.91": ("JPEG 2000", imagecodecs.jpeg2k_decode),
+    "1.2.840.10008.1.2.4.201": ("HTJ2K", imagecodecs.jpeg2k_decode),
+    "1.2.840.10008.1.2.4.202": ("HTJ2K", imagecodecs.jpeg2k_decode),
+    "1.2.840.10008.1.2.4.203": ("HTJ2K", imagecodecs.jpeg2k_decode),
 }
 _RLE = "1.2.840.10008.1.2.5"
 _NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"})
@@ -98,23 +98,23 @@ def _find_in_dicom(path: Path) -> BareFile | None:
     syntax = UID(header.file_meta.get("TransferSyntaxUID", ""))
     shape = (int(header.Rows), int(header.Columns))
     stored = header.PixelData
+    decode: Decode
     if syntax in _NATIVE and header.SamplesPerPixel == 1 and header.BitsAllocated in (8, 16):
         cells = f"<u{header.BitsAllocated // 8}"
         frame = stored[: shape[0] * shape[1] * header.BitsAllocated // 8]
-        decode: Decode = partial(_native, cells=cells, shape=shape)
+        kind, decode = "uncompressed", partial(_native, cells=cells, shape=shape)
     elif syntax == _RLE and header.SamplesPerPixel == 1:
         frame = next(generate_frames(stored, number_of_frames=1))
-        decode = partial(_rle, cells=f"<u{header.BitsAllocated // 8}", shape=shape)
+        kind, decode = "RLE", partial(_rle, cells=f"<u{header.BitsAllocated // 8}", shape=shape)
     elif syntax in _CODECS:
         frame = next(generate_frames(stored, number_of_frames=1))
-        decode = _CODECS[syntax]
+        kind, decode = _CODECS[syntax]
     else:
         return None
     start = path.read_bytes().find(frame)
     if start < 0:
         return None  # in several fragments
-    kind = "uncompressed DICOM" if syntax in _NATIVE else f"DICOM, {syntax.name.partition(' (')[0]}"
-    return BareFile(path, kind, start, len(frame), decode)
+    return BareFile(path, f"{kind} DICOM", start, len(frame), decode)
 
 
 def _native(pixels: bytes, *, cells: str, shape: tuple[int, int]) -> Pixels:

@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "bench": (
         "cxrbatch.commands.bench:command",
-        "Measure how fast this machine could score an archive, and how fast it does.",
+        "Measure how fast this machine could score ARCHIVE, and how fast it does.",
     ),
     "models": (
         "cxrbatch.commands.models:command",

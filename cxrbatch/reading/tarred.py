@@ -186,11 +186,12 @@ def _has_checksum(block: bytes) -> bool:
     digits = block[148:156].strip(b" \0")
     if not digits or digits.strip(b"01234567"):
         return False
-    summed = block[:148] + b" " * 8 + block[156:]
-    if int(digits, 8) == sum(summed):
+    claimed = int(digits, 8) - sum(b" " * 8)
+    if claimed == sum(block) - sum(block[148:156]):
         return True
     # Some systems have summed signed characters.
-    return int(digits, 8) == sum(summed) - 256 * sum(byte > 127 for byte in summed)
+    others = block[:148] + block[156:]
+    return claimed == sum(others) - 256 * sum(byte > 127 for byte in others)
 
 
 def _number(field: bytes) -> int:

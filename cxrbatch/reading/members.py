@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # What deflated bytes may always inflate to, and how many times their own length beyond that.
 # Radiographs shrink to a half or a third; only a bomb, or an empty picture, goes near these.
-_ALWAYS_INFLATED = 48 << 20
+_ALWAYS_INFLATED = 32 << 20
 _MOST_EXPANSION = 100
 # gzip streams may follow each other, but not in crumbs that cost more than they hold.
 _FREE_STREAMS = 1000

@@ -19,6 +19,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian
+from werkzeug.datastructures import FileStorage
+from werkzeug.test import encode_multipart
 
 from cxrbatch.results.table import open_table
 from cxrbatch.webapp.access import allowed_hosts
@@ -52,8 +54,11 @@ def sent(data: bytes, name: str = "x") -> dict[str, object]:
 
 
 def score(app: Flask, data: bytes, name: str = "x") -> tuple[int, dict[str, object]]:
+    # Encoded here: the client would put a large body into a temporary file and leave it open.
+    boundary, body = encode_multipart({"file": FileStorage(io.BytesIO(data), filename=name)})
+    content = f"multipart/form-data; boundary={boundary}"
     client = app.test_client()
-    answer = client.post("/api/v1/score", data=sent(data, name), headers=BEARER)
+    answer = client.post("/api/v1/score", data=body, content_type=content, headers=BEARER)
     return answer.status_code, answer.get_json()
 
 

@@ -114,7 +114,7 @@ def _as_text(measured: "Measurement") -> str:
         f"forward      {1 / demands.forward:,.1f} images/s in {measured.precision}, bare, "
         f"{share:.0%} of the matrix rate",
         f"limit        {measured.limit:,.1f} images/s: {together}",
-        f"end to end   {measured.rate:,.1f} images/s over {measured.seconds:.1f} s once it ran, "
+        f"end to end   {measured.rate:,.1f} images/s over {measured.seconds:.1f} s, "
         f"{measured.images:,} images",
         f"ratio        {measured.rate / measured.limit:.2f} of the limit",
         f"bottleneck   {measured.bottleneck}",

@@ -16,7 +16,6 @@ def in_a_moment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A few images where a minute's work would be measured; temporary files in a known place."""
     monkeypatch.setattr(measuring, "_ROUND_SECONDS", 0.01)
     monkeypatch.setattr(measuring, "_RUN_SECONDS", 0.01)
-    monkeypatch.setattr(measuring, "_LEAST_RUN", 40)
     monkeypatch.setattr(capacities, "_GEMM_EDGE", {"cpu": 128})
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))

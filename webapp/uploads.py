@@ -6,7 +6,7 @@ while it is read, and is gone with the answer, unless the server was started to 
 
 import base64
 import tempfile
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from cxrbatch.webapp.images import FLAG_MEANINGS, OUTCOMES, SHOWN_FACTS, points_
 from cxrbatch.webapp.scorer import Scored
 from cxrbatch.webapp.services import services
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
 blueprint = Blueprint("uploads", __name__)
 
 
@@ -30,9 +33,11 @@ class UploadRequest(Request):
     They are gone when the request is, those of a body that cannot be parsed too.
     """
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 -- as of Request
+    def __init__(
+        self, environ: "WSGIEnvironment", populate_request: bool = True, shallow: bool = False
+    ) -> None:
         """Have no files yet."""
-        super().__init__(*arguments, **named)
+        super().__init__(environ, populate_request, shallow)
         self._streams: list[IO[bytes]] = []
 
     def close(self) -> None:

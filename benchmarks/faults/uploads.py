@@ -37,6 +37,7 @@ _ANSWERS = {200, 400, 415, 503}
 _MOST_GROWTH = 20e6
 _AT_ONCE = 50
 _SETTLED = 30.0
+_STARTED = 120.0
 _LARGEST = 2_000_000
 
 
@@ -129,7 +130,9 @@ def left_after_a_while(client: Client, group: int, expected: int) -> int:
 
 def send_all(server: Run, client: Client, files: list[bytes], *, count: int, seed: int) -> None:
     """Send mutants one by one, then many files at once and bodies that are never sent."""
+    end = time.monotonic() + _STARTED
     while not client.is_alive():
+        check(time.monotonic() < end, "the server does not begin to answer")
         check(server.poll() is None, f"the server ended: {server.log.read_text()[-500:]}")
         time.sleep(0.2)
     for data in files:

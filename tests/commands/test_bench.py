@@ -1,6 +1,7 @@
 """`cxrbatch bench`: a sample of an archive measured and scored, the archive left as it is."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def bench(*arguments: object) -> Result:
 
 
 @pytest.fixture
-def archive(tmp_path: Path, write_png) -> Path:  # noqa: ANN001
+def archive(tmp_path: Path, write_png: Callable[[Path, np.ndarray], Path]) -> Path:
     rng = np.random.default_rng(1)
     for number in range(5):
         grey = rng.integers(0, 256, (80 + number, 90), dtype=np.uint8)

@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -161,19 +162,13 @@ def test_a_node_that_would_make_other_rows_refuses(
 
 
 def test_a_full_disk_is_a_refusal_that_leaves_what_was_committed(
-    score: Callable[..., Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    score: Callable[..., Summary],
+    tmp_path: Path,
+    full_at: Callable[[str], AbstractContextManager[None]],
 ) -> None:
-    replaced = os.replace
-
-    def full(old: Path, new: Path) -> None:
-        if new.name == "shard-000003.arrow":
-            raise OSError(28, "No space left on device")
-        replaced(old, new)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", full)
-        with pytest.raises(UsageError, match="No space left on device; free space"):
-            score(tmp_path / "r.parquet", InAnActor())
+    error = pytest.raises(UsageError, match="No space left on device; free space")
+    with full_at("shard-000003.arrow"), error:
+        score(tmp_path / "r.parquet", InAnActor())
     assert score(tmp_path / "r.parquet").read == FILES - 3 * SHARD
 
 

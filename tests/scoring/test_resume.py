@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -336,18 +337,12 @@ def test_numbers_of_parts_make_up_the_whole() -> None:
 
 
 def test_reading_is_not_repeated_where_a_shard_was_not_written(
-    score: Callable[..., Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    score: Callable[..., Summary],
+    tmp_path: Path,
+    full_at: Callable[[str], AbstractContextManager[None]],
 ) -> None:
     """A write that fails is one line, what was committed stays, and the run goes on from it."""
-    replaced = os.replace
-
-    def full(old: Path, new: Path) -> None:
-        if new.name == "shard-000003.arrow":
-            raise OSError(28, "No space left on device")
-        replaced(old, new)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", full)
-        with pytest.raises(TableError, match="No space left on device; free space"):
-            score(tmp_path / "r.parquet")
+    error = pytest.raises(TableError, match="No space left on device; free space")
+    with full_at("shard-000003.arrow"), error:
+        score(tmp_path / "r.parquet")
     assert score(tmp_path / "r.parquet").read == FILES - 3 * SHARD

@@ -39,10 +39,14 @@ def place(
 
 
 def ask(
-    place: Place, method: str, path: str, body: object = None, headers: dict[str, str] = BEARER
+    place: Place,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: dict[str, str] = BEARER,
 ) -> tuple[int, dict[str, str]]:
     with closing(http.client.HTTPConnection(*place, timeout=120)) as connection:
-        connection.request(method, path, body, headers)  # type: ignore[arg-type]
+        connection.request(method, path, body, headers)
         with connection.getresponse() as answer:
             answer.read()
             return answer.status, dict(answer.getheaders())

@@ -24,11 +24,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from cxrbatch.model.checkpoint import bundled_checkpoint, read_card
 from cxrbatch.results.table import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
+from cxrbatch.scoring.writing import table_writer
 
 TOKEN = "a-token-of-the-benchmark"
 GROUP = 65_536
@@ -50,7 +50,7 @@ def write_table(path: Path, rows: int) -> list[str]:
         "archive_root": "/nowhere",
     }
     metadata = {PROVENANCE_KEY: json.dumps(told).encode()}
-    with pq.ParquetWriter(path, schema.with_metadata(metadata), compression="zstd") as writer:
+    with path.open("wb") as file, table_writer(file, schema.with_metadata(metadata)) as writer:
         for start in range(0, rows, GROUP):
             columns = made_up(start, min(GROUP, rows - start), list(card.classes))
             arrays = [

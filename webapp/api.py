@@ -37,10 +37,10 @@ def rows(id: str) -> ResponseReturnValue:
     chosen = parse_filter(request.args, opened.table, beside=("page", "per_page"))
     page, most = page_number(), _per_page()
     columns = [name for name in opened.columns if name not in _LEFT_OUT]
-    found = opened.page(chosen, columns, first=(page - 1) * most, most=most)
+    found, count = opened.page(chosen, columns, first=(page - 1) * most, most=most)
     return jsonify(
         {
-            "count": opened.count(chosen),
+            "count": count,
             "page": page,
             "per_page": most,
             "classes": opened.table.classes,

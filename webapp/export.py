@@ -11,6 +11,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from cxrbatch.results.table import PROVENANCE_KEY
+from cxrbatch.scoring.writing import table_writer
 from cxrbatch.webapp.filters import Filter
 from cxrbatch.webapp.opened import OpenedTable
 
@@ -58,7 +59,7 @@ def _write_parquet(opened: OpenedTable, chosen: Filter, file: BinaryIO) -> None:
     for group in _chosen_rows(opened, chosen):
         if writer is None:
             schema = group.schema.with_metadata(metadata)
-            writer = pq.ParquetWriter(file, schema, compression="zstd")
+            writer = table_writer(file, schema)
         writer.write_table(group.replace_schema_metadata(metadata))
     if writer is not None:
         writer.close()

@@ -75,12 +75,16 @@ class Filter:
         sql = " AND ".join(f"({condition})" for condition, _ in parts)
         return sql or "true", [value for _, values in parts for value in values]
 
+    def key(self) -> str:
+        """Give the column that comes first in the order."""
+        return quoted(self.sort.removeprefix("-")) if self.sort else "file_row_number"
+
     def order(self) -> str:
         """Give the order of rows; every row has one place in it."""
         if not self.sort:
-            return "file_row_number"
+            return self.key()
         way = "DESC" if self.sort.startswith("-") else "ASC"
-        return f"{quoted(self.sort.removeprefix('-'))} {way} NULLS LAST, file_row_number"
+        return f"{self.key()} {way} NULLS LAST, file_row_number"
 
     def _conditions(self) -> Iterator[tuple[str, list[object]]]:
         for parameter, value in self.equal:

@@ -72,7 +72,9 @@ class OpenedTable:
         described = self._fetched("DESCRIBE rows", [])
         self.columns = [str(name) for name, *_ in described if name != "file_row_number"]
 
-    def page(self, chosen: Filter, columns: Sequence[str], *, first: int, most: int) -> list[Row]:
+    def page(
+        self, chosen: Filter, columns: Sequence[str], *, first: int, most: int
+    ) -> tuple[list[Row], int]:
         """Give some rows, each with its number in the table as `row`.
 
         Args:
@@ -80,16 +82,19 @@ class OpenedTable:
             columns: What of them.
             first: How many to pass over.
             most: How many to give.
+
+        Returns:
+            They, and how many are chosen in all.
         """
-        ids = self._ordered(chosen, first=first, most=most)
+        ids, count = self._ordered(chosen, first=first, most=most)
         if not ids:
-            return []
+            return [], self.count(chosen)
         # First the numbers, then these rows alone: sorting all of all rows would take much longer.
         marks = ", ".join("?" * len(ids))
         names = ", ".join(quoted(column) for column in columns)
         sql = f"SELECT file_row_number AS row, {names} FROM rows WHERE file_row_number IN ({marks})"
         found = {row["row"]: row for row in self._rows(sql, ids)}
-        return [found[number] for number in ids]
+        return [found[number] for number in ids], count
 
     def row(self, number: int) -> Row | None:
         """Give one row in full."""
@@ -159,16 +164,20 @@ class OpenedTable:
 
     def _near(self, chosen: Filter, at: int) -> dict[int, int]:
         first = max(0, at - 1)
-        ids = self._ordered(chosen, first=first, most=at + 2 - first)
+        ids, _ = self._ordered(chosen, first=first, most=at + 2 - first)
         return {first + step: number for step, number in enumerate(ids)}
 
-    def _ordered(self, chosen: Filter, *, first: int, most: int) -> list[int]:
+    def _ordered(self, chosen: Filter, *, first: int, most: int) -> tuple[list[int], int]:
+        """Numbers of some rows, and how many are chosen; the filter is applied once for both."""
         where, values = chosen.where()
+        keys = ", ".join(dict.fromkeys(["file_row_number", chosen.key()]))
         sql = (
-            f"SELECT file_row_number FROM rows WHERE {where} ORDER BY {chosen.order()} "
-            "LIMIT ? OFFSET ?"
+            f"WITH chosen AS MATERIALIZED (SELECT {keys} FROM rows WHERE {where}) "
+            "SELECT file_row_number, (SELECT count(*) FROM chosen) FROM chosen "
+            f"ORDER BY {chosen.order()} LIMIT ? OFFSET ?"
         )
-        return [int(number) for (number,) in self._fetched(sql, [*values, most, first])]
+        found = self._fetched(sql, [*values, most, first])
+        return [int(number) for number, _ in found], int(found[0][1]) if found else 0
 
     def _connected(self, held: str) -> duckdb.DuckDBPyConnection:
         database = duckdb.connect(":memory:", config=_SETTINGS)

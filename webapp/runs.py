@@ -125,13 +125,14 @@ def rows(id: str) -> ResponseReturnValue:
     layout = request.args.get("layout") or "table"
     if layout not in PER_PAGE:
         raise BadRequest("Rows are shown as a table or as a sheet.")
-    page, count = page_number(), opened.count(chosen)
-    first, most = (page - 1) * PER_PAGE[layout], PER_PAGE[layout]
+    page, most = page_number(), PER_PAGE[layout]
+    first = (page - 1) * most
+    shown, count = opened.page(chosen, _columns(opened.table), first=first, most=most)
     return render_template(
         "rows.html",
         run=found,
         model=model_name(opened.table),
-        rows=opened.page(chosen, _columns(opened.table), first=first, most=most),
+        rows=shown,
         first=first,
         count=count,
         page=page,

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +16,9 @@ from cxrbatch.results.table import PROVENANCE_KEY
 from cxrbatch.scoring.durable import written_whole
 
 _ROW_GROUP = 65_536
+# A page is the least that a reader decompresses: one who looks up few rows, as the web app does,
+# passes over most of them with the help of the index.
+_PAGE_BYTES = 32 << 10
 
 
 @dataclass(slots=True)
@@ -78,7 +81,7 @@ def write_table(
     """
     counts = Counts()
     with written_whole(path, within=within) as file:
-        writer = pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True)
+        writer = table_writer(file, schema)
         try:
             for group in _regrouped(tables, schema):
                 counts.add(group)
@@ -92,6 +95,20 @@ def write_table(
         file.flush()
         _verify(Path(file.name), schema, counts)
     return counts
+
+
+def table_writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
+    """Open a writer of a results table."""
+    return pq.ParquetWriter(
+        file,
+        schema,
+        compression="zstd",
+        data_page_size=_PAGE_BYTES,
+        # Paths are all different.
+        use_dictionary=[name for name in schema.names if name != "path"],
+        write_page_index=True,
+        write_page_checksum=True,
+    )
 
 
 def _regrouped(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterable[pa.Table]:

@@ -36,6 +36,8 @@ class Reliability:
         self.images = np.bincount(bin_of, minlength=bins)
         self.confidence = ratio(np.bincount(bin_of, confidence, bins), self.images)
         self.accuracy = ratio(np.bincount(bin_of, right, bins), self.images)
+        # Of the number of right predictions in each bin, were every confidence true.
+        self._variance = np.bincount(bin_of, confidence * (1.0 - confidence), bins)
         # Each image has its gap in its own bin's column, and its score in the last.
         n = len(truth)
         entries = np.stack([confidence - right, squared_distance(truth, probabilities)], axis=1)
@@ -55,6 +57,16 @@ class Reliability:
             [ratio(np.abs(summed[:, :-1]).sum(axis=1), total), ratio(summed[:, -1], total)], axis=1
         )
 
+    def error_by_chance(self) -> float | None:
+        """Mean expected calibration error of a perfectly calibrated model with these confidences.
+
+        Right predictions in a bin are then a sum of independent trials, which strays from its
+        expectation by the mean absolute deviation of the normal distribution. Source: Vaicenavicius
+        et al., "Evaluating model calibration in classification", AISTATS 2019, on that floor.
+        """
+        n = int(self.images.sum())
+        return float(np.sqrt(2.0 / np.pi * self._variance).sum() / n) if n else None
+
     def figures(self, estimates: Sequence[Estimate]) -> Calibration:
         """The bins and the errors, with the bootstrap's intervals."""
         n = int(self.images.sum())
@@ -65,6 +77,7 @@ class Reliability:
             confidence=tuple(None if np.isnan(v) else float(v) for v in self.confidence),
             accuracy=tuple(None if np.isnan(v) else float(v) for v in self.accuracy),
             ece=ece,
+            ece_by_chance=self.error_by_chance(),
             brier=brier,
         )
 

@@ -131,6 +131,8 @@ class Calibration:
         confidence: Mean confidence in each bin; None where it is empty.
         accuracy: Share of right predictions in each bin; None where it is empty.
         ece: Expected calibration error.
+        ece_by_chance: What it would be on average, were every confidence true: a count of right
+            predictions strays from its expectation. None without images.
         brier: Squared distance of the probabilities from the truth, summed over the classes, in
             [0, 2].
     """
@@ -140,6 +142,7 @@ class Calibration:
     confidence: tuple[float | None, ...]
     accuracy: tuple[float | None, ...]
     ece: Figure
+    ece_by_chance: float | None
     brier: Figure
 
 

@@ -18,7 +18,9 @@ from cxrbatch.scoring.durable import written_whole
 _ROW_GROUP = 65_536
 # A page is the least that a reader decompresses: one who looks up few rows, as the web app does,
 # passes over most of them with the help of the index.
-_PAGE_BYTES = 32 << 10
+_PAGE_BYTES = 16 << 10
+# A dictionary has to be read before any value. It pays for texts that repeat, not for these.
+_ALL_DIFFERENT = frozenset({"path", "image_hash", "sop_instance_uid"})
 
 
 @dataclass(slots=True)
@@ -104,11 +106,20 @@ def table_writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
         schema,
         compression="zstd",
         data_page_size=_PAGE_BYTES,
-        # Paths are all different.
-        use_dictionary=[name for name in schema.names if name != "path"],
+        use_dictionary=[_leaf(field) for field in schema if _repeats(field)],
         write_page_index=True,
         write_page_checksum=True,
     )
+
+
+def _repeats(field: pa.Field) -> bool:
+    kind = field.type.value_type if pa.types.is_list(field.type) else field.type
+    return pa.types.is_string(kind) and field.name not in _ALL_DIFFERENT
+
+
+def _leaf(field: pa.Field) -> str:
+    """How Parquet calls the column that holds a field's values."""
+    return f"{field.name}.list.element" if pa.types.is_list(field.type) else str(field.name)
 
 
 def _regrouped(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterable[pa.Table]:

@@ -1,8 +1,9 @@
-"""What more data would bring: the same training on ever larger shares of the patients.
+"""What more data and time would bring: the same training on ever larger shares of the patients.
 
 The shares are nested and drawn class by class, whole patients each; every training draws as many
-images, so that the larger share has no more steps. Figures are of validation: test is for the model
-that is kept, once. Choose `--draws` so that the smallest share is seen often enough.
+images, so that the larger share has no more steps. The AUC of each epoch is the curve over time.
+Figures are of validation: test is for the model that is kept, once. Choose `--draws` so that the
+smallest share is seen often enough.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cxrbatch.model.checkpoint import read_card
 from cxrbatch.results.metrics import balanced_accuracy, one_vs_rest_auc
 from cxrbatch.results.table import open_table
 from cxrbatch.results.truth import LabelledFile, read_labels
@@ -71,6 +73,7 @@ def main() -> None:
             probabilities = np.array([[row[name] for name in names] for row in val])
             counts = [sum(i.split == "train" and i.label == c for i in kept) for c in table.classes]
             areas = one_vs_rest_auc(truth, probabilities)
+            history = read_card(folder / "model.safetensors").training["history"]
             print(
                 f"share {share:g}: "
                 + ", ".join(
@@ -78,7 +81,9 @@ def main() -> None:
                     for c, n, a in zip(table.classes, counts, areas, strict=True)
                     if a is not None
                 )
-                + f"; balanced accuracy {balanced_accuracy(truth, probabilities.argmax(1)):.3f}",
+                + f"; balanced accuracy {balanced_accuracy(truth, probabilities.argmax(1)):.3f}"
+                + "; macro AUC by epoch "
+                + " ".join(f"{epoch['val_auc']:.3f}" for epoch in history),
                 flush=True,
             )
 

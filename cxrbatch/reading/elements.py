@@ -88,6 +88,8 @@ def is_present(dataset: Dataset, tag: int) -> bool:
 
 def first_item(dataset: Dataset, tag: int) -> Dataset | None:
     """The first item of a sequence, or None."""
+    if not is_present(dataset, tag):
+        return None
     with contextlib.suppress(Exception), quietly():
         sequence = dataset[tag].value
         if isinstance(sequence, Sequence) and len(sequence) > 0:

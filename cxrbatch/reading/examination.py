@@ -66,7 +66,9 @@ def is_other_body_part(dataset: Dataset) -> bool:
 
 def _code(dataset: Dataset, tag: int) -> tuple[str, str]:
     """Code Value and Code Meaning of a sequence's first item in capitals, empty if absent."""
-    item = first_item(dataset, tag) or Dataset()
+    item = first_item(dataset, tag)
+    if item is None:
+        return "", ""
     value, meaning = ((text(item, part) or "").upper() for part in (0x00080100, 0x00080104))
     return value, meaning
 

@@ -40,7 +40,7 @@ def main() -> None:
                 write_pngs(archive, 64)
             else:
                 write_films(archive, CODECS[name][0], options.films)
-            command = [sys.executable, "-m", "cxrbatch", "bench", str(archive), "--json"]
+            command = [sys.executable, "-P", "-m", "cxrbatch", "bench", str(archive), "--json"]
             found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
             print(
                 f"{name:14s} limit {found['limit_images_per_second']:6.1f} images/s, "

@@ -39,7 +39,7 @@ def group_memory(group: int) -> int:
 
 def peak_memory(archive: Path, checkpoint: Path, *, workers: int) -> int:
     """Largest sample over one run, in bytes."""
-    command = [sys.executable, "-m", "cxrbatch", "score", str(archive), "--overwrite"]
+    command = [sys.executable, "-P", "-m", "cxrbatch", "score", str(archive), "--overwrite"]
     command += ["-o", str(archive.parent / "results.parquet"), "--checkpoint", str(checkpoint)]
     command += ["--workers", str(workers)]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)

@@ -23,7 +23,7 @@ _MOST_OVERHEAD = 0.25
 def seconds(archive: Path, engine: str, options: argparse.Namespace) -> float:
     """Seconds of the whole command, from the start of the process to its end."""
     output = archive.with_name(f"{archive.name}-{engine}.parquet")
-    command = [sys.executable, "-m", "cxrbatch", "score", str(archive), "-o", str(output)]
+    command = [sys.executable, "-P", "-m", "cxrbatch", "score", str(archive), "-o", str(output)]
     command += ["--overwrite", "--checkpoint", str(options.checkpoint), "--engine", engine]
     command += ["--commit-every", str(options.shard)]
     command += [] if options.workers is None else ["--workers", str(options.workers)]

@@ -44,7 +44,7 @@ def bare_loop(files: list[Path], checkpoint: Path, precision: str) -> float:
 
 def whole_command(archive: Path, checkpoint: Path, precision: str, workers: int | None) -> float:
     """Images per second of `cxrbatch score`, from the start of the process to its end."""
-    command = [sys.executable, "-m", "cxrbatch", "score", str(archive)]
+    command = [sys.executable, "-P", "-m", "cxrbatch", "score", str(archive)]
     command += ["-o", str(archive.parent / "results.parquet"), "--overwrite"]
     command += ["--checkpoint", str(checkpoint), "--precision", precision]
     command += [] if workers is None else ["--workers", str(workers)]

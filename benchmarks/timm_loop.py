@@ -69,7 +69,7 @@ def compare(archive: Path, images: int, size: int) -> None:
 
     output = str(archive.parent / "results.parquet")
     timm = [__file__, "--folder", str(archive)]
-    ours = ["-m", "cxrbatch", "score", str(archive), "-o", output, "--overwrite"]
+    ours = ["-P", "-m", "cxrbatch", "score", str(archive), "-o", output, "--overwrite"]
     has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     fast = ["--channels-last", *(["--bf16"] if has_bf16 else [])]
     default = rate(timm, images)

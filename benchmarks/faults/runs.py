@@ -169,7 +169,7 @@ def start_fresh(words: Sequence[str], log: Path, *, variables: dict[str, str] | 
     """Call the command as a user does, in a new interpreter."""
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cxrbatch", *words],
+            [sys.executable, "-P", "-m", "cxrbatch", *words],
             stdout=file,
             stderr=file,
             start_new_session=True,

@@ -5,6 +5,7 @@ image in its own way: a Gaussian blur per image alone would take a tenth of a tr
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,8 @@ NOISE = 0.04
 
 _BLUR_RADIUS = 2
 _SMALLEST_SIGMA = 1e-2
-_SEEDS = 2**62
+# Drawing normal numbers for every pixel would take as long as moving the images.
+_STRIP_STARTS = 1 << 22
 
 
 class Changes(NamedTuple):
@@ -39,7 +41,7 @@ class Changes(NamedTuple):
         contrast: Factor around middle grey, about 1.
         brightness: Added to the grey levels, which are in [0, 1].
         noise: Standard deviation of the grain, in the same unit.
-        seed: Of the grain.
+        start: Where in a long strip of grain that of the image begins.
     """
 
     angle: Tensor
@@ -52,7 +54,7 @@ class Changes(NamedTuple):
     contrast: Tensor
     brightness: Tensor
     noise: Tensor
-    seed: Tensor
+    start: Tensor
 
     def of(self, rows: slice) -> "Changes":
         """The changes of some of the images."""
@@ -82,7 +84,7 @@ def draw_changes(count: int, *, generator: torch.Generator, flip: bool) -> Chang
         contrast=uniform(CONTRAST).exp(),
         brightness=uniform(BRIGHTNESS),
         noise=uniform(NOISE).abs(),
-        seed=torch.randint(_SEEDS, (count,), generator=generator),
+        start=torch.randint(_STRIP_STARTS, (count,), generator=generator),
     )
 
 
@@ -98,9 +100,9 @@ def augment(images: Tensor, changes: Changes) -> Tensor:
     """
     there = Changes(*(values.to(images.device) for values in changes))
     contrast, brightness = _each(there.contrast), _each(there.brightness)
-    found = _blur(_move(images, there), there.blur).clamp(0.0, 1.0).pow(_each(there.gamma))
+    found = _blur(_move(images, there), changes.blur).clamp(0.0, 1.0).pow(_each(there.gamma))
     found = found.sub_(0.5).mul_(contrast).add_(0.5 + brightness)
-    return found.add_(_grain(images, changes.seed).mul_(_each(there.noise))).clamp_(0.0, 1.0)
+    return found.add_(_grain(images, changes.start).mul_(_each(there.noise))).clamp_(0.0, 1.0)
 
 
 def _each(values: Tensor) -> Tensor:
@@ -118,6 +120,15 @@ def _move(images: Tensor, changes: Changes) -> Tensor:
 
 
 def _blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Blur those images, in place, whose kernel has more than its middle; `sigma` is on the CPU."""
+    rows = (sigma > _SMALLEST_SIGMA).nonzero()[:, 0]
+    if len(rows):
+        there = rows.to(images.device)
+        images[there] = _blurred(images[there], sigma[rows].to(images.device))
+    return images
+
+
+def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
     steps = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, device=images.device)
     line = torch.exp(-0.5 * (steps / sigma[:, None]) ** 2)
     kernels = line[:, None, :, None] * line[:, None, None, :]
@@ -127,10 +138,16 @@ def _blur(images: Tensor, sigma: Tensor) -> Tensor:
     return conv2d(padded, kernels, groups=len(images)).transpose(0, 1)
 
 
-def _grain(images: Tensor, seeds: Tensor) -> Tensor:
-    """Standard normal noise that depends on each image's seed alone."""
-    noise = torch.empty_like(images, memory_format=torch.contiguous_format)
-    generator = torch.Generator(images.device)
-    for image, seed in zip(noise, seeds.tolist(), strict=True):
-        image.normal_(generator=generator.manual_seed(seed))
-    return noise
+def _grain(images: Tensor, starts: Tensor) -> Tensor:
+    """Standard normal noise that depends on each image's start alone."""
+    pixels = images[0].numel()
+    strip = _strip(pixels, images.device)
+    grain = torch.stack([strip[start : start + pixels] for start in starts.tolist()])
+    return grain.view(images.shape)
+
+
+@lru_cache(maxsize=2)
+def _strip(pixels: int, device: torch.device) -> Tensor:
+    """Grain for an image of so many pixels from every start: the same in every process."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(_STRIP_STARTS + pixels, generator=generator).to(device)

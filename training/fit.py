@@ -117,13 +117,16 @@ def fit(
         if not math.isfinite(val_loss):
             raise CxrbatchError(_diverged(number, history, folder))
         history.append(Epoch(number, loss, auc, val_loss))
-        if best_epoch(history).number == number:
+        is_best = best_epoch(history).number == number
+        if is_best:
             best = _copied(trainer.averaged)
             if folder and world.leads:
                 write_best(folder, trainer.averaged, card)
         if folder and world.leads:
-            kept = {"history": [asdict(epoch) for epoch in history], "best": best}
-            state = {**trainer.state(), **kept}
+            # torch writes once what is there twice, and the average is in the state anyway.
+            kept = trainer.averaged.state_dict() if is_best else best
+            told = [asdict(epoch) for epoch in history]
+            state = {**trainer.state(), "history": told, "best": kept}
             write_state(folder, state, epoch=number, fingerprint=prints)
         on_epoch(history[-1])
     model.load_state_dict(best)

@@ -8,9 +8,10 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -21,9 +22,9 @@ from cxrbatch.model.resnet import RadiographResNet
 from cxrbatch.scoring.durable import written_whole
 
 _KEPT = 2
-_DIGITS = 32
 _BEST = "best.safetensors"
-_STATE = re.compile(r"state-(\d{6})-([0-9a-f]{32})\.pt")
+_SEAL_BYTES = hashlib.sha256().digest_size
+_STATE = re.compile(r"state-\d{6}\.pt")
 _UNFINISHED = "From a training that was not finished: neither calibrated nor tested."
 
 State = dict[str, Any]
@@ -117,10 +118,9 @@ def write_state(folder: Path, state: State, *, epoch: int, fingerprint: Fingerpr
     """
     packed = io.BytesIO()
     torch.save({**state, "fingerprint": _canonical(fingerprint)}, packed)
-    digest = hashlib.sha256(packed.getbuffer()).hexdigest()[:_DIGITS]
     with _explained(folder):
-        with written_whole(folder / f"state-{epoch:06}-{digest}.pt") as file:
-            file.write(packed.getbuffer())
+        with written_whole(folder / f"state-{epoch:06}.pt") as file:
+            _write_sealed(file, packed.getbuffer())
         for path in _states(folder)[_KEPT:]:
             path.unlink(missing_ok=True)
 
@@ -206,25 +206,37 @@ def _leftovers(folder: Path) -> list[Path]:
 
 
 def _whole(path: Path) -> State | None:
-    name = _STATE.fullmatch(path.name)
-    assert name is not None
     try:
-        packed = path.read_bytes()
+        content = _unsealed(path.read_bytes())
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise CxrbatchError(
             f"cannot read {path}: {reason}; check its permissions and the disk"
         ) from None
+    if content is None:
+        return None
     try:
-        if hashlib.sha256(packed).hexdigest()[:_DIGITS] != name[2]:
-            return None
-        state = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         state["fingerprint"] = json.loads(state["fingerprint"])
     except Exception:
         # torch.load raises whatever the unpickler met; the state before may do.
         return None
     known = isinstance(state, dict) and isinstance(state["fingerprint"], dict)
     return cast(State, state) if known else None
+
+
+def _write_sealed(file: BinaryIO, content: memoryview) -> None:
+    """Write, with a hash behind it: one core takes that while another writes."""
+    with ThreadPoolExecutor(1) as other_core:
+        hashed = other_core.submit(hashlib.sha256, content)
+        file.write(content)
+        file.write(hashed.result().digest())
+
+
+def _unsealed(data: bytes) -> memoryview | None:
+    """What was written; None where it is not whole."""
+    content, seal = memoryview(data)[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
+    return content if hashlib.sha256(content).digest() == seal else None
 
 
 def _canonical(fingerprint: Fingerprint) -> str:

@@ -86,7 +86,7 @@ class Trainer:
         self._optimiser.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         self._scaler.unscale_(self._optimiser)
-        nn.utils.clip_grad_norm_(self._model.parameters(), _CLIP_NORM)
+        self._clip()
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self._schedule.step()
@@ -124,6 +124,13 @@ class Trainer:
         if opinions is not None:
             loss = loss.lerp(cross_entropy(logits, opinions), self._options.teacher_weight)
         return loss
+
+    def _clip(self) -> None:
+        weights = list(self._model.parameters())
+        norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
+        # To look is to wait on a GPU; on a CPU it spares a pass over all gradients, times 1.
+        if self._device.type != "cpu" or not norm <= _CLIP_NORM:
+            nn.utils.clip_grads_with_norm_(weights, _CLIP_NORM, norm)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self._options.precision == "fp32":

@@ -1,9 +1,11 @@
 """Changes are mild, repeatable and in range, and never mirror a chest unless told to."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
+from scipy.stats import kstest
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import affine, gaussian_blur
@@ -116,12 +118,24 @@ def test_a_part_of_a_batch_is_changed_as_in_the_whole() -> None:
         torch.testing.assert_close(augment(images[rows], changes.of(rows)), whole[rows])
 
 
+def test_grain_is_normal_and_differs_from_image_to_image() -> None:
+    changes = draw_changes(8, generator=torch.Generator().manual_seed(4), flip=False)
+    none, one = torch.zeros(8), torch.ones(8)
+    noise = torch.full((8,), 0.05)
+    alone = Changes(none, one, none, none, one, none + 1e-2, one, one, none, noise, changes.start)
+    grain = (augment(torch.full((8, 1, 64, 64), 0.5), alone) - 0.5) / 0.05
+    for image in grain:
+        assert kstest(image.flatten().numpy(), "norm").pvalue > 1e-4
+    for image, other in pairwise(grain):
+        assert abs(float((image * other).mean())) < 0.1
+
+
 def test_blurring_agrees_with_torchvision() -> None:
     images = torch.rand(3, 1, 40, 40)
     still = draw_changes(3, generator=torch.Generator(), flip=False)
     one, none = torch.ones(3), torch.zeros(3)
     sigma = torch.tensor([0.4, 0.7, 1.0])
-    still = Changes(none, one, none, none, one, sigma, one, one, none, none, still.seed)
+    still = Changes(none, one, none, none, one, sigma, one, one, none, none, still.start)
     inside = (..., slice(2, -2), slice(2, -2))  # at the border it mirrors, this repeats
     for image, found, width in zip(images, augment(images, still), sigma, strict=True):
         expected = gaussian_blur(image, [5, 5], [float(width)] * 2)
@@ -133,8 +147,8 @@ def test_moving_agrees_with_torchvision() -> None:
     one, none = torch.ones(2), torch.zeros(2)
     angle, zoom = torch.tensor([0.1, -0.05]), torch.tensor([1.1, 0.95])
     sharp = torch.full((2,), 1e-2)
-    seed = torch.zeros(2, dtype=torch.int64)
-    changes = Changes(angle, zoom, none, none, one, sharp, one, one, none, none, seed)
+    start = torch.zeros(2, dtype=torch.int64)
+    changes = Changes(angle, zoom, none, none, one, sharp, one, one, none, none, start)
     for image, found, turn, factor in zip(
         images, augment(images, changes), angle, zoom, strict=True
     ):

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,18 @@ def newest(folder: Path) -> Path:
     return max(folder.glob("state-*.pt"))
 
 
+def put_sealed(path: Path, content: bytes) -> None:
+    path.write_bytes(content + hashlib.sha256(content).digest())
+
+
 def test_the_last_two_are_kept_and_the_newest_is_read(tmp_path: Path) -> None:
     assert epoch_read(tmp_path) is None
     assert not states.holds_run(tmp_path)
     write(tmp_path, 1, 2, 9, 10)
     assert len(list(tmp_path.iterdir())) == 2
     assert epoch_read(tmp_path) == 10
-    assert torch.load(newest(tmp_path), weights_only=True)["epoch"] == 10
+    content = io.BytesIO(newest(tmp_path).read_bytes()[:-32])
+    assert torch.load(content, weights_only=True)["epoch"] == 10
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "pickle"])
@@ -61,23 +67,20 @@ def test_a_state_that_is_whole_but_none_of_ours_is_passed_over(
     tmp_path: Path, content: object
 ) -> None:
     write(tmp_path, 1)
-    torch.save(content, tmp_path / "made")
-    digest = hashlib.sha256((tmp_path / "made").read_bytes()).hexdigest()[:32]
-    (tmp_path / "made").rename(tmp_path / f"state-000002-{digest}.pt")
+    made = io.BytesIO()
+    torch.save(content, made)
+    put_sealed(tmp_path / "state-000002.pt", made.getvalue())
     assert epoch_read(tmp_path) == 1
 
 
 def test_code_in_a_state_is_not_run(tmp_path: Path) -> None:
-    import hashlib
     import pickle
 
     class Bad:
         def __reduce__(self) -> tuple[Any, ...]:
             return os.mkdir, (str(tmp_path / "run"),)
 
-    content = pickle.dumps(Bad(), protocol=2)
-    digest = hashlib.sha256(content).hexdigest()[:32]
-    (tmp_path / f"state-000001-{digest}.pt").write_bytes(content)
+    put_sealed(tmp_path / "state-000001.pt", pickle.dumps(Bad(), protocol=2))
     with pytest.raises(UsageError, match=r"damaged.*--overwrite"):
         epoch_read(tmp_path)
     assert not (tmp_path / "run").exists()
@@ -85,7 +88,7 @@ def test_code_in_a_state_is_not_run(tmp_path: Path) -> None:
 
 def test_a_state_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
     write(tmp_path, 1)
-    (tmp_path / f"state-000002-{'0' * 32}.pt").mkdir()
+    (tmp_path / "state-000002.pt").mkdir()
     with pytest.raises(CxrbatchError, match=r"cannot read .*state-000002.*check its permissions"):
         epoch_read(tmp_path)
 
@@ -152,7 +155,7 @@ def test_a_folder_is_held_by_one_and_cleaned_of_what_a_kill_left(tmp_path: Path)
         with pytest.raises(UsageError, match="another training"), states.claimed(folder):
             pass
         write(folder, 1)
-        (folder / "state-000002-00.pt.tmp").touch()
+        (folder / "state-000002.pt.tmp").touch()
         (folder / ".finished.safetensors.7.tmp").touch()
         (folder / "cache").touch()
     with states.claimed(folder):

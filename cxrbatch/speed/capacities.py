@@ -1,7 +1,6 @@
 """What a machine can do at most: multiply, read from its disk, copy to its GPU."""
 
 import os
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ import torch
 from cxrbatch.model.inference import DTYPES, choose_precision
 
 _GEMM_EDGE = {"cpu": 1536, "cuda": 8192}
-_GEMM_ROUNDS = 7
 _COPY_BYTES = 1 << 28
 _READ_BYTES = 1 << 27
 _BLOCK_BYTES = 1 << 20
@@ -36,19 +34,9 @@ class Capacities:
     copy: float | None
 
 
-def measure_capacities(files: Sequence[Path], *, device: torch.device) -> Capacities:
-    """Measure a machine; takes a few seconds.
-
-    Args:
-        files: To read from the disk.
-        device: Where the model would run.
-    """
-    return Capacities(
-        cores=len(os.sched_getaffinity(0)),
-        gemm={precision: _gemm(precision, device) for precision in _precisions(device)},
-        disk=_disk(files),
-        copy=_copy(device) if device.type == "cuda" else None,
-    )
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
 
 
 def seconds_of(work: Callable[[], object], *, device: torch.device) -> float:
@@ -65,28 +53,37 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _precisions(device: torch.device) -> list[str]:
+def native_precisions(device: torch.device) -> list[str]:
     """Those that the device computes in natively."""
-    if device.type == "cuda":
-        return ["fp32", *(["bf16"] if choose_precision("auto", device) == "bf16" else []), "fp16"]
-    return ["fp32", *(["bf16"] if choose_precision("auto", device) == "bf16" else [])]
+    bf16 = ["bf16"] if choose_precision("auto", device) == "bf16" else []
+    return ["fp32", *bf16, *(["fp16"] if device.type == "cuda" else [])]
 
 
-def _gemm(precision: str, device: torch.device) -> float:
+def seconds_per_operation(precision: str, device: torch.device) -> Callable[[], float]:
+    """Give what measures one multiplication or addition of a large matrix product."""
     edge = _GEMM_EDGE[device.type]
     a = torch.randn(edge, edge).to(device, DTYPES[precision])
     out = torch.empty_like(a)
 
-    def multiply() -> object:
-        return torch.mm(a, a, out=out)
+    def measure() -> float:
+        seconds = seconds_of(lambda: torch.mm(a, a, out=out), device=device)
+        return seconds / (2 * edge**3)
 
-    multiply()
-    times = [seconds_of(multiply, device=device) for _ in range(_GEMM_ROUNDS)]
-    return float(2 * edge**3 / statistics.median(times))
+    return measure
 
 
-def _disk(files: Sequence[Path]) -> float | None:
-    """Read some files after the system was asked to forget what it has of them."""
+def seconds_per_byte_copied(device: torch.device) -> Callable[[], float]:
+    """Give what measures the way of one byte from pinned memory to a GPU."""
+    host = torch.empty(_COPY_BYTES, dtype=torch.uint8, pin_memory=True)
+    there = torch.empty_like(host, device=device)
+    return lambda: seconds_of(lambda: there.copy_(host), device=device) / _COPY_BYTES
+
+
+def disk_rate(files: Sequence[Path]) -> float | None:
+    """Bytes per second of files after the system was asked to forget what it has of them.
+
+    None where it would not.
+    """
     taken, seconds, was_forgotten = 0, 0.0, False
     block = bytearray(_BLOCK_BYTES)
     for path in dict.fromkeys(files):
@@ -110,10 +107,3 @@ def _blocks_read() -> int:
             return next(int(line.split()[1]) for line in file if line.startswith("read_bytes"))
     except (OSError, StopIteration):
         return 0
-
-
-def _copy(device: torch.device) -> float:
-    host = torch.empty(_COPY_BYTES, dtype=torch.uint8, pin_memory=True)
-    there = torch.empty_like(host, device=device)
-    times = [seconds_of(lambda: there.copy_(host), device=device) for _ in range(_GEMM_ROUNDS)]
-    return _COPY_BYTES / statistics.median(times)

@@ -10,8 +10,10 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import cast
 
@@ -34,13 +36,25 @@ from cxrbatch.scoring.progress import Progress
 from cxrbatch.scoring.rows import FileReader, LoadedFiles
 from cxrbatch.scoring.settings import ScoringOptions
 from cxrbatch.speed.bare import BareFile, decode_all, find_pixels
-from cxrbatch.speed.capacities import Capacities, measure_capacities, seconds_of
+from cxrbatch.speed.capacities import (
+    Capacities,
+    available_cores,
+    disk_rate,
+    native_precisions,
+    seconds_of,
+    seconds_per_byte_copied,
+    seconds_per_operation,
+)
+from cxrbatch.speed.rounds import Rounds
 
 _WALKED_SECONDS = 5.0
 _SAMPLE = 64
-_ROUNDS = 7
-_ROUND_SECONDS = 1.0
+_SAMPLED_SECONDS = 8.0
+# The run from end to end comes in parts, with rounds of measuring before, between and after.
+_RUNS = 3
 _RUN_SECONDS = 15.0
+_ROUNDS = 2
+_ROUND_SECONDS = 0.3
 _MANY = 4
 
 
@@ -134,15 +148,38 @@ def measure(
     files = _sample(archive, loaded, options)
     if device.type == "cpu":
         keep_freed_memory()
-    capacities = measure_capacities([file.path for file in files], device=device)
     network = FusedResNet(loaded.model, device=device, dtype=DTYPES[precision])
-    demands = _demands(files, network, loaded, options, capacities, device)
-    measured = Measurement(
-        describe_device(device), device.type == "cuda", precision, capacities, demands
+    size = loaded.card.recipe.size
+    rounds = Rounds(
+        {
+            "codec": _decoding(files, size=size),
+            "forward": _forward(network, options.batch_size, size=size, device=device),
+            **{name: seconds_per_operation(name, device) for name in native_precisions(device)},
+            **({"copy": seconds_per_byte_copied(device)} if device.type == "cuda" else {}),
+        },
+        seconds=_ROUND_SECONDS,
     )
-    images = max(options.batch_size, round(measured.limit * _RUN_SECONDS))
-    images, seconds = _run(files, images, checkpoint, options, progress)
-    return replace(measured, images=images, seconds=seconds)
+    disk = disk_rate([file.path for file in files])
+    operations = _operations(loaded, size)
+
+    def measured() -> Measurement:
+        return Measurement(
+            device=describe_device(device),
+            on_gpu=device.type == "cuda",
+            precision=precision,
+            capacities=_capacities(rounds, disk, device),
+            demands=_demands(files, rounds, operations),
+        )
+
+    _take(rounds)
+    images = max(options.batch_size, round(measured().limit * _RUN_SECONDS))
+    parts = min(_RUNS, max(1, images // (2 * _MANY * options.batch_size)))
+    done, seconds = 0, 0.0
+    for _ in range(parts):
+        part = _run(files, images // parts, checkpoint, options, progress)
+        done, seconds = done + part[0], seconds + part[1]
+        _take(rounds)
+    return replace(measured(), images=done, seconds=seconds)
 
 
 def _sample(archive: Path, loaded: Checkpoint, options: ScoringOptions) -> list[BareFile]:
@@ -154,10 +191,12 @@ def _sample(archive: Path, loaded: Checkpoint, options: ScoringOptions) -> list[
     with ReadingPool(
         reader, workers=max(1, options.workers), limits=options.limits, listener=_Unheard()
     ) as pool:
-        portions = pool.load(Unread(number, file) for number, file in enumerate(chosen))
+        end = time.monotonic() + _SAMPLED_SECONDS
+        in_time = takewhile(lambda _: time.monotonic() < end, enumerate(chosen))
+        portions = pool.load(Unread(number, file) for number, file in in_time)
         single = [
             base / os.fsdecode(file.path)
-            for file, portion in zip(chosen, portions, strict=True)
+            for file, portion in zip(chosen, portions, strict=False)
             if isinstance(portion, LoadedFiles)
             and [row.outcome for row in portion.rows] == [Outcome.SCORED.value]
         ]
@@ -187,47 +226,50 @@ def _choose(archive: Path) -> list[ArchiveFile]:
     return chosen
 
 
-def _demands(
-    files: Sequence[BareFile],
-    network: FusedResNet,
-    loaded: Checkpoint,
-    options: ScoringOptions,
-    capacities: Capacities,
-    device: torch.device,
-) -> Demands:
-    size, cores = loaded.card.recipe.size, capacities.cores
-    batch = torch.randn(options.batch_size, 1, size, size).to(device)
-    batch = batch.contiguous(memory_format=torch.channels_last)
-    first = [file for file, _ in zip(files, range(2 * cores), strict=False)]
+def _take(rounds: Rounds) -> None:
+    with torch.inference_mode():
+        for _ in range(_ROUNDS):
+            rounds.take()
 
-    def decode(taken: list[BareFile]) -> float:
+
+def _decoding(files: Sequence[BareFile], *, size: int) -> Callable[[], float]:
+    """Give what measures the seconds of an image, all cores at work on about `_ROUND_SECONDS`."""
+    cores = available_cores()
+
+    def decode(count: int) -> float:
+        taken = [files[number % len(files)] for number in range(count)]
         start = time.perf_counter()
         decode_all(taken, size=size, threads=cores)
-        return (time.perf_counter() - start) / len(taken)
+        return (time.perf_counter() - start) / count
 
-    def forward() -> float:
-        seconds = seconds_of(lambda: network.score(batch), device=device)
-        return seconds / options.batch_size
+    few = 2 * cores
+    decode(few)
+    enough = min(4 * _SAMPLE, max(few, round(_ROUND_SECONDS / decode(few))))
+    return lambda: decode(enough)
 
-    decode(first)
-    count = max(len(first), round(_ROUND_SECONDS / decode(first)))
-    taken = [files[i % len(files)] for i in range(min(count, 4 * _SAMPLE))]
-    decodes, forwards = [], []
-    with torch.inference_mode():
-        forward()
-        # In turn, so that a machine that is busy for a while is so for both.
-        for _ in range(_ROUNDS):
-            decodes.append(decode(taken))
-            forwards += [forward(), forward()]
-    kinds: dict[str, int] = {}
-    for file in files:
-        kinds[file.kind] = kinds.get(file.kind, 0) + 1
+
+def _forward(
+    network: FusedResNet, batch_size: int, *, size: int, device: torch.device
+) -> Callable[[], float]:
+    """Give what measures the seconds of an image in a full batch that lies ready."""
+    batch = torch.randn(batch_size, 1, size, size).to(device)
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    return lambda: seconds_of(lambda: network.score(batch), device=device) / batch_size
+
+
+def _capacities(rounds: Rounds, disk: float | None, device: torch.device) -> Capacities:
+    gemm = {name: 1 / rounds.median(name) for name in native_precisions(device)}
+    copy = 1 / rounds.median("copy") if device.type == "cuda" else None
+    return Capacities(cores=available_cores(), gemm=gemm, disk=disk, copy=copy)
+
+
+def _demands(files: Sequence[BareFile], rounds: Rounds, operations: float) -> Demands:
     return Demands(
-        kinds=kinds,
+        kinds=Counter(file.kind for file in files),
         bytes=statistics.mean(file.path.stat().st_size for file in files),
-        decode=statistics.median(decodes),
-        forward=statistics.median(forwards),
-        operations=_operations(loaded, size),
+        decode=rounds.median("codec"),
+        forward=rounds.median("forward"),
+        operations=operations,
     )
 
 

@@ -1,9 +1,11 @@
 """Display images, looked up block by block as they are asked for, and colour turned to grey."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 Display = NDArray[np.float32]
@@ -14,8 +16,10 @@ _WEIGHTS = (0.299, 0.587, 0.114)
 # Channels this close are a grey image with rounding noise, not a coloured one.
 _GREY_TOLERANCE = 3 / 255
 
-# Pixels looked up at once: numpy widens indices to 64 bits, which have to stay in the cache.
+# Pixels looked up at once: few enough to stay in the cache.
 _BLOCK = 1 << 16
+
+_INDICES = {1: pa.uint8(), 2: pa.uint16()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +52,12 @@ class GreyImage:
         block = self.cells[start:stop]
         if self.table is None:
             return block
-        # Every cell is below the table's length; "wrap" only spares the check for it, faster than
-        # "clip" does, and with indices of its own type and a place for the result numpy makes no
-        # copies: three quarters of the time.
-        found = np.empty(block.shape, np.float32)
-        return np.take(self.table, block.astype(np.intp), mode="wrap", out=found)
+        # Arrow takes cells for indices as they are, where numpy widens them to 64 bits first: half
+        # of the time. Each is below the table's length, which spares the check for it.
+        table = _arrow(self.table, pa.float32())
+        cells = _arrow(block, _INDICES[block.dtype.itemsize])
+        found = pc.take(table, cells, boundscheck=False, memory_pool=pa.system_memory_pool())
+        return cast(Display, found.to_numpy().reshape(block.shape))
 
     def points(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Display:
         """Grey levels where rows and columns cross, shape (rows, columns)."""
@@ -91,6 +96,12 @@ def grey_of(values: NDArray[Any]) -> tuple[GreyImage, bool]:
     grey += np.multiply(green, np.float32(_WEIGHTS[1] / scale), dtype=np.float32)
     grey += np.multiply(blue, np.float32(_WEIGHTS[2] / scale), dtype=np.float32)
     return GreyImage(np.clip(grey, 0, 1, out=grey)), bool(spread > _GREY_TOLERANCE)
+
+
+def _arrow(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """The same memory as Arrow has it, or a copy where it is not in one piece."""
+    native = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    return pa.Array.from_buffers(kind, native.size, [None, pa.py_buffer(native)])
 
 
 def _plain(values: NDArray[Any]) -> GreyImage:

@@ -3,7 +3,8 @@
 Where data end inside a row, libjpeg takes zeros from there on: the row's last differences to the
 prediction are all alike, in front of them stands one code word of which the data hold only a part,
 and what comes before is in the data whole. Rows behind that one are of one middle grey. So the
-last row is coded again, and looked up at the end of the data.
+last row is coded again, and looked up at the end of the data. Where rows of one value are the
+last, as outside of a collimated field, so is the row in front of them, with all that follows.
 
 Source: ITU-T T.81, C.2 (code words), H.1.2.1 (prediction), H.1.2.2 (differences).
 """
@@ -24,8 +25,8 @@ _END = b"\xff\xd9"
 _TABLE_HEAD = 17
 _MARKER = re.compile(rb"\xff[^\0]", re.DOTALL)
 # So many of the row's last samples are looked up: noise makes far fewer unmistakable, and behind a
-# dark border there may be a few hundred of one value.
-_SAMPLES = 512
+# dark border there may be hundreds of one value.
+_SAMPLES = 2048
 # Of a sample: a code word of 16 bits and 15 bits more, and a stuffed byte behind each.
 _MOST_BYTES = 8
 
@@ -36,11 +37,13 @@ class _Coding:
 
     Attributes:
         predictor: 1 to 7.
+        middle: Value of rows that libjpeg has no data for.
         codes: Code word of each magnitude category, as text of 0 and 1.
         start: Offset in the frame.
     """
 
     predictor: int
+    middle: int
     codes: dict[int, str]
     start: int
 
@@ -53,48 +56,70 @@ def holds_last_row(frame: bytes, decoded: NDArray[Any]) -> bool:
         decoded: Its image, shape (rows, columns[, samples]).
 
     Returns:
-        False where that cannot be told: for a last row that ends in one value or in a pattern, and
-        for a JPEG that is not lossless or has several components, restarts or a point transform.
+        False where that cannot be told: for a row that ends in a pattern or is made up, and for a
+        JPEG that is not lossless or has several components, restarts or a point transform.
     """
     coding = _read_coding(frame)
     if coding is None or decoded.ndim != 2 or min(decoded.shape) < 2:
         return False
-    row = decoded[-1]
-    if (row == row[0]).all():
+    last = _last_varied_row(decoded)
+    flat = decoded[last + 1 :]
+    if last < 1 or (flat.size and int(flat[0, 0]) == coding.middle):
         return False
-    differences = _last_differences(decoded[-2:, -1 - _SAMPLES :], coding.predictor)
+    differences = _differences(decoded[last - 1 : last + 1, -1 - _SAMPLES :], coding.predictor)
     try:
-        words = {number: _code_word(number, coding.codes) for number in set(differences.tolist())}
+        row_words = _code_words(differences, coding.codes)
+        flat_words = _flat_words(decoded[last : last + 2], len(flat), coding) if flat.size else ""
     except KeyError:
         return False
     # Samples are stored modulo their type, and so are those differences that were made up.
     wrapped = differences.astype(decoded.dtype)
     alike = int((wrapped[::-1] != wrapped[-1]).argmax()) or wrapped.size
-    row_words = [words[number] for number in differences.tolist()]
-    certain, doubtful = "".join(row_words[: -1 - alike]), "".join(row_words[-1 - alike :])
-    data = _last_bits(frame, coding.start, _MOST_BYTES * _SAMPLES)
+    certain = "".join(row_words[: -1 - alike])
+    doubtful = "".join(row_words[-1 - alike :]) + flat_words
+    # A stuffed byte may be behind each one.
+    most = 2 * len(doubtful) // 8 + _MOST_BYTES * _SAMPLES
+    data = _last_bits(frame, coding.start, most)
     # Behind what the data surely hold something else would stand had they ended there.
     at = data.find(certain)
     return at == data.rfind(certain) and data.startswith(certain + doubtful, max(at, 0))
 
 
+def _last_varied_row(decoded: NDArray[Any]) -> int:
+    """The row in front of the last ones that are of one and the same value; -1 if all are."""
+    value = decoded[-1, 0]
+    for number in range(len(decoded) - 1, -1, -1):
+        if (decoded[number] != value).any():
+            return number
+    return -1
+
+
+def _flat_words(rows: NDArray[Any], count: int, coding: _Coding) -> str:
+    """The code of `count` rows of one value, the second of two rows and those behind it."""
+    first = int(rows[1, 0]) - int(rows[0, 0])  # the first sample is predicted by the one above
+    differences = [_wrapped(np.array([first])), _differences(rows, coding.predictor)]
+    words = _code_words(np.concatenate(differences), coding.codes)
+    return "".join(words) + coding.codes[0] * (rows.shape[1] * (count - 1))
+
+
 def _read_coding(frame: bytes) -> _Coding | None:
     """What stands in front of the first scan, None if it is of another kind."""
     tables: dict[int, dict[int, str]] = {}
-    is_lossless = False
+    middle = None
     for code, position in jpeg_markers(frame):
         end = position + 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
         segment = frame[position + 4 : end]
-        is_lossless |= code == _LOSSLESS
-        if code == _TABLES:
+        if code == _LOSSLESS:
+            middle = 1 << (segment[0] - 1) if segment and 2 <= segment[0] <= 16 else None
+        elif code == _TABLES:
             tables |= _read_tables(segment)
         elif code == _RESTART_INTERVAL and any(segment):
             return None
         elif code == SCAN:
             components, _, selectors, predictor, _, transform = segment[:6].ljust(6, b"\0")
-            if not is_lossless or components != 1 or transform:
+            if middle is None or components != 1 or transform:
                 return None
-            return _Coding(predictor, tables.get(selectors >> 4, {}), end)
+            return _Coding(predictor, middle, tables.get(selectors >> 4, {}), end)
     return None
 
 
@@ -115,7 +140,7 @@ def _read_tables(segment: bytes) -> dict[int, dict[int, str]]:
     return tables
 
 
-def _last_differences(rows: NDArray[Any], predictor: int) -> NDArray[np.int64]:
+def _differences(rows: NDArray[Any], predictor: int) -> NDArray[np.int64]:
     """Differences to the prediction in the second of two rows, but for its first sample."""
     last = rows.astype(np.int64)
     upper_left, above, left = last[0, :-1], last[0, 1:], last[1, :-1]
@@ -128,18 +153,27 @@ def _last_differences(rows: NDArray[Any], predictor: int) -> NDArray[np.int64]:
         6: above + ((left - upper_left) >> 1),
         7: (left + above) >> 1,
     }
-    # Modulo 2**16, where -2**15 does not exist and 2**15 does.
-    differences = last[1, 1:] - predictions.get(predictor, left)
+    return _wrapped(last[1, 1:] - predictions.get(predictor, left))
+
+
+def _wrapped(differences: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Modulo 2**16, where -2**15 does not exist and 2**15 does."""
     wrapped: NDArray[np.int64] = (differences + 0x7FFF) % 0x10000 - 0x7FFF
     return wrapped
 
 
-def _code_word(difference: int, codes: dict[int, str]) -> str:
-    """The code of the category, and the bits that tell the difference within it.
+def _code_words(differences: NDArray[np.int64], codes: dict[int, str]) -> list[str]:
+    """The code of each difference, as text of 0 and 1.
 
     Raises:
         KeyError: The table has no such category.
     """
+    words = {number: _code_word(number, codes) for number in set(differences.tolist())}
+    return [words[number] for number in differences.tolist()]
+
+
+def _code_word(difference: int, codes: dict[int, str]) -> str:
+    """The code of the category, and the bits that tell the difference within it."""
     category = abs(difference).bit_length()
     if category in (0, 16):
         return codes[category]

@@ -71,6 +71,27 @@ def test_a_row_that_ends_alike_shows_it_by_what_comes_before() -> None:
     assert holds_last_row(encode(cells), cells)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 9])
+@pytest.mark.parametrize("value", [0, 7, 2048, 4095])
+@pytest.mark.parametrize("predictor", range(1, 8))
+def test_flat_last_rows_are_counted(predictor: int, value: int, rows: int) -> None:
+    """As outside of a collimated field; the middle grey is what rows without data have too."""
+    cells = noisy(12)
+    cells[-rows:] = value
+    whole = encode(cells, predictor=predictor)
+    assert holds_last_row(whole, cells) == (value != 2048)
+    refused = 0
+    for cut in range(1, 120):
+        for ending in (b"", b"\0", b"\x7f"):
+            frame = whole[: -2 - cut].rstrip(b"\xff") + ending + END
+            decoded = imagecodecs.jpeg8_decode(frame)
+            if holds_last_row(frame, decoded):
+                assert not needs_more(frame, decoded)
+            else:
+                refused += 1
+    assert refused > 300
+
+
 @pytest.mark.parametrize("tail", [b"\xff\xd0", b"\xff\xff"])
 def test_a_marker_within_the_data_is_left_to_the_decoder(tail: bytes) -> None:
     frame = encode(noisy(12))

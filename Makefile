@@ -80,6 +80,6 @@ $(VENV)/.sample: $(WHEEL)/.built constraints.txt
 	$(call install,sample)
 
 $(VENV)/.test: $(WHEEL)/.built constraints.txt
-	$(call install,ray$(comma)sample$(comma)test)
+	$(call install,openvino$(comma)ray$(comma)sample$(comma)test)
 
 comma := ,

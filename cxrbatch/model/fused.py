@@ -56,6 +56,16 @@ class FusedResNet:
         return score_features(self.features(images), self._head)
 
 
+def fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """Give one convolution that does its batch norm's work too, which are left as they are.
+
+    It is folded in float64 and is of that type, so that each weight is rounded once.
+    """
+    pair = nn.Sequential(convolution, norm)
+    folded: nn.Conv2d = fuse_conv_bn_eval(*deepcopy(pair).double().eval())
+    return folded.requires_grad_(False)
+
+
 class _FusedBlock:
     def __init__(
         self, block: Block, fuse: Callable[[nn.Conv2d, nn.BatchNorm2d], "_Convolution"]
@@ -85,9 +95,7 @@ class _Convolution:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        # Folded in float64, so that each weight is rounded once.
-        pair = nn.Sequential(convolution, norm)
-        folded = fuse_conv_bn_eval(*deepcopy(pair).double().eval()).requires_grad_(False)
+        folded = fold(convolution, norm)
         self._weight = folded.weight.to(device, dtype, memory_format=torch.channels_last)
         self._bias = cast(Tensor, folded.bias).to(device, dtype)
         self._stride, self._padding = convolution.stride, convolution.padding

@@ -4,7 +4,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from importlib.util import find_spec
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +13,14 @@ import torch
 from torch import Tensor
 
 from cxrbatch.errors import CxrbatchError, UsageError
+from cxrbatch.model.card import Normalisation
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.fused import FusedResNet
 from cxrbatch.model.heatmaps import quantise
+from cxrbatch.model.resnet import Scores
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Backend = Literal["torch", "openvino"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 
 DEFAULT_BATCH_SIZE = 32
 
@@ -40,12 +44,33 @@ class BatchScores:
     heatmap_scale: npt.NDArray[np.float32]
 
 
-def choose_device(name: str) -> torch.device:
+class Network(Protocol):
+    """A network that is ready to score batches of one shape."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """Give the last convolutional layer's activations, as `RadiographResNet.features`."""
+
+    def score(self, images: Tensor) -> Scores:
+        """Give logits and heat maps, as `RadiographResNet.score`."""
+
+
+def choose_device(name: str, backend: Backend = "torch") -> torch.device:
     """Resolve "auto", "cpu", "cuda" or "cuda:1".
 
     Raises:
-        UsageError: The device does not exist here.
+        UsageError: The device does not exist here, or the backend is not installed or is not for
+            the device.
     """
+    if backend == "openvino":
+        if find_spec("openvino") is None:
+            raise UsageError(
+                "--backend openvino needs OpenVINO; install it: pip install 'cxrbatch[openvino]'"
+            )
+        if name not in ("auto", "cpu"):
+            raise UsageError(
+                f"--backend openvino computes on a CPU, not on {name!r}; leave out one of them"
+            )
+        return torch.device("cpu")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -59,24 +84,72 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_precision(precision: Precision, device: torch.device) -> Precision:
+def choose_precision(
+    precision: Precision, device: torch.device, backend: Backend = "torch"
+) -> Precision:
     """Resolve "auto": bf16 where the processor computes in it, else fp32.
 
     Raises:
-        UsageError: fp16 on a CPU, which computes it more slowly than fp32.
+        UsageError: fp16 on a CPU, which computes it more slowly than fp32; int8 by PyTorch; or
+            bf16 by OpenVINO, which takes fp32 instead where the processor does not compute in it.
     """
     if precision == "fp16" and device.type == "cpu":
         raise UsageError("--precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
+    if precision == "int8" and backend != "openvino":
+        raise UsageError("--precision int8 needs --backend openvino")
+    if precision == "bf16" and backend == "openvino" and not _has_native_bf16(device):
+        raise UsageError("this processor does not compute in bf16; use --precision fp32 or int8")
     if precision != "auto":
         return precision
     return "bf16" if _has_native_bf16(device) else "fp32"
 
 
-def describe_device(device: torch.device) -> str:
-    """Name the processor for the table's provenance."""
+def describe_device(device: torch.device, backend: Backend = "torch") -> str:
+    """Name the processor, and what computes on it if not PyTorch, for the table's provenance."""
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"cpu: {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    threads = f"{torch.get_num_threads()} threads"
+    by = ", by OpenVINO" if backend == "openvino" else ""
+    return f"cpu: {torch.backends.cpu.get_cpu_capability()}, {threads}{by}"
+
+
+def make_network(
+    checkpoint: Checkpoint,
+    *,
+    batch_size: int,
+    device: torch.device,
+    precision: Precision,
+    backend: Backend = "torch",
+    ranges: npt.NDArray[np.float32] | None = None,
+) -> Network:
+    """Make a checkpoint's network ready.
+
+    Args:
+        checkpoint: Of which network.
+        batch_size: Images per forward pass.
+        device: Where to compute.
+        precision: A resolved precision, not "auto".
+        backend: What computes.
+        ranges: What `openvino.activation_ranges` gives, for int8.
+    """
+    if backend == "torch":
+        return FusedResNet(checkpoint.model, device=device, dtype=DTYPES[precision])
+    from cxrbatch.model.openvino import OpenVinoResNet
+
+    return OpenVinoResNet(
+        checkpoint.model,
+        batch_size=batch_size,
+        size=checkpoint.card.recipe.size,
+        precision=precision,
+        ranges=ranges,
+    )
+
+
+def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
+    """Give what the network sees of inputs, shape (n, 1, size, size), uint8: float32."""
+    scaled = images.to(torch.float32, memory_format=torch.channels_last)
+    mean, std = normalisation.mean, normalisation.std
+    return scaled.mul_(1.0 / (255.0 * std)).sub_(mean / std)
 
 
 class Scorer:
@@ -97,21 +170,32 @@ class Scorer:
         batch_size: int,
         device: torch.device,
         precision: Precision,
+        backend: Backend = "torch",
+        ranges: npt.NDArray[np.float32] | None = None,
     ) -> None:
-        """Fold the network and move it to its device.
+        """Make the network ready.
 
         Args:
             checkpoint: What to score with.
             batch_size: Images per forward pass.
             device: Where to compute.
             precision: A resolved precision, not "auto".
+            backend: What computes.
+            ranges: What `openvino.activation_ranges` gives, for int8.
         """
         self.card = checkpoint.card
         self.batch_size = batch_size
         self.device = device
         self.precision = precision
         self.seconds = 0.0
-        self._model = FusedResNet(checkpoint.model, device=device, dtype=DTYPES[precision])
+        self._model = make_network(
+            checkpoint,
+            batch_size=batch_size,
+            device=device,
+            precision=precision,
+            backend=backend,
+            ranges=ranges,
+        )
 
     def score(self, inputs: npt.NDArray[np.uint8]) -> BatchScores:
         """Score up to a batch of inputs.
@@ -125,7 +209,7 @@ class Scorer:
         """
         count, start = len(inputs), time.perf_counter()
         with torch.inference_mode(), self._memory_explained():
-            scores = self._model.score(self._normalised(self._to_device(inputs)))
+            scores = self._model.score(self._batch(inputs))
             logits = scores.logits[:count]
             probabilities = (logits / self.card.temperature).softmax(dim=1)
             maps = quantise(scores.heatmaps[:count])
@@ -153,24 +237,20 @@ class Scorer:
             CxrbatchError: The batch does not fit into memory.
         """
         with torch.inference_mode(), self._memory_explained():
-            activations = self._model.features(self._normalised(self._to_device(inputs)))
+            activations = self._model.features(self._batch(inputs))
             features = activations.float().mean((2, 3))[: len(inputs)]
             found: npt.NDArray[np.float32] = features.cpu().numpy()
             return found
 
-    def _to_device(self, inputs: npt.NDArray[np.uint8]) -> Tensor:
+    def _batch(self, inputs: npt.NDArray[np.uint8]) -> Tensor:
         host = torch.zeros(
             (self.batch_size, 1, *inputs.shape[1:]),
             dtype=torch.uint8,
             pin_memory=self.device.type == "cuda",
         )
         host[: len(inputs), 0] = torch.from_numpy(inputs)
-        return host.to(self.device, non_blocking=True)
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        norm = self.card.normalisation
-        scaled = images.to(torch.float32, memory_format=torch.channels_last)
-        return scaled.mul_(1.0 / (255.0 * norm.std)).sub_(norm.mean / norm.std)
+        images = host.to(self.device, non_blocking=True)
+        return normalised(images, self.card.normalisation)
 
     @contextmanager
     def _memory_explained(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Puts this folder's helper within reach of its tests, and gives them a network."""
+"""Puts this folder's helpers within reach of its tests, and gives them a network."""
 
 import sys
 from pathlib import Path

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from networks import trained
 
 from cxrbatch.model import fused
 from cxrbatch.model.fused import FusedResNet
-from cxrbatch.model.resnet import ARCHITECTURES, RadiographResNet
+from cxrbatch.model.resnet import ARCHITECTURES
 
 CPU = torch.device("cpu")
 
@@ -23,19 +23,6 @@ def use(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Call
         monkeypatch.setattr(fused, "_has_onednn", lambda device, dtype: request.param == "onednn")
 
     return take
-
-
-def trained(architecture: str) -> RadiographResNet:
-    """A network whose batch norms do something."""
-    torch.manual_seed(4)
-    model = RadiographResNet(architecture, classes=3)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-    for _ in range(3):
-        model(torch.randn(8, 1, 64, 64))
-    return model.eval()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

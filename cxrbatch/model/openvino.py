@@ -1,0 +1,171 @@
+"""The network by OpenVINO on a CPU: in float32, in bfloat16, or with convolutions of 8 bits.
+
+Its graph is built from the same folded convolutions as `fused.FusedResNet`; the head and the heat
+maps stay PyTorch's, in float32. What is quantised is what a convolution is given: its weights, by
+the largest of each output channel, and its input, by the largest value that all but one in a
+hundred images have in that tensor.
+
+Source: Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference",
+arXiv:1806.08342, section 3.
+"""
+
+import sys
+from collections.abc import Iterable
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from cxrbatch.model.fused import fold
+from cxrbatch.model.resnet import Block, RadiographResNet, Scores, score_features
+
+# OpenVINO tells its makers that it was imported wherever it finds this package.
+sys.modules.setdefault("openvino_telemetry", cast(Any, None))
+
+import openvino  # noqa: E402
+from openvino import opset13 as ops  # noqa: E402
+
+Ranges = npt.NDArray[np.float32]
+"""Shape (tensors, 2): the smallest and the largest value of each tensor that is quantised."""
+
+_Node: TypeAlias = openvino.Node | openvino.Output
+_Levels: TypeAlias = np.float32 | npt.NDArray[np.float32]
+
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_LEVELS = 256
+_SMALLEST = np.float32(1e-6)
+_ODD = 1  # per cent
+
+
+class OpenVinoResNet:
+    """A `RadiographResNet` for inference on the CPU, for batches of one shape."""
+
+    def __init__(
+        self,
+        model: RadiographResNet,
+        *,
+        batch_size: int,
+        size: int,
+        precision: str,
+        ranges: Ranges | None = None,
+    ) -> None:
+        """Build and compile, for as many threads as PyTorch computes with.
+
+        Args:
+            model: The network, in float32; it is left as it is.
+            batch_size: Images per forward pass.
+            size: Edge of an image, px.
+            precision: "fp32", "bf16" or "int8": what convolutions compute in.
+            ranges: What `activation_ranges` gives, for int8.
+        """
+        graph = _Graph(model, (batch_size, 1, size, size), ranges=ranges)
+        self._request = _compiled([graph.features], graph.images, hint=_HINTS[precision])
+        self._head = nn.Linear(model.fc.in_features, model.fc.out_features)
+        self._head.load_state_dict(model.fc.state_dict())
+
+    def features(self, images: Tensor) -> Tensor:
+        """Give the last convolutional layer's activations, as `RadiographResNet.features`."""
+        return torch.from_numpy(self._request.infer([images.numpy()])[0])
+
+    def score(self, images: Tensor) -> Scores:
+        """Give logits and heat maps, as `RadiographResNet.score`."""
+        return score_features(self.features(images), self._head)
+
+
+def activation_ranges(model: RadiographResNet, batches: Iterable[Tensor]) -> Ranges:
+    """Find the range of each tensor that a convolution is given.
+
+    Args:
+        model: The network, in float32.
+        batches: Images, normalised, each of shape (n, 1, size, size); one batch at least.
+    """
+    found: list[list[npt.NDArray[np.float32]]] = []
+    request = None
+    for images in batches:
+        if request is None:
+            graph = _Graph(model, (-1, *images.shape[1:]))
+            request = _compiled(graph.extremes(), graph.images, hint="f32")
+        found.append(list(request.infer([images.numpy()]).values()))
+    extremes = [np.concatenate(of_tensor) for of_tensor in zip(*found, strict=True)]
+    # An image that is odd does not make the steps of all others coarse.
+    low = [np.percentile(smallest, _ODD) for smallest in extremes[::2]]
+    high = [np.percentile(largest, 100 - _ODD) for largest in extremes[1::2]]
+    return np.stack([low, high], axis=1).astype(np.float32)
+
+
+class _Graph:
+    """OpenVINO's graph of a network.
+
+    Attributes:
+        images: Its input.
+        features: Its output, the last convolutional layer's activations.
+    """
+
+    def __init__(
+        self, model: RadiographResNet, shape: tuple[int, ...], *, ranges: Ranges | None = None
+    ) -> None:
+        self._ranges = ranges
+        self._given: list[_Node] = []
+        self.images = ops.parameter(list(shape), openvino.Type.f32)
+        x = ops.relu(self._convolved(self._rounded(self.images), model.conv1, model.bn1))
+        # As `resnet.pool_stem` does.
+        x = ops.max_pool(x, [2, 2], [1, 1], [1, 1], [1, 1], [3, 3]).output(0)
+        for block in model.blocks():
+            x = self._block(self._rounded(x), block)
+        self.features = x
+
+    def extremes(self) -> list[_Node]:
+        """The smallest and the largest value in each image of what is rounded, by tensor."""
+        reduced = (ops.reduce_min, ops.reduce_max)
+        return [reduce(x, [1, 2, 3]) for x in self._given for reduce in reduced]
+
+    def _block(self, x: _Node, block: Block) -> _Node:
+        shortcut = x if block.downsample is None else self._convolved(x, *block.downsample)
+        *first, last = block.convolutions()
+        for pair in first:
+            x = self._rounded(ops.relu(self._convolved(x, *pair)))
+        return ops.relu(ops.add(self._convolved(x, *last), shortcut))
+
+    def _convolved(self, x: _Node, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> _Node:
+        folded = fold(convolution, norm).float()
+        weight = folded.weight.numpy()
+        kernel = ops.constant(weight)
+        if self._ranges is not None:
+            largest = np.abs(weight).max(axis=(1, 2, 3), keepdims=True).clip(min=_SMALLEST)
+            # One level fewer, so that the rest lie evenly about 0.
+            kernel = _in_levels(kernel, -largest, largest, levels=_LEVELS - 1)
+        stride, padding, dilation = folded.stride, folded.padding, (1, 1)
+        y = ops.convolution(x, kernel, stride, padding, padding, dilation)
+        return ops.add(y, ops.constant(cast(Tensor, folded.bias).numpy()[:, None, None]))
+
+    def _rounded(self, x: _Node) -> _Node:
+        """Note what convolutions are given, in its order; in 8 bits where the ranges are known."""
+        self._given.append(x)
+        if self._ranges is None:
+            return x
+        low, high = self._ranges[len(self._given) - 1]
+        if low >= 0:
+            return _in_levels(x, np.float32(0), max(high, _SMALLEST), levels=_LEVELS)
+        largest = max(-low, high)
+        # 0 is one of the levels: two's complement has one more of them below it than above.
+        return _in_levels(x, -largest, largest * np.float32(127 / 128), levels=_LEVELS)
+
+
+def _in_levels(x: _Node, low: _Levels, high: _Levels, *, levels: int) -> _Node:
+    limits = [ops.constant(np.float32(limit)) for limit in (low, high, low, high)]
+    return ops.fake_quantize(x, *limits, levels)
+
+
+def _compiled(outputs: list[_Node], images: _Node, *, hint: str) -> openvino.InferRequest:
+    """Give what runs a graph, in one stream like PyTorch."""
+    model = openvino.Model(outputs, [images], "")
+    settings = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "NUM_STREAMS": 1,
+        # The processes that read files share the cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+    return openvino.Core().compile_model(model, "CPU", settings).create_infer_request()

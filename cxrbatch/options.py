@@ -73,13 +73,24 @@ def device_option(command: Decorated) -> Decorated:
     )(command)
 
 
-def precision_option(command: Decorated) -> Decorated:
-    """`--precision`: passes `precision`, one of "auto", "fp32", "bf16", "fp16"."""
+def precision_option(*, int8: bool = False) -> Callable[[Decorated], Decorated]:
+    """`--precision`: passes `precision`: "auto", "fp32", "bf16", "fp16" or, if so, "int8"."""
+    help = "Arithmetic of the model; auto takes bf16 where the device has it natively"
     return click.option(
         "--precision",
-        type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+        type=click.Choice(["auto", "fp32", "bf16", "fp16", *(["int8"] if int8 else [])]),
         default="auto",
-        help="Arithmetic of the model; auto takes bf16 where the device has it natively.",
+        help=f"{help}, int8 goes with --backend openvino." if int8 else f"{help}.",
+    )
+
+
+def backend_option(command: Decorated) -> Decorated:
+    """`--backend`: passes `backend`, one of "torch", "openvino"."""
+    return click.option(
+        "--backend",
+        type=click.Choice(["torch", "openvino"]),
+        default="torch",
+        help="What computes the model; OpenVINO on a CPU alone, with the extra cxrbatch[openvino].",
     )(command)
 
 

@@ -111,7 +111,7 @@ def _finite(context: click.Context, parameter: click.Parameter, value: float) ->
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of split and training.")
 @shared.workers_option
 @shared.device_option
-@shared.precision_option
+@shared.precision_option()
 @click.option("--resume", is_flag=True, help="Go on with a training that was stopped.")
 def command(
     data: tuple[Path, ...],

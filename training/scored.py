@@ -16,22 +16,13 @@ from cxrbatch.results.table import TRUTH_COLUMNS, record_batch, table_schema
 from cxrbatch.results.truth import LabelledFile
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.batching import score_batches
-from cxrbatch.scoring.isolation import Fault
-from cxrbatch.scoring.loading import ReadingPool, Unread
+from cxrbatch.scoring.loading import ReadingPool, Unheard, Unread
 from cxrbatch.scoring.patients import patient_secret
 from cxrbatch.scoring.provenance import fingerprint, heatmap_size
 from cxrbatch.scoring.rows import FileReader
 from cxrbatch.scoring.settings import ScoringOptions
 from cxrbatch.scoring.shards import ScoredRow
 from cxrbatch.scoring.writing import write_table
-
-
-class _Silent:
-    def retried(self, unread: Unread) -> None:
-        """Its row tells."""
-
-    def lost(self, unread: Unread, fault: Fault) -> None:
-        """Its row tells."""
 
 
 def write_results(
@@ -68,7 +59,7 @@ def write_results(
     scorer = Scorer(model, batch_size=DEFAULT_BATCH_SIZE, device=device, precision=precision)
     classes = model.card.classes
     cells = heatmap_size(model)
-    with ReadingPool(reader, workers=workers, limits=options.limits, listener=_Silent()) as pool:
+    with ReadingPool(reader, workers=workers, limits=options.limits, listener=Unheard()) as pool:
         entries = [Unread(i, _archived(file, base)) for i, file in enumerate(located)]
         rows = list(score_batches(pool.load(entries), scorer))
     names = [path_to_text(entry.file.path) for entry in entries]

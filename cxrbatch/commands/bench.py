@@ -11,7 +11,7 @@ from cxrbatch import options as shared
 from cxrbatch.commands.progress import Bar
 
 if TYPE_CHECKING:
-    from cxrbatch.model.inference import Precision
+    from cxrbatch.model.inference import Backend, Precision
     from cxrbatch.speed.measuring import Measurement
 
 _GIGA, _MEGA = 1e9, 1e6
@@ -22,7 +22,8 @@ _GIGA, _MEGA = 1e9, 1e6
 @shared.checkpoint_option
 @shared.batch_size_option(32)
 @shared.workers_option
-@shared.precision_option
+@shared.backend_option
+@shared.precision_option()
 @shared.device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 def command(
@@ -30,6 +31,7 @@ def command(
     checkpoint: Path | None,
     batch_size: int,
     workers: int,
+    backend: "Backend",
     precision: "Precision",
     device: str,
     as_json: bool,
@@ -61,7 +63,11 @@ def command(
                 archive,
                 checkpoint=checkpoint or bundled_checkpoint(),
                 options=ScoringOptions(
-                    batch_size=batch_size, workers=workers, precision=precision, device=device
+                    batch_size=batch_size,
+                    workers=workers,
+                    backend=backend,
+                    precision=precision,
+                    device=device,
                 ),
                 progress=told,
             )

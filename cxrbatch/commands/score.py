@@ -13,7 +13,8 @@ from cxrbatch.commands.progress import Bar, EventLog
 from cxrbatch.interruption import Interrupted, Interruption
 
 if TYPE_CHECKING:
-    from cxrbatch.model.inference import Precision
+    from cxrbatch.model.inference import Backend, Precision
+    from cxrbatch.scoring.quantisation import Quantisation
     from cxrbatch.scoring.settings import Summary
 
 
@@ -36,7 +37,14 @@ if TYPE_CHECKING:
 @shared.checkpoint_option
 @shared.batch_size_option(32)
 @shared.workers_option
-@shared.precision_option
+@shared.backend_option
+@shared.precision_option(int8=True)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="DATA",
+    help="Labelled images that int8 is set up and held to account with: class folders, or labels.",
+)
 @shared.device_option
 @shared.follow_links_option
 @shared.max_pixels_option
@@ -88,7 +96,9 @@ def command(
     checkpoint: Path | None,
     batch_size: int,
     workers: int,
+    backend: "Backend",
     precision: "Precision",
+    calibration: Path | None,
     device: str,
     follow_links: bool,
     max_pixels: int,
@@ -120,6 +130,8 @@ def command(
         raise click.UsageError("--update keeps what --overwrite replaces; give one of them.")
     if ray_address and engine != "ray":
         raise click.UsageError("--ray-address goes with --engine ray.")
+    if backend != "torch" and engine == "ray":
+        raise click.UsageError("--backend openvino goes with --engine local alone.")
     told = EventLog(paths=log_paths) if log_format == "json" else Bar()
     again = shlex.join(["cxrbatch", *(click.get_current_context().obj or ())])
     with Interruption(lambda: told.interrupted(again)) as interruption:
@@ -147,7 +159,9 @@ def command(
                 options = ScoringOptions(
                     batch_size=batch_size,
                     workers=workers,
+                    backend=backend,
                     precision=precision,
+                    calibration=calibration,
                     device=device,
                     follow_links=follow_links,
                     max_pixels=max_pixels,
@@ -194,6 +208,15 @@ def _stages(summary: "Summary") -> str:
     )
 
 
+def _cost(quantisation: "Quantisation") -> str:
+    lost = quantisation.unreadable
+    return (
+        f"AUC changes by at most {abs(quantisation.auc_change[quantisation.worst]):.4f} on "
+        f"{sum(quantisation.images.values()):,} calibration images"
+        f"{f', {lost:,} could not be read' if lost else ''}"
+    )
+
+
 def _print_summary(summary: "Summary") -> None:
     from cxrbatch.reading.outcomes import Outcome
     from cxrbatch.results.paths import path_to_text
@@ -221,6 +244,8 @@ def _print_summary(summary: "Summary") -> None:
             click.echo(f"stages       {_stages(summary)}")
     else:
         click.echo("nothing to do: the table is complete")
+    if summary.quantisation:
+        click.echo(f"int8         {_cost(summary.quantisation)}")
     click.echo(f"table        {path_to_text(os.fsencode(summary.output))}")
     if not summary.lasting_patient_keys:
         click.echo(

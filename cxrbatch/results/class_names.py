@@ -25,7 +25,7 @@ def class_numbers(labels: Iterable[str], classes: Sequence[str]) -> dict[str, in
     if unknown := sorted(label for label, number in found.items() if number < 0):
         listed = ", ".join(map(shown, unknown[:_SHOWN])) + (" …" if unknown[_SHOWN:] else "")
         raise LabelError(
-            f"{len(unknown)} labels name no class of the table: {listed}; "
+            f"{len(unknown)} labels name no class of the model: {listed}; "
             f"its classes are {', '.join(map(shown, classes))}: rename or remove those rows"
         )
     return found

@@ -20,6 +20,7 @@ from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.results.table import Table, open_table, table_schema
 from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.scoring.archive import Walk
+from cxrbatch.scoring.calibrating import quantise_network
 from cxrbatch.scoring.claim import clear, partial_folder, writing
 from cxrbatch.scoring.earlier import TRIED_AGAIN, EarlierRows
 from cxrbatch.scoring.isolation import Nursery
@@ -33,6 +34,7 @@ from cxrbatch.scoring.provenance import (
     run_id,
     whole_provenance,
 )
+from cxrbatch.scoring.quantisation import Quantisation
 from cxrbatch.scoring.rows import FileReader
 from cxrbatch.scoring.runs import Run, saved_run, shard_path
 from cxrbatch.scoring.settings import ScoringOptions, Summary
@@ -110,14 +112,16 @@ class Engine:
             elsewhere: As of `score_archive`.
 
         Raises:
-            UsageError: The device or precision is not to be had.
+            UsageError: The device, backend or precision is not to be had.
             CheckpointError: The checkpoint cannot be used.
+            LabelError: The calibration images cannot.
+            CxrbatchError: 8 bits change what they give by too much.
         """
         loaded = load_checkpoint(checkpoint)
-        self.device = choose_device(options.device)
+        self.device = choose_device(options.device, options.backend)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.precision = choose_precision(options.precision, self.device)
+        self.precision = choose_precision(options.precision, self.device, options.backend)
         self.archive = archive
         self.output = output
         self.folder = partial_folder(output)
@@ -132,16 +136,20 @@ class Engine:
         secret = secret or patient_secret()
         self.secret = secret or secrets.token_bytes(32)
         self.schema = table_schema(loaded.card.classes, heatmap_size=heatmap_size(loaded))
+        self.quantisation = self._quantised()
         self.summary = Summary(
             output,
-            device=describe_device(self.device),
+            device=describe_device(self.device, options.backend),
             precision=self.precision,
+            quantisation=self.quantisation,
             lasting_patient_keys=secret is not None,
         )
         self.fingerprint = fingerprint(
             checkpoint=loaded,
             precision=self.precision,
-            device=describe_device(self.device),
+            device=describe_device(self.device, options.backend),
+            backend=options.backend,
+            quantisation=self.quantisation,
             archive_root=self.walk.base,
             patient_secret=self.secret,
             options=_deciding(options),
@@ -269,6 +277,14 @@ class Engine:
             nursery=nursery,
         )
 
+    def _quantised(self) -> Quantisation | None:
+        labels = self.options.calibration
+        if (self.precision == "int8") != (labels is not None):
+            raise UsageError("--precision int8 and --calibration go together; give both or neither")
+        if labels is None:
+            return None
+        return quantise_network(self._loaded, labels, self.options)
+
     @cached_property
     def _scorer(self) -> Scorer:
         return Scorer(
@@ -276,6 +292,8 @@ class Engine:
             batch_size=self.options.batch_size,
             device=self.device,
             precision=self.precision,
+            backend=self.options.backend,
+            ranges=None if self.quantisation is None else self.quantisation.ranges,
         )
 
     def _earlier_rows(self) -> EarlierRows | None:

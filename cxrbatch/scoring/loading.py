@@ -65,6 +65,16 @@ class FaultListener(Protocol):
         """This file gets the row of a fault."""
 
 
+class Unheard:
+    """Tells nobody: a row says what became of its file, or nobody asks."""
+
+    def retried(self, unread: Unread) -> None:
+        """Do nothing."""
+
+    def lost(self, unread: Unread, fault: Fault) -> None:
+        """Do nothing."""
+
+
 class ReadingPool(Generic[Loaded]):
     """Processes that read files ahead of the one who scores them.
 

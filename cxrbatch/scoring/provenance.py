@@ -11,10 +11,12 @@ from typing import Any
 
 from cxrbatch import __version__
 from cxrbatch.model.checkpoint import Checkpoint
+from cxrbatch.model.inference import Backend
 from cxrbatch.model.resnet import STRIDE
 from cxrbatch.results.paths import path_to_text
 from cxrbatch.results.table import SCHEMA_VERSION
 from cxrbatch.scoring.patients import secret_id
+from cxrbatch.scoring.quantisation import Quantisation
 from cxrbatch.scoring.runs import Run
 from cxrbatch.scoring.writing import Counts
 
@@ -37,6 +39,8 @@ def fingerprint(
     archive_root: Path,
     patient_secret: bytes,
     options: Mapping[str, Any],
+    backend: Backend = "torch",
+    quantisation: Quantisation | None = None,
 ) -> dict[str, Any]:
     """Everything but the files themselves that decides what the rows will be, as JSON values.
 
@@ -47,9 +51,11 @@ def fingerprint(
         archive_root: The folder that paths are relative to.
         patient_secret: Key of the patient hash, of which a hash is kept.
         options: Those of the command that change rows.
+        backend: What computes; one that is not PyTorch is told, also by the device's text.
+        quantisation: For int8.
     """
     card = checkpoint.card
-    told = {
+    told: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "classes": list(card.classes),
         "heatmap_size": heatmap_size(checkpoint),
@@ -68,6 +74,11 @@ def fingerprint(
         },
         **options,
     }
+    if backend != "torch":
+        told["backend"] = backend
+        told["versions"][backend] = version(backend)
+    if quantisation is not None:
+        told["calibration"] = quantisation.to_provenance()
     plain: dict[str, Any] = json.loads(json.dumps(told))
     return plain
 

@@ -4,11 +4,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Precision
+from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Backend, Precision
 from cxrbatch.reading.allowance import memory_for
 from cxrbatch.reading.outcomes import Kind, Outcome
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.scoring.isolation import Limits
+from cxrbatch.scoring.quantisation import Quantisation
 from cxrbatch.scoring.runs import Part
 from cxrbatch.scoring.writing import Counts
 
@@ -20,8 +21,10 @@ class ScoringOptions:
     Attributes:
         batch_size: Images per forward pass.
         workers: Processes that read files.
-        precision: "auto", "fp32", "bf16" or "fp16".
+        precision: "auto", "fp32", "bf16", "fp16" or "int8".
         device: "auto", "cpu", "cuda" or "cuda:N".
+        backend: "torch" or "openvino".
+        calibration: Labelled images for int8, as a folder of class folders or a file of labels.
         follow_links: Follow symbolic links.
         max_pixels: Refuse images that claim more.
         modalities: DICOM modalities that are scored.
@@ -34,6 +37,8 @@ class ScoringOptions:
     workers: int = 1
     precision: Precision = "auto"
     device: str = "auto"
+    backend: Backend = "torch"
+    calibration: Path | None = None
     follow_links: bool = False
     max_pixels: int = ReadingOptions().max_pixels
     modalities: frozenset[str] = ReadingOptions().modalities
@@ -62,6 +67,7 @@ class Summary:
         scoring: Seconds of these in the model.
         device: Where the model ran.
         precision: At which precision.
+        quantisation: What 8 bits cost, if they are used.
         lasting_patient_keys: Whether the keys of patients will be the same in the next run.
     """
 
@@ -75,6 +81,7 @@ class Summary:
     scoring: float = 0.0
     device: str = ""
     precision: str = ""
+    quantisation: Quantisation | None = None
     lasting_patient_keys: bool = True
 
     @property

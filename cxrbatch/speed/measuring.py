@@ -22,16 +22,21 @@ from torch import Tensor, nn
 
 from cxrbatch.errors import UsageError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
-from cxrbatch.model.fused import FusedResNet
-from cxrbatch.model.inference import DTYPES, choose_device, choose_precision, describe_device
+from cxrbatch.model.inference import (
+    Network,
+    choose_device,
+    choose_precision,
+    describe_device,
+    make_network,
+)
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.scoring.archive import ArchiveFile, Walk
 from cxrbatch.scoring.claim import claimed
 from cxrbatch.scoring.engine import score_archive
-from cxrbatch.scoring.isolation import Fault, Nursery
-from cxrbatch.scoring.loading import ReadingPool, Unread
+from cxrbatch.scoring.isolation import Nursery
+from cxrbatch.scoring.loading import ReadingPool, Unheard, Unread
 from cxrbatch.scoring.progress import Progress
 from cxrbatch.scoring.rows import FileReader, LoadedFiles
 from cxrbatch.scoring.settings import ScoringOptions
@@ -135,20 +140,27 @@ def measure(
     Args:
         archive: A folder, of which some files are taken at random.
         checkpoint: What to score with.
-        options: As for a run; workers, batch size, device and precision count.
+        options: As for a run; workers, batch size, device, precision and backend
+            count.
         progress: Told of the run from end to end.
 
     Raises:
         UsageError: The archive is missing, or none of its images can be measured.
         CheckpointError: The checkpoint cannot be used.
     """
-    device = choose_device(options.device)
-    precision = choose_precision(options.precision, device)
+    device = choose_device(options.device, options.backend)
+    precision = choose_precision(options.precision, device, options.backend)
     loaded = load_checkpoint(checkpoint)
     files = _sample(archive, loaded, options)
     if device.type == "cpu":
         keep_freed_memory()
-    network = FusedResNet(loaded.model, device=device, dtype=DTYPES[precision])
+    network = make_network(
+        loaded,
+        batch_size=options.batch_size,
+        device=device,
+        precision=precision,
+        backend=options.backend,
+    )
     size = loaded.card.recipe.size
     rounds = Rounds(
         {
@@ -164,7 +176,7 @@ def measure(
 
     def measured() -> Measurement:
         return Measurement(
-            device=describe_device(device),
+            device=describe_device(device, options.backend),
             on_gpu=device.type == "cuda",
             precision=precision,
             capacities=_capacities(rounds, disk, device),
@@ -189,7 +201,7 @@ def _sample(archive: Path, loaded: Checkpoint, options: ScoringOptions) -> list[
     recipe = loaded.card.recipe
     reader = FileReader(os.fsencode(base), recipe, ReadingOptions(no_voi=recipe.no_voi), b"")
     with ReadingPool(
-        reader, workers=max(1, options.workers), limits=options.limits, listener=_Unheard()
+        reader, workers=max(1, options.workers), limits=options.limits, listener=Unheard()
     ) as pool:
         end = time.monotonic() + _SAMPLED_SECONDS
         in_time = takewhile(lambda _: time.monotonic() < end, enumerate(chosen))
@@ -227,9 +239,8 @@ def _choose(archive: Path) -> list[ArchiveFile]:
 
 
 def _take(rounds: Rounds) -> None:
-    with torch.inference_mode():
-        for _ in range(_ROUNDS):
-            rounds.take()
+    for _ in range(_ROUNDS):
+        rounds.take()
 
 
 def _decoding(files: Sequence[BareFile], *, size: int) -> Callable[[], float]:
@@ -249,12 +260,17 @@ def _decoding(files: Sequence[BareFile], *, size: int) -> Callable[[], float]:
 
 
 def _forward(
-    network: FusedResNet, batch_size: int, *, size: int, device: torch.device
+    network: Network, batch_size: int, *, size: int, device: torch.device
 ) -> Callable[[], float]:
     """Give what measures the seconds of an image in a full batch that lies ready."""
     batch = torch.randn(batch_size, 1, size, size).to(device)
     batch = batch.contiguous(memory_format=torch.channels_last)
-    return lambda: seconds_of(lambda: network.score(batch), device=device) / batch_size
+
+    @torch.inference_mode()
+    def measure() -> float:
+        return seconds_of(lambda: network.score(batch), device=device) / batch_size
+
+    return measure
 
 
 def _capacities(rounds: Rounds, disk: float | None, device: torch.device) -> Capacities:
@@ -339,13 +355,3 @@ class _Clock:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._progress, name)
-
-
-class _Unheard:
-    """Nobody is told: a file that cannot be read is not taken."""
-
-    def retried(self, unread: Unread) -> None:
-        pass
-
-    def lost(self, unread: Unread, fault: Fault) -> None:
-        pass

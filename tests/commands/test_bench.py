@@ -1,5 +1,6 @@
 """`cxrbatch bench`: a sample of an archive measured and scored, the archive left as it is."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -78,3 +79,14 @@ def test_an_archive_without_images_is_one_line(tmp_path: Path, tiny_checkpoint: 
     found = bench(tmp_path / "archive", "--checkpoint", tiny_checkpoint)
     assert found.exit_code != 0
     assert "none of 1 files" in str(found.exception)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None,
+    reason="OpenVINO is not installed: cxrbatch[openvino]",
+)
+def test_another_backend_is_measured(archive: Path, tiny_checkpoint: Path) -> None:
+    words = ("--checkpoint", tiny_checkpoint, "--backend", "openvino", "--precision", "fp32")
+    told = json.loads(bench(archive, *words, "--json").stdout)
+    assert told["device"].endswith(", by OpenVINO")
+    assert told["images"] > 0

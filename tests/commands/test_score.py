@@ -67,6 +67,9 @@ def test_an_unreadable_image_gives_exit_code_3(archive: Path, tiny_checkpoint: P
         (["{archive}", "--no-such-option"], 2, "no-such-option"),
         (["{archive}", "--ray-address", "auto"], 2, "--engine ray"),
         (["{archive}", "--engine", "ray", "--ray-address", "ray://a:1"], 2, "a node of the"),
+        (["{archive}", "--engine", "ray", "--backend", "openvino"], 2, "--engine local alone"),
+        (["{archive}", "--precision", "int8"], 2, "needs --backend openvino"),
+        (["{archive}", "--calibration", "{archive}"], 2, "give both or neither"),
     ],
 )
 def test_mistakes_are_one_line(

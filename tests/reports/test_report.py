@@ -251,7 +251,7 @@ def set_at(name: str, value: object) -> Callable[[dict[str, list[Any]]], None]:
         ({"edit": set_at("logit_Normal", float("inf"))}, "a score is not finite"),
         ({"edit": set_at("outcome", "fine")}, "the outcome 'fine' is unknown"),
         ({"edit": set_at("outcome", "corrupt")}, "has no prediction, or another row has one"),
-        ({"edit": set_at("truth", "Cold")}, "name no class of the table: 'Cold'"),
+        ({"edit": set_at("truth", "Cold")}, "name no class of the model: 'Cold'"),
         ({"provenance": {"rows": 4}}, "its count of rows is not that of its rows"),
         ({"provenance": {"files": -1}}, "its count of files"),
         ({"provenance": {"outcomes": {"scored": -2}}}, "its count of outcomes"),
@@ -357,7 +357,7 @@ def test_a_prevalence_that_is_none_is_wrong_usage(
     table = make_table([(0, 0)])
     assert cli.main(["report", str(table), "--prevalence", given]) == 2
     assert cli.main(["report", str(table), "--prevalence", "Cold=0.1"]) == 1
-    assert "name no class of the table" in capsys.readouterr().err
+    assert "name no class of the model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("again", "code"), [("Normal", 2), ("normal", 1)])

@@ -77,7 +77,7 @@ def test_by_uid_and_by_hash(tmp_path: Path) -> None:
     [
         (
             "path,label\na,Cold\nb,Flu\nc,Normal\n",
-            "2 labels name no class of the table: 'Cold', 'Fl",
+            "2 labels name no class of the model: 'Cold', 'Fl",
         ),
         ("path,label\na,Normal\na,COVID-19\n", "more than once: 'a' (labels 'COVID-19', 'Normal')"),
         ("path,label\na,Normal\n/films/a,Normal\n", "names 1 images more than once: 'a'"),
@@ -122,5 +122,5 @@ def test_classes_that_differ_by_a_hyphen_alone_are_told_apart() -> None:
     classes = ("Stage-A", "Stage A", "Normal")
     found = class_numbers(["Stage-A", "Stage A", "normal"], classes)
     assert found == {"Stage-A": 0, "Stage A": 1, "normal": 2}
-    with pytest.raises(LabelError, match="name no class of the table: 'stage_a'"):
+    with pytest.raises(LabelError, match="name no class of the model: 'stage_a'"):
         class_numbers(["stage_a"], classes)

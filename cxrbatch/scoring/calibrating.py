@@ -1,0 +1,94 @@
+"""The ranges of 8-bit arithmetic, found with labelled images and refused where they cost accuracy.
+
+What is compared is the area under each class's ROC curve against all others, on the same images:
+by PyTorch's scores in float32, and by those in 8 bits. The ranges come from these images too. They
+are extremes of activations, in which no label has a part, and with half the images held back the
+areas would be known the less exactly.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cxrbatch.errors import CxrbatchError
+from cxrbatch.model.checkpoint import Checkpoint
+from cxrbatch.model.inference import Scorer, normalised
+from cxrbatch.model.preprocessing import image_hash
+from cxrbatch.results.metrics import one_vs_rest_auc
+from cxrbatch.results.paths import shown
+from cxrbatch.scoring.labelled import LabelledImages, read_labelled
+from cxrbatch.scoring.quantisation import MOST_CHANGE, Quantisation
+from cxrbatch.scoring.settings import ScoringOptions
+
+_CPU = torch.device("cpu")
+
+
+def quantise_network(checkpoint: Checkpoint, labels: Path, options: ScoringOptions) -> Quantisation:
+    """Find the ranges of a network, and what they cost.
+
+    Args:
+        checkpoint: Of which network.
+        labels: Folder of class folders, or a CSV or Parquet file of labels.
+        options: The run's.
+
+    Raises:
+        LabelError: The labels cannot be used, or a class has too few images that can be read.
+        CxrbatchError: An area changes by more than `MOST_CHANGE`.
+    """
+    from cxrbatch.model.openvino import activation_ranges
+
+    found = read_labelled(labels, checkpoint.card, options)
+    batches = _batches(found.inputs, options.batch_size)
+    norm = checkpoint.card.normalisation
+    ranges = activation_ranges(
+        checkpoint.model, (normalised(torch.from_numpy(b)[:, None], norm) for b in batches)
+    )
+    made = partial(Scorer, checkpoint, batch_size=options.batch_size, device=_CPU)
+    before = made(precision="fp32")
+    after = made(precision="int8", backend="openvino", ranges=ranges)
+    classes = checkpoint.card.classes
+    counts = np.bincount(found.classes, minlength=len(classes)).tolist()
+    quantisation = Quantisation(
+        ranges,
+        images=dict(zip(classes, counts, strict=True)),
+        unreadable=found.unreadable,
+        sha256=_sha256(found, classes),
+        auc_before=_areas(found, before, classes),
+        auc_after=_areas(found, after, classes),
+    )
+    _check(quantisation)
+    return quantisation
+
+
+def _check(quantisation: Quantisation) -> None:
+    name = quantisation.worst
+    change = quantisation.auc_change[name]
+    if abs(change) > MOST_CHANGE:
+        raise CxrbatchError(
+            f"int8 changes the AUC of {shown(name)} by {change:+.4f} on the calibration images, "
+            f"more than {MOST_CHANGE}; use --precision bf16 or fp32, or calibrate with more images"
+        )
+
+
+def _areas(found: LabelledImages, scorer: Scorer, classes: Sequence[str]) -> dict[str, float]:
+    scores = [scorer.score(batch) for batch in _batches(found.inputs, scorer.batch_size)]
+    areas = one_vs_rest_auc(found.classes, np.concatenate([s.probabilities for s in scores]))
+    # Each class has images, so each has an area.
+    return {name: float(area or 0.0) for name, area in zip(classes, areas, strict=True)}
+
+
+def _sha256(found: LabelledImages, classes: Sequence[str]) -> str:
+    """A hash of which pictures have which class, in whatever files and order."""
+    pairs = zip(found.inputs, found.classes.tolist(), strict=True)
+    told = sorted((image_hash(prepared), classes[number]) for prepared, number in pairs)
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _batches(inputs: npt.NDArray[np.uint8], size: int) -> Iterator[npt.NDArray[np.uint8]]:
+    return (inputs[start : start + size] for start in range(0, len(inputs), size))

@@ -11,19 +11,17 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor, nn
 
 from cxrbatch.errors import UsageError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.inference import (
-    Network,
     choose_device,
     choose_precision,
     describe_device,
@@ -40,15 +38,20 @@ from cxrbatch.scoring.loading import ReadingPool, Unheard, Unread
 from cxrbatch.scoring.progress import Progress
 from cxrbatch.scoring.rows import FileReader, LoadedFiles
 from cxrbatch.scoring.settings import ScoringOptions
-from cxrbatch.speed.bare import BareFile, decode_all, find_pixels
+from cxrbatch.speed.bare import BareFile, find_pixels
 from cxrbatch.speed.capacities import (
     Capacities,
     available_cores,
     disk_rate,
     native_precisions,
-    seconds_of,
     seconds_per_byte_copied,
     seconds_per_operation,
+)
+from cxrbatch.speed.demands import (
+    Demands,
+    operations_of,
+    seconds_of_codec,
+    seconds_of_forward,
 )
 from cxrbatch.speed.rounds import Rounds
 
@@ -61,25 +64,6 @@ _RUN_SECONDS = 15.0
 _ROUNDS = 2
 _ROUND_SECONDS = 0.3
 _MANY = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Demands:
-    """What one image asks for.
-
-    Attributes:
-        kinds: Images of the sample by encoding.
-        bytes: Of its file.
-        decode: Seconds of the codec and a resize, with all cores at work on other images.
-        forward: Seconds of the forward pass, in full batches of ready inputs.
-        operations: Of the forward pass.
-    """
-
-    kinds: dict[str, int]
-    bytes: float
-    decode: float
-    forward: float
-    operations: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +148,15 @@ def measure(
     size = loaded.card.recipe.size
     rounds = Rounds(
         {
-            "codec": _decoding(files, size=size),
-            "forward": _forward(network, options.batch_size, size=size, device=device),
+            "codec": seconds_of_codec(files, size=size, about=_ROUND_SECONDS),
+            "forward": seconds_of_forward(network, options.batch_size, size=size, device=device),
             **{name: seconds_per_operation(name, device) for name in native_precisions(device)},
             **({"copy": seconds_per_byte_copied(device)} if device.type == "cuda" else {}),
         },
         seconds=_ROUND_SECONDS,
     )
     disk = disk_rate([file.path for file in files])
-    operations = _operations(loaded, size)
+    operations = operations_of(loaded, size)
 
     def measured() -> Measurement:
         return Measurement(
@@ -243,36 +227,6 @@ def _take(rounds: Rounds) -> None:
         rounds.take()
 
 
-def _decoding(files: Sequence[BareFile], *, size: int) -> Callable[[], float]:
-    """Give what measures the seconds of an image, all cores at work on about `_ROUND_SECONDS`."""
-    cores = available_cores()
-
-    def decode(count: int) -> float:
-        taken = [files[number % len(files)] for number in range(count)]
-        start = time.perf_counter()
-        decode_all(taken, size=size, threads=cores)
-        return (time.perf_counter() - start) / count
-
-    few = 2 * cores
-    decode(few)
-    enough = min(4 * _SAMPLE, max(few, round(_ROUND_SECONDS / decode(few))))
-    return lambda: decode(enough)
-
-
-def _forward(
-    network: Network, batch_size: int, *, size: int, device: torch.device
-) -> Callable[[], float]:
-    """Give what measures the seconds of an image in a full batch that lies ready."""
-    batch = torch.randn(batch_size, 1, size, size).to(device)
-    batch = batch.contiguous(memory_format=torch.channels_last)
-
-    @torch.inference_mode()
-    def measure() -> float:
-        return seconds_of(lambda: network.score(batch), device=device) / batch_size
-
-    return measure
-
-
 def _capacities(rounds: Rounds, disk: float | None, device: torch.device) -> Capacities:
     gemm = {name: 1 / rounds.median(name) for name in native_precisions(device)}
     copy = 1 / rounds.median("copy") if device.type == "cuda" else None
@@ -287,22 +241,6 @@ def _demands(files: Sequence[BareFile], rounds: Rounds, operations: float) -> De
         forward=rounds.median("forward"),
         operations=operations,
     )
-
-
-def _operations(loaded: Checkpoint, size: int) -> float:
-    """Multiplications and additions of the convolutions, which are nearly all there are."""
-    counts = []
-
-    def count(convolution: nn.Conv2d, _inputs: object, output: Tensor) -> None:
-        counts.append(2 * output.numel() * convolution.weight[0].numel())
-
-    convolutions = [m for m in loaded.model.modules() if isinstance(m, nn.Conv2d)]
-    hooks = [convolution.register_forward_hook(count) for convolution in convolutions]
-    with torch.inference_mode():
-        loaded.model(torch.zeros(1, 1, size, size))
-    for hook in hooks:
-        hook.remove()
-    return float(sum(counts))
 
 
 def _run(

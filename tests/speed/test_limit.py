@@ -3,7 +3,8 @@
 import pytest
 
 from cxrbatch.speed.capacities import Capacities
-from cxrbatch.speed.measuring import Demands, Measurement
+from cxrbatch.speed.demands import Demands
+from cxrbatch.speed.measuring import Measurement
 
 
 def measured(*, on_gpu: bool, disk: float | None) -> Measurement:

@@ -1,7 +1,7 @@
 """Batches of inputs to scores on a device, at one precision and one fixed shape."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,6 +18,7 @@ from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.fused import FusedResNet
 from cxrbatch.model.heatmaps import quantise
 from cxrbatch.model.resnet import Scores
+from cxrbatch.model.transfer import Transfer
 
 Backend = Literal["torch", "openvino"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
@@ -42,6 +43,10 @@ class BatchScores:
     probabilities: npt.NDArray[np.float32]
     heatmaps: npt.NDArray[np.uint8]
     heatmap_scale: npt.NDArray[np.float32]
+
+
+Launched = Callable[[], BatchScores]
+"""Waits for the scores of a batch."""
 
 
 class Network(Protocol):
@@ -188,6 +193,7 @@ class Scorer:
         self.device = device
         self.precision = precision
         self.seconds = 0.0
+        self._transfer = Transfer(device)
         self._model = make_network(
             checkpoint,
             batch_size=batch_size,
@@ -196,6 +202,11 @@ class Scorer:
             backend=backend,
             ranges=ranges,
         )
+
+    @property
+    def ahead(self) -> int:
+        """Batches that are to be launched before the scores of one are waited for."""
+        return self._transfer.ahead
 
     def score(self, inputs: npt.NDArray[np.uint8]) -> BatchScores:
         """Score up to a batch of inputs.
@@ -207,25 +218,29 @@ class Scorer:
             CxrbatchError: A score is not finite, as when float16 overflows, or the batch does not
                 fit into memory.
         """
-        count, start = len(inputs), time.perf_counter()
-        with torch.inference_mode(), self._memory_explained():
+        return self.launch(inputs)()
+
+    def launch(self, inputs: npt.NDArray[np.uint8]) -> Launched:
+        """Begin to score up to a batch of inputs, as `score`; gives what waits for the scores."""
+        count = len(inputs)
+        with self._timed(), torch.inference_mode(), self._memory_explained():
             scores = self._model.score(self._batch(inputs))
             logits = scores.logits[:count]
             probabilities = (logits / self.card.temperature).softmax(dim=1)
             maps = quantise(scores.heatmaps[:count])
-        if not logits.isfinite().all():
-            raise CxrbatchError(
-                f"the model gave scores that are not finite at {self.precision}; "
-                "try a wider --precision, or another checkpoint or learning rate"
-            )
-        scored = BatchScores(
-            logits.cpu().numpy(),
-            probabilities.cpu().numpy(),
-            maps.levels.cpu().numpy(),
-            maps.scale.cpu().numpy(),
-        )
-        self.seconds += time.perf_counter() - start
-        return scored
+            fetched = self._transfer.fetch([logits, probabilities, maps.levels, maps.scale])
+
+        def wait() -> BatchScores:
+            with self._timed(), self._memory_explained():
+                scored = BatchScores(*fetched())
+            if not np.isfinite(scored.logits).all():
+                raise CxrbatchError(
+                    f"the model gave scores that are not finite at {self.precision}; "
+                    "try a wider --precision, or another checkpoint or learning rate"
+                )
+            return scored
+
+        return wait
 
     def features(self, inputs: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Give what the head sees of up to a batch of inputs, shape (n, k).
@@ -243,14 +258,14 @@ class Scorer:
             return found
 
     def _batch(self, inputs: npt.NDArray[np.uint8]) -> Tensor:
-        host = torch.zeros(
-            (self.batch_size, 1, *inputs.shape[1:]),
-            dtype=torch.uint8,
-            pin_memory=self.device.type == "cuda",
-        )
-        host[: len(inputs), 0] = torch.from_numpy(inputs)
-        images = host.to(self.device, non_blocking=True)
+        images = self._transfer.send(inputs, batch_size=self.batch_size)
         return normalised(images, self.card.normalisation)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - start
 
     @contextmanager
     def _memory_explained(self) -> Iterator[None]:

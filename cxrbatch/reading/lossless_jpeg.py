@@ -99,7 +99,8 @@ def _flat_words(rows: NDArray[Any], count: int, coding: _Coding) -> str:
     first = int(rows[1, 0]) - int(rows[0, 0])  # the first sample is predicted by the one above
     differences = [_wrapped(np.array([first])), _differences(rows, coding.predictor)]
     words = _code_words(np.concatenate(differences), coding.codes)
-    return "".join(words) + coding.codes[0] * (rows.shape[1] * (count - 1))
+    zeros: int = rows.shape[1] * (count - 1)
+    return "".join(words) + coding.codes[0] * zeros
 
 
 def _read_coding(frame: bytes) -> _Coding | None:

@@ -19,6 +19,8 @@ from cxrbatch.results.scores import read_scores
 from cxrbatch.results.table import Table
 
 _KEYS = (("path", "frame"), ("sop_instance_uid", "frame"), ("image_hash",))
+# What decides which input an image becomes.
+_WAY = ("recipe", "fast_decode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +118,9 @@ def _joined(
 def _same_pictures(
     tables: tuple[Table, Table], rows: tuple[Positions, Positions], places: Positions
 ) -> npt.NDArray[np.bool_]:
-    """Whether what was joined has one hash; under two recipes it tells nothing."""
-    if tables[0].provenance.get("recipe") != tables[1].provenance.get("recipe"):
+    """Whether what was joined has one hash; where inputs were made in two ways it tells nothing."""
+    made = [[table.provenance.get(name) for name in _WAY] for table in tables]
+    if made[0] != made[1]:
         return np.ones(len(places), np.bool_)
     first, second = (
         _names(table, of, ("image_hash",)) for table, of in zip(tables, rows, strict=True)

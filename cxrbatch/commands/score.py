@@ -50,6 +50,11 @@ if TYPE_CHECKING:
 @shared.max_pixels_option
 @shared.modality_option
 @click.option(
+    "--fast-decode",
+    is_flag=True,
+    help="Decode grey JPEG and JPEG 2000 at a reduced size: faster, with slightly other scores.",
+)
+@click.option(
     "--deadline",
     type=click.FloatRange(min=0.1),
     default=60.0,
@@ -103,6 +108,7 @@ def command(
     follow_links: bool,
     max_pixels: int,
     modality: tuple[str, ...],
+    fast_decode: bool,
     deadline: float,
     commit_every: int,
     part: tuple[int, int],
@@ -169,6 +175,7 @@ def command(
                     deadline=deadline,
                     commit_every=commit_every,
                     part=Part(*part),
+                    fast_decode=fast_decode,
                 )
                 interruption.arm()
                 summary = score_archive(

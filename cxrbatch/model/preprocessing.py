@@ -81,6 +81,14 @@ class Recipe:
         canonical = json.dumps(self.to_card(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    @property
+    def least_size(self) -> int:
+        """Rows and columns that an image should keep if it is decoded at a reduced size.
+
+        Twice those of the input, so that each of its pixels is still a mean of four.
+        """
+        return 2 * self.size
+
     def prepare(self, image: GreyImage) -> ModelInput:
         """Turn a display image into the network's input.
 

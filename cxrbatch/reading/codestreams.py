@@ -29,6 +29,10 @@ _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _MOST_SEGMENTS = 10_000
 _TILE_PART = 0xFF90
+_CODING_STYLE = 0xFF52
+_CODING_STYLE_OF_COMPONENT = 0xFF53
+# In the style of code-blocks: they are of high throughput.
+_HIGH_THROUGHPUT = 0x40
 # 65,535 tiles, each in at most 255 parts, are more than any radiograph has.
 _MOST_TILE_PARTS = 100_000
 _MOST_STRAY_BYTES = 4096
@@ -45,6 +49,9 @@ class Codestream:
         samples: Components.
         precision: Bits per component, the largest of all.
         is_adobe: Whether Adobe's marker tells the colour space of a JPEG.
+        is_signed: Whether the first component is signed; only for JPEG 2000.
+        levels: Resolution levels below the full one that JPEG 2000 has in all components; 0 for
+            high-throughput JPEG 2000.
     """
 
     rows: int
@@ -52,6 +59,8 @@ class Codestream:
     samples: int
     precision: int
     is_adobe: bool = False
+    is_signed: bool = False
+    levels: int = 0
 
 
 def inspect_codestream(frame: bytes) -> Codestream:
@@ -125,23 +134,41 @@ def _inspect_j2k(frame: bytes, start: int) -> Codestream:
     depths = [frame[start + 42 + 3 * number] & 0x7F for number in range(samples)]
     width, height, tiles_left, tiles_top = struct.unpack_from(">4I", frame, start + 24)
     tiles = -(-(right - tiles_left) // width) * -(-(bottom - tiles_top) // height)
-    if len(_tiles(frame, start + 2)) < tiles:
+    levels, position = _main_header(frame, start + 2)
+    if len(_tiles(frame, position)) < tiles:
         raise ReadingError(Outcome.TRUNCATED, "the compressed frame lacks a part of its image")
-    return Codestream(bottom - top, right - left, samples, max(depths) + 1)
+    return Codestream(
+        bottom - top,
+        right - left,
+        samples,
+        max(depths) + 1,
+        is_signed=frame[start + 42] > 0x7F,
+        levels=levels,
+    )
 
 
-def _tiles(frame: bytes, position: int) -> set[int]:
-    """Numbers of the tiles that have a tile-part (T.800 A.4.2).
+def _main_header(frame: bytes, position: int) -> tuple[int, int]:
+    """Levels, as of `Codestream`, and where the first tile-part lies (T.800 A.6.1).
 
     Raises:
         struct.error: The codestream ends before its first tile-part.
     """
-    marker = 0
+    levels = 0
+    marker, length = struct.unpack_from(">HH", frame, position)
     while marker != _TILE_PART:
-        marker, length = struct.unpack_from(">HH", frame, position)
+        if marker == _CODING_STYLE:
+            style = frame[position + 12]
+            levels = 0 if style & _HIGH_THROUGHPUT else frame[position + 9]
+        elif marker == _CODING_STYLE_OF_COMPONENT:
+            levels = 0
         position += 2 + length
+        marker, length = struct.unpack_from(">HH", frame, position)
+    return levels, position
+
+
+def _tiles(frame: bytes, position: int) -> set[int]:
+    """Numbers of the tiles that have a tile-part (T.800 A.4.2)."""
     found: set[int] = set()
-    position -= 2 + length
     for _ in range(_MOST_TILE_PARTS):
         if not frame.startswith(_TILE_PART.to_bytes(2, "big"), position):
             break

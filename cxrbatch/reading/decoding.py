@@ -10,7 +10,7 @@ CharLS, OpenJPEG and a DICOM RLE of its own.
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import imagecodecs
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from cxrbatch.reading.codestreams import Codestream, inspect_codestream
 from cxrbatch.reading.completeness import ran_out
 from cxrbatch.reading.outcomes import Outcome, ReadingError
+from cxrbatch.reading.reduced import reduced_j2k, reduced_jpeg
 
 Samples = NDArray[np.unsignedinteger]
 
@@ -47,6 +48,8 @@ class FrameShape:
         bits_stored: Bits per sample that carry the value.
         photometric: Photometric Interpretation.
         planar: Whether each sample is a plane of its own; only for uncompressed pixel data.
+        is_signed: Whether the values are signed.
+        halvings: How often a decoder may halve rows and columns, if it can.
     """
 
     rows: int
@@ -56,6 +59,8 @@ class FrameShape:
     bits_stored: int
     photometric: str
     planar: bool
+    is_signed: bool = False
+    halvings: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -81,7 +86,7 @@ def decode_frame(frame: bytes, *, shape: FrameShape, transfer_syntax: str) -> De
         transfer_syntax: UID, a key of `DECODERS`.
 
     Returns:
-        Cells of shape `shape.shape`, unsigned, as stored.
+        Cells of shape `shape.shape`, or halved, unsigned, as stored.
 
     Raises:
         ReadingError: `truncated` or `corrupt`.
@@ -150,6 +155,10 @@ def _decode_jpeg(frame: bytes, shape: FrameShape) -> DecodedFrame:
     """JPEG of 8 or 12 bits by libjpeg-turbo (equal to DCMTK, bit for bit)."""
     found = _checked(frame, shape)
     _check_density(frame, shape, _DCT_SAMPLES_PER_BYTE)
+    if not shape.is_signed and found.precision == 8 <= shape.bits_stored:
+        small = reduced_jpeg(frame, rows=shape.rows, columns=shape.columns, halvings=shape.halvings)
+        if small is not None:
+            return DecodedFrame(small, shape.photometric)
     return _decode_by_libjpeg(frame, shape, is_adobe=found.is_adobe)
 
 
@@ -194,8 +203,14 @@ def _decode_jpeg_ls(frame: bytes, shape: FrameShape) -> DecodedFrame:
 
 def _decode_j2k(frame: bytes, shape: FrameShape) -> DecodedFrame:
     """JPEG 2000 and high-throughput JPEG 2000 by OpenJPEG, in its strict mode."""
-    _checked(frame, shape)
+    found = _checked(frame, shape)
     _check_density(frame, shape, _J2K_SAMPLES_PER_BYTE, _J2K_SAMPLES)
+    # What is signed in one place alone is no number there whose mean would be one.
+    if found.is_signed == shape.is_signed and found.precision <= shape.bits_stored:
+        small = reduced_j2k(frame, found, halvings=shape.halvings)
+        if small is not None:
+            halved = replace(shape, rows=small.shape[0], columns=small.shape[1])
+            return DecodedFrame(_full(small, halved), shape.photometric)
     try:
         cells = imagecodecs.jpeg2k_decode(frame)
     except (imagecodecs.Jpeg2kError, ValueError) as error:

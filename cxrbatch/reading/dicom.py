@@ -28,6 +28,7 @@ from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError, reading_error
 from cxrbatch.reading.palette import Palette, read_palette
 from cxrbatch.reading.pixeldata import EncapsulatedFrames, NativeFrames
 from cxrbatch.reading.readings import Reading, ReadingOptions, failed, in_order
+from cxrbatch.reading.reduced import aspect_in_full, halvings
 from cxrbatch.reading.transforms import Transforms, read_transforms
 
 _UNCOMPRESSED = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
@@ -43,6 +44,7 @@ class _Image:
 
     Attributes:
         frames: Where its frames come from.
+        shape: What the header says about every frame.
         count: How many there are.
         layout: Where the value lies in a pixel cell.
         transforms: Display transforms; None for colour.
@@ -52,6 +54,7 @@ class _Image:
     """
 
     frames: NativeFrames | EncapsulatedFrames
+    shape: FrameShape
     count: int
     layout: StoredLayout
     transforms: Transforms | None
@@ -145,6 +148,13 @@ def _read_frame(
     except BaseException as error:
         failure = _joined(verdict, reading_error(error))
         return failed("dicom", failure, facts=facts, flags=flags, frame=number)
+    shape = image.shape
+    found = {
+        Flag.COLOUR: is_colour,
+        Flag.REDUCED_DECODING: grey.shape != (shape.rows, shape.columns),
+    }
+    grey = replace(grey, pixel_aspect=image.pixel_aspect)
+    aspect = aspect_in_full(grey, rows=shape.rows, columns=shape.columns)
     detail = ""
     if image.transforms is not None and image.transforms.is_contradictory:
         detail = "photometric interpretation and presentation LUT shape contradict each other"
@@ -154,8 +164,8 @@ def _read_frame(
         outcome=Outcome.SCORED if verdict is None else verdict.outcome,
         detail=detail if verdict is None else verdict.detail,
         facts=facts,
-        flags=in_order(flags | {Flag.COLOUR} if is_colour else flags),
-        image=replace(grey, pixel_aspect=image.pixel_aspect),
+        flags=in_order(flags | {flag for flag, is_set in found.items() if is_set}),
+        image=replace(grey, pixel_aspect=aspect),
     )
 
 
@@ -194,6 +204,9 @@ def _open_image(
         )
     elif shape.photometric == "PALETTE COLOR":
         palette = read_palette(header.dataset, is_signed=layout.is_signed, little=little)
+    if transforms is not None and _are_plain(layout, transforms):
+        times = halvings(shape.rows, shape.columns, least_size=options.least_size)
+        shape = replace(shape, halvings=times)
     frames: NativeFrames | EncapsulatedFrames
     if header.transfer_syntax in _UNCOMPRESSED:
         frames = NativeFrames(header, pixels, shape, count)
@@ -204,7 +217,15 @@ def _open_image(
     # The policy is made for radiographs; the values of other modalities have a meaning to keep.
     no_voi = options.no_voi if is_radiograph else "full_range"
     aspect = pixel_aspect(header.dataset)
-    return _Image(frames, count, layout, transforms, palette, no_voi, aspect)
+    return _Image(frames, shape, count, layout, transforms, palette, no_voi, aspect)
+
+
+def _are_plain(layout: StoredLayout, transforms: Transforms) -> bool:
+    """Whether the mean of neighbouring cells means something.
+
+    Padding is no grey level, and bits above or below the value belong to something else.
+    """
+    return transforms.greyscale.padding is None and layout.high_bit == layout.bits_stored - 1
 
 
 def _name(transfer_syntax: str) -> str:
@@ -251,5 +272,6 @@ def _read_shape(dataset: Dataset, facts: HeaderFacts) -> tuple[FrameShape, Store
         bits_stored=stored,
         photometric=photometric,
         planar=integer(dataset, 0x00280006) == 1,
+        is_signed=is_signed,
     )
     return shape, StoredLayout(bits_stored=stored, high_bit=high, is_signed=is_signed)

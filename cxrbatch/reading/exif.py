@@ -33,6 +33,11 @@ def orientation(segment: bytes) -> int:
     return _UPRIGHT
 
 
+def lies_on_its_side(turn: int) -> bool:
+    """Whether an orientation lets rows and columns change places."""
+    return turn >= 5
+
+
 def upright(values: NDArray[Any], turn: int) -> NDArray[Any]:
     """Undo an orientation.
 
@@ -40,7 +45,7 @@ def upright(values: NDArray[Any], turn: int) -> NDArray[Any]:
         values: Shape (rows, columns[, channels]).
         turn: 1 to 8; from 5 on rows and columns change places.
     """
-    if turn >= 5:
+    if lies_on_its_side(turn):
         values = np.swapaxes(values, 0, 1)
     # What is left is to mirror: rows, columns or both.
     flip_rows = turn in (3, 4, 7, 8)

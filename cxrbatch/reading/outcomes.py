@@ -168,6 +168,7 @@ class Flag(_Described):
     COLOUR = "colour", "The image has colour; its luminance was used."
     BURNED_IN_RISK = "burned_in_risk", "The header says that text may be burned into the image."
     LOSSY = "lossy", "The image has been compressed with loss."
+    REDUCED_DECODING = "reduced_decoding", "The image was decoded at a reduced size."
     SECONDARY_CAPTURE = "secondary_capture", "A secondary capture: a scan or a screenshot."
     FOR_PROCESSING = "for_processing", "Detector values that were not processed for display."
     NO_VOI = "no_voi", "The header has no window or VOI LUT; a named policy was used."

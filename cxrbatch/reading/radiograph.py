@@ -148,15 +148,24 @@ def _what_it_is(head: bytes) -> str:
 
 def _read_raster(stream: BinaryIO, form: str, size: int, options: ReadingOptions) -> Reading:
     try:
-        read = raster.read_png if form == "png" else raster.read_jpeg
-        raster_image = read(stream, size=size, max_pixels=options.max_pixels)
+        limit = options.max_pixels
+        if form == "png":
+            found = raster.read_png(stream, size=size, max_pixels=limit)
+        else:
+            found = raster.read_jpeg(
+                stream, size=size, max_pixels=limit, least_size=options.least_size
+            )
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
         return failed(form, reading_error(error))
-    rows, columns = raster_image.image.shape
-    facts = HeaderFacts(rows=rows, columns=columns, bits_stored=raster_image.bits)
-    flags = {Flag.COLOUR: raster_image.is_colour, Flag.LOSSY: form == "jpeg"}
+    rows, columns = found.shape
+    facts = HeaderFacts(rows=rows, columns=columns, bits_stored=found.bits)
+    flags = {
+        Flag.COLOUR: found.is_colour,
+        Flag.LOSSY: form == "jpeg",
+        Flag.REDUCED_DECODING: found.image.shape != found.shape,
+    }
     return Reading(
         frame=0,
         format=form,
@@ -164,5 +173,5 @@ def _read_raster(stream: BinaryIO, form: str, size: int, options: ReadingOptions
         detail="",
         facts=facts,
         flags=in_order(flag for flag, is_set in flags.items() if is_set),
-        image=raster_image.image,
+        image=found.image,
     )

@@ -7,7 +7,7 @@ A gamma chunk is ignored: radiograph archives store display values, and so do th
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import imagecodecs
@@ -17,11 +17,12 @@ from PIL import Image
 
 from cxrbatch.reading.allowance import claim
 from cxrbatch.reading.completeness import ran_out
-from cxrbatch.reading.exif import upright
+from cxrbatch.reading.exif import lies_on_its_side, upright
 from cxrbatch.reading.grey import GreyImage, grey_of
 from cxrbatch.reading.jpeg_scans import JpegHeader, Scan, list_scans, read_jpeg_header
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.png_chunks import SPARE_BYTES, PngChunks, read_chunks
+from cxrbatch.reading.reduced import aspect_in_full, halvings, reduced_jpeg
 
 # It logs each of libpng's warnings, of which an interlaced PNG always gives one.
 logging.getLogger("imagecodecs").setLevel(logging.CRITICAL)
@@ -52,11 +53,13 @@ class RasterImage:
 
     Attributes:
         image: The display image.
+        shape: (rows, columns) in full.
         bits: Bits per sample in the file.
         is_colour: Whether the channels really differ.
     """
 
     image: GreyImage
+    shape: tuple[int, int]
     bits: int
     is_colour: bool
 
@@ -90,7 +93,7 @@ def read_png(stream: BinaryIO, *, size: int, max_pixels: int) -> RasterImage:
         image, is_colour = _palette_image(values, chunks)
     else:
         image, is_colour = grey_of(_over_black(values, chunks))
-    return RasterImage(image=image, bits=chunks.depth, is_colour=is_colour)
+    return RasterImage(image, image.shape, bits=chunks.depth, is_colour=is_colour)
 
 
 def _over_black(values: NDArray[Any], chunks: PngChunks) -> NDArray[Any]:
@@ -149,7 +152,9 @@ def _mixed(colours: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
     return mixed / np.float32(full)
 
 
-def read_jpeg(stream: BinaryIO, *, size: int, max_pixels: int) -> RasterImage:
+def read_jpeg(
+    stream: BinaryIO, *, size: int, max_pixels: int, least_size: int | None = None
+) -> RasterImage:
     """Decode a JPEG of 8 or 12 bits, progressive or not, grey, YCbCr, RGB, CMYK or YCCK.
 
     It is turned as its EXIF says.
@@ -158,6 +163,7 @@ def read_jpeg(stream: BinaryIO, *, size: int, max_pixels: int) -> RasterImage:
         stream: At the start of the file.
         size: Bytes in the file.
         max_pixels: Largest claim of rows x columns x components that is decoded.
+        least_size: As of `ReadingOptions`.
 
     Raises:
         ReadingError: `corrupt`, `truncated`, `too_large` or `unsupported_image`.
@@ -168,19 +174,22 @@ def read_jpeg(stream: BinaryIO, *, size: int, max_pixels: int) -> RasterImage:
     frame = stream.read()
     scans = list_scans(frame)
     _check_scans(header, scans)
-    values = _decode_jpeg(frame)
-    try:
-        is_made_up = ran_out(frame, values, decode=_decode_jpeg)
-    except ReadingError:
-        is_made_up = True
-    if is_made_up:
-        raise ReadingError(Outcome.TRUNCATED, "the JPEG has too little data for its image")
+    rows, columns = header.rows, header.columns
+    values: NDArray[Any] | None = None
+    if header.samples == 1 and header.precision == 8:
+        times = halvings(rows, columns, least_size=least_size)
+        values = reduced_jpeg(frame, rows=rows, columns=columns, halvings=times)
+    if values is None:
+        values = _decode_whole_jpeg(frame)
     if header.precision != 8:
         # Into the range of floats, which is what its 16-bit samples are not full of.
         values = np.divide(values, (1 << header.precision) - 1, dtype=np.float32)
     upright_values = np.ascontiguousarray(upright(_as_rgb(values), header.turn))
     image, is_colour = grey_of(upright_values)
-    return RasterImage(image=image, bits=header.precision, is_colour=is_colour)
+    if lies_on_its_side(header.turn):
+        rows, columns = columns, rows
+    image = replace(image, pixel_aspect=aspect_in_full(image, rows=rows, columns=columns))
+    return RasterImage(image, (rows, columns), bits=header.precision, is_colour=is_colour)
 
 
 def _check_jpeg(header: JpegHeader, *, size: int, max_pixels: int) -> None:
@@ -210,6 +219,18 @@ def _check_scans(header: JpegHeader, scans: list[Scan]) -> None:
         raise ReadingError(Outcome.TOO_LARGE, "the JPEG has too many scans for its size")
     if pixels > _SAMPLES_PER_BYTE * packed:
         raise ReadingError(Outcome.TRUNCATED, "the JPEG holds too few bytes for its size")
+
+
+def _decode_whole_jpeg(frame: bytes) -> NDArray[Any]:
+    """All samples, each of which was in the data."""
+    values = _decode_jpeg(frame)
+    try:
+        is_made_up = ran_out(frame, values, decode=_decode_jpeg)
+    except ReadingError:
+        is_made_up = True
+    if is_made_up:
+        raise ReadingError(Outcome.TRUNCATED, "the JPEG has too little data for its image")
+    return values
 
 
 def _decode_jpeg(frame: bytes) -> NDArray[Any]:

@@ -20,12 +20,15 @@ class ReadingOptions:
         render_all: Render other modalities too; their outcome stays what it is.
         no_voi: How a radiograph without a VOI transform becomes grey levels, one of
             `display.NO_VOI_POLICIES`. Other modalities are rendered over their full range.
+        least_size: Rows and columns that grey JPEG and JPEG 2000 are decoded to at least, where
+            they can be decoded at a reduced size; None decodes all in full.
     """
 
     max_pixels: int = 200_000_000
     modalities: frozenset[str] = RADIOGRAPH_MODALITIES
     render_all: bool = False
     no_voi: str = "robust"
+    least_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

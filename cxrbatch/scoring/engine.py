@@ -261,6 +261,7 @@ class Engine:
             max_pixels=self.options.max_pixels,
             modalities=self.options.modalities,
             no_voi=self.card.recipe.no_voi,
+            least_size=self.card.recipe.least_size if self.options.fast_decode else None,
         )
         base = os.fsencode(self.walk.base)
         nursery, self.nursery = self.nursery, None  # it serves one pool
@@ -331,6 +332,8 @@ def _deciding(options: ScoringOptions) -> Mapping[str, Any]:
         "modalities": sorted(options.modalities),
         "follow_links": options.follow_links,
         "seconds_per_file": options.deadline,
+        # Left unsaid where it is not asked for, as in tables that are older than it.
+        **({"fast_decode": True} if options.fast_decode else {}),
     }
 
 

@@ -21,6 +21,8 @@ from cxrbatch.scoring.runs import Run
 from cxrbatch.scoring.writing import Counts
 
 _LONGEST_VALUE = 60
+# What a run was made without that does not say it was made with it.
+_UNSAID = {"fast_decode": False}
 
 _NAMES = {
     "archive_root": "the archive",
@@ -28,6 +30,7 @@ _NAMES = {
     "recipe_sha256": "the recipe",
     "patient_secret_id": "the patient secret",
     "seconds_per_file": "--deadline",
+    "fast_decode": "--fast-decode",
 }
 
 
@@ -90,10 +93,11 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
         ours: The fingerprint of this run.
         theirs: Another fingerprint, or the provenance of a table.
     """
+    theirs = {**_UNSAID, **theirs}
     return ", ".join(
         f"{_NAMES.get(name, name.replace('_', ' '))} ({_short(theirs.get(name))}, "
         f"now {_short(value)})"
-        for name, value in ours.items()
+        for name, value in {**_UNSAID, **ours}.items()
         if theirs.get(name) != value and name not in ("card", "recipe")
     )
 

@@ -56,7 +56,12 @@ class Origin:
             return None
         if not os.path.isabs(root):
             return None
-        options = ReadingOptions(render_all=True, max_pixels=limit, no_voi=recipe.no_voi)
+        options = ReadingOptions(
+            render_all=True,
+            max_pixels=limit,
+            no_voi=recipe.no_voi,
+            least_size=recipe.least_size if made.get("fast_decode") is True else None,
+        )
         return cls(root, recipe, options, follow_links=made.get("follow_links") is True)
 
 

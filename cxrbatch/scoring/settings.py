@@ -31,6 +31,7 @@ class ScoringOptions:
         deadline: Seconds that reading one file may take.
         commit_every: Files per shard: so many are scored again at most after a run was killed.
         part: The part of the archive that is scored.
+        fast_decode: Decode at a reduced size where the codec offers it.
     """
 
     batch_size: int = DEFAULT_BATCH_SIZE
@@ -45,6 +46,7 @@ class ScoringOptions:
     deadline: float = Limits().seconds
     commit_every: int = 4096
     part: Part = field(default_factory=Part)
+    fast_decode: bool = False
 
     @property
     def limits(self) -> Limits:

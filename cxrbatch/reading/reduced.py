@@ -54,9 +54,11 @@ def reduced_jpeg(
     Returns:
         The samples, or None where the frame is to be decoded in full.
     """
+    if not halvings:
+        return None
     try:
         list_scans(frame)
-        if not halvings or read_jpeg_header(frame).process not in _HUFFMAN:
+        if read_jpeg_header(frame).process not in _HUFFMAN:
             return None
         size = _halved(rows, halvings), _halved(columns, halvings)
         samples = simplejpeg.decode_jpeg(frame, "GRAY", min_height=size[0], min_width=size[1])

@@ -115,6 +115,26 @@ def test_moved_images_are_known_by_their_hash(
     assert json.loads(figures.read_text())["joined_by"] == ["image_hash"]
 
 
+def test_fast_decoding_is_compared_with_full(
+    write: Write, seed_study: Pairs, tmp_path: Path
+) -> None:
+    """It changes the hash of every image; that of a table made alike tells another image."""
+    figures = tmp_path / "f.json"
+    others = [f"{number + 1000:032x}" for number in range(400)]
+    tables = [
+        write(name, seed_study, provenance=made, edit=lambda c, of=of: c.update(image_hash=of))
+        for name, made, of in (
+            ("full", {}, [f"{number:032x}" for number in range(400)] + [None]),
+            ("fast", {"fast_decode": True}, [*others, None]),
+            ("other", {}, [*others, None]),
+        )
+    ]
+    words = ["compare", str(tables[0]), str(tables[1]), "--json", str(figures)]
+    assert cli.main(words) == 0
+    assert json.loads(figures.read_text())["images"] == 400
+    assert cli.main(["compare", str(tables[0]), str(tables[2])]) == 1
+
+
 def test_classes_may_stand_in_another_order(
     write: Write, seed_study: Pairs, tmp_path: Path
 ) -> None:

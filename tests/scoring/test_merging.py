@@ -57,6 +57,7 @@ def test_what_does_not_go_together_is_refused(
 ) -> None:
     whole, one, two = score("w"), score("1", "--shard", "1/2"), score("2", "--shard", "2/2")
     other = score("o", "--shard", "2/2", "--max-pixels", "99999")
+    fast = score("f", "--shard", "2/2", "--fast-decode")
     (archive / "note").write_text("another note")
     changed = score("c", "--shard", "2/2")
     capsys.readouterr()
@@ -67,6 +68,8 @@ def test_what_does_not_go_together_is_refused(
         ([one, two, two], 2, "3 tables were given"),
         ([one, whole], 2, "is not a part"),
         ([one, other], 2, "max pixels (99999, now 200000000)"),
+        ([one, fast], 2, "--fast-decode (true, now false)"),
+        ([fast, one], 2, "--fast-decode (true, now false)"),
         ([one, changed], 2, "manifest sha256"),
         ([one, archive / "note"], 1, "cannot open table"),
         ([one, archive / "absent"], 1, "cannot open table"),

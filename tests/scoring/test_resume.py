@@ -17,6 +17,7 @@ from PIL import Image
 
 from cxrbatch.errors import TableError, UsageError
 from cxrbatch.reading.outcomes import Outcome
+from cxrbatch.results.table import open_table
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.claim import claimed, partial_folder
 from cxrbatch.scoring.engine import score_archive
@@ -163,6 +164,7 @@ def test_a_finished_run_is_not_repeated(score: Callable[..., Summary], tmp_path:
         ({"precision": "bf16"}, "precision (fp32, now bf16)"),
         ({"deadline": 1.0}, "--deadline (60.0, now 1.0)"),
         ({"part": Part(1, 2)}, "part ("),
+        ({"fast_decode": True}, "--fast-decode (false, now true)"),
     ],
 )
 def test_another_fingerprint_is_refused_and_named(
@@ -180,6 +182,21 @@ def test_another_fingerprint_is_refused_and_named(
         score(output, **changed)
     assert words in str(refused.value)
     assert output.read_bytes() == finished
+
+
+def test_a_table_of_fast_decoding_is_gone_on_with_by_it_alone(
+    score: Callable[..., Summary], tmp_path: Path
+) -> None:
+    output = tmp_path / "r.parquet"
+    score(output, fast_decode=True)
+    for update in (False, True):
+        with pytest.raises(UsageError, match=r"--fast-decode \(true, now false\)"):
+            score(output, update=update)
+        assert score(output, fast_decode=True, update=update).read == 0
+    score(tmp_path / "plain.parquet")
+    made = [open_table(tmp_path / name).provenance for name in ("r.parquet", "plain.parquet")]
+    assert made[0] == {**made[1], "fast_decode": True}
+    assert "fast_decode" not in made[1]
 
 
 def test_another_secret_is_refused(

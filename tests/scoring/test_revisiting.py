@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cxrbatch.cli import main
 from cxrbatch.model.preprocessing import Recipe, image_hash
+from cxrbatch.reading.outcomes import Flag
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs
-from cxrbatch.results.table import Table
+from cxrbatch.results.table import Table, open_table
 from cxrbatch.scoring.revisiting import CHANGED, MISSING, Origin, revisit
 
 RECIPE = Recipe(size=32)
@@ -81,6 +83,33 @@ def test_a_link_leads_out_of_the_archive_only_where_the_run_followed_links(
 
 def test_a_frame_that_is_not_there(origin: Origin, tmp_path: Path) -> None:
     assert revisit(origin, "a.png", 1, hash_of(tmp_path / "archive/a.png")) == MISSING
+
+
+def test_a_film_that_was_decoded_at_a_reduced_size_is_found_again(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    (tmp_path / "archive").mkdir()
+    grey = np.random.default_rng(1).integers(0, 256, (600, 550), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "archive" / "film.jpg")
+    found = []
+    for options in ([], ["--fast-decode"]):
+        output = tmp_path / f"{len(options)}.parquet"
+        words = ["score", str(tmp_path / "archive"), "-o", str(output), "--workers", "0"]
+        assert main([*words, "--checkpoint", str(tiny_checkpoint), *options]) == 0
+        table = open_table(output)
+        (row,) = table.read(["path", "frame", "image_hash", "flags"]).to_pylist()
+        assert (Flag.REDUCED_DECODING.value in row["flags"]) is bool(options)
+        origin = Origin.of(table)
+        assert origin is not None
+        reading = revisit(origin, row["path"], row["frame"], row["image_hash"])
+        assert isinstance(reading, Reading)
+        found.append(reading)
+    plain, fast = found
+    assert plain.image is not None
+    assert fast.image is not None
+    assert plain.image.shape == (600, 550)
+    assert fast.image.shape == (150, 138)
+    assert replace(fast, image=None, flags=plain.flags) == replace(plain, image=None)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def main() -> None:
     """Print rates, ratio and effect for each encoding."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="class folders of images")
-    parser.add_argument("--per-class", type=int, default=10)
+    parser.add_argument("--per-class", type=int, default=8)
     parser.add_argument("--edge", type=int, default=2500, help="shorter side of a film, px")
     parser.add_argument("--only", choices=list(CODECS), nargs="+", default=list(CODECS))
     options = parser.parse_args()

@@ -52,7 +52,8 @@ if TYPE_CHECKING:
 @click.option(
     "--fast-decode",
     is_flag=True,
-    help="Decode grey JPEG and JPEG 2000 at a reduced size: faster, with slightly other scores.",
+    help="Decode grey JPEG and JPEG 2000 at a reduced size: faster, and changes scores slightly, "
+    "see docs/scaling.md.",
 )
 @click.option(
     "--deadline",

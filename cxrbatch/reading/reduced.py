@@ -61,7 +61,9 @@ def reduced_jpeg(
         if read_jpeg_header(frame).process not in _HUFFMAN:
             return None
         size = _halved(rows, halvings), _halved(columns, halvings)
-        samples = simplejpeg.decode_jpeg(frame, "GRAY", min_height=size[0], min_width=size[1])
+        samples: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            frame, "GRAY", min_height=size[0], min_width=size[1]
+        )
     except (ReadingError, ValueError):
         return None
     return samples[..., 0] if samples.shape == (*size, 1) else None

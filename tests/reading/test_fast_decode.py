@@ -238,7 +238,7 @@ def in_full_only() -> dict[str, bytes]:
     return {
         "padding": dicom(cells, frame, J2K_LOSSLESS, elements={0x00280120: ("US", 0)}),
         "overlay bits": dicom(more, j2k(more, 16), J2K_LOSSLESS, bits=12),
-        "high bit": dicom(more, j2k(more, 16), J2K_LOSSLESS, bits=12, elements=at_the_top),
+        "high bit": dicom(cells, frame, J2K_LOSSLESS, elements=at_the_top),
         "sign in the header alone": dicom(cells, frame, J2K_LOSSLESS, signed=True),
         "a bit": dicom(cells, j2k((cells >> 11).astype(np.uint8), 1), J2K_LOSSLESS),
         "colour": dicom(colours, j2k(colours, 8), J2K_LOSSLESS, bits=8, photometric="YBR_RCT"),
@@ -256,7 +256,7 @@ def in_full_only() -> dict[str, bytes]:
         "JPEG lossless": dicom(cells, bytes(imagecodecs.jpeg8_encode(cells, **lossless)), LOSSLESS),
         "signed JPEG": dicom(shallow, jpeg(shallow), JPEG_BASELINE, bits=8, signed=True),
         "high throughput": dicom(
-            cells, bytes(imagecodecs.htj2k_encode(cells, reversible=True)), HTJ2K
+            more, bytes(imagecodecs.htj2k_encode(more, reversible=True)), HTJ2K, bits=16
         ),
         "raster colour": jpeg(colours),
         "PNG": make_png(shallow, depth=8, colour_type=0),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cxrbatch.reading.codestreams import Codestream, inspect_codestream
 from cxrbatch.reading.completeness import ran_out
 from cxrbatch.reading.outcomes import Outcome, ReadingError
-from cxrbatch.reading.reduced import reduced_j2k, reduced_jpeg
+from cxrbatch.reading.reduced import faultless_jpeg, reduced_j2k
 
 Samples = NDArray[np.unsignedinteger]
 
@@ -156,9 +156,11 @@ def _decode_jpeg(frame: bytes, shape: FrameShape) -> DecodedFrame:
     found = _checked(frame, shape)
     _check_density(frame, shape, _DCT_SAMPLES_PER_BYTE)
     if not shape.is_signed and found.precision == 8 <= shape.bits_stored:
-        small = reduced_jpeg(frame, rows=shape.rows, columns=shape.columns, halvings=shape.halvings)
-        if small is not None:
-            return DecodedFrame(small, shape.photometric)
+        cells = faultless_jpeg(
+            frame, rows=shape.rows, columns=shape.columns, halvings=shape.halvings
+        )
+        if cells is not None:
+            return DecodedFrame(cells, shape.photometric)
     return _decode_by_libjpeg(frame, shape, is_adobe=found.is_adobe)
 
 

@@ -22,7 +22,7 @@ from cxrbatch.reading.grey import GreyImage, grey_of
 from cxrbatch.reading.jpeg_scans import JpegHeader, Scan, list_scans, read_jpeg_header
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.png_chunks import SPARE_BYTES, PngChunks, read_chunks
-from cxrbatch.reading.reduced import aspect_in_full, halvings, reduced_jpeg
+from cxrbatch.reading.reduced import aspect_in_full, faultless_jpeg, halvings
 
 # It logs each of libpng's warnings, of which an interlaced PNG always gives one.
 logging.getLogger("imagecodecs").setLevel(logging.CRITICAL)
@@ -178,7 +178,7 @@ def read_jpeg(
     values: NDArray[Any] | None = None
     if header.samples == 1 and header.precision == 8:
         times = halvings(rows, columns, least_size=least_size)
-        values = reduced_jpeg(frame, rows=rows, columns=columns, halvings=times)
+        values = faultless_jpeg(frame, rows=rows, columns=columns, halvings=times)
     if values is None:
         values = _decode_whole_jpeg(frame)
     if header.precision != 8:

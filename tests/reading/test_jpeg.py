@@ -13,9 +13,11 @@ import pytest
 from makers import make_image_file
 from PIL import Image, ImageOps
 
-from cxrbatch.reading.jpeg_scans import list_scans
-from cxrbatch.reading.outcomes import Flag, Outcome
+from cxrbatch.reading.completeness import ran_out
+from cxrbatch.reading.jpeg_scans import list_scans, read_jpeg_header
+from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs_bytes
+from cxrbatch.reading.reduced import faultless_jpeg
 
 RNG = np.random.default_rng(13)
 WEIGHTS = np.array([0.299, 0.587, 0.114])
@@ -162,6 +164,39 @@ def test_what_libjpeg_calls_premature_is_refused(tmp_path: Path) -> None:
             assert outcome in (Outcome.CORRUPT, Outcome.TRUNCATED), number
     assert premature > 50
     assert whole > 50
+
+
+def by_other_means(frame: bytes) -> np.ndarray | None:
+    """Samples that need no more data than there are; None where they do, or there are none."""
+    try:
+        samples = imagecodecs.jpeg8_decode(frame)
+        is_short = ran_out(frame, samples, decode=imagecodecs.jpeg8_decode)
+    except (imagecodecs.Jpeg8Error, ReadingError, ValueError):
+        return None
+    return None if is_short else samples
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name.startswith("grey")])
+def test_a_jpeg_without_fault_is_whole_and_the_same_by_other_means(name: str) -> None:
+    chance, whole = random.Random(8), make(name)
+    frames = [whole]
+    for _ in range(150):
+        cut = whole[: chance.randrange(len(whole) // 2, len(whole))]
+        frames += [cut + b"\xff\xd9", cut + b"\x7f\xff\xd9"]
+        flipped = bytearray(whole)
+        flipped[chance.randrange(2, len(whole))] = chance.randrange(256)
+        frames.append(bytes(flipped))
+    found = 0
+    for frame in frames:
+        try:
+            header = read_jpeg_header(frame)
+        except ReadingError:
+            continue
+        samples = faultless_jpeg(frame, rows=header.rows, columns=header.columns)
+        if samples is not None:
+            assert np.array_equal(samples, by_other_means(frame))
+            found += 1
+    assert 20 < found < 200
 
 
 def test_bytes_behind_the_end_are_no_part_of_it() -> None:

@@ -1,5 +1,6 @@
 """Batches of inputs to scores on a device, at one precision and one fixed shape."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -187,6 +188,9 @@ class Scorer:
             precision: A resolved precision, not "auto".
             backend: What computes.
             ranges: What `openvino.activation_ranges` gives, for int8.
+
+        Raises:
+            CxrbatchError: OpenVINO, which takes its memory at once, does not get it.
         """
         self.card = checkpoint.card
         self.batch_size = batch_size
@@ -194,14 +198,15 @@ class Scorer:
         self.precision = precision
         self.seconds = 0.0
         self._transfer = Transfer(device)
-        self._model = make_network(
-            checkpoint,
-            batch_size=batch_size,
-            device=device,
-            precision=precision,
-            backend=backend,
-            ranges=ranges,
-        )
+        with memory_explained(batch_size):
+            self._model = make_network(
+                checkpoint,
+                batch_size=batch_size,
+                device=device,
+                precision=precision,
+                backend=backend,
+                ranges=ranges,
+            )
 
     @property
     def ahead(self) -> int:
@@ -223,7 +228,7 @@ class Scorer:
     def launch(self, inputs: npt.NDArray[np.uint8]) -> Launched:
         """Begin to score up to a batch of inputs, as `score`; gives what waits for the scores."""
         count = len(inputs)
-        with self._timed(), torch.inference_mode(), self._memory_explained():
+        with self._timed(), torch.inference_mode(), memory_explained(self.batch_size):
             scores = self._model.score(self._batch(inputs))
             logits = scores.logits[:count]
             probabilities = (logits / self.card.temperature).softmax(dim=1)
@@ -231,7 +236,7 @@ class Scorer:
             fetched = self._transfer.fetch([logits, probabilities, maps.levels, maps.scale])
 
         def wait() -> BatchScores:
-            with self._timed(), self._memory_explained():
+            with self._timed(), memory_explained(self.batch_size):
                 scored = BatchScores(*fetched())
             if not np.isfinite(scored.logits).all():
                 raise CxrbatchError(
@@ -251,7 +256,7 @@ class Scorer:
         Raises:
             CxrbatchError: The batch does not fit into memory.
         """
-        with torch.inference_mode(), self._memory_explained():
+        with torch.inference_mode(), memory_explained(self.batch_size):
             activations = self._model.features(self._batch(inputs))
             features = activations.float().mean((2, 3))[: len(inputs)]
             found: npt.NDArray[np.float32] = features.cpu().numpy()
@@ -267,18 +272,24 @@ class Scorer:
         yield
         self.seconds += time.perf_counter() - start
 
-    @contextmanager
-    def _memory_explained(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            # On a GPU it is a class of its own, on a CPU only the text tells.
-            if isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error):
-                raise CxrbatchError(
-                    f"not enough memory for {self.batch_size} images at once; "
-                    "try a smaller --batch-size"
-                ) from None
-            raise
+
+@contextmanager
+def memory_explained(batch_size: int) -> Iterator[None]:
+    """Say in one line where a batch does not fit into memory.
+
+    Raises:
+        CxrbatchError: It does not.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # PyTorch has a class of its own for it on a GPU; else only the text tells.
+        classes = (torch.OutOfMemoryError, MemoryError)
+        if isinstance(error, classes) or re.search("allocate|bad_alloc", str(error)):
+            raise CxrbatchError(
+                f"not enough memory for {batch_size} images at once; try a smaller --batch-size"
+            ) from None
+        raise
 
 
 def _has_native_bf16(device: torch.device) -> bool:

@@ -13,11 +13,12 @@ import torch
 from networks import trained
 from torch import Tensor, nn
 
-from cxrbatch.errors import UsageError
+from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model import inference
+from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.fused import FusedResNet, fold
 from cxrbatch.model.heatmaps import quantise
-from cxrbatch.model.inference import choose_device, choose_precision, describe_device
+from cxrbatch.model.inference import Scorer, choose_device, choose_precision, describe_device
 from cxrbatch.model.resnet import ARCHITECTURES, RadiographResNet
 
 needs_openvino = pytest.mark.skipif(
@@ -152,6 +153,13 @@ def test_it_computes_on_the_cpu_and_says_so() -> None:
     assert describe_device(CPU, "openvino") == f"{describe_device(CPU)}, by OpenVINO"
     with pytest.raises(UsageError, match="computes on a CPU, not on 'cuda'"):
         choose_device("cuda", "openvino")
+
+
+@needs_openvino
+def test_a_batch_that_does_not_fit_is_one_line(tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    with pytest.raises(CxrbatchError, match="not enough memory for 200000000 images"):
+        Scorer(checkpoint, batch_size=200_000_000, device=CPU, precision="fp32", backend="openvino")
 
 
 def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,8 @@ class GreyImage:
 
     def points(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Display:
         """Grey levels where rows and columns cross, shape (rows, columns)."""
-        return GreyImage(self.cells[np.ix_(rows, columns)], self.table).whole()
+        # One axis after the other, which is faster than both at once.
+        return GreyImage(self.cells.take(rows, 0).take(columns, 1), self.table).whole()
 
     def whole(self) -> Display:
         """Grey levels of all rows, shape (rows, columns), float32 in [0, 1]."""

@@ -89,7 +89,8 @@ def thumbnail_ranks(image: GreyImage) -> Grid:
     # Whole numbers, or rounding would part equal cells in the negative and not in the image.
     levels = np.rint(image.points(*_evenly(image.shape)) * np.float32(_LEVELS)).astype(np.int32)
     inner = _without_borders(levels)
-    cells = inner[np.ix_(*_evenly(inner.shape))].reshape(SIDE, _POINTS, SIDE, _POINTS)
+    rows, columns = _evenly(inner.shape)
+    cells = inner.take(rows, 0).take(columns, 1).reshape(SIDE, _POINTS, SIDE, _POINTS)
     sums = cells.sum(axis=(1, 3)).ravel()
     ordered = np.sort(sums)
     below = np.searchsorted(ordered, sums, side="left")
@@ -107,15 +108,16 @@ def _evenly(shape: tuple[int, ...]) -> tuple[Grid, Grid]:
 
 def _without_borders(levels: Grid) -> Grid:
     """What lies between the outermost rows and columns that show something."""
-    rows, columns = (np.flatnonzero(_spread(levels, axis) > _BORDER_LEVELS) for axis in (1, 0))
+    rows, columns = (
+        np.flatnonzero(_spread(lines) > _BORDER_LEVELS) for lines in (levels, levels.T)
+    )
     if not rows.size or not columns.size:
         return levels
     return levels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _spread(levels: Grid, axis: int) -> Grid:
-    """Range of each row (axis 1) or column (axis 0) without the tail at each end."""
-    ordered = np.sort(levels, axis=axis)
-    low: Grid = ordered.take([_BORDER_TAIL], axis)
-    high: Grid = ordered.take([-1 - _BORDER_TAIL], axis)
-    return (high - low).ravel()
+def _spread(lines: Grid) -> Grid:
+    """Range of each line without the tail at each end."""
+    ordered = np.sort(np.ascontiguousarray(lines), axis=1)
+    spread: Grid = ordered[:, -1 - _BORDER_TAIL] - ordered[:, _BORDER_TAIL]
+    return spread

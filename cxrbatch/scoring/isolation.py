@@ -5,6 +5,7 @@ happened on is known, is tried once more in a new child, and then is a `Fault`.
 """
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -268,12 +269,15 @@ class IsolatedProcess:
             raise
 
     def _answered(self, connection: Connection) -> bool:
+        # What Connection.poll makes anew for each answer takes as long as to receive it.
+        answer = select.poll()
+        answer.register(connection, select.POLLIN)
         soon = min(_SOON, self._limits.seconds)
-        if connection.poll(soon):
+        if answer.poll(1e3 * soon):
             return True
         self._stepped_aside = True
         with self._aside():
-            return connection.poll(self._limits.seconds - soon)
+            return bool(answer.poll(1e3 * (self._limits.seconds - soon)))
 
     def _new_child(self) -> tuple[int, Connection]:
         self._seconds_before = 0.0

@@ -176,7 +176,8 @@ def _average_rows(image: GreyImage, extent: int, target: int) -> Display:
     """
     columns = image.shape[1]
     averaged = np.empty((target, columns), np.float32)
-    block = max(1, _BLOCK_PIXELS // columns)
+    # No more than there are: of small images, as many as there are sizes have the same plan.
+    block = max(1, min(extent, _BLOCK_PIXELS // columns))
     for rows, (start, stop), weights in _row_blocks(image.shape[0], extent, target, block):
         averaged[rows] = weights @ image.rows(start, stop)
     return averaged

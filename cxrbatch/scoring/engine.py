@@ -20,7 +20,6 @@ from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.results.table import Table, open_table, table_schema
 from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.scoring.archive import Walk
-from cxrbatch.scoring.calibrating import quantise_network
 from cxrbatch.scoring.claim import clear, partial_folder, writing
 from cxrbatch.scoring.earlier import TRIED_AGAIN, EarlierRows
 from cxrbatch.scoring.isolation import Nursery
@@ -284,6 +283,9 @@ class Engine:
             raise UsageError("--precision int8 and --calibration go together; give both or neither")
         if labels is None:
             return None
+        # It needs scikit-learn, which takes a second to load.
+        from cxrbatch.scoring.calibrating import quantise_network
+
         return quantise_network(self._loaded, labels, self.options)
 
     @cached_property

@@ -155,7 +155,7 @@ def _decode_jpeg(frame: bytes, shape: FrameShape) -> DecodedFrame:
     """JPEG of 8 or 12 bits by libjpeg-turbo (equal to DCMTK, bit for bit)."""
     found = _checked(frame, shape)
     _check_density(frame, shape, _DCT_SAMPLES_PER_BYTE)
-    if not shape.is_signed and found.precision == 8 <= shape.bits_stored:
+    if not shape.is_signed and shape.bits_stored >= 8:
         cells = faultless_jpeg(
             frame, rows=shape.rows, columns=shape.columns, halvings=shape.halvings
         )

@@ -175,10 +175,8 @@ def read_jpeg(
     scans = list_scans(frame)
     _check_scans(header, scans)
     rows, columns = header.rows, header.columns
-    values: NDArray[Any] | None = None
-    if header.samples == 1 and header.precision == 8:
-        times = halvings(rows, columns, least_size=least_size)
-        values = faultless_jpeg(frame, rows=rows, columns=columns, halvings=times)
+    times = halvings(rows, columns, least_size=least_size)
+    values: NDArray[Any] | None = faultless_jpeg(frame, rows=rows, columns=columns, halvings=times)
     if values is None:
         values = _decode_whole_jpeg(frame)
     if header.precision != 8:

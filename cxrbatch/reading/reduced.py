@@ -57,7 +57,8 @@ def faultless_jpeg(
     """
     try:
         list_scans(frame)
-        if read_jpeg_header(frame).process not in _HUFFMAN:
+        header = read_jpeg_header(frame)
+        if header.process not in _HUFFMAN or (header.samples, header.precision) != (1, 8):
             return None
         size = _halved(rows, halvings), _halved(columns, halvings)
         samples: NDArray[np.uint8] = simplejpeg.decode_jpeg(

@@ -1,8 +1,11 @@
 """Colour DICOM to luminance."""
 
+import io
+
 import numpy as np
 import pytest
-from makers import make_dicom
+from makers import JPEG_BASELINE, dataset_of, make_dicom, make_encapsulated, make_image_file
+from PIL import Image
 
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.reading.palette import expand_segments
@@ -72,6 +75,18 @@ def test_ybr_full_422_shares_chroma() -> None:
     chroma = np.broadcast_to(np.array([120, 130]), (12, 14, 2))
     expected = luminance_of_ybr(np.concatenate([y[..., None], chroma], -1))
     np.testing.assert_allclose(reading.display, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2"])
+def test_jpeg_equals_pillow(subsampling: str) -> None:
+    image = Image.fromarray(RGB).resize((76, 58))
+    frame = make_image_file(image, "JPEG", quality=95, subsampling=subsampling)
+    dataset = dataset_of(np.asarray(image), photometric="YBR_FULL_422", bits_stored=8)
+    reading = read(make_encapsulated(dataset, [frame], transfer_syntax=JPEG_BASELINE))
+    with Image.open(io.BytesIO(frame)) as decoded:
+        # It rounds colours to whole numbers before they are weighed.
+        np.testing.assert_allclose(reading.display, decoded @ WEIGHTS / 255, atol=1.5 / 255)
+    assert Flag.COLOUR in reading.flags
 
 
 @pytest.mark.parametrize("bits", [8, 16])

@@ -50,8 +50,8 @@ class Codestream:
         precision: Bits per component, the largest of all.
         is_adobe: Whether Adobe's marker tells the colour space of a JPEG.
         is_signed: Whether the first component is signed; only for JPEG 2000.
-        levels: Resolution levels below the full one that JPEG 2000 has in all components; 0 for
-            high-throughput JPEG 2000.
+        levels: Resolution levels below the full one that JPEG 2000 has in all components, and whose
+            sides are halves; 0 for high-throughput JPEG 2000.
     """
 
     rows: int
@@ -143,7 +143,8 @@ def _inspect_j2k(frame: bytes, start: int) -> Codestream:
         samples,
         max(depths) + 1,
         is_signed=frame[start + 42] > 0x7F,
-        levels=levels,
+        # What lies off the origin has sides that are rounded by where it begins and ends.
+        levels=0 if left or top else levels,
     )
 
 

@@ -241,6 +241,7 @@ def in_full_only() -> dict[str, bytes]:
         "sign in the header alone": dicom(cells, frame, J2K_LOSSLESS, signed=True),
         "a bit": dicom(cells, j2k((cells >> 11).astype(np.uint8), 1), J2K_LOSSLESS),
         "colour": dicom(colours, j2k(colours, 8), J2K_LOSSLESS, bits=8, photometric="YBR_RCT"),
+        "colour JPEG": dicom(colours, jpeg(colours), JPEG_BASELINE, bits=8, photometric="YBR_FULL"),
         "palette": dicom(
             shallow,
             j2k(shallow, 8),
@@ -269,6 +270,16 @@ def test_what_a_mean_makes_no_sense_of_is_decoded_in_full(name: str) -> None:
     assert full.outcome is Outcome.SCORED, full.detail
     assert replace(full, image=None) == replace(fast, image=None)
     np.testing.assert_array_equal(full.display, fast.display)
+
+
+@pytest.mark.parametrize("offset", ["1,0", "0,1"])
+def test_what_lies_off_the_origin_is_decoded_in_full(offset: str, tmp_path: Path) -> None:
+    """Its smaller levels may have a column or a row less than half of the image has."""
+    plain, packed = tmp_path / "plain.pgm", tmp_path / "packed.j2k"
+    Image.fromarray(film(8)).save(plain)
+    by_tool("opj_compress", "-i", str(plain), "-o", str(packed), "-d", offset)
+    fast = read(dicom(film(8), packed.read_bytes(), J2K_LOSSLESS, bits=8), times=2)
+    np.testing.assert_array_equal(levels(fast, 8), film(8))
 
 
 @pytest.mark.parametrize("name", REDUCIBLE)

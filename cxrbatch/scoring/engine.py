@@ -16,7 +16,6 @@ from typing import Any, TypeAlias
 from cxrbatch.errors import TableError, UsageError
 from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.inference import Scorer, choose_device, choose_precision, describe_device
-from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.results.table import Table, open_table, table_schema
 from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.scoring.archive import Walk
@@ -256,12 +255,7 @@ class Engine:
 
     def sharding(self, run: Run) -> Sharding:
         """What writes the shards of a run in this process."""
-        reading = ReadingOptions(
-            max_pixels=self.options.max_pixels,
-            modalities=self.options.modalities,
-            no_voi=self.card.recipe.no_voi,
-            least_size=self.card.recipe.least_size if self.options.fast_decode else None,
-        )
+        reading = self.options.reading(self.card.recipe)
         base = os.fsencode(self.walk.base)
         nursery, self.nursery = self.nursery, None  # it serves one pool
         return Sharding(

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from cxrbatch.errors import LabelError
 from cxrbatch.model.card import Card
-from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.results.class_folders import labels_from_folders
 from cxrbatch.results.class_names import class_numbers
 from cxrbatch.results.paths import shown, text_to_path
@@ -63,10 +62,7 @@ def read_labelled(labels: Path, card: Card, options: ScoringOptions) -> Labelled
     base = labels if is_folder else labels.parent
     chosen = _some(files, numbers, classes=len(card.classes))
     entries = [Unread(i, _archived(base, file)) for i, file in enumerate(chosen)]
-    reading = ReadingOptions(
-        max_pixels=options.max_pixels, modalities=options.modalities, no_voi=card.recipe.no_voi
-    )
-    reader = FileReader(b"", card.recipe, reading, b"")
+    reader = FileReader(b"", card.recipe, options.reading(card.recipe), b"")
     inputs: list[npt.NDArray[np.uint8]] = []
     classes: list[int] = []
     unreadable = 0

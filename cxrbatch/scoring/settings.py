@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Backend, Precision
+from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.allowance import memory_for
 from cxrbatch.reading.outcomes import Kind, Outcome
 from cxrbatch.reading.radiograph import ReadingOptions
@@ -52,6 +53,15 @@ class ScoringOptions:
     def limits(self) -> Limits:
         """What one file may use."""
         return Limits(seconds=self.deadline, memory=memory_for(self.max_pixels))
+
+    def reading(self, recipe: Recipe) -> ReadingOptions:
+        """How files are read for a model of this recipe."""
+        return ReadingOptions(
+            max_pixels=self.max_pixels,
+            modalities=self.modalities,
+            no_voi=recipe.no_voi,
+            least_size=recipe.least_size if self.fast_decode else None,
+        )
 
 
 @dataclass(slots=True)

@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from listeners import Silent
+from PIL import Image
 
 from cxrbatch.cli import main
 from cxrbatch.errors import CxrbatchError, LabelError, UsageError
-from cxrbatch.model.checkpoint import bundled_checkpoint
+from cxrbatch.model.checkpoint import bundled_checkpoint, load_checkpoint
+from cxrbatch.model.preprocessing import image_hash
 from cxrbatch.results.metrics import one_vs_rest_auc
 from cxrbatch.results.table import Table, open_table
 from cxrbatch.sample.archive import write_sample
 from cxrbatch.scoring.claim import claimed
 from cxrbatch.scoring.engine import score_archive
+from cxrbatch.scoring.labelled import read_labelled
 from cxrbatch.scoring.settings import ScoringOptions
 
 pytestmark = pytest.mark.skipif(
@@ -187,6 +190,27 @@ def test_labels_and_class_folders_are_one_calibration(
         for number, data in enumerate([far_apart, labels_of(far_apart, tmp_path / "l.csv")])
     ]
     assert tables[0].path.read_bytes() == tables[1].path.read_bytes()
+
+
+def test_calibration_images_are_read_as_those_of_the_run(
+    tmp_path: Path, tiny_checkpoint: Path, score: Score
+) -> None:
+    rng = np.random.default_rng(7)
+    for name in CLASSES:
+        (tmp_path / "c" / name).mkdir(parents=True)
+        for number in range(OF_A_CLASS):
+            grey = rng.integers(0, 256, (280, 264), dtype=np.uint8)
+            Image.fromarray(grey).save(tmp_path / "c" / name / f"{number}.jpg")
+    card = load_checkpoint(tiny_checkpoint).card
+    found = {
+        fast: read_labelled(tmp_path / "c", card, ScoringOptions(workers=0, fast_decode=fast))
+        for fast in (False, True)
+    }
+    for fast, images in found.items():
+        table = score(tmp_path / "c", f"{fast}.parquet", fast_decode=fast)
+        (hashes,) = table.read(["image_hash"])
+        assert sorted(map(image_hash, images.inputs)) == sorted(hashes.to_pylist())
+    assert (found[True].inputs != found[False].inputs).any()
 
 
 def test_where_labels_have_splits_val_counts(far_apart: Path, tmp_path: Path, score: Score) -> None:

@@ -27,6 +27,8 @@ _MARKER = re.compile(rb"\xff[^\0]", re.DOTALL)
 # So many of the row's last samples are looked up: noise makes far fewer unmistakable, and behind a
 # dark border there may be hundreds of one value.
 _SAMPLES = 2048
+# Of flat rows: as text they take a byte each, more than once.
+_MOST_BITS = 1 << 23
 # Of a sample: a code word of 16 bits and 15 bits more, and a stuffed byte behind each.
 _MOST_BYTES = 8
 
@@ -72,6 +74,8 @@ def holds_last_row(frame: bytes, decoded: NDArray[Any]) -> bool:
         flat_words = _flat_words(decoded[last : last + 2], len(flat), coding) if flat.size else ""
     except KeyError:
         return False
+    if flat_words is None:
+        return False
     # Samples are stored modulo their type, and so are those differences that were made up.
     wrapped = differences.astype(decoded.dtype)
     alike = int((wrapped[::-1] != wrapped[-1]).argmax()) or wrapped.size
@@ -94,12 +98,17 @@ def _last_varied_row(decoded: NDArray[Any]) -> int:
     return -1
 
 
-def _flat_words(rows: NDArray[Any], count: int, coding: _Coding) -> str:
-    """The code of `count` rows of one value, the second of two rows and those behind it."""
+def _flat_words(rows: NDArray[Any], count: int, coding: _Coding) -> str | None:
+    """The code of `count` rows of one value, the second of two rows and those behind it.
+
+    None where it is too long to be looked up.
+    """
     first = int(rows[1, 0]) - int(rows[0, 0])  # the first sample is predicted by the one above
     differences = [_wrapped(np.array([first])), _differences(rows, coding.predictor)]
     words = _code_words(np.concatenate(differences), coding.codes)
     zeros: int = rows.shape[1] * (count - 1)
+    if zeros * len(coding.codes[0]) > _MOST_BITS:
+        return None
     return "".join(words) + coding.codes[0] * zeros
 
 

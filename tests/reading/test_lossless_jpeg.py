@@ -92,6 +92,14 @@ def test_flat_last_rows_are_counted(predictor: int, value: int, rows: int) -> No
     assert refused > 300
 
 
+def test_flat_rows_without_end_are_left_to_the_decoder() -> None:
+    """Their code would take more memory than the image."""
+    cells = np.full((5_000, 4_000), 7, np.uint16)
+    cells[1] = np.random.default_rng(0).integers(0, 11, 4_000)
+    assert not holds_last_row(encode(cells), cells)
+    assert holds_last_row(encode(cells[:500]), cells[:500])
+
+
 @pytest.mark.parametrize("tail", [b"\xff\xd0", b"\xff\xff"])
 def test_a_marker_within_the_data_is_left_to_the_decoder(tail: bytes) -> None:
     frame = encode(noisy(12))

@@ -220,6 +220,7 @@ def _made(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
         "Recipe": _listed(provenance.get("recipe")),
         "Device": str(provenance.get("device", "")),
         "Precision": str(provenance.get("precision", "")),
+        "Decoding": "at a reduced size" if provenance.get("fast_decode") is True else "",
         "Versions": _listed(provenance.get("versions")),
         "Passed over": _listed(provenance.get("passed_over")),
     }

@@ -87,6 +87,15 @@ def test_json_says_of_the_model_what_the_page_says(make_table: TableMaker) -> No
     assert found["archive_root"] == str(table.parent / "archive")
 
 
+@pytest.mark.parametrize("fast", [True, False, None])
+def test_the_page_says_of_images_that_they_were_decoded_at_a_reduced_size(
+    make_table: TableMaker, fast: bool | None
+) -> None:
+    made = {} if fast is None else {"fast_decode": fast}
+    text = text_of(report(make_table([(0, 0), (1, 1)], provenance=made)))
+    assert ("--fast-decode" in text) == bool(fast)
+
+
 def test_without_a_truth_there_is_a_page_without_figures(
     make_table: TableMaker, seed_study: Pairs
 ) -> None:

@@ -27,6 +27,10 @@ BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
 # Parsing stops here: a longer header is a bomb, or belongs to no radiograph.
 _HEADER_READS = 50_000
+# What an item of a sequence counts for beside its own: pydicom makes a data set of each, at the
+# price of some twenty reads.
+_ITEM_READS = 17
+_ITEM_STARTS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 _HEADER_BYTES = 64 << 20
 _LARGEST_VALUE = 1 << 20
 _INFLATE_STEP = 1 << 18
@@ -147,13 +151,17 @@ class _Metered:
         self.tell = stream.tell
         self.seek = stream.seek
         self.is_short = False
+        self.is_endless = False
 
     def read(self, count: int = -1) -> bytes:
         self._reads -= 1
         self._bytes -= max(0, count)
         if self._reads < 0 or self._bytes < 0:
-            raise ReadingError(Outcome.TOO_LARGE, "the header is longer than any radiograph's")
+            self.is_endless = True
+            raise _endlessness()
         data = self._stream.read(count)
+        if count == 8 and data.startswith(_ITEM_STARTS):
+            self._reads -= _ITEM_READS
         # No bytes where a tag would start is the end; anything else cut short is a truncation.
         self.is_short |= len(data) < count and not (len(data) == 0 and count == 8)
         return data
@@ -209,6 +217,10 @@ def _skip_preamble(stream: BinaryIO) -> int:
     return start
 
 
+def _endlessness() -> ReadingError:
+    return ReadingError(Outcome.TOO_LARGE, "the header is longer than any radiograph's")
+
+
 def _truncation() -> ReadingError:
     return ReadingError(Outcome.TRUNCATED, "the file ends inside its header")
 
@@ -242,7 +254,8 @@ def _parse(
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        failure = reading_error(error)
+        # pydicom says of some errors of its stream only that a sequence could not be read.
+        failure = _endlessness() if metered.is_endless else reading_error(error)
     if metered.is_short and (failure is None or failure.outcome is Outcome.CORRUPT):
         failure = _truncation()
     return _with_encoding(elements, implicit, little), (found[0] if found else None), failure

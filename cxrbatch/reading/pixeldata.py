@@ -22,7 +22,7 @@ _UNDEFINED = 0xFFFFFFFF
 _ITEM = 0xFFFEE000
 _DELIMITER = 0xFFFEE0DD
 # More fragments than this belong to no radiograph, and a list of them would be the bomb.
-_MOST_FRAGMENTS = 100_000
+_MOST_FRAGMENTS = 50_000
 _END_MARKER = b"\xff\xd9"
 
 

@@ -30,7 +30,7 @@ def predict(
         CxrbatchError: A score is not finite.
     """
     scorer = _scorer(model, card, device, precision)
-    return np.concatenate([scorer.score(images).logits for images in side.batches(_BATCH)])
+    return np.concatenate([scores.logits for scores in scorer.score_all(side.batches(_BATCH))])
 
 
 def features_of(

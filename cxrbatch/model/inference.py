@@ -2,7 +2,8 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,13 +19,17 @@ from cxrbatch.model.card import Normalisation
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.fused import FusedResNet
 from cxrbatch.model.heatmaps import quantise
+from cxrbatch.model.lanes import Lanes
 from cxrbatch.model.resnet import Scores
-from cxrbatch.model.transfer import Transfer
+from cxrbatch.model.transfer import Arrays, Transfer
 
 Backend = Literal["torch", "openvino"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 
 DEFAULT_BATCH_SIZE = 32
+
+# A GPU computes one batch after the other.
+_AHEAD_ON_GPU = 2
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -166,7 +171,8 @@ class Scorer:
     plans for a second shape.
 
     Attributes:
-        seconds: Spent on scores so far.
+        seconds: Spent on scores so far, by who asked for them.
+        ahead: Batches that are to be launched before the scores of one are waited for.
     """
 
     def __init__(
@@ -198,6 +204,8 @@ class Scorer:
         self.precision = precision
         self.seconds = 0.0
         self._transfer = Transfer(device)
+        self._lanes = Lanes() if device.type == "cpu" else None
+        self.ahead = self._lanes.count if self._lanes else _AHEAD_ON_GPU
         with memory_explained(batch_size):
             self._model = make_network(
                 checkpoint,
@@ -207,11 +215,6 @@ class Scorer:
                 backend=backend,
                 ranges=ranges,
             )
-
-    @property
-    def ahead(self) -> int:
-        """Batches that are to be launched before the scores of one are waited for."""
-        return self._transfer.ahead
 
     def score(self, inputs: npt.NDArray[np.uint8]) -> BatchScores:
         """Score up to a batch of inputs.
@@ -225,15 +228,23 @@ class Scorer:
         """
         return self.launch(inputs)()
 
+    def score_all(self, batches: Iterable[npt.NDArray[np.uint8]]) -> Iterator[BatchScores]:
+        """Score batches, each as `score` does, some of them ahead."""
+        launched: deque[Launched] = deque()
+        for inputs in batches:
+            launched.append(self.launch(inputs))
+            if len(launched) > self.ahead:
+                yield launched.popleft()()
+        while launched:
+            yield launched.popleft()()
+
     def launch(self, inputs: npt.NDArray[np.uint8]) -> Launched:
         """Begin to score up to a batch of inputs, as `score`; gives what waits for the scores."""
-        count = len(inputs)
-        with self._timed(), torch.inference_mode(), memory_explained(self.batch_size):
-            scores = self._model.score(self._batch(inputs))
-            logits = scores.logits[:count]
-            probabilities = (logits / self.card.temperature).softmax(dim=1)
-            maps = quantise(scores.heatmaps[:count])
-            fetched = self._transfer.fetch([logits, probabilities, maps.levels, maps.scale])
+        with self._timed():
+            if self._lanes:
+                fetched = self._lanes.start(lambda: self._begun(inputs)())
+            else:
+                fetched = self._begun(inputs)
 
         def wait() -> BatchScores:
             with self._timed(), memory_explained(self.batch_size):
@@ -246,6 +257,16 @@ class Scorer:
             return scored
 
         return wait
+
+    def _begun(self, inputs: npt.NDArray[np.uint8]) -> Callable[[], Arrays]:
+        """Begin to compute on the device; gives what waits for it."""
+        count = len(inputs)
+        with torch.inference_mode(), memory_explained(self.batch_size):
+            scores = self._model.score(self._batch(inputs))
+            logits = scores.logits[:count]
+            probabilities = (logits / self.card.temperature).softmax(dim=1)
+            maps = quantise(scores.heatmaps[:count])
+            return self._transfer.fetch([logits, probabilities, maps.levels, maps.scale])
 
     def features(self, inputs: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Give what the head sees of up to a batch of inputs, shape (n, k).

@@ -11,6 +11,7 @@ arXiv:1806.08342, section 3.
 
 import sys
 from collections.abc import Iterable
+from queue import SimpleQueue
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from cxrbatch.model.fused import fold
+from cxrbatch.model.lanes import divided
 from cxrbatch.model.resnet import Block, RadiographResNet, Scores, score_features
 
 # OpenVINO tells its makers that it was imported wherever it finds this package.
@@ -51,7 +53,7 @@ class OpenVinoResNet:
         precision: str,
         ranges: Ranges | None = None,
     ) -> None:
-        """Build and compile, for as many threads as PyTorch computes with.
+        """Build and compile, for as many threads as PyTorch computes with, in its lanes.
 
         Args:
             model: The network, in float32; it is left as it is.
@@ -61,13 +63,21 @@ class OpenVinoResNet:
             ranges: What `activation_ranges` gives, for int8.
         """
         graph = _Graph(model, (batch_size, 1, size, size), ranges=ranges)
-        self._request = _compiled([graph.features], graph.images, hint=_HINTS[precision])
+        lanes, _ = divided(torch.get_num_threads())
+        compiled = _compiled([graph.features], graph.images, hint=_HINTS[precision], streams=lanes)
+        self._idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
+        for _ in range(lanes):
+            self._idle.put(compiled.create_infer_request())
         self._head = nn.Linear(model.fc.in_features, model.fc.out_features)
         self._head.load_state_dict(model.fc.state_dict())
 
     def features(self, images: Tensor) -> Tensor:
         """Give the last convolutional layer's activations, as `RadiographResNet.features`."""
-        return torch.from_numpy(self._request.infer([images.numpy()])[0])
+        request = self._idle.get()
+        try:
+            return torch.from_numpy(request.infer([images.numpy()])[0])
+        finally:
+            self._idle.put(request)
 
     def score(self, images: Tensor) -> Scores:
         """Give logits and heat maps, as `RadiographResNet.score`."""
@@ -86,7 +96,8 @@ def activation_ranges(model: RadiographResNet, batches: Iterable[Tensor]) -> Ran
     for images in batches:
         if request is None:
             graph = _Graph(model, (-1, *images.shape[1:]))
-            request = _compiled(graph.extremes(), graph.images, hint="f32")
+            compiled = _compiled(graph.extremes(), graph.images, hint="f32", streams=1)
+            request = compiled.create_infer_request()
         found.append(list(request.infer([images.numpy()]).values()))
     extremes = [np.concatenate(of_tensor) for of_tensor in zip(*found, strict=True)]
     # An image that is odd does not make the steps of all others coarse.
@@ -158,14 +169,16 @@ def _in_levels(x: _Node, low: _Levels, high: _Levels, *, levels: int) -> _Node:
     return ops.fake_quantize(x, *limits, levels)
 
 
-def _compiled(outputs: list[_Node], images: _Node, *, hint: str) -> openvino.InferRequest:
-    """Give what runs a graph, in one stream like PyTorch."""
+def _compiled(
+    outputs: list[_Node], images: _Node, *, hint: str, streams: int
+) -> openvino.CompiledModel:
+    """Make a graph ready to be run by so many at once, who share the threads."""
     model = openvino.Model(outputs, [images], "")
     settings = {
         "INFERENCE_PRECISION_HINT": hint,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "NUM_STREAMS": 1,
+        "NUM_STREAMS": streams,
         # The processes that read files share the cores.
         "ENABLE_CPU_PINNING": False,
     }
-    return openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+    return openvino.Core().compile_model(model, "CPU", settings)

@@ -16,16 +16,12 @@ class Transfer:
 
     A GPU is given the next batches while it computes: inputs travel from pinned memory on a stream
     of their own, results to pinned memory, and nobody waits for either before they are needed.
-
-    Attributes:
-        ahead: Batches that are to be on their way before the results of one are waited for.
     """
 
     def __init__(self, device: torch.device) -> None:
         """Make a stream where the device is a GPU."""
         self._device = device
         self._sending = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.ahead = 0 if self._sending is None else 2
 
     def send(self, inputs: npt.NDArray[np.uint8], *, batch_size: int) -> Tensor:
         """Give inputs on the device, as a batch that is filled up with black.

@@ -82,7 +82,7 @@ def _check(quantisation: Quantisation) -> None:
 
 
 def _areas(found: LabelledImages, scorer: Scorer, classes: Sequence[str]) -> dict[str, float]:
-    scores = [scorer.score(batch) for batch in _batches(found.inputs, scorer.batch_size)]
+    scores = scorer.score_all(_batches(found.inputs, scorer.batch_size))
     areas = one_vs_rest_auc(found.classes, np.concatenate([s.probabilities for s in scores]))
     # Each class has images, so each has an area.
     return {name: float(area or 0.0) for name, area in zip(classes, areas, strict=True)}

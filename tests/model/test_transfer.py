@@ -35,7 +35,3 @@ def test_results_come_back_whole_however_many_are_on_their_way(device: torch.dev
         images, means = wait()
         assert np.array_equal(images, batch)
         np.testing.assert_allclose(means, batch.mean((1, 2)), rtol=1e-5)
-
-
-def test_only_a_gpu_is_given_batches_ahead(device: torch.device) -> None:
-    assert (Transfer(device).ahead > 0) == (device.type == "cuda")

@@ -19,6 +19,9 @@ _GREY_TOLERANCE = 3 / 255
 # Pixels looked up at once: few enough to stay in the cache.
 _BLOCK = 1 << 16
 
+# Pixels of an image small enough to be held in floating point.
+_DIVIDED = 1 << 17
+
 _INDICES = {1: pa.uint8(), 2: pa.uint16()}
 
 
@@ -107,7 +110,8 @@ def _arrow(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
 
 def _plain(values: NDArray[Any]) -> GreyImage:
     scale = _full_scale(values)
-    if values.dtype.itemsize > 2 or values.size < 1 << (8 * values.dtype.itemsize):
+    # To divide is faster than to look up; but of a large image it would make a larger one.
+    if values.dtype.itemsize > 2 or values.size <= _DIVIDED:
         return GreyImage(np.divide(values, scale, dtype=np.float32))
     domain = np.arange(1 << (8 * values.dtype.itemsize), dtype=np.float32)
     return GreyImage(values, np.divide(domain, scale, dtype=np.float32))

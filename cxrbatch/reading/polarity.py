@@ -6,12 +6,14 @@ dark in the lungs and beside the neck. Ranks stay what they are under any window
 the negative they are reversed, so that a negative has exactly the opposite number.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
 from cxrbatch.reading.grey import GreyImage
 
-Grid = NDArray[np.signedinteger]
+Grid = NDArray[np.integer]
 
 SUSPECT = -0.3
 """A number below it is doubt.
@@ -55,7 +57,9 @@ _LEFT_HALF = [
     [ -47,  -18,   12,   40,   59,   72,   83,   92],
 ]
 # fmt: on
-_TEMPLATE = np.hstack([_LEFT_HALF, np.fliplr(_LEFT_HALF)]).ravel()
+_TEMPLATE = np.hstack([_LEFT_HALF, np.fliplr(_LEFT_HALF)]).ravel().astype(np.float64)
+_TEMPLATE -= _TEMPLATE.mean()
+_TEMPLATE /= np.linalg.norm(_TEMPLATE)
 
 
 def polarity(image: GreyImage) -> float:
@@ -71,9 +75,8 @@ def polarity(image: GreyImage) -> float:
     if min(image.shape) < SIDE:
         return 0.0
     ranks = thumbnail_ranks(image)
-    template = _TEMPLATE - _TEMPLATE.mean()
-    norm = float(np.linalg.norm(ranks) * np.linalg.norm(template))
-    return float(ranks @ template) / norm if norm else 0.0
+    norm = float(np.linalg.norm(ranks))
+    return float(ranks @ _TEMPLATE) / norm if norm else 0.0
 
 
 def thumbnail_ranks(image: GreyImage) -> Grid:
@@ -87,11 +90,14 @@ def thumbnail_ranks(image: GreyImage) -> Grid:
         SIDE * SIDE - 1 for the brightest in steps of 2; equal cells share their mean.
     """
     # Whole numbers, or rounding would part equal cells in the negative and not in the image.
-    levels = np.rint(image.points(*_evenly(image.shape)) * np.float32(_LEVELS)).astype(np.int32)
+    rows, columns = (_evenly(length) for length in image.shape)
+    levels = np.rint(image.points(rows, columns) * np.float32(_LEVELS)).astype(np.uint16)
     inner = _without_borders(levels)
-    rows, columns = _evenly(inner.shape)
-    cells = inner.take(rows, 0).take(columns, 1).reshape(SIDE, _POINTS, SIDE, _POINTS)
-    sums = cells.sum(axis=(1, 3)).ravel()
+    rows, columns = (_evenly(length) for length in inner.shape)
+    points = inner.take(rows, 0).take(columns, 1)
+    # Rows first, as they lie in one piece.
+    tall = points.reshape(SIDE, _POINTS, -1).sum(axis=1, dtype=np.int32)
+    sums = tall.reshape(SIDE, SIDE, _POINTS).sum(axis=2).ravel()
     ordered = np.sort(sums)
     below = np.searchsorted(ordered, sums, side="left")
     above = sums.size - np.searchsorted(ordered, sums, side="right")
@@ -99,11 +105,12 @@ def thumbnail_ranks(image: GreyImage) -> Grid:
     return ranks
 
 
-def _evenly(shape: tuple[int, ...]) -> tuple[Grid, Grid]:
-    """Rows and columns, SIDE * _POINTS of each, in the middle of equal parts of an image."""
+@lru_cache(maxsize=1024)
+def _evenly(length: int) -> NDArray[np.int64]:
+    """Rows or columns, SIDE * _POINTS of them, in the middle of equal parts of an image."""
     odd = 2 * np.arange(SIDE * _POINTS) + 1
-    rows, columns = (odd * length // (2 * odd.size) for length in shape)
-    return rows, columns
+    places: NDArray[np.int64] = odd * length // (2 * odd.size)
+    return places
 
 
 def _without_borders(levels: Grid) -> Grid:

@@ -213,6 +213,20 @@ def test_names_with_nul_or_not_utf8_keep_their_bytes(tmp_path: Path) -> None:
     assert [m.name for m in list_members(os.fsencode(tar))] == [b"\xff\xfe" + b"n" * 200]
 
 
+def test_the_sum_of_a_header_of_high_bytes_is_right(tmp_path: Path) -> None:
+    """Names and link of 0xFF add up to more than 65,521, at which Adler-32 begins anew."""
+    tar = tmp_path / "high.tar"
+    entry = tarfile.TarInfo("\udcff" * 100 + "/" + "\udcff" * 99)
+    entry.type, entry.linkname = tarfile.SYMTYPE, "\udcff" * 100
+    with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT, errors="surrogateescape") as archive:
+        archive.addfile(entry)
+        archive.addfile(tarfile.TarInfo("behind"))
+    assert sum(tar.read_bytes()[:512]) > 70_000
+    members, failure = listed(bytes(tar))
+    assert failure is None
+    assert [member.name for member in members] == [b"\xff" * 100 + b"/" + b"\xff" * 99, b"behind"]
+
+
 def test_what_a_name_alone_says_is_no_container(tmp_path: Path) -> None:
     for name, content in {
         "film.zip": PNG,

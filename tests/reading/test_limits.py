@@ -24,11 +24,13 @@ from makers import (
     png_chunk,
     ramp,
     rle_frame,
+    write_dicom,
 )
+from pydicom.dataset import Dataset
 
 from cxrbatch.reading.jpeg_scans import list_scans
 from cxrbatch.reading.outcomes import Kind, Outcome
-from cxrbatch.reading.radiograph import read_radiographs
+from cxrbatch.reading.radiograph import read_radiographs, read_radiographs_bytes
 
 SIZE = {0x00280010: ("US", 65535), 0x00280011: ("US", 65535)}
 MIDDLE = {0x00280010: ("US", 13000), 0x00280011: ("US", 13000)}
@@ -296,6 +298,24 @@ def test_bombs_are_refused_in_a_second(name: str, tmp_path: Path) -> None:
     path = tmp_path / "bomb"
     path.write_bytes(BOMBS[name]())
     check(name, path)
+
+
+@pytest.mark.parametrize(
+    ("modality", "items", "expected"),
+    [
+        ("DX", 2_000, Outcome.SCORED),
+        ("DX", 5_000, Outcome.TOO_LARGE),
+        ("CT", 5_000, Outcome.NOT_A_RADIOGRAPH),
+    ],
+)
+def test_a_long_sequence_is_read_or_told(modality: str, items: int, expected: Outcome) -> None:
+    """What many items belong to is excluded by its modality, whichever comes first."""
+    groups = [Dataset() for _ in range(items)]
+    dataset = dataset_of(ramp(), modality=modality, elements={0x00209222: ("SQ", groups)})
+    # One that tells its length is passed over at once.
+    dataset[0x00209222].is_undefined_length = True
+    (reading,) = read_radiographs_bytes(write_dicom(dataset))
+    assert reading.outcome is expected
 
 
 @pytest.mark.parametrize("name", SPARSE)

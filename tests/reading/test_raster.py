@@ -49,10 +49,14 @@ def test_every_depth_and_colour_type(depth: int, colour_type: int, interlaced: b
     assert (Flag.COLOUR in reading.flags) == (colour_type in (2, 6))
 
 
-def test_sixteen_bit_grey_is_not_clipped() -> None:
-    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+@pytest.mark.parametrize("tiles", [1, 4], ids=["divided", "looked up"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grey_has_its_exact_level_at_any_size(bits: int, tiles: int) -> None:
+    """Small images are divided and large ones looked up; neither is clipped or rounded twice."""
+    every = np.arange(65536).reshape(256, 256).astype(np.uint8 if bits == 8 else np.uint16)
+    values = np.tile(every, (tiles, tiles))
     display = read(make_image_file(values, "PNG")).display
-    np.testing.assert_array_equal(display, (values / 65535).astype(np.float32))
+    np.testing.assert_array_equal(display, (values / ((1 << bits) - 1)).astype(np.float32))
 
 
 def test_grey_stored_as_colour_equals_its_twin() -> None:

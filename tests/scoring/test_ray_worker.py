@@ -12,7 +12,7 @@ import pytest
 from listeners import Silent
 from PIL import Image
 
-from cxrbatch.errors import UsageError
+from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.claim import claimed
 from cxrbatch.scoring.engine import Elsewhere, Engine, score_archive
@@ -176,3 +176,20 @@ def test_without_ray_there_is_one_line_with_the_remedy(monkeypatch: pytest.Monke
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"^--engine ray needs Ray; .*pip install 'cxrbatch\[ray"):
         RayEngine(None)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+@pytest.mark.parametrize(
+    "error", [Exception("The current node timed out during startup.\nMore."), ConnectionError()]
+)
+def test_a_ray_that_does_not_start_is_one_line_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, score: Callable[..., Summary], tmp_path: Path, error: Exception
+) -> None:
+    ray = pytest.importorskip("ray")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(CxrbatchError, match=r"^Ray cannot be started: [^\n]+; see its logs"):
+        score(tmp_path / "results.parquet", RayEngine(None))

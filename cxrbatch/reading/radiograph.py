@@ -11,7 +11,6 @@ from typing import BinaryIO
 
 from cxrbatch.reading import raster
 from cxrbatch.reading.containers import container_kind, open_member, open_regular
-from cxrbatch.reading.dicom import read_dicom
 from cxrbatch.reading.facts import HeaderFacts
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError, reading_error
 from cxrbatch.reading.polarity import SUSPECT, polarity
@@ -128,6 +127,9 @@ def _read_stream(stream: BinaryIO, size: int, options: ReadingOptions) -> Iterat
     if form != "dicom":
         yield _read_raster(stream, form, size, options)
         return
+    # A process that has files read by others starts a quarter of a second earlier.
+    from cxrbatch.reading.dicom import read_dicom
+
     try:
         yield from read_dicom(stream, size=size, options=options)
     except (KeyboardInterrupt, SystemExit, GeneratorExit):

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from cxrbatch.errors import TableError
 from cxrbatch.reading.facts import HeaderFacts
+from cxrbatch.results.columns import column_of
 
 SCHEMA_VERSION = "2.1"
 PROVENANCE_KEY = b"cxrbatch"
@@ -139,7 +140,7 @@ def record_batch(
     for name in schema.names:
         if name not in columns:
             columns[name] = [getattr(row, name) for row in rows]
-    arrays = [pa.array(columns[field.name], field.type) for field in schema]
+    arrays = [column_of(columns[field.name], field.type) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 

@@ -54,6 +54,9 @@ def serve() -> None:
     os.nice(_NICENESS)
     # What children need is loaded before they are forked, and here alone: the main process starts
     # this one first and loads meanwhile what it needs itself.
+    import scipy.sparse  # noqa: F401
+
+    import cxrbatch.reading.dicom
     import cxrbatch.scoring.rows  # noqa: F401
 
     gc.freeze()

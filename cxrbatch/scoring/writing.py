@@ -42,7 +42,9 @@ class Counts:
     def add(self, rows: pa.Table) -> None:
         """Count some rows."""
         self.rows += rows.num_rows
-        self.files += pc.sum(pc.equal(rows["frame"], 0), min_count=0).as_py()
+        # Compared with a number of Python's, it would import pandas: see `results.columns`.
+        is_further = pc.cast(rows["frame"], pa.bool_())
+        self.files += rows.num_rows - pc.sum(is_further, min_count=0).as_py()
         for column, counter in (("outcome", self.outcomes), ("prediction", self.predictions)):
             for entry in pc.value_counts(rows[column].drop_null()).to_pylist():
                 counter[entry["values"]] += entry["counts"]

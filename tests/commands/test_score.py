@@ -44,6 +44,35 @@ def test_prints_a_summary(
     assert open_table(output).rows == 2
 
 
+def test_the_main_process_loads_no_library_that_it_does_not_need(
+    archive: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    stand_in = tmp_path / "pandas"
+    stand_in.mkdir()
+    (stand_in / "__init__.py").write_text("__version__ = '0'")
+    command = ["score", str(archive), "-o", str(tmp_path / "r.parquet")]
+    command += ["--checkpoint", str(tiny_checkpoint)]
+    code = f"""if True:
+        import sys, warnings
+        from cxrbatch.cli import main
+        assert main({command!r}) == 0
+        print({{"pandas", "pydicom", "scipy", "sklearn"}} & set(sys.modules))
+        import pyarrow
+        warnings.simplefilter("ignore")
+        pyarrow.array([1])
+        print("pandas" in sys.modules)
+    """
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-2:] == ["set()", "True"], done.stderr[-500:]
+
+
 def test_an_unreadable_image_gives_exit_code_3(archive: Path, tiny_checkpoint: Path) -> None:
     film = (archive / "film.png").read_bytes()
     (archive / "cut.png").write_bytes(film[: len(film) // 2])

@@ -9,7 +9,7 @@ from itertools import islice
 from queue import LifoQueue
 from threading import Semaphore
 from types import TracebackType
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar, cast
 
 import pyarrow as pa
 
@@ -39,6 +39,14 @@ Loaded_co = TypeVar("Loaded_co", covariant=True)
 
 Portion: TypeAlias = LoadedFiles | pa.Table
 """What a file of a table is after it was read: rows with inputs; or rows of an earlier table."""
+
+
+class _Chunk(Generic[Loaded]):
+    """Some entries, and where they come out of it."""
+
+    def __init__(self, entries: "list[Unread | Loaded | pa.Table]") -> None:
+        self.entries = entries
+        self.portions: Future[list[Loaded | pa.Table]] = Future()
 
 
 class Reader(Protocol[Loaded_co]):
@@ -112,6 +120,7 @@ class ReadingPool(Generic[Loaded]):
             self._nursery = nursery or Nursery()
             self._threads = ThreadPoolExecutor(workers + _MOST_ASIDE)
             self._at_work = Semaphore(workers)
+            self._due: deque[_Chunk[Loaded]] = deque()
             # The last one used comes first: the others start no child as long as none hangs.
             self._idle: LifoQueue[IsolatedProcess] = LifoQueue()
             for _ in range(workers + _MOST_ASIDE):
@@ -146,30 +155,39 @@ class ReadingPool(Generic[Loaded]):
         if not self._workers:
             yield from map(self._load_here, iterator)
             return
-        ahead: deque[Future[list[Loaded | pa.Table]]] = deque()
-        while chunk := list(islice(iterator, _CHUNK)):
-            ahead.append(self._threads.submit(self._load_chunk, chunk))
+        ahead: deque[_Chunk[Loaded]] = deque()
+        while taken := list(islice(iterator, _CHUNK)):
+            chunk: _Chunk[Loaded] = _Chunk(taken)
+            ahead.append(chunk)
+            self._due.append(chunk)
+            self._threads.submit(self._load_next)
             if len(ahead) > self._ahead:
-                yield from ahead.popleft().result()
+                yield from ahead.popleft().portions.result()
         while ahead:
-            yield from ahead.popleft().result()
+            yield from ahead.popleft().portions.result()
 
     def _load_here(self, entry: Unread | Loaded | pa.Table) -> Loaded | pa.Table:
         return self._reader.load([entry.file]) if isinstance(entry, Unread) else entry
 
-    def _load_chunk(self, chunk: list[Unread | Loaded | pa.Table]) -> list[Loaded | pa.Table]:
-        read = iter(self._load_isolated([entry for entry in chunk if isinstance(entry, Unread)]))
-        return [next(read) if isinstance(entry, Unread) else entry for entry in chunk]
-
-    def _load_isolated(self, unread: list[Unread]) -> list[Loaded]:
-        if not unread:
-            return []
+    def _load_next(self) -> None:
         with self._at_work:
-            process = self._idle.get()
+            # Chosen here and not before: who comes first to work is not who waited longest.
+            chunk = self._due.popleft()
             try:
-                return self._read(process, unread)
-            finally:
-                self._idle.put(process)
+                chunk.portions.set_result(self._loaded(chunk.entries))
+            except BaseException as error:
+                chunk.portions.set_exception(error)
+
+    def _loaded(self, entries: list[Unread | Loaded | pa.Table]) -> list[Loaded | pa.Table]:
+        unread = [entry for entry in entries if isinstance(entry, Unread)]
+        if not unread:
+            return cast("list[Loaded | pa.Table]", entries)
+        process = self._idle.get()
+        try:
+            read = iter(self._read(process, unread))
+        finally:
+            self._idle.put(process)
+        return [next(read) if isinstance(entry, Unread) else entry for entry in entries]
 
     def _read(self, process: IsolatedProcess, unread: list[Unread]) -> list[Loaded]:
         files = [[entry.file] for entry in unread]

@@ -55,6 +55,10 @@ def swallow(what: str) -> str:
             time.sleep(0.01)
     if verb == "make":
         Path(bytes.fromhex(path).decode()).touch()
+    if verb == "note":
+        where, _, word = path.partition(" ")
+        with Path(bytes.fromhex(where).decode()).open("a") as file:
+            file.write(f"{word}\n")
     if what == "print":
         os.write(1, b"NAME^OF A PATIENT")
         os.write(2, b"NAME^OF A PATIENT")

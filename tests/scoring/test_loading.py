@@ -63,6 +63,13 @@ def test_order_is_kept(workers: int) -> None:
     assert heard.again == []
 
 
+def test_files_are_read_in_order_too(tmp_path: Path) -> None:
+    # Else the first scores wait for files far behind.
+    notes = tmp_path / "notes"
+    load([f"note {bytes(notes).hex()} {number}" for number in range(300)], workers=1)
+    assert notes.read_text().split() == [str(number) for number in range(300)]
+
+
 def test_crashes_cost_one_row_each() -> None:
     names = [f"{number:03d}" for number in range(120)]
     names[37], names[38], names[90] = "segfault-a", "abort-b", "segfault-c"

@@ -39,10 +39,10 @@ def command(
     """Measure how fast this machine could score ARCHIVE, and how fast it does.
 
     It takes a sample of the archive and measures what no scorer can do without: the codec, a
-    resize and the forward pass. From these follows the limit. Then the sample is scored from end
-    to end, and what that reached of the limit is told. Nothing is written. Without ARCHIVE the
-    example archive of `cxrbatch sample` is taken. It takes less than a minute; other work on the
-    machine makes its figures wrong.
+    resize and the forward pass. From these follows the limit. In between, the sample is scored
+    from file to table, and what that reached of the limit is told. Nothing is written. Without
+    ARCHIVE the example archive of `cxrbatch sample` is taken. It takes less than a minute; other
+    work on the machine makes its figures wrong.
 
     \b
     Example:

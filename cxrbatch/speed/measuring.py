@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -47,6 +46,7 @@ from cxrbatch.speed.capacities import (
     seconds_per_byte_copied,
     seconds_per_operation,
 )
+from cxrbatch.speed.clock import RunClock
 from cxrbatch.speed.demands import (
     Demands,
     operations_of,
@@ -59,11 +59,12 @@ _WALKED_SECONDS = 5.0
 _SAMPLE = 64
 _SAMPLED_SECONDS = 8.0
 # The run from end to end comes in parts, with rounds of measuring before, between and after.
-_RUNS = 3
+_RUNS = 4
 _RUN_SECONDS = 15.0
 _ROUNDS = 2
-_ROUND_SECONDS = 0.3
-_MANY = 4
+_ROUND_SECONDS = 0.4
+# Batches, after which each lane has one, and one waits.
+_FILLED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,8 @@ class Measurement:
         precision: Of the forward pass.
         capacities: Of the machine.
         demands: Of an image.
-        images: Scored from end to end; where there are many, those after the first batch.
-        seconds: That these took, with the writing of the table.
+        images: Scored from end to end; where there are many, those after the first batches.
+        seconds: That these took, with putting the table together.
     """
 
     device: str
@@ -169,7 +170,7 @@ def measure(
 
     _take(rounds)
     images = max(options.batch_size, round(measured().limit * _RUN_SECONDS))
-    parts = min(_RUNS, max(1, images // (2 * _MANY * options.batch_size)))
+    parts = min(_RUNS, max(1, images // (2 * _FILLED * options.batch_size)))
     done, seconds = 0, 0.0
     for _ in range(parts):
         part = _run(files, images // parts, checkpoint, options, progress)
@@ -228,8 +229,8 @@ def _take(rounds: Rounds) -> None:
 
 
 def _capacities(rounds: Rounds, disk: float | None, device: torch.device) -> Capacities:
-    gemm = {name: 1 / rounds.median(name) for name in native_precisions(device)}
-    copy = 1 / rounds.median("copy") if device.type == "cuda" else None
+    gemm = {name: 1 / rounds.mean(name) for name in native_precisions(device)}
+    copy = 1 / rounds.mean("copy") if device.type == "cuda" else None
     return Capacities(cores=available_cores(), gemm=gemm, disk=disk, copy=copy)
 
 
@@ -237,8 +238,8 @@ def _demands(files: Sequence[BareFile], rounds: Rounds, operations: float) -> De
     return Demands(
         kinds=Counter(file.kind for file in files),
         bytes=statistics.mean(file.path.stat().st_size for file in files),
-        decode=rounds.median("codec"),
-        forward=rounds.median("forward"),
+        decode=rounds.mean("codec"),
+        forward=rounds.mean("forward"),
         operations=operations,
     )
 
@@ -251,8 +252,9 @@ def _run(
     progress: Progress,
 ) -> tuple[int, float]:
     """Score the sample over and over, as an archive of links; images and seconds, once it runs."""
-    # The start counts little among many; a minute has no time for many of the slowest.
-    clock = _Clock(progress, after=options.batch_size if images > _MANY * options.batch_size else 0)
+    # Filling and draining count little among many; a minute has no time for many of the slowest.
+    filled = _FILLED * options.batch_size
+    clock = RunClock(progress, after=filled if images >= 2 * filled else 0)
     with tempfile.TemporaryDirectory(prefix="cxrbatch-bench-") as folder:
         archive, output = Path(folder, "archive"), Path(folder, "results.parquet")
         archive.mkdir()
@@ -266,30 +268,7 @@ def _run(
                 output,
                 checkpoint=checkpoint,
                 options=replace(options, follow_links=True),
-                progress=cast(Progress, clock),
+                progress=clock,
                 nursery=nursery,
             )
-    return images - clock.files, time.perf_counter() - clock.started
-
-
-class _Clock:
-    """Passes progress on, and notes when the run had its first files scored."""
-
-    def __init__(self, progress: Progress, *, after: int) -> None:
-        self._progress = progress
-        self._after = after
-        self.files = 0
-        self.started = 0.0
-
-    def start(self, files: int, *, done: int) -> None:
-        self._progress.start(files, done=done)
-        self.started = time.perf_counter()
-
-    def advance(self, files: int) -> None:
-        self._progress.advance(files)
-        if self.files < self._after:
-            self.files += files
-            self.started = time.perf_counter()
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._progress, name)
+            return images - clock.before, clock.seconds

@@ -190,7 +190,7 @@ def test_no_rows_are_a_batch_too() -> None:
 def test_heatmaps_of_another_size_do_not_enter_a_table() -> None:
     row, scores = scored_row()
     schema = table_schema(CLASSES, heatmap_size=SIZE + 1)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="long"):
         record_batch([(row, scores)], classes=CLASSES, schema=schema)
 
 

@@ -207,13 +207,10 @@ def _part_of(text: str | None) -> tuple[int, int]:
     return int(number), int(of)
 
 
-def _stages(summary: "Summary") -> str:
-    """What the main process did: the cheap form of what `cxrbatch bench` measures."""
-    model, waiting = (s / (summary.seconds or 1.0) for s in (summary.scoring, summary.waiting))
-    return (
-        f"{model:.0%} model, {waiting:.0%} waiting for files, {1 - model - waiting:.0%} rows and "
-        "table"
-    )
+def _share_of_model(summary: "Summary") -> str:
+    """What the run was busy with: the cheap form of what `cxrbatch bench` measures."""
+    model = min(1.0, summary.scoring / (summary.seconds or 1.0))
+    return f"at work {model:.0%} of the time, and else waiting for files"
 
 
 def _cost(quantisation: "Quantisation") -> str:
@@ -249,7 +246,7 @@ def _print_summary(summary: "Summary") -> None:
             f"{summary.read:,} files read ({summary.device}, {summary.precision})"
         )
         if summary.scoring:
-            click.echo(f"stages       {_stages(summary)}")
+            click.echo(f"model        {_share_of_model(summary)}")
     else:
         click.echo("nothing to do: the table is complete")
     if summary.quantisation:

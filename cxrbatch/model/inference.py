@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,8 @@ class BatchScores:
     heatmaps: npt.NDArray[np.uint8]
     heatmap_scale: npt.NDArray[np.float32]
 
+
+Result = TypeVar("Result")
 
 Launched = Callable[[], BatchScores]
 """Waits for the scores of a batch."""
@@ -171,7 +173,7 @@ class Scorer:
     plans for a second shape.
 
     Attributes:
-        seconds: Spent on scores so far, by who asked for them.
+        seconds: That the device has worked for scores so far, of lanes each its share.
         ahead: Batches that are to be launched before the scores of one are waited for.
     """
 
@@ -240,15 +242,19 @@ class Scorer:
 
     def launch(self, inputs: npt.NDArray[np.uint8]) -> Launched:
         """Begin to score up to a batch of inputs, as `score`; gives what waits for the scores."""
-        with self._timed():
-            if self._lanes:
-                fetched = self._lanes.start(lambda: self._begun(inputs)())
-            else:
-                fetched = self._begun(inputs)
+        if self._lanes:
+            fetched = self._lanes.start(lambda: _timed(lambda: self._begun(inputs)()))
+            lanes = self._lanes.count
+        else:
+            begun, seconds = _timed(lambda: self._begun(inputs))
+            fetched, lanes = (lambda: _timed(begun)), 1
+            self.seconds += seconds
 
         def wait() -> BatchScores:
-            with self._timed(), memory_explained(self.batch_size):
-                scored = BatchScores(*fetched())
+            with memory_explained(self.batch_size):
+                arrays, seconds = fetched()
+            self.seconds += seconds / lanes
+            scored = BatchScores(*arrays)
             if not np.isfinite(scored.logits).all():
                 raise CxrbatchError(
                     f"the model gave scores that are not finite at {self.precision}; "
@@ -287,12 +293,6 @@ class Scorer:
         images = self._transfer.send(inputs, batch_size=self.batch_size)
         return normalised(images, self.card.normalisation)
 
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - start
-
 
 @contextmanager
 def memory_explained(batch_size: int) -> Iterator[None]:
@@ -311,6 +311,12 @@ def memory_explained(batch_size: int) -> Iterator[None]:
                 f"not enough memory for {batch_size} images at once; try a smaller --batch-size"
             ) from None
         raise
+
+
+def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    start = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - start
 
 
 def _has_native_bf16(device: torch.device) -> bool:

@@ -75,8 +75,7 @@ class Summary:
         read: Files that were read in this run.
         images: Images that were scored in this run.
         seconds: From the first file read to the table in its place.
-        waiting: Seconds of these in which nothing was ready to be scored.
-        scoring: Seconds of these in the model.
+        scoring: Seconds of these in which the model was at work.
         device: Where the model ran.
         precision: At which precision.
         quantisation: What 8 bits cost, if they are used.
@@ -89,7 +88,6 @@ class Summary:
     read: int = 0
     images: int = 0
     seconds: float = 0.0
-    waiting: float = 0.0
     scoring: float = 0.0
     device: str = ""
     precision: str = ""

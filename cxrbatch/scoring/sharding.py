@@ -1,6 +1,5 @@
 """The files of a run to shards on the disk, one after the other."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -72,7 +71,7 @@ class Sharding:
         self, left: Mapping[Path, range], culprits: Culprits, pool: ReadingPool[LoadedFiles]
     ) -> None:
         # One stream over all shards: reading does not pause where one of them ends.
-        portions = self._waited_for(pool.load(self._entries(left.values(), culprits)))
+        portions = pool.load(self._entries(left.values(), culprits))
         for path, numbers in left.items():
             write_shard(
                 path,
@@ -82,15 +81,6 @@ class Sharding:
                 run=self.run,
             )
             self.progress.shard_done(len(numbers))
-
-    def _waited_for(self, portions: Iterator[Portion]) -> Iterator[Portion]:
-        while True:
-            start = time.perf_counter()
-            portion = next(portions, None)
-            self.summary.waiting += time.perf_counter() - start
-            if portion is None:
-                return
-            yield portion
 
     def _pool(self, culprits: Culprits) -> ReadingPool[LoadedFiles]:
         options = self.options

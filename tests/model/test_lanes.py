@@ -1,5 +1,6 @@
 """Batches side by side: each by its share of the threads, with the scores of one after another."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Barrier
@@ -89,3 +90,14 @@ def test_a_batch_that_fails_fails_alone(tiny_checkpoint: Path) -> None:
     assert np.array_equal(before().logits, after().logits)
     with pytest.raises(RuntimeError, match="must match"):
         wrong()
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_the_model_is_at_work_for_no_longer_than_there_was(tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    batches = [np.zeros((BATCH, 64, 64), np.uint8)] * 200
+    scorer = Scorer(checkpoint, batch_size=BATCH, device=CPU, precision="fp32")
+    start = time.perf_counter()
+    assert len(list(scorer.score_all(batches))) == 200
+    # Four lanes that are all at work all the time are one model at work.
+    assert 0 < scorer.seconds < time.perf_counter() - start

@@ -34,6 +34,8 @@ class HeaderFacts:
 
     def without_patient(self) -> "HeaderFacts":
         """What may be written down."""
+        if self.patient_id is None and self.patient_issuer is None:
+            return self
         return replace(self, patient_id=None, patient_issuer=None)
 
 

@@ -1,6 +1,7 @@
 """Makers of labelled tables with an archive of small films beside them."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from cxrbatch.results.table import (
     record_batch,
     table_schema,
 )
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 CLASSES = ("Normal", "COVID-19", "Viral Pneumonia", "Lung Opacity")
 CELLS = 2

@@ -1,0 +1,100 @@
+"""Zip and tar files by Python's own archivers, and what reading gives of them."""
+
+import io
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from makers import make_dicom, make_image_file, ramp
+
+from cxrbatch.reading.containers import list_members
+from cxrbatch.reading.members import Member
+from cxrbatch.reading.outcomes import ReadingError
+from cxrbatch.reading.radiograph import Reading, read_member
+
+DICOM = make_dicom(ramp())
+PNG = make_image_file(ramp(), "PNG")
+CT = make_dicom(ramp(), modality="CT")
+FILES = {
+    "a/film.dcm": DICOM,
+    "a/film.png": PNG,
+    "ct": CT,
+    "note.txt": b"a note",
+    "empty": b"",
+    "n" * 240: PNG,
+}
+Maker = Callable[[Path, dict[str, bytes]], Path]
+
+
+def make_zip(path: Path, files: dict[str, bytes], *, method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w", method) as archive:
+        warnings.simplefilter("ignore")
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def make_stored_zip(path: Path, files: dict[str, bytes]) -> Path:
+    return make_zip(path, files, method=zipfile.ZIP_STORED)
+
+
+def make_tar(
+    path: Path, files: dict[str, bytes], *, mode: str = "w", form: int = tarfile.PAX_FORMAT
+) -> Path:
+    with tarfile.open(path, mode, format=form) as archive:  # type: ignore[call-overload]
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def make_gnu_tar(path: Path, files: dict[str, bytes]) -> Path:
+    return make_tar(path, files, form=tarfile.GNU_FORMAT)
+
+
+def make_compressed_tar(path: Path, files: dict[str, bytes]) -> Path:
+    return make_tar(path, files, mode="w:gz")
+
+
+MAKERS: dict[str, tuple[str, Maker]] = {
+    "stored zip": (".zip", make_stored_zip),
+    "deflated zip": (".ZIP", make_zip),
+    "pax tar": (".tar", make_tar),
+    "GNU tar": (".tar", make_gnu_tar),
+    "tar.gz": (".tar.gz", make_compressed_tar),
+}
+
+
+def listed(path: bytes) -> tuple[list[Member], ReadingError | None]:
+    """What could be listed, and why no more."""
+    found: list[Member] = []
+    try:
+        found.extend(list_members(path))
+    except ReadingError as error:
+        # `extend` keeps what came before the error.
+        return found, error
+    return found, None
+
+
+def read(path: bytes, member: Member) -> Reading:
+    (reading,) = read_member(path, member.name, member.offset)
+    return reading
+
+
+def outcomes(path: bytes) -> dict[bytes, str]:
+    """Outcome of each member, and under b"" that of the container where it is damaged."""
+    members, failure = listed(path)
+    found = {m.name: (m.fault or read(path, m)).outcome.value for m in members if m.kind == "file"}
+    return found | ({b"": failure.outcome.value} if failure else {})
+
+
+def assert_equal(one: Reading, other: Reading) -> None:
+    assert (one.outcome, one.detail, one.format) == (other.outcome, other.detail, other.format)
+    assert (one.facts, one.flags, one.frame) == (other.facts, other.flags, other.frame)
+    assert (one.display is None) == (other.display is None)
+    if one.display is not None and other.display is not None:
+        np.testing.assert_array_equal(one.display, other.display)

@@ -9,6 +9,7 @@ import click
 
 from cxrbatch import options as shared
 from cxrbatch.commands.progress import Bar
+from cxrbatch.interruption import Interrupted, Interruption
 
 if TYPE_CHECKING:
     from cxrbatch.model.inference import Backend, Precision
@@ -35,7 +36,7 @@ def command(
     precision: "Precision",
     device: str,
     as_json: bool,
-) -> None:
+) -> int:
     """Measure how fast this machine could score ARCHIVE, and how fast it does.
 
     It takes a sample of the archive and measures what no scorer can do without: the codec, a
@@ -48,32 +49,38 @@ def command(
     Example:
       cxrbatch bench archive
     """
-    from cxrbatch.model.checkpoint import bundled_checkpoint
-    from cxrbatch.sample.archive import write_sample
-    from cxrbatch.scoring.settings import ScoringOptions
-    from cxrbatch.speed.measuring import measure
-
     told = Bar()
-    with tempfile.TemporaryDirectory(prefix="cxrbatch-bench-") as folder:
-        if archive is None:
-            archive = Path(folder, "sample")
-            write_sample(archive)
+    with Interruption(lambda: click.echo("interrupted", err=True)) as interruption:
         try:
-            measured = measure(
-                archive,
-                checkpoint=checkpoint or bundled_checkpoint(),
-                options=ScoringOptions(
-                    batch_size=batch_size,
-                    workers=workers,
-                    backend=backend,
-                    precision=precision,
-                    device=device,
-                ),
-                progress=told,
-            )
+            from cxrbatch.model.checkpoint import bundled_checkpoint
+            from cxrbatch.sample.archive import write_sample
+            from cxrbatch.scoring.settings import ScoringOptions
+            from cxrbatch.speed.measuring import measure
+
+            with tempfile.TemporaryDirectory(prefix="cxrbatch-bench-") as folder:
+                interruption.arm()
+                if archive is None:
+                    archive = Path(folder, "sample")
+                    write_sample(archive)
+                measured = measure(
+                    archive,
+                    checkpoint=checkpoint or bundled_checkpoint(),
+                    options=ScoringOptions(
+                        batch_size=batch_size,
+                        workers=workers,
+                        backend=backend,
+                        precision=precision,
+                        device=device,
+                    ),
+                    progress=told,
+                )
+        except Interrupted as end:
+            interruption.report()
+            return end.exit_code
         finally:
             told.close()
     click.echo(json.dumps(_as_json(measured)) if as_json else _as_text(measured))
+    return 0
 
 
 def _as_json(measured: "Measurement") -> dict[str, Any]:

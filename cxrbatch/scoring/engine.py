@@ -40,6 +40,9 @@ from cxrbatch.scoring.sharding import Sharding
 from cxrbatch.scoring.shards import read_shard, shard_holds
 from cxrbatch.scoring.writing import Counts, write_table
 
+# With fewer, there is not always one for each lane, and a model looks idle that is not.
+_ENOUGH_BATCHES = 20
+
 
 def score_archive(
     archive: Path,
@@ -317,7 +320,8 @@ def _write_here(engine: Engine, run: Run, left: Mapping[Path, range]) -> None:
     sharding = engine.sharding(run)
     with sharding.opened() as write:
         write(left)
-    engine.summary.scoring = sharding.scorer.seconds
+    if engine.summary.images >= _ENOUGH_BATCHES * engine.options.batch_size:
+        engine.summary.scoring = sharding.scorer.seconds
 
 
 def _deciding(options: ScoringOptions) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from queue import LifoQueue
-from threading import Semaphore
+from threading import Condition
 from types import TracebackType
 from typing import Generic, Protocol, TypeAlias, TypeVar, cast
 
@@ -47,6 +47,44 @@ class _Chunk(Generic[Loaded]):
     def __init__(self, entries: "list[Unread | Loaded | pa.Table]") -> None:
         self.entries = entries
         self.portions: Future[list[Loaded | pa.Table]] = Future()
+
+
+class _Places:
+    """So many may work at once; who left and comes back goes before who begins.
+
+    A semaphore would let in who happens to ask first: mostly the one that has just left.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._returning = 0
+        self._changed = Condition()
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Work at a place, and leave it in the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free and not self._returning)
+            self._free -= 1
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Let others have a place that was taken."""
+        with self._changed:
+            self._free += 1
+            self._changed.notify_all()
+
+    def return_to(self) -> None:
+        """Take a place again that was left."""
+        with self._changed:
+            self._returning += 1
+            self._changed.wait_for(lambda: self._free)
+            self._returning -= 1
+            self._free -= 1
+            self._changed.notify_all()
 
 
 class Reader(Protocol[Loaded_co]):
@@ -119,7 +157,7 @@ class ReadingPool(Generic[Loaded]):
         if workers:
             self._nursery = nursery or Nursery()
             self._threads = ThreadPoolExecutor(workers + _MOST_ASIDE)
-            self._at_work = Semaphore(workers)
+            self._places = _Places(workers)
             self._due: deque[_Chunk[Loaded]] = deque()
             # The last one used comes first: the others start no child as long as none hangs.
             self._idle: LifoQueue[IsolatedProcess] = LifoQueue()
@@ -170,7 +208,7 @@ class ReadingPool(Generic[Loaded]):
         return self._reader.load([entry.file]) if isinstance(entry, Unread) else entry
 
     def _load_next(self) -> None:
-        with self._at_work:
+        with self._places.taken():
             # Chosen here and not before: who comes first to work is not who waited longest.
             chunk = self._due.popleft()
             try:
@@ -201,11 +239,11 @@ class ReadingPool(Generic[Loaded]):
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
-        self._at_work.release()
+        self._places.leave()
         try:
             yield
         finally:
-            self._at_work.acquire()
+            self._places.return_to()
 
     def _lost(self, entry: Unread, fault: Fault) -> Loaded:
         self._listener.lost(entry, fault)

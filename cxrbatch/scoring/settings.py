@@ -75,7 +75,7 @@ class Summary:
         read: Files that were read in this run.
         images: Images that were scored in this run.
         seconds: From the first file read to the table in its place.
-        scoring: Seconds of these in which the model was at work.
+        scoring: Seconds of these in which the model was at work; 0 where too few to tell.
         device: Where the model ran.
         precision: At which precision.
         quantisation: What 8 bits cost, if they are used.

@@ -61,8 +61,7 @@ _SAMPLED_SECONDS = 8.0
 # The run from end to end comes in parts, with rounds of measuring before, between and after.
 _RUNS = 4
 _RUN_SECONDS = 15.0
-_ROUNDS = 2
-_ROUND_SECONDS = 0.4
+_ROUND_SECONDS = 0.8
 # Batches, after which each lane has one, and one waits.
 _FILLED = 5
 
@@ -168,14 +167,14 @@ def measure(
             demands=_demands(files, rounds, operations),
         )
 
-    _take(rounds)
+    rounds.take()
     images = max(options.batch_size, round(measured().limit * _RUN_SECONDS))
     parts = min(_RUNS, max(1, images // (2 * _FILLED * options.batch_size)))
     done, seconds = 0, 0.0
     for _ in range(parts):
         part = _run(files, images // parts, checkpoint, options, progress)
         done, seconds = done + part[0], seconds + part[1]
-        _take(rounds)
+        rounds.take()
     return replace(measured(), images=done, seconds=seconds)
 
 
@@ -221,11 +220,6 @@ def _choose(archive: Path) -> list[ArchiveFile]:
             break
     rng.shuffle(chosen)
     return chosen
-
-
-def _take(rounds: Rounds) -> None:
-    for _ in range(_ROUNDS):
-        rounds.take()
 
 
 def _capacities(rounds: Rounds, disk: float | None, device: torch.device) -> Capacities:

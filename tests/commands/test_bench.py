@@ -2,6 +2,10 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,3 +94,24 @@ def test_another_backend_is_measured(archive: Path, tiny_checkpoint: Path) -> No
     told = json.loads(bench(archive, *words, "--json").stdout)
     assert told["device"].endswith(", by OpenVINO")
     assert told["images"] > 0
+
+
+def test_an_interruption_leaves_nothing(
+    archive: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    temporary = tmp_path / "temporary"
+    words = ["bench", str(archive), "--checkpoint", str(tiny_checkpoint), "--device", "cpu"]
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "cxrbatch", *words],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        end = time.monotonic() + 60
+        while not list(temporary.glob("cxrbatch-bench-*")) and time.monotonic() < end:
+            time.sleep(0.05)
+        running.terminate()
+        _, errors = running.communicate(timeout=60)
+    assert running.returncode == 143
+    assert errors.splitlines()[-1].endswith("interrupted")
+    assert not list(temporary.iterdir())

@@ -8,6 +8,7 @@ from pathlib import Path
 import poisons
 import pytest
 
+from cxrbatch.sample.archive import write_sample
 from cxrbatch.scoring import isolation
 from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits, Nursery
 
@@ -39,6 +40,20 @@ def children(pid: int) -> list[int]:
         if int(parent) == pid and state != "Z":
             found.append(int(stat.parent.name))
     return found
+
+
+def test_a_child_has_what_it_needs_from_its_start(nursery: Nursery, tmp_path: Path) -> None:
+    """Only a codec is loaded when it is needed: what else is, is loaded by every child anew."""
+    write_sample(tmp_path)
+    files = [str(path) for path in sorted(tmp_path.rglob("*")) if path.is_file()]
+    process = IsolatedProcess(nursery, Limits())
+    found = list(process.map(poisons.loaded_by_reading, files))
+    process.close()
+    loaded = {name for names in found if not isinstance(names, Fault) for name in names}
+    assert not [fault for fault in found if isinstance(fault, Fault)]
+    codecs = {name for name in loaded if "imagecodecs" in name or "cython" in name}
+    assert "imagecodecs" in codecs
+    assert loaded == codecs
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,18 @@ def test_files_are_read_in_order_too(tmp_path: Path) -> None:
     assert notes.read_text().split() == [str(number) for number in range(300)]
 
 
+def test_who_stepped_aside_comes_back_before_others_begin(tmp_path: Path) -> None:
+    made = str(tmp_path / "made").encode().hex()
+    notes = tmp_path / "notes"
+    names = [f"await {made}", *(f"{number}" for number in range(15)), f"make {made}"]
+    names += [f"note {bytes(notes).hex()} later"] * 400
+    entries = [Unread(number, ArchiveFile(name.encode(), 0)) for number, name in enumerate(names)]
+    limits = Limits(seconds=60, memory=LIMITS.memory)
+    with ReadingPool(READER, workers=1, limits=limits, listener=Heard()) as pool:
+        next(pool.load(entries))
+        assert notes.read_text().split().count("later") < 100
+
+
 def test_crashes_cost_one_row_each() -> None:
     names = [f"{number:03d}" for number in range(120)]
     names[37], names[38], names[90] = "segfault-a", "abort-b", "segfault-c"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from calls import FAST
 from films import write_film
 
 from cxrbatch.cli import main
@@ -18,8 +19,6 @@ from cxrbatch.training.groups import group_files
 from cxrbatch.training.patients import PatientCounts, join_patients
 from cxrbatch.training.split import LeakError, split_files
 
-FAST = ["--size", "32", "--epochs", "1", "--draws", "8", "--batch-size", "8", "--workers", "0"]
-FAST += ["--device", "cpu"]
 CANARY = "MRN-4711-Mustermann"
 
 

@@ -5,21 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from calls import FAST, one_error
 
 from cxrbatch.cli import main
 from cxrbatch.errors import CxrbatchError
 from cxrbatch.model.checkpoint import load_checkpoint
-
-FAST = ["--size", "32", "--epochs", "1", "--draws", "8", "--batch-size", "8", "--workers", "0"]
-FAST += ["--device", "cpu"]
-
-
-def one_error(capsys: pytest.CaptureFixture[str]) -> str:
-    """The last line on stderr, which must be the only one that is an error."""
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.startswith("error: ") for line in lines].count(True) == 1
-    assert lines[-1].startswith("error: ")
-    return lines[-1]
 
 
 def all_below(folder: Path) -> dict[str, tuple[int, bytes]]:

@@ -40,7 +40,8 @@ _NICENESS = 10
 _LAST_WAIT = 1.0
 PR_SET_PDEATHSIG = 1  # prctl(2)
 _KIBIBYTE = 1024
-_FORGET_PEAK = "5"  # as of proc_pid_clear_refs(5)
+_FORGET_PEAK = b"5"  # as of proc_pid_clear_refs(5)
+_LINE = 128
 
 # Bytes allowed, and the peak of what was resident before.
 _ENTRIES = struct.Struct("<qq")
@@ -97,6 +98,14 @@ class _Ledger:
     def __init__(self, most: int) -> None:
         self._most = most
         self._shared = mmap.mmap(-1, _ENTRIES.size)
+        self._sizes = self._peak = -1
+
+    def begin(self) -> None:
+        """In the child: keep open what is asked twice for each file, and let it have the most."""
+        self._sizes = os.open("/proc/self/statm", os.O_RDONLY)
+        with suppress(OSError):
+            self._peak = os.open("/proc/self/clear_refs", os.O_WRONLY)
+        self.allow_most()
 
     def allow_most(self) -> None:
         """In the child: let the next item have all that any may have."""
@@ -105,13 +114,12 @@ class _Ledger:
     def allow(self, memory: int) -> None:
         """In the child: let it have so many bytes beyond what it has, and count its peak anew."""
         memory = min(memory, self._most)
-        with open("/proc/self/statm") as file:
-            mapped = int(file.read().split()[0]) * resource.getpagesize()
+        mapped = int(os.pread(self._sizes, _LINE, 0).split()[0]) * resource.getpagesize()
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         limit = mapped + memory if hard == resource.RLIM_INFINITY else min(mapped + memory, hard)
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-        with suppress(OSError), open("/proc/self/clear_refs", "w") as file:
-            file.write(_FORGET_PEAK)
+        with suppress(OSError):
+            os.pwrite(self._peak, _FORGET_PEAK, 0)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIBIBYTE
         self._shared[:] = _ENTRIES.pack(memory, peak)
 
@@ -165,7 +173,7 @@ def _confine(parent: int, descriptor: int, ledger: _Ledger) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
-    ledger.allow_most()
+    ledger.begin()
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     allowance.confine_by(ledger.allow)

@@ -7,6 +7,7 @@ It ends when the main process does, and its children end with it.
 
 import ctypes
 import gc
+import importlib
 import mmap
 import os
 import resource
@@ -43,6 +44,8 @@ _KIBIBYTE = 1024
 _FORGET_PEAK = b"5"  # as of proc_pid_clear_refs(5)
 _LINE = 128
 
+_PRELOADED = ("cxrbatch.scoring.rows", "cxrbatch.reading.dicom", "scipy.sparse")
+
 # Bytes allowed, and the peak of what was resident before.
 _ENTRIES = struct.Struct("<qq")
 
@@ -55,11 +58,8 @@ def serve() -> None:
     os.nice(_NICENESS)
     # What children need is loaded before they are forked, and here alone: the main process starts
     # this one first and loads meanwhile what it needs itself.
-    import scipy.sparse  # noqa: F401
-
-    import cxrbatch.reading.dicom
-    import cxrbatch.scoring.rows  # noqa: F401
-
+    for name in _PRELOADED:
+        importlib.import_module(name)
     gc.freeze()
     children: dict[int, _Ledger] = {}
     # The main process may close the socket while it waits for an answer.

@@ -110,8 +110,10 @@ def test_an_interruption_leaves_nothing(
         end = time.monotonic() + 60
         while not list(temporary.glob("cxrbatch-bench-*")) and time.monotonic() < end:
             time.sleep(0.05)
+        began = list(temporary.glob("cxrbatch-bench-*"))
         running.terminate()
         _, errors = running.communicate(timeout=60)
+    assert began
     assert running.returncode == 143
     assert errors.splitlines()[-1].endswith("interrupted")
     assert not list(temporary.iterdir())

@@ -6,6 +6,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from makers import make_dicom, make_image_file, ramp
@@ -42,9 +43,13 @@ def make_stored_zip(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def make_tar(
-    path: Path, files: dict[str, bytes], *, mode: str = "w", form: int = tarfile.PAX_FORMAT
+    path: Path,
+    files: dict[str, bytes],
+    *,
+    mode: Literal["w", "w:gz"] = "w",
+    form: int = tarfile.PAX_FORMAT,
 ) -> Path:
-    with tarfile.open(path, mode, format=form) as archive:  # type: ignore[call-overload]
+    with tarfile.open(path, mode, format=form) as archive:
         for name, content in files.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)

@@ -14,7 +14,7 @@ from importlib import import_module
 import click
 
 from cxrbatch import __version__
-from cxrbatch.errors import CxrbatchError
+from cxrbatch.errors import CxrbatchError, Interrupted
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -139,6 +139,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         code = _run(sys.argv[1:] if args is None else args)
         sys.stdout.flush()
+    except Interrupted as end:
+        return end.exit_code
     except CxrbatchError as error:
         return _fail(str(error), error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -7,7 +7,8 @@
     └── LabelError           labels that cannot be used
 
 The message of each is one line for a person: what is wrong and what to do about it. The command
-line prints it without a traceback; a program that uses the library catches `CxrbatchError`.
+line prints it without a traceback; a program that uses the library catches `CxrbatchError`. Ctrl-C
+stands beside them as `Interrupted`, which none of what catches errors catches.
 """
 
 
@@ -33,3 +34,15 @@ class TableError(CxrbatchError):
 
 class LabelError(CxrbatchError):
     """A label file or class folder that cannot be used."""
+
+
+class Interrupted(BaseException):
+    """Raised in the main thread by the first signal that ends a process.
+
+    Attributes:
+        exit_code: 128 and the signal's number.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from types import FrameType, TracebackType
 from typing import Any
 
+from cxrbatch.errors import Interrupted
+
 GRACE = 4.0
 """Seconds for an orderly end, which waits for one batch and for children that are killed."""
 
@@ -15,20 +17,10 @@ _ENDING = (signal.SIGINT, signal.SIGTERM)
 _STOP = b"\0"
 
 
-class Interrupted(BaseException):
-    """Raised in the main thread by the first signal.
-
-    Attributes:
-        exit_code: 128 and the signal's number.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.exit_code = 128 + number
-
-
 class Interruption:
     """While entered, the first signal raises `Interrupted` and a second one ends the process.
+
+    What is left by an exception after a signal is left by `Interrupted`, whatever that exception.
 
     Python hands a signal to the main thread between two of its instructions, and a large batch or
     a slow disk may keep it from that. So a thread of its own hears of signals too, and ends the
@@ -62,8 +54,13 @@ class Interruption:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        # Where there was a signal, the process is about to end, and a second one still hastens it.
         if self._first is not None:
-            return  # the process is about to end, and a second signal still hastens it
+            if error is not None:
+                self.report()
+                # Libraries put an error of their own in the place of one that passes them.
+                raise Interrupted(self._first) from None
+            return
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)

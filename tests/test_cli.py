@@ -2,6 +2,7 @@ import errno
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -211,6 +212,35 @@ def test_the_end_of_a_worker_is_not_taken_for_an_interrupt(install: Install) -> 
     install(end)
     with pytest.raises(EOFError):
         cli.main(["probe"])
+
+
+LIBRARY_IN_THE_WAY = """
+import os, sys, types
+import click
+from cxrbatch import cli
+from cxrbatch.interruption import Interruption
+
+def command():
+    with Interruption(lambda: click.echo("interrupted", err=True)) as interruption:
+        interruption.arm()
+        try:
+            os.kill(os.getpid(), int(sys.argv[1]))
+        finally:
+            raise RuntimeError("of a library that ends in its own way")
+
+sys.modules["probe"] = types.SimpleNamespace(command=click.command("probe")(command))
+cli.COMMANDS["probe"] = ("probe:command", "Probe.")
+sys.exit(cli.main(["probe"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_what_ends_a_command_whatever_a_library_makes_of_it(
+    number: signal.Signals,
+) -> None:
+    words = [sys.executable, "-c", LIBRARY_IN_THE_WAY, str(number.value)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", "interrupted\n")
 
 
 @pytest.mark.parametrize("code", [None, 0, 3])

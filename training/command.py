@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cxrbatch import options as shared
-from cxrbatch.interruption import Interrupted, Interruption
+from cxrbatch.interruption import Interruption
 
 if TYPE_CHECKING:
     from cxrbatch.model.inference import Precision
@@ -167,59 +167,55 @@ def command(
 
     told = Progress()
     with Interruption(told.interrupted) as interruption:
-        try:
-            from cxrbatch.errors import UsageError
-            from cxrbatch.model.card import MAX_TEXT
-            from cxrbatch.model.inference import choose_device, choose_precision
-            from cxrbatch.results.paths import check_output
-            from cxrbatch.training.distributed import local_device
-            from cxrbatch.training.options import TrainingOptions
-            from cxrbatch.training.session import Session, Sources, run_session
-            from cxrbatch.training.states import holds_run, training_folder
+        from cxrbatch.errors import UsageError
+        from cxrbatch.model.card import MAX_TEXT
+        from cxrbatch.model.inference import choose_device, choose_precision
+        from cxrbatch.results.paths import check_output
+        from cxrbatch.training.distributed import local_device
+        from cxrbatch.training.options import TrainingOptions
+        from cxrbatch.training.session import Session, Sources, run_session
+        from cxrbatch.training.states import holds_run, training_folder
 
-            interruption.arm()
-            title = output.stem if name is None else name
-            for option, text in (("--name", title), *(("--limit", text) for text in limits)):
-                if not text.isprintable() or len(text) > MAX_TEXT:
-                    raise UsageError(
-                        f"the {option} cannot be printed or is longer than {MAX_TEXT} characters; "
-                        "give one in plain text"
-                    )
-            # A training that was stopped had leave to write it, and may have done so.
-            unfinished = resume and holds_run(training_folder(output))
-            check_output(output, overwrite=overwrite or unfinished)
-            target = local_device(choose_device(device))
-            options = TrainingOptions(
-                architecture=arch,
-                size=size,
-                geometry="pad" if geometry == "pad" else "squeeze",
-                epochs=epochs,
-                patience=patience,
-                draws=draws,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                teacher_weight=teacher_weight,
-                precision=choose_precision(precision, target),
-                flip=flip,
-                seed=seed,
-            )
-            session = Session(
-                sources=Sources(data, roots, [c.strip() for c in classes.split(",") if c.strip()]),
-                output=output,
-                name=title,
-                limits=limits,
-                options=options,
-                initial=init,
-                teachers=teachers,
-                cache=cache,
-                workers=workers,
-                device=target,
-                drop_leaks=drop_leaks,
-                resume=resume,
-                overwrite=overwrite,
-            )
-            all_read = run_session(session, told)
-        except Interrupted as end:
-            interruption.report()
-            return end.exit_code
+        interruption.arm()
+        title = output.stem if name is None else name
+        for option, text in (("--name", title), *(("--limit", text) for text in limits)):
+            if not text.isprintable() or len(text) > MAX_TEXT:
+                raise UsageError(
+                    f"the {option} cannot be printed or is longer than {MAX_TEXT} characters; "
+                    "give one in plain text"
+                )
+        # A training that was stopped had leave to write it, and may have done so.
+        unfinished = resume and holds_run(training_folder(output))
+        check_output(output, overwrite=overwrite or unfinished)
+        target = local_device(choose_device(device))
+        options = TrainingOptions(
+            architecture=arch,
+            size=size,
+            geometry="pad" if geometry == "pad" else "squeeze",
+            epochs=epochs,
+            patience=patience,
+            draws=draws,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            teacher_weight=teacher_weight,
+            precision=choose_precision(precision, target),
+            flip=flip,
+            seed=seed,
+        )
+        session = Session(
+            sources=Sources(data, roots, [c.strip() for c in classes.split(",") if c.strip()]),
+            output=output,
+            name=title,
+            limits=limits,
+            options=options,
+            initial=init,
+            teachers=teachers,
+            cache=cache,
+            workers=workers,
+            device=target,
+            drop_leaks=drop_leaks,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        all_read = run_session(session, told)
     return 0 if all_read else shared.SOME_UNREADABLE

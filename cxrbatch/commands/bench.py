@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import click
 
 from cxrbatch import options as shared
 from cxrbatch.commands.progress import Bar
-from cxrbatch.interruption import Interrupted, Interruption
+from cxrbatch.interruption import Interruption
 
 if TYPE_CHECKING:
     from cxrbatch.model.inference import Backend, Precision
@@ -50,35 +51,29 @@ def command(
       cxrbatch bench archive
     """
     told = Bar()
-    with Interruption(lambda: click.echo("interrupted", err=True)) as interruption:
-        try:
-            from cxrbatch.model.checkpoint import bundled_checkpoint
-            from cxrbatch.sample.archive import write_sample
-            from cxrbatch.scoring.settings import ScoringOptions
-            from cxrbatch.speed.measuring import measure
+    with Interruption(lambda: click.echo("interrupted", err=True)) as interruption, closing(told):
+        from cxrbatch.model.checkpoint import bundled_checkpoint
+        from cxrbatch.sample.archive import write_sample
+        from cxrbatch.scoring.settings import ScoringOptions
+        from cxrbatch.speed.measuring import measure
 
-            with tempfile.TemporaryDirectory(prefix="cxrbatch-bench-") as folder:
-                interruption.arm()
-                if archive is None:
-                    archive = Path(folder, "sample")
-                    write_sample(archive)
-                measured = measure(
-                    archive,
-                    checkpoint=checkpoint or bundled_checkpoint(),
-                    options=ScoringOptions(
-                        batch_size=batch_size,
-                        workers=workers,
-                        backend=backend,
-                        precision=precision,
-                        device=device,
-                    ),
-                    progress=told,
-                )
-        except Interrupted as end:
-            interruption.report()
-            return end.exit_code
-        finally:
-            told.close()
+        with tempfile.TemporaryDirectory(prefix="cxrbatch-bench-") as folder:
+            interruption.arm()
+            if archive is None:
+                archive = Path(folder, "sample")
+                write_sample(archive)
+            measured = measure(
+                archive,
+                checkpoint=checkpoint or bundled_checkpoint(),
+                options=ScoringOptions(
+                    batch_size=batch_size,
+                    workers=workers,
+                    backend=backend,
+                    precision=precision,
+                    device=device,
+                ),
+                progress=told,
+            )
     click.echo(json.dumps(_as_json(measured)) if as_json else _as_text(measured))
     return 0
 

@@ -10,7 +10,7 @@ import click
 
 from cxrbatch import options as shared
 from cxrbatch.commands.progress import Bar, EventLog
-from cxrbatch.interruption import Interrupted, Interruption
+from cxrbatch.interruption import Interruption
 
 if TYPE_CHECKING:
     from cxrbatch.model.inference import Backend, Precision
@@ -141,61 +141,55 @@ def command(
         raise click.UsageError("--backend openvino goes with --engine local alone.")
     told = EventLog(paths=log_paths) if log_format == "json" else Bar()
     again = shlex.join(["cxrbatch", *(click.get_current_context().obj or ())])
-    with Interruption(lambda: told.interrupted(again)) as interruption:
-        try:
-            from cxrbatch.results.paths import check_output
-            from cxrbatch.scoring.claim import claimed
-            from cxrbatch.scoring.isolation import Nursery
+    with Interruption(lambda: told.interrupted(again)) as interruption, closing(told):
+        from cxrbatch.results.paths import check_output
+        from cxrbatch.scoring.claim import claimed
+        from cxrbatch.scoring.isolation import Nursery
 
-            check_output(output, overwrite=True, source=archive)
-            reads_here = workers and engine == "local"
-            with claimed(output), closing(Nursery()) if reads_here else nullcontext() as nursery:
-                # torch takes seconds to load: a second run is refused before that, and what reads
-                # files starts beside it.
-                from cxrbatch.model.checkpoint import bundled_checkpoint
-                from cxrbatch.reading.radiograph import RADIOGRAPH_MODALITIES
-                from cxrbatch.scoring.engine import score_archive
-                from cxrbatch.scoring.runs import Part
-                from cxrbatch.scoring.settings import ScoringOptions
+        check_output(output, overwrite=True, source=archive)
+        reads_here = workers and engine == "local"
+        with claimed(output), closing(Nursery()) if reads_here else nullcontext() as nursery:
+            # torch takes seconds to load: a second run is refused before that, and what reads
+            # files starts beside it.
+            from cxrbatch.model.checkpoint import bundled_checkpoint
+            from cxrbatch.reading.radiograph import RADIOGRAPH_MODALITIES
+            from cxrbatch.scoring.engine import score_archive
+            from cxrbatch.scoring.runs import Part
+            from cxrbatch.scoring.settings import ScoringOptions
 
-                elsewhere = None
-                if engine == "ray":
-                    from cxrbatch.scoring.ray_engine import RayEngine
+            elsewhere = None
+            if engine == "ray":
+                from cxrbatch.scoring.ray_engine import RayEngine
 
-                    elsewhere = RayEngine(ray_address)
-                options = ScoringOptions(
-                    batch_size=batch_size,
-                    workers=workers,
-                    backend=backend,
-                    precision=precision,
-                    calibration=calibration,
-                    device=device,
-                    follow_links=follow_links,
-                    max_pixels=max_pixels,
-                    modalities=RADIOGRAPH_MODALITIES | set(modality),
-                    deadline=deadline,
-                    commit_every=commit_every,
-                    part=Part(*part),
-                    fast_decode=fast_decode,
-                )
-                interruption.arm()
-                summary = score_archive(
-                    archive,
-                    output,
-                    checkpoint=checkpoint or bundled_checkpoint(),
-                    options=options,
-                    progress=told,
-                    overwrite=overwrite,
-                    update=update,
-                    nursery=nursery,
-                    elsewhere=elsewhere,
-                )
-            told.finished(rows=summary.counts.rows, outcomes=summary.counts.outcomes)
-        except Interrupted as end:
-            interruption.report()
-            return end.exit_code
-        finally:
-            told.close()
+                elsewhere = RayEngine(ray_address)
+            options = ScoringOptions(
+                batch_size=batch_size,
+                workers=workers,
+                backend=backend,
+                precision=precision,
+                calibration=calibration,
+                device=device,
+                follow_links=follow_links,
+                max_pixels=max_pixels,
+                modalities=RADIOGRAPH_MODALITIES | set(modality),
+                deadline=deadline,
+                commit_every=commit_every,
+                part=Part(*part),
+                fast_decode=fast_decode,
+            )
+            interruption.arm()
+            summary = score_archive(
+                archive,
+                output,
+                checkpoint=checkpoint or bundled_checkpoint(),
+                options=options,
+                progress=told,
+                overwrite=overwrite,
+                update=update,
+                nursery=nursery,
+                elsewhere=elsewhere,
+            )
+        told.finished(rows=summary.counts.rows, outcomes=summary.counts.outcomes)
     _print_summary(summary)
     return shared.SOME_UNREADABLE if summary.failures else 0
 

@@ -39,6 +39,7 @@ class FusedResNet:
             return kind(convolution, norm, device=device, dtype=dtype)
 
         self._dtype = dtype
+        self._pool = pool_positive if device.type == "cpu" else pool_stem
         self._stem = fuse(model.conv1, model.bn1)
         self._blocks = [_FusedBlock(block, fuse) for block in model.blocks()]
         self._head = nn.Linear(model.fc.in_features, model.fc.out_features, device=device)
@@ -46,7 +47,7 @@ class FusedResNet:
 
     def features(self, images: Tensor) -> Tensor:
         """Give the last convolutional layer's activations, as `RadiographResNet.features`."""
-        x = pool_stem(self._stem.relu(images.to(self._dtype)))
+        x = self._pool(self._stem.relu(images.to(self._dtype)))
         for block in self._blocks:
             x = block(x)
         return x
@@ -64,6 +65,32 @@ def fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     pair = nn.Sequential(convolution, norm)
     folded: nn.Conv2d = fuse_conv_bn_eval(*deepcopy(pair).double().eval())
     return folded.requires_grad_(False)
+
+
+def pool_positive(x: Tensor) -> Tensor:
+    """Do `pool_stem`'s work where no value is negative, in less than half of its time in bfloat16.
+
+    Such floats are in the order of their bits, and a processor compares more integers at once. Of
+    the maximum along two axes one is taken after the other, and none looks for where it was.
+
+    Args:
+        x: Shape (n, channels, h, w), channels last, not negative.
+    """
+    bits = x.view(torch.int16 if x.element_size() == 2 else torch.int32).permute(0, 2, 3, 1)
+    rows = _largest_of_three(bits)
+    both = _largest_of_three(rows.transpose(1, 2)).transpose(1, 2)
+    return both.permute(0, 3, 1, 2).view(x.dtype)
+
+
+def _largest_of_three(x: Tensor) -> Tensor:
+    """Give the maximum of every second entry of axis 1 and its two neighbours."""
+    pairs = x.shape[1] // 2
+    largest = torch.empty_like(x[:, ::2])
+    torch.maximum(x[:, : 2 * pairs : 2], x[:, 1::2], out=largest[:, :pairs])
+    largest[:, pairs:] = x[:, 2 * pairs :]
+    later = largest[:, 1:]
+    torch.maximum(later, x[:, 1:-1:2], out=later)
+    return largest
 
 
 class _FusedBlock:

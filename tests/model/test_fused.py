@@ -7,8 +7,8 @@ import torch
 from networks import trained
 
 from cxrbatch.model import fused
-from cxrbatch.model.fused import FusedResNet
-from cxrbatch.model.resnet import ARCHITECTURES
+from cxrbatch.model.fused import FusedResNet, pool_positive
+from cxrbatch.model.resnet import ARCHITECTURES, pool_stem
 
 CPU = torch.device("cpu")
 
@@ -58,3 +58,16 @@ def test_the_network_is_left_as_it_is() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     FusedResNet(model, device=CPU, dtype=torch.bfloat16).score(torch.randn(1, 1, 64, 64))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 2), (7, 8), (80, 80), (113, 112)])
+def test_maxima_of_what_is_not_negative_are_pytorchs(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    x = torch.randn(3, 64, *shape).relu().to(dtype)
+    x[0] = 0
+    x[1].flatten()[::7] = torch.inf
+    found = pool_positive(x.to(memory_format=torch.channels_last))
+    assert torch.equal(found, pool_stem(x))
+    assert found.is_contiguous(memory_format=torch.channels_last)

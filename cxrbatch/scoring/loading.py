@@ -2,12 +2,13 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
+from math import ceil
 from queue import LifoQueue
-from threading import Condition
+from threading import Condition, Lock
 from types import TracebackType
 from typing import Generic, Protocol, TypeAlias, TypeVar, cast
 
@@ -24,6 +25,8 @@ _LEAST_AHEAD = 2
 _MOST_AHEAD = 64
 _BYTES_AHEAD = 32 << 20
 _MOST_ASIDE = 4
+# Of what is left in the end, a process takes its part of a half.
+_SHARES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,32 @@ Portion: TypeAlias = LoadedFiles | pa.Table
 
 
 class _Chunk(Generic[Loaded]):
-    """Some entries, and where they come out of it."""
+    """Some entries, which are taken from the front, and where they come out of it.
+
+    Attributes:
+        waiting: Those that nobody has taken.
+        portions: All that became of them, in their order.
+    """
 
     def __init__(self, entries: "list[Unread | Loaded | pa.Table]") -> None:
-        self.entries = entries
+        self.waiting = entries
         self.portions: Future[list[Loaded | pa.Table]] = Future()
+        self._left = len(entries)
+        self._parts: dict[int, list[Loaded | pa.Table]] = {}
+
+    def take(self, most: int) -> "tuple[int, list[Unread | Loaded | pa.Table]]":
+        """Take some; the number says which they are."""
+        place = -len(self.waiting)
+        taken, self.waiting = self.waiting[:most], self.waiting[most:]
+        return place, taken
+
+    def put(self, place: int, portions: "list[Loaded | pa.Table]") -> None:
+        """Give what became of those that were taken there."""
+        self._parts[place] = portions
+        self._left -= len(portions)
+        if not self._left:
+            parts = (self._parts[place] for place in sorted(self._parts))
+            self.portions.set_result([portion for part in parts for portion in part])
 
 
 class _Places:
@@ -159,6 +183,8 @@ class ReadingPool(Generic[Loaded]):
             self._threads = ThreadPoolExecutor(workers + _MOST_ASIDE)
             self._places = _Places(workers)
             self._due: deque[_Chunk[Loaded]] = deque()
+            self._dealing = Lock()
+            self._all_are_due = False
             # The last one used comes first: the others start no child as long as none hangs.
             self._idle: LifoQueue[IsolatedProcess] = LifoQueue()
             for _ in range(workers + _MOST_ASIDE):
@@ -194,10 +220,14 @@ class ReadingPool(Generic[Loaded]):
             yield from map(self._load_here, iterator)
             return
         ahead: deque[_Chunk[Loaded]] = deque()
-        while taken := list(islice(iterator, _CHUNK)):
+        following = list(islice(iterator, _CHUNK))
+        while taken := following:
+            following = list(islice(iterator, _CHUNK))
             chunk: _Chunk[Loaded] = _Chunk(taken)
             ahead.append(chunk)
-            self._due.append(chunk)
+            with self._dealing:
+                self._due.append(chunk)
+                self._all_are_due = not following
             self._threads.submit(self._load_next)
             if len(ahead) > self._ahead:
                 yield from ahead.popleft().portions.result()
@@ -210,11 +240,32 @@ class ReadingPool(Generic[Loaded]):
     def _load_next(self) -> None:
         with self._places.taken():
             # Chosen here and not before: who comes first to work is not who waited longest.
-            chunk = self._due.popleft()
+            chunk, place, entries = self._taken()
             try:
-                chunk.portions.set_result(self._loaded(chunk.entries))
+                portions = self._loaded(entries)
+                with self._dealing:
+                    chunk.put(place, portions)
             except BaseException as error:
-                chunk.portions.set_exception(error)
+                with self._dealing, suppress(InvalidStateError):
+                    chunk.portions.set_exception(error)
+
+    def _taken(self) -> tuple[_Chunk[Loaded], int, list[Unread | Loaded | pa.Table]]:
+        """A chunk in one; of the last ones less and less, so that all processes end together.
+
+        Source: Polychronopoulos and Kuck, "Guided Self-Scheduling", IEEE Transactions on Computers
+        1987.
+        """
+        with self._dealing:
+            chunk, most = self._due[0], _CHUNK
+            if self._all_are_due and len(self._due) <= _SHARES * self._workers:
+                left = sum(len(due.waiting) for due in self._due)
+                most = ceil(left / (_SHARES * self._workers))
+            place, entries = chunk.take(most)
+            if chunk.waiting:
+                self._threads.submit(self._load_next)
+            else:
+                self._due.popleft()
+        return chunk, place, entries
 
     def _loaded(self, entries: list[Unread | Loaded | pa.Table]) -> list[Loaded | pa.Table]:
         unread = [entry for entry in entries if isinstance(entry, Unread)]

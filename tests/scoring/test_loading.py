@@ -82,6 +82,15 @@ def test_who_stepped_aside_comes_back_before_others_begin(tmp_path: Path) -> Non
         assert notes.read_text().split().count("later") < 100
 
 
+def test_the_last_files_are_divided(tmp_path: Path) -> None:
+    # Else one process has sixteen slow films to read, and the other none.
+    made = str(tmp_path / "made").encode().hex()
+    names = [f"await {made}", *(f"{number}" for number in range(14)), f"make {made}"]
+    portions, heard = load(names, workers=2)
+    assert rows(portions) == [(name, "not_an_image") for name in names]
+    assert heard.gone == []
+
+
 def test_crashes_cost_one_row_each() -> None:
     names = [f"{number:03d}" for number in range(120)]
     names[37], names[38], names[90] = "segfault-a", "abort-b", "segfault-c"

@@ -57,9 +57,12 @@ class Interruption:
         # Where there was a signal, the process is about to end, and a second one still hastens it.
         if self._first is not None:
             if error is not None:
-                self.report()
-                # Libraries put an error of their own in the place of one that passes them.
-                raise Interrupted(self._first) from None
+                try:
+                    self.report()
+                finally:
+                    # Libraries put an error of their own in the place of one that passes them,
+                    # and nobody may be there any more who reads a report.
+                    raise Interrupted(self._first) from None
             return
         for number, handler in self._previous.items():
             signal.signal(number, handler)
@@ -93,10 +96,13 @@ class Interruption:
         number = self._heard(None)
         if number is None:
             return
+        # None too where the work was left without `Interrupted`, by a library's own handler.
         second = self._heard(GRACE)
-        if second is None:
-            self.report()
-        os._exit(128 + (second or number))
+        try:
+            if second is None:
+                self.report()
+        finally:
+            os._exit(128 + (second or number))
 
     def _heard(self, seconds: float | None) -> int | None:
         """Wait for a signal that ends the process; None where there is no more to wait for."""

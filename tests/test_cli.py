@@ -220,8 +220,13 @@ import click
 from cxrbatch import cli
 from cxrbatch.interruption import Interruption
 
+def report():
+    click.echo("interrupted", err=True)
+    if "nobody reads it" in sys.argv:
+        raise BrokenPipeError
+
 def command():
-    with Interruption(lambda: click.echo("interrupted", err=True)) as interruption:
+    with Interruption(report) as interruption:
         interruption.arm()
         try:
             os.kill(os.getpid(), int(sys.argv[1]))
@@ -234,11 +239,12 @@ sys.exit(cli.main(["probe"]))
 """
 
 
+@pytest.mark.parametrize("words", [[], ["nobody reads it"]])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_what_ends_a_command_whatever_a_library_makes_of_it(
-    number: signal.Signals,
+    number: signal.Signals, words: list[str]
 ) -> None:
-    words = [sys.executable, "-c", LIBRARY_IN_THE_WAY, str(number.value)]
+    words = [sys.executable, "-c", LIBRARY_IN_THE_WAY, str(number.value), *words]
     done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", "interrupted\n")
 

@@ -268,7 +268,7 @@ def test_a_signal_ends_it_in_order(begin: Begin, tmp_path: Path, to_all: bool) -
     processes = run.below()
     number = signal.SIGINT if to_all else signal.SIGTERM
     (os.killpg if to_all else os.kill)(run.process.pid, number)
-    assert run.wait() == 128 + number
+    assert run.wait() == 128 + number, run.err.read_text()
     assert run.events()[-1]["event"] == "interrupted"
     assert all_gone(processes)
     assert not output.exists()

@@ -71,3 +71,19 @@ def test_maxima_of_what_is_not_negative_are_pytorchs(
     found = pool_positive(x.to(memory_format=torch.channels_last))
     assert torch.equal(found, pool_stem(x))
     assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_score_of_what_is_no_number_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The difference of infinities has its sign bit set, and would be less than all as an integer.
+    monkeypatch.setattr(fused, "_has_onednn", lambda device, dtype: False)
+    model = trained("resnet18")
+    stem = model.conv1.weight.data
+    stem[0] = 0
+    stem[0, 0, 3, 3:5] = torch.tensor([3e38, -3e38])
+    model.bn1.weight.data[0] = model.bn1.running_var[0] = 1  # or the weights would be infinite
+    images = torch.full((1, 1, 64, 64), 0.1)
+    images[..., 32, 32:34] = 2.0
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.inference_mode():
+            found = FusedResNet(model, device=CPU, dtype=dtype).score(images)
+        assert not found.logits.isfinite().any()

@@ -231,7 +231,8 @@ def _print_summary(summary: "Summary") -> None:
         for name, count in counts.predictions.most_common():
             click.echo(f"  {count:>9,}  {name}")
     if summary.passed_over:
-        what = ", ".join(f"{count:,} {kind}" for kind, count in summary.passed_over.items())
+        kinds = sorted(summary.passed_over.items())
+        what = ", ".join(f"{count:,} {kind}" for kind, count in kinds)
         click.echo(f"passed over  {what.replace('_', ' ')}")
     if summary.read:
         rate = summary.images / summary.seconds if summary.seconds else 0.0

@@ -160,11 +160,15 @@ def test_goes_on_and_says_so(
     output = archive.parent / "r.parquet"
     words = ["score", str(archive), "-o", str(output), "--checkpoint", str(tiny_checkpoint)]
     words += ["--workers", "0", "--commit-every", "1"]
+    (archive / "a").symlink_to("note")
+    os.mkfifo(archive / "b")
     assert main(words) == 0
     before = output.read_bytes()
-    capsys.readouterr()
+    assert "passed over  1 fifo, 1 link\n" in capsys.readouterr().out
     assert main(words) == 0
-    assert "nothing to do: the table is complete" in capsys.readouterr().out
+    again = capsys.readouterr().out
+    assert "nothing to do: the table is complete" in again
+    assert "passed over  1 fifo, 1 link\n" in again
     assert main([*words, "--update", "--overwrite"]) == 2
     assert main([*words, "--batch-size", "2"]) == 2
     assert "batch size (32, now 2)" in capsys.readouterr().err

@@ -7,8 +7,8 @@
     └── LabelError           labels that cannot be used
 
 The message of each is one line for a person: what is wrong and what to do about it. The command
-line prints it without a traceback; a program that uses the library catches `CxrbatchError`. Ctrl-C
-stands beside them as `Interrupted`, which none of what catches errors catches.
+line prints it without a traceback; a program that uses the library catches `CxrbatchError`.
+`Interrupted` stands beside them: a signal, which `except Exception` lets pass.
 """
 
 

@@ -114,7 +114,9 @@ def _plain(values: NDArray[Any]) -> GreyImage:
     scale = _full_scale(values)
     # To divide is faster than to look up; but of a large image it would make a larger one.
     if values.dtype.itemsize > 2 or values.size <= _DIVIDED:
-        return GreyImage(np.divide(values, scale, dtype=np.float32))
+        # In two steps, as numpy converts little by little where it divides as well.
+        grey = values.astype(np.float32)
+        return GreyImage(np.divide(grey, scale, out=grey))
     domain = np.arange(1 << (8 * values.dtype.itemsize), dtype=np.float32)
     return GreyImage(values, np.divide(domain, scale, dtype=np.float32))
 

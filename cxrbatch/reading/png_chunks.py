@@ -2,7 +2,8 @@
 
 A PNG is read chunk by chunk, so that one that claims gigabytes is refused without being held, and
 only the chunks that decide pixels are kept: text and profiles, which can inflate without end, are
-passed over. What is kept is put together as a plain PNG for the decoder.
+passed over. What is kept is put together as a plain PNG for the decoder, inflated already where
+that can be done beforehand.
 
 Source: PNG specification, sections 5 (chunks), 11 (their meaning) and 9.2 (samples).
 """
@@ -11,6 +12,8 @@ import struct
 import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
+
+import imagecodecs
 
 from cxrbatch.reading.allowance import claim
 from cxrbatch.reading.outcomes import Outcome, ReadingError
@@ -26,6 +29,8 @@ SPARE_BYTES = 16 << 20
 # More chunks than this belong to no image; walking them would be the bomb.
 _MOST_CHUNKS = 100_000
 _STEP = 1 << 20
+# Of more, memory for all of it at once costs what there is to win; libpng never holds it whole.
+_MOST_INFLATED = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,23 @@ class PngChunks:
         header = struct.pack(
             ">IIBBBBB", self.columns, self.rows, self.depth, kind, 0, 0, self.interlace
         )
-        chunks = ((b"IHDR", header), (b"IDAT", self.packed), (b"IEND", b""))
+        chunks = ((b"IHDR", header), (b"IDAT", self._inflated() or self.packed), (b"IEND", b""))
         return PNG_SIGNATURE + b"".join(_chunk(name, body) for name, body in chunks)
+
+    def _inflated(self) -> bytes | None:
+        """The image data as a stream that is not compressed; None where libpng is to inflate.
+
+        By libdeflate, in less than half of the time. Data that are damaged, or longer or shorter
+        than the image, are for libpng to judge.
+        """
+        length = self.raw_bytes + self.rows
+        if self.interlace or length > _MOST_INFLATED:
+            return None
+        try:
+            rows = imagecodecs.deflate_decode(self.packed, raw=False, out=length)
+        except imagecodecs.DeflateError:
+            return None
+        return zlib.compress(rows, level=0) if len(rows) == length else None
 
 
 def read_chunks(stream: BinaryIO, *, size: int, max_samples: int) -> PngChunks:

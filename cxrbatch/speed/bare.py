@@ -4,6 +4,8 @@ The bare decoder is told where the pixels lie. It asks for no header, checks not
 nothing; its image is thrown away.
 """
 
+import io
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from pydicom import dcmread
 from pydicom.encaps import generate_frames
 from pydicom.uid import UID
 
+from cxrbatch.reading.png_chunks import read_chunks
 from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
 
 Pixels = NDArray[Any]
@@ -78,7 +81,7 @@ def find_pixels(path: Path) -> BareFile | None:
     with path.open("rb") as file:
         form = sniff(file.read(HEAD_BYTES), size=path.stat().st_size)
     if form in ("png", "jpeg"):
-        decode = imagecodecs.png_decode if form == "png" else imagecodecs.jpeg8_decode
+        decode = _png if form == "png" else imagecodecs.jpeg8_decode
         return BareFile(path, form.upper(), 0, path.stat().st_size, decode)
     return _find_in_dicom(path) if form == "dicom" else None
 
@@ -115,6 +118,14 @@ def _find_in_dicom(path: Path) -> BareFile | None:
     if start < 0:
         return None  # in several fragments
     return BareFile(path, f"{kind} DICOM", start, len(frame), decode)
+
+
+def _png(file: bytes) -> Pixels:
+    # Nothing known is faster than to inflate it before libpng sees it. Its checksums are checked
+    # there as well as here.
+    chunks = read_chunks(io.BytesIO(file), size=len(file), max_samples=sys.maxsize)
+    pixels: Pixels = imagecodecs.png_decode(chunks.plain())
+    return pixels
 
 
 def _native(pixels: bytes, *, cells: str, shape: tuple[int, int]) -> Pixels:

@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 from makers import make_png, png_chunk
@@ -232,6 +233,30 @@ def test_missing_rows_or_bytes_are_a_truncation(lost: int) -> None:
     cut = [chunks[0], (b"IDAT", chunks[1][1][:-lost]), chunks[-1]]
     assert read(assemble(cut)).outcome is Outcome.TRUNCATED
     assert read(assemble(chunks)[:-lost]).outcome is Outcome.TRUNCATED
+
+
+def test_libpng_is_the_judge_of_image_data() -> None:
+    """What inflates beforehand never makes an image that libpng would not, nor loses one."""
+    values = samples(8, 0, 37, 41) // 8
+    chunks = chunks_of(make_png(values, depth=8, colour_type=0))
+    raw, packed = zlib.decompress(chunks[1][1]), chunks[1][1]
+    streams = [packed + b"more", zlib.compress(raw + b"more"), zlib.compress(raw + bytes(42))]
+    for _ in range(2000):
+        damaged = bytearray(packed)
+        damaged[RNG.integers(len(packed))] ^= 1 << RNG.integers(8)
+        streams.append(bytes(damaged))
+    outcomes = set()
+    for stream in streams:
+        data = assemble([chunks[0], (b"IDAT", stream), chunks[-1]])
+        reading = read(data)
+        outcomes.add(reading.outcome)
+        try:
+            pixels = imagecodecs.png_decode(data)
+        except imagecodecs.PngError:
+            assert reading.outcome in (Outcome.CORRUPT, Outcome.TRUNCATED)
+        else:
+            np.testing.assert_allclose(reading.display, pixels / 255, atol=1e-6)
+    assert outcomes == {Outcome.SCORED, Outcome.CORRUPT, Outcome.TRUNCATED}
 
 
 def test_libpngs_words_stay_unheard(capfd: pytest.CaptureFixture[str]) -> None:

@@ -70,9 +70,11 @@ def test_pixels_are_those_that_pydicom_finds(
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
-def test_pictures(tmp_path: Path, cells: np.ndarray, form: str) -> None:
+@pytest.mark.parametrize("times", [1, 20])
+def test_pictures(tmp_path: Path, cells: np.ndarray, form: str, times: int) -> None:
     path = tmp_path / "picture"
-    Image.fromarray((cells >> 4).astype(np.uint8)).save(path, format=form)
+    grey = np.tile((cells >> 4).astype(np.uint8), (times, times))  # also of many chunks
+    Image.fromarray(grey).save(path, format=form)
     found = find_pixels(path)
     assert found is not None
     assert found.kind == form

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from math import ceil
 from queue import LifoQueue
 from threading import Condition, Lock
@@ -21,6 +21,9 @@ from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits, Nursery
 from cxrbatch.scoring.rows import LoadedFiles
 
 _CHUNK = 16
+# A process takes no more than this at once, unless it is one file: a film is worth a message of its
+# own, and is not to lie with a process that another film keeps busy.
+_CHUNK_BYTES = 8 << 20
 _LEAST_AHEAD = 2
 _MOST_AHEAD = 64
 _BYTES_AHEAD = 32 << 20
@@ -61,7 +64,9 @@ class _Chunk(Generic[Loaded]):
     def take(self, most: int) -> "tuple[int, list[Unread | Loaded | pa.Table]]":
         """Take some; the number says which they are."""
         place = -len(self.waiting)
-        taken, self.waiting = self.waiting[:most], self.waiting[most:]
+        sizes = (e.file.size if isinstance(e, Unread) else 0 for e in self.waiting[:most])
+        count = max(1, sum(total <= _CHUNK_BYTES for total in accumulate(sizes)))
+        taken, self.waiting = self.waiting[:count], self.waiting[count:]
         return place, taken
 
     def put(self, place: int, portions: "list[Loaded | pa.Table]") -> None:

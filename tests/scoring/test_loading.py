@@ -91,6 +91,20 @@ def test_the_last_files_are_divided(tmp_path: Path) -> None:
     assert heard.gone == []
 
 
+def test_large_files_wait_for_nobody_who_has_taken_them(tmp_path: Path) -> None:
+    # Else sixteen films hang on the one before them, and one process reads the last ones alone.
+    made = str(tmp_path / "made").encode().hex()
+    names = [f"await {made}", f"make {made}", *(f"{number}" for number in range(98))]
+    entries = [
+        Unread(number, ArchiveFile(name.encode(), 5 << 20)) for number, name in enumerate(names)
+    ]
+    heard = Heard()
+    with ReadingPool(READER, workers=2, limits=LIMITS, listener=heard) as pool:
+        assert rows(list(pool.load(entries))) == [(name, "not_an_image") for name in names]
+    assert heard.again == []
+    assert heard.gone == []
+
+
 def test_crashes_cost_one_row_each() -> None:
     names = [f"{number:03d}" for number in range(120)]
     names[37], names[38], names[90] = "segfault-a", "abort-b", "segfault-c"

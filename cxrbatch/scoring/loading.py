@@ -62,7 +62,7 @@ class _Chunk(Generic[Loaded]):
         self._parts: dict[int, list[Loaded | pa.Table]] = {}
 
     def take(self, most: int) -> "tuple[int, list[Unread | Loaded | pa.Table]]":
-        """Take some; the number says which they are."""
+        """Take so many or, if they are large, fewer; the number says which they are."""
         place = -len(self.waiting)
         sizes = (e.file.size if isinstance(e, Unread) else 0 for e in self.waiting[:most])
         count = max(1, sum(total <= _CHUNK_BYTES for total in accumulate(sizes)))
@@ -255,7 +255,7 @@ class ReadingPool(Generic[Loaded]):
                     chunk.portions.set_exception(error)
 
     def _taken(self) -> tuple[_Chunk[Loaded], int, list[Unread | Loaded | pa.Table]]:
-        """A chunk in one; of the last ones less and less, so that all processes end together.
+        """What is read next: of the last ones less and less, so that all processes end together.
 
         Source: Polychronopoulos and Kuck, "Guided Self-Scheduling", IEEE Transactions on Computers
         1987.

@@ -173,7 +173,8 @@ def test_the_token_is_asked_for(browser: Browser, address: str) -> None:
     assert page.title() == "Sign in · cxrbatch"
     for token, title in (("wrong-wrong-wrong", "Sign in · cxrbatch"), (TOKEN, "Runs · cxrbatch")):
         page.get_by_label("Token").fill(token)
-        page.get_by_role("button", name="Sign in").click()
+        with page.expect_navigation():
+            page.get_by_role("button", name="Sign in").click()
         assert page.title() == title
     assert page.url == f"{address}/"
     page.close()

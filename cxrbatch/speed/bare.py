@@ -1,7 +1,7 @@
 """What no scorer can do without: the codec's own work on a file, one resize, one forward pass.
 
-The bare decoder is told where the pixels lie. It asks for no header, checks nothing and hashes
-nothing; its image is thrown away.
+The bare decoder is told where the pixels lie. It asks for no header, checks nothing but a PNG's
+checksums and hashes nothing; its image is thrown away.
 """
 
 import io

@@ -110,7 +110,7 @@ class Recipe:
             return _to_uint8(area_resize(padded, rows=self.size, columns=self.size))
         tall = _average_rows(image, extent[0], self.size)
         weights = _area_weights(image.shape[1], extent[1], self.size)
-        return _to_uint8((weights @ np.ascontiguousarray(tall.T)).T)
+        return np.ascontiguousarray(_to_uint8(weights @ np.ascontiguousarray(tall.T)).T)
 
 
 def area_resize(display: Display, *, rows: int, columns: int) -> Display:

@@ -9,7 +9,6 @@ Source: PNG specification, sections 5 (chunks), 11 (their meaning) and 9.2 (samp
 """
 
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -91,7 +90,7 @@ class PngChunks:
             rows = imagecodecs.deflate_decode(self.packed, raw=False, out=length)
         except imagecodecs.DeflateError:
             return None
-        return zlib.compress(rows, level=0) if len(rows) == length else None
+        return bytes(imagecodecs.deflate_encode(rows, level=0)) if len(rows) == length else None
 
 
 def read_chunks(stream: BinaryIO, *, size: int, max_samples: int) -> PngChunks:
@@ -125,7 +124,7 @@ def read_chunks(stream: BinaryIO, *, size: int, max_samples: int) -> PngChunks:
 
 
 def _chunk(name: bytes, body: bytes) -> bytes:
-    checksum = zlib.crc32(body, zlib.crc32(name))
+    checksum = imagecodecs.deflate_crc32(body, imagecodecs.deflate_crc32(name))
     return b"".join((struct.pack(">I", len(body)), name, body, struct.pack(">I", checksum)))
 
 
@@ -138,7 +137,7 @@ def _next_chunk(stream: BinaryIO, size: int) -> tuple[bytes, bytes]:
     length, name = int.from_bytes(head[:4], "big"), head[4:]
     if start + 12 + length > size:
         raise ReadingError(Outcome.TRUNCATED, "the PNG ends inside a chunk")
-    checksum = zlib.crc32(name)
+    checksum = imagecodecs.deflate_crc32(name)
     is_kept = name in (*_KNOWN, b"tRNS")
     parts = []
     while length > 0:
@@ -146,7 +145,7 @@ def _next_chunk(stream: BinaryIO, size: int) -> tuple[bytes, bytes]:
         if not part:
             raise ReadingError(Outcome.TRUNCATED, "the PNG ends inside a chunk")
         length -= len(part)
-        checksum = zlib.crc32(part, checksum)
+        checksum = imagecodecs.deflate_crc32(part, checksum)
         parts += [part] if is_kept else []
     if stream.read(4) != checksum.to_bytes(4, "big"):
         raise ReadingError(Outcome.CORRUPT, "a checksum in the PNG does not match")

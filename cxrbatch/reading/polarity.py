@@ -93,15 +93,18 @@ def thumbnail_ranks(image: GreyImage) -> Grid:
     rows, columns = (_evenly(length) for length in image.shape)
     levels = np.rint(image.points(rows, columns) * np.float32(_LEVELS)).astype(np.uint16)
     inner = _without_borders(levels)
-    rows, columns = (_evenly(length) for length in inner.shape)
-    points = inner.take(rows, 0).take(columns, 1)
+    if inner.shape != levels.shape:
+        rows, columns = (_evenly(length) for length in inner.shape)
+        inner = inner.take(rows, 0).take(columns, 1)
     # Rows first, as they lie in one piece.
-    tall = points.reshape(SIDE, _POINTS, -1).sum(axis=1, dtype=np.int32)
+    tall = inner.reshape(SIDE, _POINTS, -1).sum(axis=1, dtype=np.int32)
     sums = tall.reshape(SIDE, SIDE, _POINTS).sum(axis=2).ravel()
-    ordered = np.sort(sums)
-    below = np.searchsorted(ordered, sums, side="left")
-    above = sums.size - np.searchsorted(ordered, sums, side="right")
-    ranks: Grid = below - above
+    order = np.argsort(sums)
+    ordered = sums[order]  # in order they are found three times as fast
+    below = np.searchsorted(ordered, ordered, side="left")
+    above = sums.size - np.searchsorted(ordered, ordered, side="right")
+    ranks: Grid = np.empty_like(order)
+    ranks[order] = below - above
     return ranks
 
 
@@ -115,12 +118,17 @@ def _evenly(length: int) -> NDArray[np.int64]:
 
 def _without_borders(levels: Grid) -> Grid:
     """What lies between the outermost rows and columns that show something."""
-    rows, columns = (
-        np.flatnonzero(_spread(lines) > _BORDER_LEVELS) for lines in (levels, levels.T)
-    )
-    if not rows.size or not columns.size:
-        return levels
-    return levels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    rows, columns = _shown(levels), _shown(levels.T)
+    return levels if rows is None or columns is None else levels[rows, columns]
+
+
+def _shown(lines: Grid) -> slice | None:
+    """From the first line that shows something to the last; None if none does."""
+    # Most images have no border, which two lines tell.
+    if (_spread(lines[[0, -1]]) > _BORDER_LEVELS).all():
+        return slice(None)
+    shown = np.flatnonzero(_spread(lines) > _BORDER_LEVELS)
+    return slice(shown[0], shown[-1] + 1) if shown.size else None
 
 
 def _spread(lines: Grid) -> Grid:

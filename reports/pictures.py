@@ -20,7 +20,8 @@ from PIL import Image
 
 from cxrbatch.reading.outcomes import Flag
 from cxrbatch.results.table import Table
-from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits, Nursery
+from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits
+from cxrbatch.scoring.nursery_client import Nursery
 from cxrbatch.scoring.pictures import grey_picture, heat_picture
 from cxrbatch.scoring.revisiting import MISSING, UNKNOWN_ORIGIN, Origin, revisit
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits, Nursery
+from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits
+from cxrbatch.scoring.nursery_client import Nursery
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

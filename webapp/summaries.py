@@ -4,7 +4,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from weakref import WeakKeyDictionary
 
 from cxrbatch.errors import CxrbatchError
-from cxrbatch.scoring.isolation import Fault, NurseryClosed
+from cxrbatch.scoring.isolation import Fault
+from cxrbatch.scoring.nursery_client import NurseryClosed
 from cxrbatch.webapp.accuracy import Accuracy, add_up
 from cxrbatch.webapp.children import Children
 from cxrbatch.webapp.filters import is_labelled

@@ -21,8 +21,8 @@ from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.scoring.archive import Walk
 from cxrbatch.scoring.claim import clear, partial_folder, writing
 from cxrbatch.scoring.earlier import TRIED_AGAIN, EarlierRows
-from cxrbatch.scoring.isolation import Nursery
 from cxrbatch.scoring.manifest import ManifestWriter
+from cxrbatch.scoring.nursery_client import Nursery
 from cxrbatch.scoring.patients import patient_secret
 from cxrbatch.scoring.progress import Progress
 from cxrbatch.scoring.provenance import (

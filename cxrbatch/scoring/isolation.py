@@ -5,33 +5,23 @@ happened on is known, is tried once more in a new child, and then is a `Fault`.
 """
 
 import os
+import pickle
 import select
 import signal
-import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
-from cxrbatch.errors import CxrbatchError
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.scoring.nursery import GROUP_SIGNALS, PR_SET_PDEATHSIG, REPLY, REQUEST, UNKNOWN_STATUS
+from cxrbatch.scoring.nursery import TOGETHER, UNKNOWN_STATUS
+from cxrbatch.scoring.nursery_client import Nursery, NurseryClosed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_LAST_WAIT = 1.0
 _SOON = 1.0
-
-# It ends with the thread that starts it even while it imports, which takes it a second.
-_START = (
-    f"import ctypes, sys; ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, {int(signal.SIGKILL)}); "
-    "sys.path[:] = {path!r}; from cxrbatch.scoring import nursery; nursery.serve()"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,108 +50,7 @@ class Fault:
 
     outcome: Outcome
     detail: str
-    lasting: bool
-
-
-class NurseryClosed(Exception):
-    """No more processes are started, as the run is ending."""
-
-
-class Nursery:
-    """Starts and ends child processes; may be used by several threads."""
-
-    def __init__(self) -> None:
-        """Start the process that forks the children.
-
-        Raises:
-            CxrbatchError: It cannot be started.
-        """
-        self._lock = threading.Lock()
-        self._closed = False
-        self._begin()
-
-    def start(self, *, memory: int) -> tuple[int, Connection]:
-        """Fork a child; give its process id and the way to it.
-
-        Raises:
-            CxrbatchError: The system starts no more processes.
-            NurseryClosed: The nursery was closed.
-        """
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            pid, *_ = self._ask(memory, theirs)
-            if pid < 0:
-                raise _cannot_start(os.strerror(-pid))
-            return pid, Connection(ours.detach())
-
-    def end(self, pid: int) -> tuple[int, int, int, float]:
-        """End a child; give its exit status, bytes it took of those allowed, these, CPU seconds.
-
-        Raises:
-            NurseryClosed: The nursery was closed, and all children with it.
-        """
-        return self._ask(-pid)
-
-    def close(self) -> None:
-        """End all children."""
-        # A thread may hold the lock while it waits for an answer; this ends its waiting.
-        self._closed = True
-        with suppress(OSError):
-            self._control.shutdown(socket.SHUT_RDWR)
-        with self._lock:
-            try:
-                self._process.wait(_LAST_WAIT)
-            except subprocess.TimeoutExpired:
-                self._process.kill()  # and with it what it waits for
-                self._process.wait()
-            self._control.close()
-
-    def _begin(self) -> None:
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # -P and this path: a child finds what its parent found, and nothing of the folder that
-        # the program is called in. One thread each: a fork copies no other.
-        command = [sys.executable, "-P", "-c", _START.format(path=sys.path)]
-        lone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        # It ignores the signals to the group as soon as it can; until then, while it imports, it
-        # has them blocked, as a process is born with the mask of the thread that starts it.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                env={**os.environ, **lone},
-            )
-        except OSError as error:
-            raise _cannot_start(error.strerror or "") from None
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            theirs.close()
-
-    def _ask(self, number: int, passed: socket.socket | None = None) -> tuple[int, int, int, float]:
-        with self._lock:
-            answer = b"" if self._closed else self._exchange(number, passed)
-            if not answer and not self._closed:
-                # Someone ended it, as the system does where memory is short; its children have
-                # gone with it.
-                self._process.wait()
-                self._control.close()
-                self._begin()
-                answer = self._exchange(number, passed)
-        if answer:
-            status, taken, allowed, seconds = REPLY.unpack(answer)
-            return status, taken, allowed, seconds
-        if self._closed:
-            raise NurseryClosed
-        raise _cannot_start("it ended at once")
-
-    def _exchange(self, number: int, passed: socket.socket | None) -> bytes:
-        try:
-            descriptors = [] if passed is None else [passed.fileno()]
-            socket.send_fds(self._control, [REQUEST.pack(number)], descriptors)
-            return self._control.recv(REPLY.size)
-        except OSError:
-            return b""
+    lasting: bool = False
 
 
 class IsolatedProcess:
@@ -185,7 +74,7 @@ class IsolatedProcess:
         self._limits = limits
         self._aside = aside
         self._child: tuple[int, Connection] | None = None
-        self._seconds_before = 0.0
+        self._told = 0
         self._loss: _Loss | None = None
         self._stepped_aside = False
 
@@ -211,7 +100,7 @@ class IsolatedProcess:
             NurseryClosed: The nursery was closed.
         """
         self._stepped_aside = False
-        yield from self._map(function, items, retried)
+        yield from self._map(function, items, retried, first=0)
         if self._stepped_aside:
             # Another has started meanwhile; together they would be one too many.
             self.close()
@@ -221,6 +110,8 @@ class IsolatedProcess:
         function: Callable[[Item], Result],
         items: Sequence[Item],
         retried: Callable[[int], object],
+        *,
+        first: int,
     ) -> Iterator[Result | Fault]:
         done = 0
         while done < len(items):
@@ -229,15 +120,20 @@ class IsolatedProcess:
                 done += 1
             if done == len(items):
                 return
-            if self._loss is not None and not self._loss.certain:
-                retried(done)
+            assert self._loss is not None
+            loss = self._loss
+            before = items[done : done + loss.untold]
+            yield from self._map(function, before, retried, first=first + done)
+            done += len(before)
+            if not loss.certain:
+                retried(first + done)
                 again = list(self._attempt(function, items[done : done + 1]))
                 if again:
                     yield again[0]
                     done += 1
                     continue
-            assert self._loss is not None
-            yield self._loss.fault
+                loss = self._loss
+            yield loss.fault
             done += 1
 
     def close(self) -> None:
@@ -256,12 +152,17 @@ class IsolatedProcess:
         _, connection = self._child = self._child or self._new_child()
         try:
             connection.send((function, list(items)))
-            for _ in items:
+            left = len(items)
+            while left:
                 if not self._answered(connection):
                     self._lose(timed_out=True)
                     return
-                result, refusal, self._seconds_before = connection.recv()
-                yield result if refusal is None else Fault(refusal[0], refusal[1], lasting=False)
+                answers = connection.recv()
+                self._told += len(answers)
+                left -= len(answers)
+                for answer in answers:
+                    result, refusal = pickle.loads(answer)
+                    yield result if refusal is None else Fault(*refusal)
         except (EOFError, OSError):
             self._lose(timed_out=False)
         except GeneratorExit:
@@ -272,15 +173,17 @@ class IsolatedProcess:
         # What Connection.poll makes anew for each answer takes as long as to receive it.
         answer = select.poll()
         answer.register(connection, select.POLLIN)
-        soon = min(_SOON, self._limits.seconds)
+        # An item may have begun so much later than the answer before it was sent.
+        seconds = self._limits.seconds + TOGETHER
+        soon = min(_SOON, seconds)
         if answer.poll(1e3 * soon):
             return True
         self._stepped_aside = True
         with self._aside():
-            return bool(answer.poll(1e3 * (self._limits.seconds - soon)))
+            return bool(answer.poll(1e3 * (seconds - soon)))
 
     def _new_child(self) -> tuple[int, Connection]:
-        self._seconds_before = 0.0
+        self._told = 0
         return self._nursery.start(memory=self._limits.memory)
 
     def _lose(self, *, timed_out: bool) -> None:
@@ -288,21 +191,29 @@ class IsolatedProcess:
         pid, connection = self._child
         self._child = None
         connection.close()
-        status, taken, allowed, seconds = self._nursery.end(pid)
-        if taken > allowed / 2:
-            self._loss = _gluttony(allowed, status=status, timed_out=timed_out)
+        end = self._nursery.end(pid)
+        if end.taken > end.allowed / 2:
+            loss = _gluttony(end.allowed, status=end.status, timed_out=timed_out)
         elif timed_out:
-            self._loss = _timeout(self._limits, worked=seconds - self._seconds_before)
+            loss = _timeout(self._limits, worked=end.seconds)
         else:
-            self._loss = _death(status)
+            loss = _death(end.status)
+        self._loss = replace(loss, untold=max(0, end.begun - self._told - 1))
 
 
 @dataclass(frozen=True, slots=True)
 class _Loss:
-    """Why a child was lost, and whether trying again could end otherwise."""
+    """Why a child was lost.
+
+    Attributes:
+        fault: Of the item that it was at.
+        certain: Whether trying that again could not end otherwise.
+        untold: Items before it whose results went with the child.
+    """
 
     fault: Fault
     certain: bool
+    untold: int = 0
 
 
 def _timeout(limits: Limits, *, worked: float) -> _Loss:
@@ -331,7 +242,3 @@ def _death(status: int) -> _Loss:
 def _was_killed(status: int) -> bool:
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     return killed or status == UNKNOWN_STATUS
-
-
-def _cannot_start(reason: str) -> CxrbatchError:
-    return CxrbatchError(f"cannot start a reading process: {reason}; try fewer --workers")

@@ -17,7 +17,8 @@ import pyarrow as pa
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits, Nursery
+from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits
+from cxrbatch.scoring.nursery_client import Nursery
 from cxrbatch.scoring.rows import LoadedFiles
 
 _CHUNK = 16

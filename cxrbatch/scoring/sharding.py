@@ -12,9 +12,10 @@ from cxrbatch.reading.outcomes import Kind, Outcome
 from cxrbatch.results.paths import path_to_text
 from cxrbatch.scoring.batching import score_batches
 from cxrbatch.scoring.earlier import EarlierRows
-from cxrbatch.scoring.isolation import Fault, Nursery
+from cxrbatch.scoring.isolation import Fault
 from cxrbatch.scoring.loading import Portion, ReadingPool, Unread
 from cxrbatch.scoring.manifest import read_manifest
+from cxrbatch.scoring.nursery_client import Nursery
 from cxrbatch.scoring.progress import Progress
 from cxrbatch.scoring.rows import FileReader, LoadedFiles
 from cxrbatch.scoring.runs import Culprits

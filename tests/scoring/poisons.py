@@ -14,6 +14,7 @@ from cxrbatch.reading.allowance import claim
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import read_radiographs
 from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.scoring.nursery import TOGETHER
 from cxrbatch.scoring.rows import FileReader, LoadedFiles
 
 SIZE = 32
@@ -23,7 +24,7 @@ class Panic(BaseException):
     """As a decoder written in Rust raises it."""
 
 
-def swallow(what: str) -> str:
+def swallow(what: str) -> object:
     """Do to this process what the word says; give it doubled where nothing happens."""
     if what == "segfault":
         ctypes.string_at(0)
@@ -49,6 +50,10 @@ def swallow(what: str) -> str:
         _eat_natively()
     if what == "fill much":
         bytearray(b"1") * (200 << 20)
+    if what == "lambda":
+        return lambda: what  # which cannot be pickled
+    if what == "pause":
+        time.sleep(1.5 * TOGETHER)
     if what == "panic":
         raise Panic("NAME^OF A PATIENT")
     verb, _, path = what.partition(" ")

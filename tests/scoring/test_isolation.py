@@ -1,6 +1,7 @@
 """Whatever a function does to its process, the items around it have their results."""
 
 import os
+import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from cxrbatch.sample.archive import write_sample
 from cxrbatch.scoring import isolation
-from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits, Nursery
+from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits
+from cxrbatch.scoring.nursery_client import Nursery
 
 LIMITS = Limits(seconds=1.0, memory=256 << 20)
 
@@ -68,6 +70,7 @@ def test_a_child_has_what_it_needs_from_its_start(nursery: Nursery, tmp_path: Pa
         ("memory", "out_of_memory", 1),
         ("native memory", "out_of_memory", 1),
         ("panic", "corrupt", 1),
+        ("lambda", "corrupt", 1),
     ],
 )
 def test_a_poison_costs_its_own_result_alone(
@@ -113,6 +116,40 @@ def test_what_an_earlier_item_took_is_not_held_against_a_later_one(
 def test_many_poisons_in_a_row(process: IsolatedProcess) -> None:
     results = list(process.map(poisons.swallow, ["segfault", "a", "abort", "abort", "b"]))
     assert [isinstance(result, Fault) for result in results] == [True, False, True, True, False]
+
+
+def test_any_order_of_poisons(process: IsolatedProcess) -> None:
+    """Results wait for others, and go with the process that the next item ends."""
+    rng = random.Random(5)
+    for _ in range(8):
+        items = rng.choices(["a", "b", "pause", "panic", "segfault"], [8, 8, 2, 2, 1], k=16)
+        retried: list[int] = []
+        results = list(process.map(poisons.swallow, items, retried=retried.append))
+        assert len(results) == len(items)
+        for item, result in zip(items, results, strict=True):
+            outcome = {"panic": "corrupt", "segfault": "decoder_crashed"}.get(item)
+            if outcome is None:
+                assert result == item * 2
+            else:
+                assert isinstance(result, Fault)
+                assert result.outcome == outcome
+        assert retried == [i for i, item in enumerate(items) if item == "segfault"]
+
+
+def test_a_result_does_not_wait_for_a_slow_item(process: IsolatedProcess, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    awaiting = f"await {bytes(gate).hex()}"
+    results = process.map(poisons.swallow, ["pause", awaiting])
+    assert next(results) == "pausepause"
+    gate.touch()
+    assert next(results) == awaiting * 2
+
+
+def test_a_child_that_ends_between_two_calls_costs_nothing(process: IsolatedProcess) -> None:
+    assert list(process.map(poisons.swallow, ["a", "b", "c"])) == ["aa", "bb", "cc"]
+    assert process._child is not None
+    os.kill(process._child[0], signal.SIGKILL)
+    assert list(process.map(poisons.swallow, ["d", "e"])) == ["dd", "ee"]
 
 
 def test_children_print_nothing(

@@ -1,7 +1,8 @@
 """Hostile bytes are read in child processes with limits on time and memory.
 
 A decoder that crashes, spins or eats memory ends its child and nothing else. The file that it
-happened on is known, is tried once more in a new child, and then is a `Fault`.
+happened on is known, is tried once more in a new child, and then is a `Fault`. Those before it
+whose results had not been told yet are read again.
 """
 
 import os
@@ -15,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.scoring.nursery import TOGETHER, UNKNOWN_STATUS
+from cxrbatch.scoring.nursery import TOGETHER, UNKNOWN_STATUS, End
 from cxrbatch.scoring.nursery_client import Nursery, NurseryClosed
 
 Item = TypeVar("Item")
@@ -126,6 +127,8 @@ class IsolatedProcess:
             yield from self._map(function, before, retried, first=first + done)
             done += len(before)
             if not loss.certain:
+                if before:
+                    self.close()  # what these have done to their process is none of its doing
                 retried(first + done)
                 again = list(self._attempt(function, items[done : done + 1]))
                 if again:
@@ -149,14 +152,16 @@ class IsolatedProcess:
         self, function: Callable[[Item], Result], items: Sequence[Item]
     ) -> Iterator[Result | Fault]:
         """Give results until the child is lost."""
-        _, connection = self._child = self._child or self._new_child()
+        pid, connection = self._child = self._child or self._new_child()
+        left, end = len(items), None
         try:
             connection.send((function, list(items)))
-            left = len(items)
             while left:
-                if not self._answered(connection):
-                    self._lose(timed_out=True)
-                    return
+                end = end or self._overdue(pid, connection)
+                # What was sent until it was ended counts. One that waits for a dead disk is not
+                # ended yet, and would be waited for.
+                if end and not connection.poll():
+                    break
                 answers = connection.recv()
                 self._told += len(answers)
                 left -= len(answers)
@@ -164,12 +169,18 @@ class IsolatedProcess:
                     result, refusal = pickle.loads(answer)
                     yield result if refusal is None else Fault(*refusal)
         except (EOFError, OSError):
-            self._lose(timed_out=False)
-        except GeneratorExit:
+            pass
+        except BaseException:
             self.close()  # or its remaining results would be taken for those of other items
             raise
+        if left or end:
+            self._child = None
+            connection.close()
+        if left:
+            self._lose(pid, end)
 
-    def _answered(self, connection: Connection) -> bool:
+    def _overdue(self, pid: int, connection: Connection) -> End | None:
+        """Wait for an answer, or end the child if none comes in time."""
         # What Connection.poll makes anew for each answer takes as long as to receive it.
         answer = select.poll()
         answer.register(connection, select.POLLIN)
@@ -177,28 +188,30 @@ class IsolatedProcess:
         seconds = self._limits.seconds + TOGETHER
         soon = min(_SOON, seconds)
         if answer.poll(1e3 * soon):
-            return True
+            return None
         self._stepped_aside = True
         with self._aside():
-            return bool(answer.poll(1e3 * (seconds - soon)))
+            if answer.poll(1e3 * (seconds - soon)):
+                return None
+            # Here already: to come back may take long, and it would have gone on to other items.
+            return self._nursery.end(pid)
 
     def _new_child(self) -> tuple[int, Connection]:
         self._told = 0
         return self._nursery.start(memory=self._limits.memory)
 
-    def _lose(self, *, timed_out: bool) -> None:
-        assert self._child is not None
-        pid, connection = self._child
-        self._child = None
-        connection.close()
-        end = self._nursery.end(pid)
+    def _lose(self, pid: int, overdue: End | None) -> None:
+        end = overdue or self._nursery.end(pid)
         if end.taken > end.allowed / 2:
-            loss = _gluttony(end.allowed, status=end.status, timed_out=timed_out)
-        elif timed_out:
+            loss = _gluttony(end.allowed, status=end.status, timed_out=bool(overdue))
+        elif overdue:
             loss = _timeout(self._limits, worked=end.seconds)
         else:
             loss = _death(end.status)
-        self._loss = replace(loss, untold=max(0, end.begun - self._told - 1))
+        # What it used for items that it has told of is not held against the next one.
+        certain = loss.certain and end.begun > self._told
+        untold = max(0, end.begun - self._told - 1)
+        self._loss = replace(loss, certain=certain, untold=untold)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,8 @@ REPLY = struct.Struct("<qqqqd")
 UNKNOWN_STATUS = -1
 
 TOGETHER = 0.05
-"""Seconds for which results wait for others, as each message wakes the main process: for small
-images, that cost a tenth of what reading them does."""
+"""Seconds since the last message after which an item that ends is told of, with those before it:
+a message wakes the main process, which for small images costs a tenth of what reading them does."""
 
 
 class End(NamedTuple):
@@ -44,9 +44,9 @@ class End(NamedTuple):
     Attributes:
         status: Exit status as of waitpid, or `UNKNOWN_STATUS`.
         begun: Items that it began.
-        taken: Bytes that the last of them took at its peak.
-        allowed: Bytes that it was allowed.
-        seconds: CPU seconds that it took.
+        taken: Bytes that the last of these took at its peak.
+        allowed: Bytes that the last was allowed.
+        seconds: CPU seconds since the last was begun.
     """
 
     status: int
@@ -119,7 +119,7 @@ def _obey(control: socket.socket, children: "dict[int, _Ledger]") -> None:
 
 
 class _Ledger:
-    """What a child has begun and the memory that it may have: it sets it, and it outlives it."""
+    """What a child has begun, and the memory that it may have; can be read when it has ended."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -157,6 +157,11 @@ class _Ledger:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIBIBYTE
         self._shared[:] = _ENTRIES.pack(self._begun, memory, peak, self._seconds)
 
+    def begun(self) -> int:
+        """In the parent: items that the child began."""
+        begun: int = _ENTRIES.unpack(self._shared[:])[0]
+        return begun
+
     def end(self, status: int, usage: resource.struct_rusage) -> End:
         """In the parent: what became of the child."""
         begun, allowed, peak, seconds = _ENTRIES.unpack(self._shared[:])
@@ -188,7 +193,7 @@ def _end(pid: int, ledger: _Ledger) -> End:
     os.close(handle)
     ended, status, usage = os.wait4(pid, os.WNOHANG)
     if not ended:
-        return End(UNKNOWN_STATUS)
+        return End(UNKNOWN_STATUS, begun=ledger.begun())
     return ledger.end(status, usage)
 
 
@@ -214,7 +219,7 @@ def _confine(parent: int, descriptor: int, ledger: _Ledger) -> None:
 
 
 def _answer(connection: Connection, ledger: _Ledger) -> None:
-    """Call functions on items; tell of results and refusals together, but let none wait long."""
+    """Call functions on items; tell of the results and refusals of quick ones together."""
     while True:
         try:
             function, items = connection.recv()
@@ -226,7 +231,7 @@ def _answer(connection: Connection, ledger: _Ledger) -> None:
             ledger.begin()
             answers.append(_answer_to(function, items[-1 - left]))
             if not left or time.monotonic() - told > TOGETHER:
-                ledger.allow_most()
+                ledger.allow_most()  # as the last item's claim does not explain these
                 try:
                     connection.send(answers)
                 except OSError:

@@ -52,6 +52,12 @@ def swallow(what: str) -> object:
         bytearray(b"1") * (200 << 20)
     if what == "lambda":
         return lambda: what  # which cannot be pickled
+    if what == "taint":
+        os.environ["TAINTED"] = "yes"
+    if what == "crash if tainted" and "TAINTED" in os.environ:
+        os.abort()
+    if what == "nap":
+        time.sleep(1.3)
     if what == "pause":
         time.sleep(1.5 * TOGETHER)
     if what == "panic":

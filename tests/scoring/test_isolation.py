@@ -3,7 +3,9 @@
 import os
 import random
 import signal
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import poisons
@@ -12,6 +14,7 @@ import pytest
 from cxrbatch.sample.archive import write_sample
 from cxrbatch.scoring import isolation
 from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits
+from cxrbatch.scoring.nursery import UNKNOWN_STATUS, End
 from cxrbatch.scoring.nursery_client import Nursery
 
 LIMITS = Limits(seconds=1.0, memory=256 << 20)
@@ -136,7 +139,48 @@ def test_any_order_of_poisons(process: IsolatedProcess) -> None:
         assert retried == [i for i, item in enumerate(items) if item == "segfault"]
 
 
-def test_a_result_does_not_wait_for_a_slow_item(process: IsolatedProcess, tmp_path: Path) -> None:
+def test_a_second_try_is_in_a_process_of_its_own(process: IsolatedProcess) -> None:
+    retried: list[int] = []
+    items = ["a", "taint", "crash if tainted", "b"]
+    assert list(process.map(poisons.swallow, items, retried=retried.append)) == [
+        item * 2 for item in items
+    ]
+    assert retried == [2]
+
+
+def test_what_is_overdue_is_ended_before_others_are_waited_for(nursery: Nursery) -> None:
+    """Else it would go on, and an item that begins meanwhile would be taken for the late one."""
+
+    @contextmanager
+    def crowded() -> Iterator[None]:
+        yield
+        time.sleep(1.0)  # as long as it takes to have a place again
+
+    process = IsolatedProcess(nursery, LIMITS, aside=crowded)
+    retried: list[int] = []
+    results = list(process.map(poisons.swallow, ["a", "nap", "b"], retried=retried.append))
+    process.close()
+    assert results[0] == "aa"
+    assert results[2] == "bb"
+    assert isinstance(results[1], Fault)
+    assert retried == [1]
+
+
+def test_the_item_is_known_of_a_child_that_cannot_be_ended(
+    process: IsolatedProcess, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = nursery.end
+    monkeypatch.setattr(nursery, "end", lambda pid: End(UNKNOWN_STATUS, begun=end(pid).begun))
+    retried: list[int] = []
+    items = ["a", "b", "sleep", "c"]
+    results = list(process.map(poisons.swallow, items, retried=retried.append))
+    assert [isinstance(result, Fault) for result in results] == [False, False, True, False]
+    assert retried == [2]
+
+
+def test_the_result_of_a_slow_item_is_told_at_once(
+    process: IsolatedProcess, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
     awaiting = f"await {bytes(gate).hex()}"
     results = process.map(poisons.swallow, ["pause", awaiting])
@@ -145,7 +189,7 @@ def test_a_result_does_not_wait_for_a_slow_item(process: IsolatedProcess, tmp_pa
     assert next(results) == awaiting * 2
 
 
-def test_a_child_that_ends_between_two_calls_costs_nothing(process: IsolatedProcess) -> None:
+def test_a_child_that_ends_between_two_calls_costs_no_result(process: IsolatedProcess) -> None:
     assert list(process.map(poisons.swallow, ["a", "b", "c"])) == ["aa", "bb", "cc"]
     assert process._child is not None
     os.kill(process._child[0], signal.SIGKILL)

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import pytest
 
 from cxrbatch.sample.archive import write_sample
 from cxrbatch.scoring import isolation
+from cxrbatch.scoring import nursery as child_side
 from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits
 from cxrbatch.scoring.nursery import UNKNOWN_STATUS, End
 from cxrbatch.scoring.nursery_client import Nursery
@@ -176,6 +178,15 @@ def test_the_item_is_known_of_a_child_that_cannot_be_ended(
     results = list(process.map(poisons.swallow, items, retried=retried.append))
     assert [isinstance(result, Fault) for result in results] == [False, False, True, False]
     assert retried == [2]
+
+
+def test_what_a_child_began_outlasts_a_wait_for_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = child_side._Ledger(1 << 30)
+    ledger._shared[:] = child_side._ENTRIES.pack(3, 0, 0, 0.0)
+    child = subprocess.Popen(["sleep", "60"])
+    monkeypatch.setattr(os, "wait4", lambda pid, options: (0, 0, None))
+    assert child_side._end(child.pid, ledger) == End(UNKNOWN_STATUS, begun=3)
+    assert child.wait() == -signal.SIGKILL
 
 
 def test_the_result_of_a_slow_item_is_told_at_once(

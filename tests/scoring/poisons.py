@@ -56,9 +56,7 @@ def swallow(what: str) -> object:
         os.environ["TAINTED"] = "yes"
     if what == "crash if tainted" and "TAINTED" in os.environ:
         os.abort()
-    if what == "nap":
-        time.sleep(1.3)
-    if what == "pause":
+    if what == "pause":  # longer than results wait for others, on a machine of any speed
         time.sleep(1.5 * TOGETHER)
     if what == "panic":
         raise Panic("NAME^OF A PATIENT")

@@ -24,8 +24,9 @@ from cxrbatch.reading.outcomes import Outcome, ReadingError, reading_error
 from cxrbatch.reading.radiograph import ReadingOptions, read_radiographs, read_radiographs_bytes
 from cxrbatch.reading.readings import Reading, file_limit
 from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.scoring.dealing import Unread
 from cxrbatch.scoring.isolation import Fault, Limits
-from cxrbatch.scoring.loading import ReadingPool, Unread
+from cxrbatch.scoring.loading import ReadingPool
 from cxrbatch.scoring.patients import patient_key, secret_id
 from cxrbatch.training.store import Place, Store, reported, stored_keys
 

@@ -16,7 +16,8 @@ from cxrbatch.results.table import TRUTH_COLUMNS, record_batch, table_schema
 from cxrbatch.results.truth import LabelledFile
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.batching import score_batches
-from cxrbatch.scoring.loading import ReadingPool, Unheard, Unread
+from cxrbatch.scoring.dealing import Unread
+from cxrbatch.scoring.loading import ReadingPool, Unheard
 from cxrbatch.scoring.patients import patient_secret
 from cxrbatch.scoring.provenance import fingerprint, heatmap_size
 from cxrbatch.scoring.rows import FileReader

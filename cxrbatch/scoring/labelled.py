@@ -17,7 +17,8 @@ from cxrbatch.results.class_names import class_numbers
 from cxrbatch.results.paths import shown, text_to_path
 from cxrbatch.results.truth import LabelledFile, read_labels
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.loading import ReadingPool, Unheard, Unread
+from cxrbatch.scoring.dealing import Unread
+from cxrbatch.scoring.loading import ReadingPool, Unheard
 from cxrbatch.scoring.rows import FileReader
 from cxrbatch.scoring.settings import ScoringOptions
 

@@ -2,13 +2,9 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from itertools import accumulate, islice
-from math import ceil
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from queue import LifoQueue
-from threading import Condition, Lock
 from types import TracebackType
 from typing import Generic, Protocol, TypeAlias, TypeVar, cast
 
@@ -17,104 +13,20 @@ import pyarrow as pa
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.scoring.dealing import CHUNK, Chunk, Dealer, Loaded, Unread
 from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits
 from cxrbatch.scoring.nursery_client import Nursery
 from cxrbatch.scoring.rows import LoadedFiles
 
-_CHUNK = 16
-# A process takes no more than this at once, unless it is one file: a film is worth a message of its
-# own, and is not to lie with a process that another film keeps busy.
-_CHUNK_BYTES = 8 << 20
 _LEAST_AHEAD = 2
 _MOST_AHEAD = 64
 _BYTES_AHEAD = 32 << 20
 _MOST_ASIDE = 4
-# Of what is left in the end, a process takes its part of a half.
-_SHARES = 2
 
-
-@dataclass(frozen=True, slots=True)
-class Unread:
-    """A file that is to be read, with its number in the manifest."""
-
-    number: int
-    file: ArchiveFile
-
-
-Loaded = TypeVar("Loaded")
 Loaded_co = TypeVar("Loaded_co", covariant=True)
 
 Portion: TypeAlias = LoadedFiles | pa.Table
 """What a file of a table is after it was read: rows with inputs; or rows of an earlier table."""
-
-
-class _Chunk(Generic[Loaded]):
-    """Some entries, which are taken from the front, and where they come out of it.
-
-    Attributes:
-        waiting: Those that nobody has taken.
-        portions: All that became of them, in their order.
-    """
-
-    def __init__(self, entries: "list[Unread | Loaded | pa.Table]") -> None:
-        self.waiting = entries
-        self.portions: Future[list[Loaded | pa.Table]] = Future()
-        self._left = len(entries)
-        self._parts: dict[int, list[Loaded | pa.Table]] = {}
-
-    def take(self, most: int) -> "tuple[int, list[Unread | Loaded | pa.Table]]":
-        """Take so many or, if they are large, fewer; the number says which they are."""
-        place = -len(self.waiting)
-        sizes = (e.file.size if isinstance(e, Unread) else 0 for e in self.waiting[:most])
-        count = max(1, sum(total <= _CHUNK_BYTES for total in accumulate(sizes)))
-        taken, self.waiting = self.waiting[:count], self.waiting[count:]
-        return place, taken
-
-    def put(self, place: int, portions: "list[Loaded | pa.Table]") -> None:
-        """Give what became of those that were taken there."""
-        self._parts[place] = portions
-        self._left -= len(portions)
-        if not self._left:
-            parts = (self._parts[place] for place in sorted(self._parts))
-            self.portions.set_result([portion for part in parts for portion in part])
-
-
-class _Places:
-    """So many may work at once; who left and comes back goes before who begins.
-
-    A semaphore would let in who happens to ask first: mostly the one that has just left.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._free = count
-        self._returning = 0
-        self._changed = Condition()
-
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Work at a place, and leave it in the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._free and not self._returning)
-            self._free -= 1
-        try:
-            yield
-        finally:
-            self.leave()
-
-    def leave(self) -> None:
-        """Let others have a place that was taken."""
-        with self._changed:
-            self._free += 1
-            self._changed.notify_all()
-
-    def return_to(self) -> None:
-        """Take a place again that was left."""
-        with self._changed:
-            self._returning += 1
-            self._changed.wait_for(lambda: self._free)
-            self._returning -= 1
-            self._free -= 1
-            self._changed.notify_all()
 
 
 class Reader(Protocol[Loaded_co]):
@@ -181,22 +93,22 @@ class ReadingPool(Generic[Loaded]):
         self._reader = reader
         self._workers = workers
         # Far ahead, so that one file that hangs does not keep the others waiting for its deadline.
-        chunks = _BYTES_AHEAD // (_CHUNK * reader.recipe.size**2)
+        chunks = _BYTES_AHEAD // (CHUNK * reader.recipe.size**2)
         self._ahead = max(_LEAST_AHEAD * workers, min(chunks, _MOST_AHEAD))
         self._listener = listener
         if workers:
             self._nursery = nursery or Nursery()
             self._threads = ThreadPoolExecutor(workers + _MOST_ASIDE)
-            self._places = _Places(workers)
-            self._due: deque[_Chunk[Loaded]] = deque()
-            self._dealing = Lock()
-            self._all_are_due = False
+            self._dealer: Dealer[Loaded] = Dealer(workers)
             # The last one used comes first: the others start no child as long as none hangs.
             self._idle: LifoQueue[IsolatedProcess] = LifoQueue()
             for _ in range(workers + _MOST_ASIDE):
-                self._idle.put(IsolatedProcess(self._nursery, limits, aside=self._aside))
+                self._idle.put(IsolatedProcess(self._nursery, limits, aside=self._dealer.aside))
 
     def __enter__(self) -> "ReadingPool[Loaded]":
+        if self._workers:
+            for _ in range(self._workers + _MOST_ASIDE):
+                self._threads.submit(self._work)
         return self
 
     def __exit__(
@@ -206,9 +118,10 @@ class ReadingPool(Generic[Loaded]):
         traceback: TracebackType | None,
     ) -> None:
         if self._workers:
+            self._dealer.close()
             # The children go first, as threads wait for them.
             self._nursery.close()
-            self._threads.shutdown(cancel_futures=True)
+            self._threads.shutdown()
             while not self._idle.empty():
                 self._idle.get().close()
 
@@ -225,16 +138,13 @@ class ReadingPool(Generic[Loaded]):
         if not self._workers:
             yield from map(self._load_here, iterator)
             return
-        ahead: deque[_Chunk[Loaded]] = deque()
-        following = list(islice(iterator, _CHUNK))
+        ahead: deque[Chunk[Loaded]] = deque()
+        following = list(islice(iterator, CHUNK))
         while taken := following:
-            following = list(islice(iterator, _CHUNK))
-            chunk: _Chunk[Loaded] = _Chunk(taken)
+            following = list(islice(iterator, CHUNK))
+            chunk: Chunk[Loaded] = Chunk(taken)
             ahead.append(chunk)
-            with self._dealing:
-                self._due.append(chunk)
-                self._all_are_due = not following
-            self._threads.submit(self._load_next)
+            self._dealer.add(chunk, last=not following)
             if len(ahead) > self._ahead:
                 yield from ahead.popleft().portions.result()
         while ahead:
@@ -243,35 +153,14 @@ class ReadingPool(Generic[Loaded]):
     def _load_here(self, entry: Unread | Loaded | pa.Table) -> Loaded | pa.Table:
         return self._reader.load([entry.file]) if isinstance(entry, Unread) else entry
 
-    def _load_next(self) -> None:
-        with self._places.taken():
-            # Chosen here and not before: who comes first to work is not who waited longest.
-            chunk, place, entries = self._taken()
+    def _work(self) -> None:
+        while taken := self._dealer.take():
             try:
-                portions = self._loaded(entries)
-                with self._dealing:
-                    chunk.put(place, portions)
+                portions = self._loaded(taken.entries)
             except BaseException as error:
-                with self._dealing, suppress(InvalidStateError):
-                    chunk.portions.set_exception(error)
-
-    def _taken(self) -> tuple[_Chunk[Loaded], int, list[Unread | Loaded | pa.Table]]:
-        """What is read next: of the last ones less and less, so that all processes end together.
-
-        Source: Polychronopoulos and Kuck, "Guided Self-Scheduling", IEEE Transactions on Computers
-        1987.
-        """
-        with self._dealing:
-            chunk, most = self._due[0], _CHUNK
-            if self._all_are_due and len(self._due) <= _SHARES * self._workers:
-                left = sum(len(due.waiting) for due in self._due)
-                most = ceil(left / (_SHARES * self._workers))
-            place, entries = chunk.take(most)
-            if chunk.waiting:
-                self._threads.submit(self._load_next)
+                self._dealer.fail(taken, error)
             else:
-                self._due.popleft()
-        return chunk, place, entries
+                self._dealer.put(taken, portions)
 
     def _loaded(self, entries: list[Unread | Loaded | pa.Table]) -> list[Loaded | pa.Table]:
         unread = [entry for entry in entries if isinstance(entry, Unread)]
@@ -293,14 +182,6 @@ class ReadingPool(Generic[Loaded]):
             self._lost(entry, result) if isinstance(result, Fault) else result
             for entry, result in zip(unread, results, strict=True)
         ]
-
-    @contextmanager
-    def _aside(self) -> Iterator[None]:
-        self._places.leave()
-        try:
-            yield
-        finally:
-            self._places.return_to()
 
     def _lost(self, entry: Unread, fault: Fault) -> Loaded:
         self._listener.lost(entry, fault)

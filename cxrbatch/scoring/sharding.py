@@ -11,9 +11,10 @@ from cxrbatch.model.inference import Scorer
 from cxrbatch.reading.outcomes import Kind, Outcome
 from cxrbatch.results.paths import path_to_text
 from cxrbatch.scoring.batching import score_batches
+from cxrbatch.scoring.dealing import Unread
 from cxrbatch.scoring.earlier import EarlierRows
 from cxrbatch.scoring.isolation import Fault
-from cxrbatch.scoring.loading import Portion, ReadingPool, Unread
+from cxrbatch.scoring.loading import Portion, ReadingPool
 from cxrbatch.scoring.manifest import read_manifest
 from cxrbatch.scoring.nursery_client import Nursery
 from cxrbatch.scoring.progress import Progress

@@ -31,8 +31,9 @@ from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.scoring.archive import ArchiveFile, Walk
 from cxrbatch.scoring.claim import claimed
+from cxrbatch.scoring.dealing import Unread
 from cxrbatch.scoring.engine import score_archive
-from cxrbatch.scoring.loading import ReadingPool, Unheard, Unread
+from cxrbatch.scoring.loading import ReadingPool, Unheard
 from cxrbatch.scoring.nursery_client import Nursery
 from cxrbatch.scoring.progress import Progress
 from cxrbatch.scoring.rows import FileReader, LoadedFiles

@@ -10,8 +10,9 @@ from poisons import SIZE, PoisonedReader
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.scoring.dealing import Unread
 from cxrbatch.scoring.isolation import Fault, Limits
-from cxrbatch.scoring.loading import Portion, ReadingPool, Unread
+from cxrbatch.scoring.loading import Portion, ReadingPool
 from cxrbatch.scoring.rows import LoadedFiles
 
 READER = PoisonedReader(b"/nowhere", Recipe(SIZE), ReadingOptions(), b"secret")

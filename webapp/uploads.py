@@ -15,7 +15,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
 from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
-from cxrbatch.results.table import ImageScores, Row
+from cxrbatch.results.table import FACTS, ImageScores, Row
 from cxrbatch.webapp.films import heat_layer
 from cxrbatch.webapp.images import FLAG_MEANINGS, OUTCOMES, SHOWN_FACTS, points_of
 from cxrbatch.webapp.scorer import Scored
@@ -104,6 +104,7 @@ def scored_upload() -> Scored:
 def told(row: Row, scores: ImageScores | None) -> dict[str, Any]:
     """A frame and its scores as JSON values."""
     outcome = OUTCOMES[row.outcome]
+    facts = dict(zip(FACTS, row.facts, strict=True))
     answer: dict[str, Any] = {
         "frame": row.frame,
         "format": row.format,
@@ -112,7 +113,7 @@ def told(row: Row, scores: ImageScores | None) -> dict[str, Any]:
         "remedy": outcome.remedy,
         "detail": row.detail,
         "flags": list(row.flags),
-        "facts": {name: getattr(row.facts, name) for name in SHOWN_FACTS},
+        "facts": {name: facts[name] for name in SHOWN_FACTS},
         "image_hash": row.image_hash,
     }
     if scores is not None:

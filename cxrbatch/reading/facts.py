@@ -1,6 +1,6 @@
 """What a header says about an image, without what names its patient."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,6 @@ class HeaderFacts:
     study_instance_uid: str | None = None
     patient_id: str | None = field(default=None, repr=False)
     patient_issuer: str | None = field(default=None, repr=False)
-
-    def without_patient(self) -> "HeaderFacts":
-        """What may be written down."""
-        if self.patient_id is None and self.patient_issuer is None:
-            return self
-        return replace(self, patient_id=None, patient_issuer=None)
 
 
 def age_bin(age: str | None, *, birth_date: str | None, study_date: str | None) -> str | None:

@@ -9,7 +9,6 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 
@@ -25,7 +24,10 @@ def column_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         UnicodeEncodeError: A text has no UTF-8.
         ValueError: Bytes are not of the type's length.
     """
-    is_null = np.fromiter((value is None for value in values), bool, len(values))
+    nulls = values.count(None)
+    if nulls == len(values):
+        return pa.nulls(nulls, kind)
+    validity = _validity(values) if nulls else None
     if pa.types.is_string(kind):
         encoded = [b"" if value is None else value.encode() for value in values]
         content = [_offsets(encoded), pa.py_buffer(b"".join(encoded))]
@@ -38,20 +40,20 @@ def column_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     elif pa.types.is_list(kind):
         lists = [value or () for value in values]
         inner = column_of(list(chain.from_iterable(lists)), kind.value_type)
-        buffers = [_validity(is_null), _offsets(lists)]
+        buffers = [validity, _offsets(lists)]
         return pa.Array.from_buffers(kind, len(values), buffers, children=[inner])
     else:
         numbers = [0 if value is None else value for value in values]
         content = [pa.py_buffer(np.array(numbers, kind.to_pandas_dtype()))]
-    return pa.Array.from_buffers(kind, len(values), [_validity(is_null), *content])
+    return pa.Array.from_buffers(kind, len(values), [validity, *content])
 
 
 def _offsets(values: Sequence[Sequence[Any]]) -> pa.Buffer:
-    ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
+    ends = np.zeros(len(values) + 1, np.int32)
+    np.cumsum(np.fromiter(map(len, values), np.int32, len(values)), out=ends[1:])
     return pa.py_buffer(ends)
 
 
-def _validity(is_null: npt.NDArray[np.bool_]) -> pa.Buffer | None:
-    if not is_null.any():
-        return None
-    return pa.py_buffer(np.packbits(~is_null, bitorder="little"))
+def _validity(values: Sequence[Any]) -> pa.Buffer:
+    is_there = np.fromiter((value is not None for value in values), bool, len(values))
+    return pa.py_buffer(np.packbits(is_there, bitorder="little"))

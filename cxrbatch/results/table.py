@@ -7,8 +7,9 @@ One row per file (one per frame of a multi-frame file). All that reads a table g
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,9 @@ PROVENANCE_KEY = b"cxrbatch"
 _INTEGERS = frozenset({"rows", "columns", "bits_stored"})
 # What is kept out of a repr never enters a table: of the id there is a keyed hash, `patient_key`.
 FACTS = tuple(f.name for f in fields(HeaderFacts) if f.repr)
+
+Facts: TypeAlias = tuple[str | int | None, ...]
+"""Header values that may be written down, as `FACTS` names them."""
 
 TRUTH_COLUMNS = ("truth", "split")
 """What a table has beside the usual columns where it came with labels: text, null where unknown."""
@@ -47,9 +51,10 @@ class ImageScores:
     heatmap_scale: float
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One file, or one frame of it, before it is scored.
+
+    A tuple, as millions of them travel between processes.
 
     Attributes:
         path: Relative to the archive's root, see `cxrbatch.results.paths`.
@@ -64,7 +69,7 @@ class Row:
         image_hash: Hash of the model's input; None without an image.
         dhash: 64-bit difference hash; None without an image.
         patient_key: Keyed hash of the patient id; None where there is none.
-        facts: Header values.
+        facts: Header values, as `facts_of` gives them.
     """
 
     path: str
@@ -78,7 +83,15 @@ class Row:
     image_hash: str | None
     dhash: int | None
     patient_key: str | None
-    facts: HeaderFacts
+    facts: Facts
+
+
+def facts_of(header: HeaderFacts) -> Facts:
+    """What may be written down of a header."""
+    return cast(Facts, _facts_of(header))
+
+
+_facts_of = attrgetter(*FACTS)
 
 
 def table_schema(classes: Sequence[str], *, heatmap_size: int, labelled: bool = False) -> pa.Schema:
@@ -124,24 +137,30 @@ def record_batch(
 ) -> pa.RecordBatch:
     """Turn rows into columns; what an unscored row lacks is null."""
     rows = [row for row, _ in scored]
-    scores = [score for _, score in scored]
     columns: dict[str, list[Any]] = {
-        "prediction": [s and classes[int(s.probabilities.argmax())] for s in scores],
-        "heatmaps": [s and s.heatmaps for s in scores],
-        "heatmap_scale": [s and s.heatmap_scale for s in scores],
+        **{name: [row[place] for row in rows] for place, name in enumerate(Row._fields)},
+        **{name: [row.facts[place] for row in rows] for place, name in enumerate(FACTS)},
+        **_score_columns([score for _, score in scored], classes),
         "ood_score": [None] * len(rows),
-        "flags": [list(row.flags) for row in rows],
     }
-    for index, name in enumerate(classes):
-        columns[f"p_{name}"] = [s and s.probabilities[index] for s in scores]
-        columns[f"logit_{name}"] = [s and s.logits[index] for s in scores]
-    for name in FACTS:
-        columns[name] = [getattr(row.facts, name) for row in rows]
-    for name in schema.names:
-        if name not in columns:
-            columns[name] = [getattr(row, name) for row in rows]
     arrays = [column_of(columns[field.name], field.type) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _score_columns(
+    scores: Sequence[ImageScores | None], classes: Sequence[str]
+) -> dict[str, list[Any]]:
+    # As numbers of Python's, which are several times as fast one by one as numpy's.
+    nothing = [None] * len(classes)
+    probabilities = [nothing if s is None else s.probabilities.tolist() for s in scores]
+    logits = [nothing if s is None else s.logits.tolist() for s in scores]
+    return {
+        "prediction": [None if p is nothing else classes[p.index(max(p))] for p in probabilities],
+        **{f"p_{name}": [p[i] for p in probabilities] for i, name in enumerate(classes)},
+        **{f"logit_{name}": [found[i] for found in logits] for i, name in enumerate(classes)},
+        "heatmaps": [s and s.heatmaps for s in scores],
+        "heatmap_scale": [s and s.heatmap_scale for s in scores],
+    }
 
 
 @dataclass(frozen=True, slots=True)

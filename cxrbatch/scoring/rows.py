@@ -17,7 +17,7 @@ from cxrbatch.reading.radiograph import (
     read_radiographs,
 )
 from cxrbatch.results.paths import path_to_text
-from cxrbatch.results.table import Row
+from cxrbatch.results.table import Row, facts_of
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.patients import patient_key
 
@@ -96,7 +96,7 @@ class FileReader:
             dhash=None if prepared is None else difference_hash(prepared),
             patient_key=patient_key(reading.facts, self.patient_secret),
             # What goes on from here is written down; the id is not.
-            facts=reading.facts.without_patient(),
+            facts=facts_of(reading.facts),
         )
         return row, prepared
 

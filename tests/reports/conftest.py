@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from cxrbatch.results.table import (
     TRUTH_COLUMNS,
     ImageScores,
     Row,
+    facts_of,
     record_batch,
     table_schema,
 )
@@ -74,14 +74,14 @@ def write_results(
         row = Row(
             path, 0, 1, 0, "png", "scored", "", ("lossy",) if number % 2 else (), hashes[0],
             None if hashes[1] is None else hashes[1] % 2**64, patients(number),
-            replace(facts or HeaderFacts(), patient_sex=facts.patient_sex if facts else "F"),
+            facts_of(facts or HeaderFacts(patient_sex="F")),
         )  # fmt: skip
         scored.append(
             (row, scores_for(predicted, classes=len(classes), sure=0.5 + number % 40 / 100))
         )
     scored.append(
         (Row("notes.txt", 0, 0, 0, "other", "not_an_image", "the file is empty", (), None, None,
-             None, HeaderFacts()), None)
+             None, facts_of(HeaderFacts())), None)
     )  # fmt: skip
     plain = table_schema(classes, heatmap_size=CELLS)
     columns = record_batch(scored, classes=classes, schema=plain).to_pydict()

@@ -14,10 +14,12 @@ import pytest
 from cxrbatch.errors import TableError
 from cxrbatch.reading.facts import HeaderFacts
 from cxrbatch.results.table import (
+    FACTS,
     PROVENANCE_KEY,
     SCHEMA_VERSION,
     ImageScores,
     Row,
+    facts_of,
     open_table,
     record_batch,
     table_schema,
@@ -70,7 +72,7 @@ def scored_row() -> tuple[Row, ImageScores]:
         image_hash="0f" * 16,
         dhash=2**64 - 1,
         patient_key="k1",
-        facts=facts,
+        facts=facts_of(facts),
     )
     scores = ImageScores(
         logits=np.array([-1.5, 3.25, 0.1], np.float32),
@@ -94,7 +96,7 @@ def unscored_row() -> Row:
         image_hash=None,
         dhash=None,
         patient_key=None,
-        facts=HeaderFacts(),
+        facts=facts_of(HeaderFacts()),
     )
 
 
@@ -169,6 +171,12 @@ def test_an_unscored_row_comes_back_with_nulls(tmp_path: Path) -> None:
         "detail": "the file is empty",
         "flags": [],
     }
+
+
+def test_what_names_the_patient_does_not_enter_a_row() -> None:
+    row, _ = scored_row()
+    assert dict(zip(FACTS, row.facts, strict=True))["modality"] == "DX"
+    assert "SECRET" not in row.facts
 
 
 def test_a_score_of_zero_is_not_taken_for_missing() -> None:

@@ -12,7 +12,7 @@ from scipy.special import softmax
 from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.inference import Launched, Scorer
 from cxrbatch.reading.facts import HeaderFacts
-from cxrbatch.results.table import Row
+from cxrbatch.results.table import Row, facts_of
 from cxrbatch.scoring.batching import score_batches
 from cxrbatch.scoring.rows import LoadedFiles
 
@@ -39,7 +39,7 @@ class Ahead(Scorer):
 
 
 def row(number: int) -> Row:
-    return Row(str(number), 0, 1, 1, "png", "", "", (), None, None, None, HeaderFacts())
+    return Row(str(number), 0, 1, 1, "png", "", "", (), None, None, None, facts_of(HeaderFacts()))
 
 
 def portions(count: int) -> Iterator[LoadedFiles | pa.Table]:

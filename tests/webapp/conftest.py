@@ -27,6 +27,7 @@ from cxrbatch.results.table import (
     SCHEMA_VERSION,
     ImageScores,
     Row,
+    facts_of,
     record_batch,
     table_schema,
 )
@@ -88,7 +89,7 @@ def _row(number: int, name: str | None) -> tuple[Row, ImageScores | None]:
         image_hash=f"{number:032x}" if is_scored else None,
         dhash=number if is_scored else None,
         patient_key=f"{number:032x}",
-        facts=HeaderFacts(patient_sex="FM"[number % 2], manufacturer="Maker"),
+        facts=facts_of(HeaderFacts(patient_sex="FM"[number % 2], manufacturer="Maker")),
     )
     if not is_scored:
         return row, None

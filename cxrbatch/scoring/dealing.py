@@ -65,6 +65,11 @@ class Chunk(Generic[Loaded]):
             parts = (self._parts[place] for place in sorted(self._parts))
             self.portions.set_result([portion for part in parts for portion in part])
 
+    def fail(self, error: BaseException) -> None:
+        """Say why nothing became of it; what was said first holds."""
+        with suppress(InvalidStateError):
+            self.portions.set_exception(error)
+
 
 @dataclass(frozen=True, slots=True)
 class Taken(Generic[Loaded]):
@@ -95,12 +100,20 @@ class Dealer(Generic[Loaded]):
         self._returning = 0
         self._due: deque[Chunk[Loaded]] = deque()
         self._all_are_due = self._closed = False
-        lock = Lock()
-        self._may_begin, self._may_return = Condition(lock), Condition(lock)
+        # Taken by itself: a condition, entered, is left locked by an exception of a signal's that
+        # comes between its lock and its `with`.
+        self._lock = Lock()
+        self._may_begin, self._may_return = Condition(self._lock), Condition(self._lock)
 
     def add(self, chunk: Chunk[Loaded], *, last: bool) -> None:
-        """Have a chunk dealt out; after the last, none follows soon."""
-        with self._may_begin:
+        """Have a chunk dealt out; after the last, none follows soon.
+
+        Raises:
+            RuntimeError: All is over.
+        """
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("nobody takes this any more: the dealer is closed")
             self._due.append(chunk)
             self._all_are_due = last
             self._let_begin()
@@ -113,16 +126,16 @@ class Dealer(Generic[Loaded]):
         Source: Polychronopoulos and Kuck, "Guided Self-Scheduling", IEEE Transactions on Computers
         1987.
         """
-        with self._may_begin:
+        with self._lock:
             self._may_begin.wait_for(lambda: self._closed or self._one_may_begin())
             if self._closed:
                 return None
-            self._free -= 1
             chunk, most = self._due[0], CHUNK
             if self._all_are_due and len(self._due) <= self._shares:
                 left = sum(len(due.waiting) for due in self._due)
                 most = ceil(left / self._shares)
             taken = chunk.take(most)
+            self._free -= 1
             if not chunk.waiting:
                 self._due.popleft()
             self._let_begin()
@@ -130,26 +143,29 @@ class Dealer(Generic[Loaded]):
 
     def put(self, taken: Taken[Loaded], portions: list[Loaded | pa.Table]) -> None:
         """Leave the place, and give what became of what was taken."""
-        with self._may_begin:
+        with self._lock:
             self._leave()
-            taken.chunk.put(taken.place, portions)
+            try:
+                taken.chunk.put(taken.place, portions)
+            except BaseException as error:
+                taken.chunk.fail(error)  # or it would be waited for
 
     def fail(self, taken: Taken[Loaded], error: BaseException) -> None:
         """Leave the place, and say why nothing became of it."""
-        with self._may_begin, suppress(InvalidStateError):  # another part's error came before
+        with self._lock:
             self._leave()
-            taken.chunk.portions.set_exception(error)
+            taken.chunk.fail(error)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Leave the place to others for a while."""
-        with self._may_begin:
+        with self._lock:
             self._leave()
             self._let_begin()
         try:
             yield
         finally:
-            with self._may_return:
+            with self._lock:
                 self._returning += 1
                 self._may_return.wait_for(lambda: self._free)
                 self._returning -= 1
@@ -158,7 +174,7 @@ class Dealer(Generic[Loaded]):
 
     def close(self) -> None:
         """Deal out no more."""
-        with self._may_begin:
+        with self._lock:
             self._closed = True
             self._may_begin.notify_all()
 

@@ -2,14 +2,15 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from queue import LifoQueue
+from threading import Thread
 from types import TracebackType
 from typing import Generic, Protocol, TypeAlias, TypeVar, cast
 
 import pyarrow as pa
 
+from cxrbatch.errors import CxrbatchError
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.archive import ArchiveFile
@@ -81,7 +82,7 @@ class ReadingPool(Generic[Loaded]):
         listener: FaultListener,
         nursery: Nursery | None = None,
     ) -> None:
-        """Start.
+        """Start the nursery; the threads begin with the `with`.
 
         Args:
             reader: Makes the rows, or what else is wanted of a file.
@@ -98,7 +99,10 @@ class ReadingPool(Generic[Loaded]):
         self._listener = listener
         if workers:
             self._nursery = nursery or Nursery()
-            self._threads = ThreadPoolExecutor(workers + _MOST_ASIDE)
+            # Daemons: a program that ends without an end of the pool does not wait for them.
+            self._threads = [
+                Thread(target=self._work, daemon=True) for _ in range(workers + _MOST_ASIDE)
+            ]
             self._dealer: Dealer[Loaded] = Dealer(workers)
             # The last one used comes first: the others start no child as long as none hangs.
             self._idle: LifoQueue[IsolatedProcess] = LifoQueue()
@@ -107,8 +111,12 @@ class ReadingPool(Generic[Loaded]):
 
     def __enter__(self) -> "ReadingPool[Loaded]":
         if self._workers:
-            for _ in range(self._workers + _MOST_ASIDE):
-                self._threads.submit(self._work)
+            try:
+                for thread in self._threads:
+                    thread.start()
+            except RuntimeError as error:  # the system's limit
+                self._close()
+                raise CxrbatchError(f"{error}; try fewer --workers") from None
         return self
 
     def __exit__(
@@ -118,12 +126,17 @@ class ReadingPool(Generic[Loaded]):
         traceback: TracebackType | None,
     ) -> None:
         if self._workers:
-            self._dealer.close()
-            # The children go first, as threads wait for them.
-            self._nursery.close()
-            self._threads.shutdown()
-            while not self._idle.empty():
-                self._idle.get().close()
+            self._close()
+
+    def _close(self) -> None:
+        self._dealer.close()
+        # The children go first, as threads wait for them.
+        self._nursery.close()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+        while not self._idle.empty():
+            self._idle.get().close()
 
     def load(self, entries: Iterable[Unread | Loaded | pa.Table]) -> Iterator[Loaded | pa.Table]:
         """Read what is unread, pass on what is ready; one portion for each entry, in order.
@@ -133,6 +146,7 @@ class ReadingPool(Generic[Loaded]):
 
         Raises:
             CxrbatchError: No process can be started.
+            RuntimeError: The pool was ended.
         """
         iterator = iter(entries)
         if not self._workers:
@@ -154,13 +168,20 @@ class ReadingPool(Generic[Loaded]):
         return self._reader.load([entry.file]) if isinstance(entry, Unread) else entry
 
     def _work(self) -> None:
-        while taken := self._dealer.take():
-            try:
-                portions = self._loaded(taken.entries)
-            except BaseException as error:
-                self._dealer.fail(taken, error)
-            else:
-                self._dealer.put(taken, portions)
+        while self._works():
+            pass
+
+    def _works(self) -> bool:
+        """Do one part of the work; in a frame of its own, or it is held while none is due."""
+        if (taken := self._dealer.take()) is None:
+            return False
+        try:
+            portions = self._loaded(taken.entries)
+        except BaseException as error:
+            self._dealer.fail(taken, error)
+        else:
+            self._dealer.put(taken, portions)
+        return True
 
     def _loaded(self, entries: list[Unread | Loaded | pa.Table]) -> list[Loaded | pa.Table]:
         unread = [entry for entry in entries if isinstance(entry, Unread)]

@@ -127,10 +127,7 @@ class ShardScorer:
         self._open = ExitStack()
         self._after = 0
         self._refusal = ""
-        try:
-            self._begin()
-        except CxrbatchError as error:
-            self._refusal = str(error)
+        self._begin()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Write the shard whose index is `row["shard"]`; tells of it in `report`, as text."""
@@ -138,20 +135,24 @@ class ShardScorer:
         return {"shard": index, "report": self._written(index).to_text()}
 
     def _begin(self) -> None:
+        """Start what writes, anew if it was there; or be refused for good."""
         self._open.close()
-        with writing(self._errand.output):
-            self._engine = self._errand.engine(self._told)
-            sharding = self._engine.sharding(self._errand.run)
-            self._write = self._open.enter_context(sharding.opened())
+        try:
+            with writing(self._errand.output):
+                self._engine = self._errand.engine(self._told)
+                sharding = self._engine.sharding(self._errand.run)
+                self._write = self._open.enter_context(sharding.opened())
+        except CxrbatchError as error:
+            self._refusal = str(error)
 
     def _written(self, index: int) -> Report:
         numbers = self._errand.run.shards[index]
+        if numbers.start < self._after and not self._refusal:
+            self._begin()  # rows of an earlier table are found in ascending order alone
         report = self._told.report = Report(refusal=self._refusal)
         if self._refusal:
             return report
         try:
-            if numbers.start < self._after:
-                self._begin()  # rows of an earlier table are found in ascending order alone
             self._after = numbers.stop
             summary = self._engine.summary
             summary.read = summary.images = 0

@@ -1,6 +1,8 @@
 """Dealing out: all of it, in order, whoever steps aside, and nobody waits for ever."""
 
 import random
+import signal
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import pytest
@@ -64,6 +66,59 @@ def test_the_first_failure_of_a_chunk_is_its_own() -> None:
         chunk.portions.result(0)
     dealer.add(Chunk(list(files(3, 1))), last=True)
     assert numbers(dealer.take()) == [3]
+
+
+def test_what_cannot_be_put_is_a_failure_that_costs_no_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(chunk: Chunk[int], place: int, portions: list[int]) -> None:
+        raise MemoryError("full")
+
+    dealer: Dealer[int] = Dealer(1)
+    chunk: Chunk[int] = Chunk(list(files(0, 1)))
+    dealer.add(chunk, last=False)
+    taken = dealer.take()
+    assert taken
+    monkeypatch.setattr(Chunk, "put", full)
+    dealer.put(taken, [0])
+    with pytest.raises(MemoryError, match="full"):
+        chunk.portions.result(0)
+    dealer.add(Chunk(list(files(1, 1))), last=False)
+    assert numbers(dealer.take()) == [1]
+
+
+def test_nothing_is_added_to_what_is_over() -> None:
+    dealer: Dealer[int] = Dealer(1)
+    dealer.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        dealer.add(Chunk(list(files(0, 1))), last=True)
+
+
+def test_an_exception_of_a_signal_leaves_nothing_locked() -> None:
+    class Ping(Exception):
+        pass
+
+    def ping(number: int, frame: object) -> None:
+        raise Ping
+
+    def add_until_a_signal() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.0005)
+        while True:
+            dealer.add(chunk, last=False)
+
+    dealer: Dealer[int] = Dealer(1)
+    chunk: Chunk[int] = Chunk(list(files(0, 1)))
+    before = signal.signal(signal.SIGALRM, ping)
+    try:
+        for _ in range(300):
+            with pytest.raises(Ping):
+                add_until_a_signal()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    closing = threading.Thread(target=dealer.close, daemon=True)
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive()
 
 
 def test_a_place_is_left_to_others_meanwhile() -> None:

@@ -1,18 +1,23 @@
 """Loading keeps the order and every file, whatever a file does to the process that reads it."""
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 
 import pyarrow as pa
 import pytest
 from poisons import SIZE, PoisonedReader
 
+from cxrbatch.errors import CxrbatchError
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.dealing import Unread
 from cxrbatch.scoring.isolation import Fault, Limits
 from cxrbatch.scoring.loading import Portion, ReadingPool
+from cxrbatch.scoring.nursery_client import Nursery
 from cxrbatch.scoring.rows import LoadedFiles
 
 READER = PoisonedReader(b"/nowhere", Recipe(SIZE), ReadingOptions(), b"secret")
@@ -163,3 +168,53 @@ def test_an_end_in_the_middle_leaves_nothing_waiting() -> None:
 
 
 _BEFORE_A_SLEEP = [b"a"] * 16 + [b"sleep"] * 64
+
+
+def test_a_thread_that_cannot_start_is_an_error_that_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[Thread] = []
+    start = Thread.start
+
+    def start_two(thread: Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    nursery = Nursery()
+    pool = ReadingPool(READER, workers=2, limits=LIMITS, listener=Heard(), nursery=nursery)
+    monkeypatch.setattr(Thread, "start", start_two)
+    with pytest.raises(CxrbatchError, match="new thread; try fewer --workers"), pool:
+        raise AssertionError("it was entered")
+    assert [thread.is_alive() for thread in started] == [False, False]
+    assert nursery._process.poll() is not None
+
+
+def test_an_ended_pool_reads_no_more() -> None:
+    with ReadingPool(READER, workers=1, limits=LIMITS, listener=Heard()) as pool:
+        pass
+    with pytest.raises(RuntimeError, match="closed"):
+        list(pool.load([Unread(0, ArchiveFile(b"0", 0))]))
+
+
+_LEFT_OPEN = """
+from cxrbatch.model.preprocessing import Recipe
+from cxrbatch.reading.radiograph import ReadingOptions
+from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.scoring.dealing import Unread
+from cxrbatch.scoring.isolation import Limits
+from cxrbatch.scoring.loading import ReadingPool, Unheard
+from cxrbatch.scoring.rows import FileReader
+
+reader = FileReader(b"/nowhere", Recipe(32), ReadingOptions(), b"secret")
+pool = ReadingPool(reader, workers=2, limits=Limits(), listener=Unheard())
+pool.__enter__()
+print(len(list(pool.load(Unread(n, ArchiveFile(b"x", 0)) for n in range(20)))))
+"""
+
+
+def test_a_program_ends_that_leaves_a_pool_open() -> None:
+    command = [sys.executable, "-c", _LEFT_OPEN]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "20\n", "")

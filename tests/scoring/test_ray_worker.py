@@ -172,6 +172,30 @@ def test_a_full_disk_is_a_refusal_that_leaves_what_was_committed(
     assert score(tmp_path / "r.parquet").read == FILES - 3 * SHARD
 
 
+class ThatCannotBeginAgain(InAnActor):
+    """A node that loses sight of the run when it is to begin anew."""
+
+    def __call__(self, engine: Engine, run: Run, left: Mapping[Path, range]) -> None:
+        actor = ShardScorer(pickle.loads(pickle.dumps(Errand(engine, run, options=engine.options))))
+        for index in (2, 1, 3):
+            told: dict[str, Any] = actor({"shard": index})
+            self.reports.append(Report.from_text(told["report"]))
+            (engine.folder / "run.json").unlink(missing_ok=True)
+        raise UsageError("enough")
+
+
+def test_who_cannot_begin_again_writes_no_more(
+    score: Callable[..., Summary], tmp_path: Path
+) -> None:
+    actor = ThatCannotBeginAgain()
+    with pytest.raises(UsageError, match="enough"):
+        score(tmp_path / "r.parquet", actor)
+    first, *others = actor.reports
+    assert (first.refusal, first.read) == ("", SHARD)
+    assert all("does not see" in report.refusal for report in others)
+    assert [report.read for report in others] == [0, 0]
+
+
 def test_without_ray_there_is_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"^--engine ray needs Ray; .*pip install 'cxrbatch\[ray"):

@@ -2,11 +2,11 @@
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, InvalidStateError
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from math import ceil
+from queue import SimpleQueue
 from threading import Condition, Lock
 from typing import Generic, TypeVar
 
@@ -22,6 +22,7 @@ CHUNK = 16
 _CHUNK_BYTES = 8 << 20
 # Of what is left in the end, a process takes its part of a half.
 _SHARES = 2
+_CLOSED = "nobody takes this any more: the dealer is closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,14 @@ class Chunk(Generic[Loaded]):
 
     Attributes:
         waiting: Those that nobody has taken.
-        portions: All that became of them, in their order.
     """
 
     def __init__(self, entries: list[Unread | Loaded | pa.Table]) -> None:
         self.waiting = entries
-        self.portions: Future[list[Loaded | pa.Table]] = Future()
         self._left = len(entries)
         self._parts: dict[int, list[Loaded | pa.Table]] = {}
+        # Not a Future: one that is waited for can be left locked by an exception of a signal's.
+        self._said: SimpleQueue[list[Loaded | pa.Table] | BaseException] = SimpleQueue()
 
     def take(self, most: int) -> "Taken[Loaded]":
         """Take so many or, if they are large, fewer."""
@@ -63,12 +64,22 @@ class Chunk(Generic[Loaded]):
         self._left -= len(portions)
         if not self._left:
             parts = (self._parts[place] for place in sorted(self._parts))
-            self.portions.set_result([portion for part in parts for portion in part])
+            self._said.put([portion for part in parts for portion in part])
 
     def fail(self, error: BaseException) -> None:
         """Say why nothing became of it; what was said first holds."""
-        with suppress(InvalidStateError):
-            self.portions.set_exception(error)
+        self._said.put(error)
+
+    def portions(self) -> list[Loaded | pa.Table]:
+        """Wait for all that became of them, in their order; to be asked once.
+
+        Raises:
+            BaseException: What it failed by.
+        """
+        said = self._said.get()
+        if isinstance(said, BaseException):
+            raise said
+        return said
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +124,7 @@ class Dealer(Generic[Loaded]):
         """
         with self._lock:
             if self._closed:
-                raise RuntimeError("nobody takes this any more: the dealer is closed")
+                raise RuntimeError(_CLOSED)
             self._due.append(chunk)
             self._all_are_due = last
             self._let_begin()
@@ -127,19 +138,22 @@ class Dealer(Generic[Loaded]):
         1987.
         """
         with self._lock:
-            self._may_begin.wait_for(lambda: self._closed or self._one_may_begin())
-            if self._closed:
-                return None
-            chunk, most = self._due[0], CHUNK
-            if self._all_are_due and len(self._due) <= self._shares:
-                left = sum(len(due.waiting) for due in self._due)
-                most = ceil(left / self._shares)
-            taken = chunk.take(most)
-            self._free -= 1
-            if not chunk.waiting:
-                self._due.popleft()
-            self._let_begin()
-        return taken
+            while True:
+                self._may_begin.wait_for(lambda: self._closed or self._one_may_begin())
+                if self._closed:
+                    return None
+                chunk = self._due[0]
+                try:
+                    taken = chunk.take(self._most())
+                except BaseException as error:
+                    self._due.popleft()
+                    chunk.fail(error)  # or it would be waited for
+                    continue
+                self._free -= 1
+                if not chunk.waiting:
+                    self._due.popleft()
+                self._let_begin()
+                return taken
 
     def put(self, taken: Taken[Loaded], portions: list[Loaded | pa.Table]) -> None:
         """Leave the place, and give what became of what was taken."""
@@ -153,8 +167,8 @@ class Dealer(Generic[Loaded]):
     def fail(self, taken: Taken[Loaded], error: BaseException) -> None:
         """Leave the place, and say why nothing became of it."""
         with self._lock:
-            self._leave()
             taken.chunk.fail(error)
+            self._leave()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -173,10 +187,17 @@ class Dealer(Generic[Loaded]):
                 self._let_begin()
 
     def close(self) -> None:
-        """Deal out no more."""
+        """Deal out no more; what is due fails."""
         with self._lock:
             self._closed = True
+            while self._due:
+                self._due.popleft().fail(RuntimeError(_CLOSED))
             self._may_begin.notify_all()
+
+    def _most(self) -> int:
+        if not self._all_are_due or len(self._due) > self._shares:
+            return CHUNK
+        return ceil(sum(len(due.waiting) for due in self._due) / self._shares)
 
     def _leave(self) -> None:
         self._free += 1

@@ -99,10 +99,7 @@ class ReadingPool(Generic[Loaded]):
         self._listener = listener
         if workers:
             self._nursery = nursery or Nursery()
-            # Daemons: a program that ends without an end of the pool does not wait for them.
-            self._threads = [
-                Thread(target=self._work, daemon=True) for _ in range(workers + _MOST_ASIDE)
-            ]
+            self._threads: list[Thread] = []
             self._dealer: Dealer[Loaded] = Dealer(workers)
             # The last one used comes first: the others start no child as long as none hangs.
             self._idle: LifoQueue[IsolatedProcess] = LifoQueue()
@@ -112,8 +109,11 @@ class ReadingPool(Generic[Loaded]):
     def __enter__(self) -> "ReadingPool[Loaded]":
         if self._workers:
             try:
-                for thread in self._threads:
+                for _ in range(self._workers + _MOST_ASIDE):
+                    # A daemon: a program that ends without an end of the pool does not wait for it.
+                    thread = Thread(target=self._work, daemon=True)
                     thread.start()
+                    self._threads.append(thread)
             except RuntimeError as error:  # the system's limit
                 self._close()
                 raise CxrbatchError(f"{error}; try fewer --workers") from None
@@ -133,8 +133,7 @@ class ReadingPool(Generic[Loaded]):
         # The children go first, as threads wait for them.
         self._nursery.close()
         for thread in self._threads:
-            if thread.ident is not None:
-                thread.join()
+            thread.join()
         while not self._idle.empty():
             self._idle.get().close()
 
@@ -160,9 +159,9 @@ class ReadingPool(Generic[Loaded]):
             ahead.append(chunk)
             self._dealer.add(chunk, last=not following)
             if len(ahead) > self._ahead:
-                yield from ahead.popleft().portions.result()
+                yield from ahead.popleft().portions()
         while ahead:
-            yield from ahead.popleft().portions.result()
+            yield from ahead.popleft().portions()
 
     def _load_here(self, entry: Unread | Loaded | pa.Table) -> Loaded | pa.Table:
         return self._reader.load([entry.file]) if isinstance(entry, Unread) else entry

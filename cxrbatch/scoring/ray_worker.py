@@ -136,9 +136,9 @@ class ShardScorer:
 
     def _begin(self) -> None:
         """Start what writes, anew if it was there; or be refused for good."""
-        self._open.close()
         try:
             with writing(self._errand.output):
+                self._open.close()
                 self._engine = self._errand.engine(self._told)
                 sharding = self._engine.sharding(self._errand.run)
                 self._write = self._open.enter_context(sharding.opened())

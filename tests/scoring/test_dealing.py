@@ -4,6 +4,7 @@ import random
 import signal
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 
 import pytest
 
@@ -46,9 +47,8 @@ def test_parts_come_out_in_their_order() -> None:
     assert list(map(numbers, parts)) == [[0], [1], [2]]
     for part in reversed(parts):
         assert part
-        assert not chunk.portions.done()
         dealer.put(part, numbers(part))
-    assert chunk.portions.result(0) == [0, 1, 2]
+    assert chunk.portions() == [0, 1, 2]
 
 
 def test_the_first_failure_of_a_chunk_is_its_own() -> None:
@@ -63,7 +63,7 @@ def test_the_first_failure_of_a_chunk_is_its_own() -> None:
     dealer.fail(first, OSError("first"))
     dealer.put(third, [2])
     with pytest.raises(MemoryError, match="second"):
-        chunk.portions.result(0)
+        chunk.portions()
     dealer.add(Chunk(list(files(3, 1))), last=True)
     assert numbers(dealer.take()) == [3]
 
@@ -82,9 +82,34 @@ def test_what_cannot_be_put_is_a_failure_that_costs_no_place(
     monkeypatch.setattr(Chunk, "put", full)
     dealer.put(taken, [0])
     with pytest.raises(MemoryError, match="full"):
-        chunk.portions.result(0)
+        chunk.portions()
     dealer.add(Chunk(list(files(1, 1))), last=False)
     assert numbers(dealer.take()) == [1]
+
+
+def test_what_cannot_be_taken_is_a_failure_and_the_next_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take = Chunk.take
+
+    def full(chunk: Chunk[int], most: int) -> Taken[int]:
+        if chunk is first:
+            raise MemoryError("full")
+        return take(chunk, most)
+
+    monkeypatch.setattr(Chunk, "take", full)
+    dealer: Dealer[int] = Dealer(1)
+    first: Chunk[int] = Chunk(list(files(0, 1)))
+    with ThreadPoolExecutor(1) as other:
+        taken = other.submit(dealer.take)
+        dealer.add(first, last=False)
+        dealer.add(Chunk(list(files(1, 1))), last=False)
+        try:
+            assert numbers(taken.result(SECONDS)) == [1]
+        finally:
+            dealer.close()
+    with pytest.raises(MemoryError, match="full"):
+        first.portions()
 
 
 def test_nothing_is_added_to_what_is_over() -> None:
@@ -94,6 +119,23 @@ def test_nothing_is_added_to_what_is_over() -> None:
         dealer.add(Chunk(list(files(0, 1))), last=True)
 
 
+def test_what_nobody_took_fails_at_the_end() -> None:
+    dealer: Dealer[int] = Dealer(2)
+    whole, in_part, due = (Chunk[int](list(files(0, 2, size=1 << 22))) for _ in range(3))
+    in_part.waiting.extend(files(2, 1, size=1 << 30))
+    for chunk in (whole, in_part, due):
+        dealer.add(chunk, last=False)
+    taken = [dealer.take(), dealer.take()]
+    dealer.close()
+    for part in taken:
+        assert part
+        dealer.put(part, numbers(part))
+    assert whole.portions() == [0, 1]
+    for chunk in (in_part, due):
+        with pytest.raises(RuntimeError, match="closed"):
+            chunk.portions()
+
+
 def test_an_exception_of_a_signal_leaves_nothing_locked() -> None:
     class Ping(Exception):
         pass
@@ -101,10 +143,17 @@ def test_an_exception_of_a_signal_leaves_nothing_locked() -> None:
     def ping(number: int, frame: object) -> None:
         raise Ping
 
-    def add_until_a_signal() -> None:
+    def work_until_a_signal() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.0005)
         while True:
             dealer.add(chunk, last=False)
+            chunk.fail(OSError())
+            with suppress(OSError):
+                chunk.portions()
+
+    def end() -> None:
+        dealer.close()
+        chunk.fail(OSError())
 
     dealer: Dealer[int] = Dealer(1)
     chunk: Chunk[int] = Chunk(list(files(0, 1)))
@@ -112,13 +161,13 @@ def test_an_exception_of_a_signal_leaves_nothing_locked() -> None:
     try:
         for _ in range(300):
             with pytest.raises(Ping):
-                add_until_a_signal()
+                work_until_a_signal()
     finally:
         signal.signal(signal.SIGALRM, before)
-    closing = threading.Thread(target=dealer.close, daemon=True)
-    closing.start()
-    closing.join(10)
-    assert not closing.is_alive()
+    ending = threading.Thread(target=end, daemon=True)
+    ending.start()
+    ending.join(10)
+    assert not ending.is_alive()
 
 
 def test_a_place_is_left_to_others_meanwhile() -> None:
@@ -182,7 +231,7 @@ def test_nothing_is_forgotten_where_many_step_aside(places: int) -> None:
                 if number % CHUNK == 0:
                     chunks.append(Chunk(list(files(number, CHUNK, size=size))))
                     dealer.add(chunks[-1], last=number + CHUNK >= len(sizes))
-            found = [number for chunk in chunks for number in chunk.portions.result(SECONDS)]
+            found = [number for chunk in chunks for number in chunk.portions()]
         finally:
             dealer.close()
         assert not wait(working, SECONDS).not_done

@@ -1,10 +1,13 @@
 """Dealing out: all of it, in order, whoever steps aside, and nobody waits for ever."""
 
 import random
-import signal
+import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from itertools import count
+from types import FrameType
 
 import pytest
 
@@ -136,38 +139,51 @@ def test_what_nobody_took_fails_at_the_end() -> None:
             chunk.portions()
 
 
+class Ping(Exception):
+    """What a signal's handler raises."""
+
+
+def is_interrupted(moment: int, work: Callable[[], object]) -> bool:
+    """Raise where a signal may: where a function begins, or C code has been called; once."""
+    moments = iter(range(moment))
+
+    def ping(frame: FrameType, event: str, argument: object) -> None:
+        if event in ("call", "c_return") and next(moments, None) is None:
+            raise Ping
+
+    try:
+        sys.setprofile(ping)
+        work()
+    except Ping:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
 def test_an_exception_of_a_signal_leaves_nothing_locked() -> None:
-    class Ping(Exception):
-        pass
-
-    def ping(number: int, frame: object) -> None:
-        raise Ping
-
-    def work_until_a_signal() -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0.0005)
-        while True:
-            dealer.add(chunk, last=False)
-            chunk.fail(OSError())
-            with suppress(OSError):
-                chunk.portions()
+    def work() -> None:
+        dealer.add(chunk, last=False)
+        chunk.fail(OSError())
+        with suppress(OSError):
+            chunk.portions()
+        dealer.close()
 
     def end() -> None:
         dealer.close()
         chunk.fail(OSError())
 
-    dealer: Dealer[int] = Dealer(1)
-    chunk: Chunk[int] = Chunk(list(files(0, 1)))
-    before = signal.signal(signal.SIGALRM, ping)
-    try:
-        for _ in range(300):
-            with pytest.raises(Ping):
-                work_until_a_signal()
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    ending = threading.Thread(target=end, daemon=True)
-    ending.start()
-    ending.join(10)
-    assert not ending.is_alive()
+    for moment in count():
+        dealer: Dealer[int] = Dealer(1)
+        chunk: Chunk[int] = Chunk(list(files(0, 1)))
+        interrupted = is_interrupted(moment, work)
+        ending = threading.Thread(target=end, daemon=True)
+        ending.start()
+        ending.join(10)
+        assert not ending.is_alive(), moment
+        if not interrupted:
+            break
+    assert moment > 20
 
 
 def test_a_place_is_left_to_others_meanwhile() -> None:

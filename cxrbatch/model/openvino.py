@@ -11,6 +11,7 @@ arXiv:1806.08342, section 3.
 
 import sys
 from collections.abc import Iterable
+from functools import cache
 from queue import SimpleQueue
 from typing import Any, TypeAlias, cast
 
@@ -181,4 +182,14 @@ def _compiled(
         # The processes that read files share the cores.
         "ENABLE_CPU_PINNING": False,
     }
-    return openvino.Core().compile_model(model, "CPU", settings)
+    return _core().compile_model(model, "CPU", settings)
+
+
+@cache
+def _core() -> openvino.Core:
+    """One for the process, as a core gives the thread that it first works in a signal stack.
+
+    It puts back in the end what it found there; where that was the stack of a core freed earlier,
+    the next signal ends the process.
+    """
+    return openvino.Core()

@@ -147,6 +147,28 @@ print([event for event in seen if event != "socket.__new__"])
 """
 
 
+_FREED_IN_ORDER = """
+import signal
+from cxrbatch.model.openvino import OpenVinoResNet
+from cxrbatch.model.resnet import RadiographResNet
+
+model = RadiographResNet("resnet18", classes=4).eval()
+first, second = (OpenVinoResNet(model, batch_size=1, size=64, precision="fp32") for _ in range(2))
+del first
+del second
+signal.signal(signal.SIGINT, lambda number, frame: print("heard"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+@needs_openvino
+def test_a_signal_is_heard_after_networks_were_freed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FREED_IN_ORDER], capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "heard\n", "")
+
+
 @needs_openvino
 def test_it_computes_on_the_cpu_and_says_so() -> None:
     assert choose_device("auto", "openvino") == choose_device("cpu", "openvino") == CPU

@@ -4,14 +4,15 @@ Ray Data gives the numbers of shards to actors that hold the model, and each wri
 the local engine's own code. So a run can be gone on with by either engine, to the same bytes.
 """
 
+import gc
 import importlib.util
 import logging
 import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import chdir, contextmanager
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import chdir, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,6 +35,9 @@ _ENVIRONMENT = {
     # As Ray is going to do, and says so on stderr until it does.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+
+_LAST = 60.0
+"""Seconds that threads of Ray Data may take to end; they take a tenth of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +99,10 @@ class _Job:
 
         left = dict.fromkeys(waiting)
         try:
-            for row in self._rows(waiting):
-                self._tell(int(row["shard"]), Report.from_text(str(row["report"])))
-                del left[int(row["shard"])]
+            with closing(self._rows(waiting)) as rows:
+                for row in rows:
+                    self._tell(row["shard"], Report.from_text(row["report"]))
+                    del left[row["shard"]]
         except RayTaskError:
             raise  # a fault of the program
         except RayError as error:
@@ -106,7 +111,7 @@ class _Job:
                 _give_up(error)
         return list(left)
 
-    def _rows(self, waiting: list[int]) -> Iterator[dict[str, Any]]:
+    def _rows(self, waiting: list[int]) -> Generator[dict[str, Any]]:
         import ray
         from ray.data import ActorPoolStrategy
         from ray.util.annotations import RayDeprecationWarning
@@ -129,9 +134,11 @@ class _Job:
                 max_restarts=1,
                 max_task_retries=1,
             )
-        # Nothing is fetched ahead, so that each shard is told of when it is done.
-        for batch in scored.iter_batches(batch_size=1, prefetch_batches=0):
-            yield {name: values[0] for name, values in batch.items()}
+        # Not `iter_batches`, which leaves a thread behind where it is left early: whatever ends
+        # this loop ends the threads of Ray Data too, and waits for them.
+        for bundle in scored.iter_internal_ref_bundles():
+            for block in ray.get(list(bundle.block_refs)):
+                yield from block.to_pylist()
 
     def _room(self) -> int:
         """How many actors fit on the cluster.
@@ -235,9 +242,16 @@ def _connected(address: str | None) -> Iterator[None]:
         raise CxrbatchError(
             f"Ray cannot be {'reached' if address else 'started'}: {reason}; {remedy}"
         ) from None
+    before = {*threading.enumerate()}
     try:
         yield
     finally:
+        # While Ray ends, any thread that lets go of one of its objects would end this process,
+        # with 1 and without a word: one of Ray Data's, which waits for its own for two seconds
+        # alone, or whichever runs the collector.
+        for thread in {*threading.enumerate()} - before:
+            thread.join(_LAST)
+        gc.collect()
         ray.shutdown()
 
 

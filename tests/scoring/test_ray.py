@@ -77,6 +77,33 @@ def shards_of(output: Path) -> list[Path]:
     return list(partial_folder(output).glob("shard-*.arrow"))
 
 
+# It holds Ray's end at the moment where its native part has ended and its Python part has not, and
+# ends the process where any thread lets go of one of its objects; the collector may be that one.
+# And it tells what threads there are that were not when Ray had been started.
+LATE_HOOK = """
+import sys
+if "cxrbatch" in sys.orig_argv:
+    import gc, os, threading, time
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    import ray
+    from ray._private.worker import Worker
+    init, shutdown, before = ray.init, ray.shutdown, set()
+    def begin(*arguments, **named):
+        init(*arguments, **named)
+        before.update(threading.enumerate())
+    def end():
+        with open("threads", "w") as file:
+            file.writelines(thread.name for thread in {*threading.enumerate()} - before)
+        shutdown()
+    def late(worker, name):
+        if name == "core_worker":
+            gc.collect()
+            time.sleep(3)
+        object.__delattr__(worker, name)
+    ray.init, ray.shutdown, Worker.__delattr__ = begin, end, late
+"""
+
+
 class Run:
     """A run of the command in a session of its own."""
 
@@ -272,6 +299,23 @@ def test_a_signal_ends_it_in_order(begin: Begin, tmp_path: Path, to_all: bool) -
     assert run.events()[-1]["event"] == "interrupted"
     assert all_gone(processes)
     assert not output.exists()
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_no_thread_holds_what_is_rays_when_ray_ends(
+    begin: Begin, tmp_path: Path, interrupted: bool
+) -> None:
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(LATE_HOOK)
+    output = tmp_path / "r.parquet"
+    run = begin(output, "ray", hooked=hook)
+    if interrupted:
+        run.until_shards(output, 2)
+        os.kill(run.process.pid, signal.SIGTERM)
+    assert run.wait() == (128 + signal.SIGTERM if interrupted else 3), run.err.read_text()
+    assert run.events()[-1]["event"] == ("interrupted" if interrupted else "finished")
+    assert (tmp_path / "threads").read_text() == ""
 
 
 def test_an_actor_that_dies_of_every_try_is_given_up(begin: Begin, tmp_path: Path) -> None:

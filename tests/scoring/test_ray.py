@@ -98,7 +98,7 @@ if "cxrbatch" in sys.orig_argv:
     def late(worker, name):
         if name == "core_worker":
             gc.collect()
-            time.sleep(3)
+            time.sleep(1)
         object.__delattr__(worker, name)
     ray.init, ray.shutdown, Worker.__delattr__ = begin, end, late
 """
@@ -287,35 +287,35 @@ def test_a_driver_that_is_killed_is_gone_on_from_by_either_engine(
     assert output.read_bytes() == local[0]
 
 
+@pytest.fixture
+def late(tmp_path: Path) -> Path:
+    """A hook that holds Ray's end."""
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(LATE_HOOK)
+    return hook
+
+
+def test_nothing_of_rays_is_held_when_ray_ends(begin: Begin, tmp_path: Path, late: Path) -> None:
+    run = begin(tmp_path / "r.parquet", "ray", hooked=late)
+    assert run.wait() == 3, run.err.read_text()
+    assert run.events()[-1]["event"] == "finished"
+    assert (tmp_path / "threads").read_text() == ""
+
+
 @pytest.mark.parametrize("to_all", [True, False])
-def test_a_signal_ends_it_in_order(begin: Begin, tmp_path: Path, to_all: bool) -> None:
+def test_a_signal_ends_it_in_order(begin: Begin, tmp_path: Path, late: Path, to_all: bool) -> None:
     output = tmp_path / "r.parquet"
-    run = begin(output, "ray")
+    run = begin(output, "ray", hooked=late)
     run.until_shards(output, 2)
     processes = run.below()
     number = signal.SIGINT if to_all else signal.SIGTERM
     (os.killpg if to_all else os.kill)(run.process.pid, number)
     assert run.wait() == 128 + number, run.err.read_text()
     assert run.events()[-1]["event"] == "interrupted"
+    assert (tmp_path / "threads").read_text() == ""
     assert all_gone(processes)
     assert not output.exists()
-
-
-@pytest.mark.parametrize("interrupted", [True, False])
-def test_no_thread_holds_what_is_rays_when_ray_ends(
-    begin: Begin, tmp_path: Path, interrupted: bool
-) -> None:
-    hook = tmp_path / "hook"
-    hook.mkdir()
-    (hook / "sitecustomize.py").write_text(LATE_HOOK)
-    output = tmp_path / "r.parquet"
-    run = begin(output, "ray", hooked=hook)
-    if interrupted:
-        run.until_shards(output, 2)
-        os.kill(run.process.pid, signal.SIGTERM)
-    assert run.wait() == (128 + signal.SIGTERM if interrupted else 3), run.err.read_text()
-    assert run.events()[-1]["event"] == ("interrupted" if interrupted else "finished")
-    assert (tmp_path / "threads").read_text() == ""
 
 
 def test_an_actor_that_dies_of_every_try_is_given_up(begin: Begin, tmp_path: Path) -> None:

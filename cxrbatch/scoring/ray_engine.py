@@ -28,6 +28,8 @@ from cxrbatch.scoring.runs import Run
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    # On a cluster that has them on, Ray Data would ask for figures in a thread that never ends.
+    "RAY_DATA_USAGE_DISABLED": "1",
     # Ray would run its workers at the lowest priority but three, behind all else on the machine.
     "RAY_worker_niceness": "0",
     # Its native code would write to this process's stderr, of what it does by itself too.
@@ -36,7 +38,7 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
-_LAST = 60.0
+_LAST = 10.0
 """Seconds that threads of Ray Data may take to end; they take a tenth of one."""
 
 

@@ -254,12 +254,13 @@ def _connected(address: str | None) -> Iterator[None]:
         for thread in {*threading.enumerate()} - before:
             thread.join(_LAST)
         gc.collect()
-        ray.shutdown()
+        with _handlers_kept():
+            ray.shutdown()
 
 
 @contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Keep the command's own end by SIGTERM, which Ray replaces."""
+    """Keep the command's own end by SIGTERM, which Ray replaces, and takes away when it ends."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield

@@ -77,13 +77,14 @@ def shards_of(output: Path) -> list[Path]:
     return list(partial_folder(output).glob("shard-*.arrow"))
 
 
-# It holds Ray's end at the moment where its native part has ended and its Python part has not, and
-# ends the process where any thread lets go of one of its objects; the collector may be that one.
-# And it tells what threads there are that were not when Ray had been started.
+# The collector runs where Ray's native part has ended and its Python part has not: a thread that
+# lets go of one of Ray's objects there ends the process, and it may be the one. And told is what
+# threads there are that were not when Ray had been started; and, where one is asked for, a signal
+# comes when the table is put in its place.
 LATE_HOOK = """
 import sys
 if "cxrbatch" in sys.orig_argv:
-    import gc, os, threading, time
+    import gc, os, signal, threading
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
     import ray
     from ray._private.worker import Worker
@@ -98,9 +99,13 @@ if "cxrbatch" in sys.orig_argv:
     def late(worker, name):
         if name == "core_worker":
             gc.collect()
-            time.sleep(1)
         object.__delattr__(worker, name)
+    def at_last(event, arguments):
+        if event == "os.rename" and str(arguments[1]).endswith("r.parquet"):
+            if os.path.exists("signal"):
+                os.kill(os.getpid(), signal.SIGTERM)
     ray.init, ray.shutdown, Worker.__delattr__ = begin, end, late
+    sys.addaudithook(at_last)
 """
 
 
@@ -289,7 +294,7 @@ def test_a_driver_that_is_killed_is_gone_on_from_by_either_engine(
 
 @pytest.fixture
 def late(tmp_path: Path) -> Path:
-    """A hook that holds Ray's end."""
+    """A hook for Ray's end."""
     hook = tmp_path / "hook"
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(LATE_HOOK)
@@ -301,6 +306,13 @@ def test_nothing_of_rays_is_held_when_ray_ends(begin: Begin, tmp_path: Path, lat
     assert run.wait() == 3, run.err.read_text()
     assert run.events()[-1]["event"] == "finished"
     assert (tmp_path / "threads").read_text() == ""
+
+
+def test_a_signal_after_rays_end_is_told(begin: Begin, tmp_path: Path, late: Path) -> None:
+    (tmp_path / "signal").touch()
+    run = begin(tmp_path / "r.parquet", "ray", hooked=late)
+    assert run.wait() == 128 + signal.SIGTERM, run.err.read_text()
+    assert run.events()[-1]["event"] == "interrupted"
 
 
 @pytest.mark.parametrize("to_all", [True, False])

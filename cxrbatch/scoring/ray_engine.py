@@ -249,10 +249,11 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         # While Ray ends, any thread that lets go of one of its objects would end this process,
-        # with 1 and without a word: one of Ray Data's, which waits for its own for two seconds
-        # alone, or whichever runs the collector.
+        # with 1 and without a word: one of Ray Data's, which it leaves alone after two seconds, or
+        # whichever runs the collector.
         for thread in {*threading.enumerate()} - before:
-            thread.join(_LAST)
+            if not isinstance(thread, threading._DummyThread):  # native code's, without an end
+                thread.join(_LAST)
         gc.collect()
         with _handlers_kept():
             ray.shutdown()

@@ -36,6 +36,7 @@ _GREYSCALES = ("MONOCHROME1", "MONOCHROME2")
 _INTEGER_PIXELS = 0x7FE00010
 # An hour of fluoroscopy has fewer.
 _MOST_FRAMES = 50_000
+_CONTRADICTION = "photometric interpretation and presentation LUT shape contradict each other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class _Image:
         palette: For PALETTE COLOR.
         no_voi: Policy where the header has no VOI transform.
         pixel_aspect: Height of a pixel over its width.
+        deviations: As of `Header`.
     """
 
     frames: NativeFrames | EncapsulatedFrames
@@ -61,6 +63,7 @@ class _Image:
     palette: Palette | None
     no_voi: str
     pixel_aspect: float
+    deviations: tuple[str, ...]
 
 
 def read_dicom(stream: BinaryIO, *, size: int, options: ReadingOptions) -> Iterator[Reading]:
@@ -152,17 +155,18 @@ def _read_frame(
     found = {
         Flag.COLOUR: is_colour,
         Flag.REDUCED_DECODING: grey.shape != (shape.rows, shape.columns),
+        Flag.NONCONFORMING: bool(image.deviations),
     }
     grey = replace(grey, pixel_aspect=image.pixel_aspect)
     aspect = aspect_in_full(grey, rows=shape.rows, columns=shape.columns)
-    detail = ""
+    remarks = [*image.deviations]
     if image.transforms is not None and image.transforms.is_contradictory:
-        detail = "photometric interpretation and presentation LUT shape contradict each other"
+        remarks.append(_CONTRADICTION)
     return Reading(
         frame=number,
         format="dicom",
         outcome=Outcome.SCORED if verdict is None else verdict.outcome,
-        detail=detail if verdict is None else verdict.detail,
+        detail="; ".join(remarks) if verdict is None else verdict.detail,
         facts=facts,
         flags=in_order(flags | {flag for flag, is_set in found.items() if is_set}),
         image=replace(grey, pixel_aspect=aspect),
@@ -216,8 +220,17 @@ def _open_image(
         raise ReadingError(Outcome.UNSUPPORTED_TRANSFER_SYNTAX, _name(header.transfer_syntax))
     # The policy is made for radiographs; the values of other modalities have a meaning to keep.
     no_voi = options.no_voi if is_radiograph else "full_range"
-    aspect = pixel_aspect(header.dataset)
-    return _Image(frames, shape, count, layout, transforms, palette, no_voi, aspect)
+    return _Image(
+        frames,
+        shape,
+        count,
+        layout,
+        transforms,
+        palette,
+        no_voi,
+        pixel_aspect(header.dataset),
+        header.deviations,
+    )
 
 
 def _are_plain(layout: StoredLayout, transforms: Transforms) -> bool:

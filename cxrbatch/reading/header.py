@@ -78,6 +78,8 @@ class Header:
         stream: The file, inflated if it was deflated.
         size: Bytes in `stream`, or None where that is not known.
         failure: Why parsing ended early, or None; what came before is in `dataset`.
+        deviations: How the file breaks the standard although it can be read: short reasons for
+            a person, without values of the header. They go into `detail`, with a flag.
     """
 
     dataset: Dataset
@@ -88,6 +90,7 @@ class Header:
     stream: BinaryIO
     size: int | None
     failure: ReadingError | None
+    deviations: tuple[str, ...] = ()
 
 
 class InflatedStream:

@@ -174,6 +174,7 @@ class Flag(_Described):
     NO_VOI = "no_voi", "The header has no window or VOI LUT; a named policy was used."
     VOI_IGNORED = "voi_ignored", "A window, LUT or rescale in the header is invalid: ignored."
     MODALITY_MISSING = "modality_missing", "The header does not name a modality."
+    NONCONFORMING = "nonconforming", "The file breaks its standard: `detail` says how."
     INVERTED_SUSPECTED = "inverted_suspected", "The pixels look inverted against the header."
     OUT_OF_DISTRIBUTION = "out_of_distribution", "The image is unlike those the model has seen."
 

@@ -14,7 +14,7 @@ from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.results.paths import path_to_text
 from cxrbatch.results.table import TRUTH_COLUMNS, record_batch, table_schema
 from cxrbatch.results.truth import LabelledFile
-from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.scoring.archive import ArchiveFile, modified_ns
 from cxrbatch.scoring.batching import score_batches
 from cxrbatch.scoring.dealing import Unread
 from cxrbatch.scoring.loading import ReadingPool, Unheard
@@ -109,4 +109,4 @@ def _archived(file: Path, base: Path) -> ArchiveFile:
         state = os.stat(file)
     except OSError:
         return ArchiveFile(path, 0)  # gone since it was trained on: its row tells
-    return ArchiveFile(path, state.st_size, modified_ns=state.st_mtime_ns)
+    return ArchiveFile(path, state.st_size, modified_ns=modified_ns(state))

@@ -15,8 +15,9 @@ from cxrbatch.errors import UsageError
 from cxrbatch.reading.containers import is_container, list_members
 from cxrbatch.reading.members import Fault
 from cxrbatch.reading.outcomes import reading_error
+from cxrbatch.results.paths import path_to_text
 
-_LARGEST_SIZE = (1 << 63) - 1
+_LARGEST_SIZE = _LATEST = (1 << 63) - 1
 # PATH_MAX of Linux less NAME_MAX: beyond it a folder has entries that cannot be named.
 _LONGEST_PATH = 4096 - 256
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -76,13 +77,37 @@ class Walk:
                 return
             entries = _sorted_entries(root)
         except OSError as error:
-            raise UsageError(f"cannot read archive {self.root}: {error.strerror}") from None
+            raise self._unreadable(error) from None
         yield from self._walk(_Folder(root, b"", entries), {(state.st_dev, state.st_ino)})
 
     @property
     def base(self) -> Path:
         """The folder that the paths are relative to."""
         return self.root.parent if self.root.is_file() else self.root
+
+    def identity(self) -> dict[str, str]:
+        """Name the archive within `base`; of one file, the version too.
+
+        Returns:
+            `archive`: the file's name, or "." for a folder. `archive_version`: size and time of
+            change of the file; only where the archive is one.
+
+        Raises:
+            UsageError: The root is missing or cannot be looked at.
+        """
+        try:
+            state = self.root.stat()
+        except OSError as error:
+            raise self._unreadable(error) from None
+        if not stat.S_ISREG(state.st_mode):
+            return {"archive": "."}
+        return {
+            "archive": path_to_text(os.fsencode(self.root.name)),
+            "archive_version": f"{state.st_size} bytes, {state.st_mtime_ns} ns",
+        }
+
+    def _unreadable(self, error: OSError) -> UsageError:
+        return UsageError(f"cannot read archive {self.root}: {error.strerror}")
 
     def _walk(self, top: "_Folder", entered: set[tuple[int, int]]) -> Iterator[ArchiveFile]:
         # An explicit stack: an archive may be nested deeper than Python recurses.
@@ -110,7 +135,7 @@ class Walk:
 
     def _files(self, location: bytes, path: bytes, state: os.stat_result) -> Iterator[ArchiveFile]:
         """Yield a file; in a container's stead its members, and itself only if it is damaged."""
-        container = ArchiveFile(path, state.st_size, state.st_mtime_ns)
+        container = ArchiveFile(path, state.st_size, modified_ns(state))
         if not is_container(location):
             yield container
             return
@@ -222,6 +247,14 @@ class _Folder:
         """Give the descriptor back, where there is one."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
+
+
+def modified_ns(state: os.stat_result) -> int:
+    """Time of change in nanoseconds since 1970, within the 64 bits that a table has for it.
+
+    A file system may hold any year; 64 bits reach from 1677 to 2262.
+    """
+    return max(-_LATEST - 1, min(state.st_mtime_ns, _LATEST))
 
 
 def _sorted_entries(folder: bytes | int) -> list[bytes]:

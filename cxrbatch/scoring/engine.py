@@ -29,6 +29,7 @@ from cxrbatch.scoring.provenance import (
     differences,
     fingerprint,
     heatmap_size,
+    lasting,
     run_id,
     whole_provenance,
 )
@@ -113,7 +114,8 @@ class Engine:
             elsewhere: As of `score_archive`.
 
         Raises:
-            UsageError: The device, backend or precision is not to be had.
+            UsageError: The device, backend or precision is not to be had, or the archive is
+                missing.
             CheckpointError: The checkpoint cannot be used.
             LabelError: The calibration images cannot.
             CxrbatchError: 8 bits change what they give by too much.
@@ -153,13 +155,13 @@ class Engine:
             quantisation=self.quantisation,
             archive_root=self.walk.base,
             patient_secret=self.secret,
-            options=_deciding(options),
+            options={**_deciding(options), **self.walk.identity()},
         )
 
     def run(self, *, overwrite: bool, update: bool) -> Summary:
         """Finish what is unfinished, and begin what is to be begun."""
         unfinished = self._unfinished(overwrite=overwrite)
-        there = self._table_there(overwrite=overwrite)
+        there = self._table_there(overwrite=overwrite, update=update)
         if unfinished is not None:
             self._finish(unfinished)
             if not update:
@@ -188,7 +190,7 @@ class Engine:
             )
         return None
 
-    def _table_there(self, *, overwrite: bool) -> Table | None:
+    def _table_there(self, *, overwrite: bool, update: bool) -> Table | None:
         """The table that has the output's name, if it is not to be replaced."""
         if overwrite or not self.output.exists():
             return None
@@ -200,7 +202,10 @@ class Engine:
                 "name or give --overwrite"
             ) from None
         part = {"part": str(self.options.part) if self.options.part.of > 1 else None}
-        differ = differences({**self.fingerprint, **part}, there.provenance)
+        ours = {**lasting(self.fingerprint), **part}
+        if update and "archive" not in there.provenance:
+            del ours["archive"]  # an older table; an update compares file by file
+        differ = differences(ours, there.provenance)
         if differ:
             raise UsageError(
                 f"{self.output} exists and differs in {differ}; choose another name or give "
@@ -301,7 +306,8 @@ class Engine:
             there = open_table(self.output)
         except TableError:
             return None  # it has gone since the run began, so its rows are made anew
-        same = not differences(self.fingerprint, there.provenance)
+        ours = lasting(self.fingerprint)
+        same = not differences({**ours, "archive": None}, {**there.provenance, "archive": None})
         return EarlierRows(there) if same else None
 
     def _sum_up(self, table: Table) -> None:

@@ -25,7 +25,9 @@ _LONGEST_VALUE = 60
 _UNSAID = {"fast_decode": False}
 
 _NAMES = {
-    "archive_root": "the archive",
+    "archive_root": "the archive's folder",
+    "archive": "the archive",
+    "archive_version": "the archive's size or time",
     "checkpoint_sha256": "the checkpoint",
     "recipe_sha256": "the recipe",
     "patient_secret_id": "the patient secret",
@@ -94,18 +96,33 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
         theirs: Another fingerprint, or the provenance of a table.
     """
     theirs = {**_UNSAID, **theirs}
+    # The size and time of another archive differ too, and would only lengthen the message.
+    unsaid = {"card", "recipe"} | ({"archive_version"} if _another_archive(ours, theirs) else set())
     return ", ".join(
         f"{_NAMES.get(name, name.replace('_', ' '))} ({_short(theirs.get(name))}, "
         f"now {_short(value)})"
         for name, value in {**_UNSAID, **ours}.items()
-        if theirs.get(name) != value and name not in ("card", "recipe")
+        if theirs.get(name) != value and name not in unsaid
     )
+
+
+def _another_archive(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    return any(theirs.get(name) != ours.get(name) for name in ("archive_root", "archive"))
+
+
+def lasting(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the part of a run's fingerprint that a table keeps.
+
+    The size and time of an archive that is one file decide whether its unfinished run may go on.
+    A finished table has them for each row and may be updated when the file has changed.
+    """
+    return {name: value for name, value in fingerprint.items() if name != "archive_version"}
 
 
 def whole_provenance(run: Run, counts: Counts) -> dict[str, Any]:
     """What a table says of how it was made: the same for every run that gives the same rows."""
     made: dict[str, Any] = {
-        **run.fingerprint,
+        **lasting(run.fingerprint),
         "manifest_sha256": run.manifest_sha256,
         "passed_over": dict(sorted(run.passed_over.items())),
         **counts.to_provenance(),

@@ -10,67 +10,20 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from resuming import SHARD, Killed, Watcher, run_of, write_film
 
 from cxrbatch.errors import TableError, UsageError
-from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results.table import open_table
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.claim import claimed, partial_folder
-from cxrbatch.scoring.engine import score_archive
 from cxrbatch.scoring.rows import FileReader, LoadedFiles
 from cxrbatch.scoring.runs import Part
-from cxrbatch.scoring.settings import ScoringOptions, Summary
+from cxrbatch.scoring.settings import Summary
 
-FILES, SHARD = 100, 8
+FILES = 100
 FILM_NAMES = [f"{number // 10}/film{number:03d}" for number in range(FILES)]
-
-
-class Killed(BaseException):
-    """In place of the end of a process."""
-
-
-class Watcher:
-    """Progress that is kept, and that stops the run after so many files."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.stop_after = stop_after
-        self.begun_with = 0
-        self.files = 0
-        self.failures: list[tuple[int, str]] = []
-
-    def found(self, files: int) -> None:
-        """Count nothing."""
-
-    def start(self, files: int, *, done: int) -> None:
-        """Note what is done."""
-        self.begun_with = done
-
-    def advance(self, files: int) -> None:
-        """Stop at the chosen file."""
-        self.files += files
-        if self.files == self.stop_after:
-            raise Killed
-
-    def shard_done(self, files: int) -> None:
-        """Count nothing."""
-
-    def failed(self, number: int, path: str, outcome: Outcome) -> None:
-        """Note a failure."""
-        self.failures.append((number, outcome))
-
-    def retried(self, number: int, path: str) -> None:
-        """Count nothing."""
-
-
-def write_film(path: Path, seed: int) -> None:
-    path.parent.mkdir(exist_ok=True, parents=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (40, 30 + seed % 7), dtype=np.uint8)
-    Image.fromarray(pixels).save(path, "PNG")
-    os.utime(path, ns=(0, seed))
 
 
 @pytest.fixture
@@ -87,27 +40,8 @@ def archive(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def score(archive: Path, tiny_checkpoint: Path) -> Callable[..., Summary]:
-    def run(
-        output: Path,
-        *,
-        stop_after: int | None = None,
-        watcher: Watcher | None = None,
-        overwrite: bool = False,
-        update: bool = False,
-        **changed: object,
-    ) -> Summary:
-        options: dict[str, Any] = {"workers": 0, "precision": "fp32", "device": "cpu"}
-        options |= {"batch_size": SHARD, "commit_every": SHARD}
-        with claimed(output):
-            return score_archive(
-                archive,
-                output,
-                checkpoint=tiny_checkpoint,
-                options=ScoringOptions(**{**options, **changed}),
-                progress=watcher or Watcher(stop_after),
-                overwrite=overwrite,
-                update=update,
-            )
+    def run(output: Path, **options: object) -> Summary:
+        return run_of(archive, output, tiny_checkpoint)(**options)
 
     return run
 

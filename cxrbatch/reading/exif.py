@@ -1,4 +1,4 @@
-"""How a JPEG must be turned to stand upright, as its EXIF says.
+"""How a JPEG or PNG must be turned to stand upright, as its EXIF says.
 
 Source: EXIF 2.32, section 4.6 (TIFF structure) and tag 0x0112.
 """
@@ -12,25 +12,25 @@ from numpy.typing import NDArray
 HEADER = b"Exif\0\0"
 _ORIENTATION = 0x0112
 _SHORT = 3
-_UPRIGHT = 1
+UPRIGHT = 1
 
 
 def orientation(segment: bytes) -> int:
-    """The orientation in an APP1 segment's body, 1 to 8; damaged EXIF is as none, 1."""
+    """The orientation in an APP1 segment or eXIf chunk, 1 to 8; damaged EXIF is as none, 1."""
     tiff = segment.removeprefix(HEADER)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
-        return _UPRIGHT
+        return UPRIGHT
     try:
         start = struct.unpack_from(order + "I", tiff, 4)[0]
         count = struct.unpack_from(order + "H", tiff, start)[0]
         for entry in range(start + 2, start + 2 + 12 * count, 12):
             tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
             if tag == _ORIENTATION:
-                return value if kind == _SHORT and 1 <= value <= 8 else _UPRIGHT
+                return value if kind == _SHORT and 1 <= value <= 8 else UPRIGHT
     except struct.error:
         pass
-    return _UPRIGHT
+    return UPRIGHT
 
 
 def lies_on_its_side(turn: int) -> bool:

@@ -21,7 +21,12 @@ from cxrbatch.reading.sniffing import PNG_SIGNATURE
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _GREY, _PALETTE = 0, 3
+_WITH_ALPHA = (4, 6)
 _KNOWN = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+# Chunks that may be left out by a writer and that change what is shown.
+_OPTIONAL = (b"tRNS", b"sBIT", b"eXIf")
+# An orientation and a thumbnail; a longer one is passed over.
+_LONGEST_OPTIONAL = 1 << 16
 
 # The file may be this much larger than its own pixels.
 SPARE_BYTES = 16 << 20
@@ -45,6 +50,9 @@ class PngChunks:
         palette: Red, green and blue of each entry, for colour type 3.
         transparency: Alpha by palette entry, or the colour that is transparent; None without.
         packed: The deflated image data.
+        significant: Bits per colour sample that carry the value, the most of all channels, as the
+            chunk sBIT says; None without a valid one.
+        exif: What the chunk eXIf holds; empty without one.
     """
 
     columns: int
@@ -55,6 +63,8 @@ class PngChunks:
     palette: bytes
     transparency: bytes | None
     packed: bytes
+    significant: int | None = None
+    exif: bytes = b""
 
     @property
     def raw_bytes(self) -> int:
@@ -117,7 +127,7 @@ def read_chunks(stream: BinaryIO, *, size: int, max_samples: int) -> PngChunks:
         if name == b"IEND":
             return _assembled(head, bodies)
         _check_order(name, last, bodies)
-        if name in (b"PLTE", b"IDAT") or (name == b"tRNS" and b"IDAT" not in bodies):
+        if name in (b"PLTE", b"IDAT", b"eXIf") or (name in _OPTIONAL and b"IDAT" not in bodies):
             bodies.setdefault(name, []).append(body)
         last = name
     raise ReadingError(Outcome.TOO_LARGE, "the PNG has more chunks than any image")
@@ -138,7 +148,7 @@ def _next_chunk(stream: BinaryIO, size: int) -> tuple[bytes, bytes]:
     if start + 12 + length > size:
         raise ReadingError(Outcome.TRUNCATED, "the PNG ends inside a chunk")
     checksum = imagecodecs.deflate_crc32(name)
-    is_kept = name in (*_KNOWN, b"tRNS")
+    is_kept = name in _KNOWN or (name in _OPTIONAL and length <= _LONGEST_OPTIONAL)
     parts = []
     while length > 0:
         part = stream.read(length if is_kept else min(length, _STEP))
@@ -193,12 +203,31 @@ def _assembled(head: tuple[int, ...], bodies: dict[bytes, list[bytes]]) -> PngCh
     if colour_type == _PALETTE and not (0 < len(palette) <= 768 and len(palette) % 3 == 0):
         raise ReadingError(Outcome.CORRUPT, "the PNG has no usable palette")
     transparency = bodies[b"tRNS"][0] if b"tRNS" in bodies else None
-    if transparency is not None and colour_type in (4, 6):
+    if transparency is not None and colour_type in _WITH_ALPHA:
         # Such a PNG has an alpha channel, and the chunk no meaning.
         transparency = None
     if transparency is not None:
         lengths = {0: (2,), 2: (6,), 3: range(1, len(palette) // 3 + 1)}[colour_type]
         if len(transparency) not in lengths:
             raise ReadingError(Outcome.CORRUPT, "the transparency of the PNG does not fit it")
-    packed = b"".join(bodies[b"IDAT"])
-    return PngChunks(columns, rows, depth, colour_type, interlace, palette, transparency, packed)
+    return PngChunks(
+        columns,
+        rows,
+        depth,
+        colour_type,
+        interlace,
+        palette,
+        transparency,
+        packed=b"".join(bodies[b"IDAT"]),
+        significant=_significant(bodies.get(b"sBIT", [b""])[0], depth, colour_type),
+        exif=bodies.get(b"eXIf", [b""])[0],
+    )
+
+
+def _significant(body: bytes, depth: int, colour_type: int) -> int | None:
+    """The most bits that sBIT gives to a colour channel; a damaged one is as none (11.3.2.4)."""
+    if colour_type == _PALETTE or len(body) != CHANNELS[colour_type]:
+        return None
+    if not all(1 <= bits <= depth for bits in body):
+        return None
+    return max(body[:-1] if colour_type in _WITH_ALPHA else body)

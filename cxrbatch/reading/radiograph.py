@@ -152,7 +152,7 @@ def _read_raster(stream: BinaryIO, form: str, size: int, options: ReadingOptions
     try:
         limit = options.max_pixels
         if form == "png":
-            found = raster.read_png(stream, size=size, max_pixels=limit)
+            found = raster.read_png(stream, size=size, max_pixels=limit, no_voi=options.no_voi)
         else:
             found = raster.read_jpeg(
                 stream, size=size, max_pixels=limit, least_size=options.least_size
@@ -162,17 +162,21 @@ def _read_raster(stream: BinaryIO, form: str, size: int, options: ReadingOptions
     except BaseException as error:
         return failed(form, reading_error(error))
     rows, columns = found.shape
-    facts = HeaderFacts(rows=rows, columns=columns, bits_stored=found.bits)
+    facts = HeaderFacts(
+        rows=rows, columns=columns, bits_stored=found.bits, voi_source=found.voi_source
+    )
     flags = {
         Flag.COLOUR: found.is_colour,
         Flag.LOSSY: form == "jpeg",
         Flag.REDUCED_DECODING: found.image.shape != found.shape,
+        Flag.NO_VOI: found.voi_source is not None,
+        Flag.NONCONFORMING: bool(found.deviation),
     }
     return Reading(
         frame=0,
         format=form,
         outcome=Outcome.SCORED,
-        detail="",
+        detail=found.deviation,
         facts=facts,
         flags=in_order(flag for flag, is_set in flags.items() if is_set),
         image=found.image,

@@ -17,12 +17,13 @@ from PIL import Image
 
 from cxrbatch.reading.allowance import claim
 from cxrbatch.reading.completeness import ran_out
-from cxrbatch.reading.exif import lies_on_its_side, upright
+from cxrbatch.reading.exif import UPRIGHT, lies_on_its_side, orientation, upright
 from cxrbatch.reading.grey import GreyImage, grey_of
 from cxrbatch.reading.jpeg_scans import JpegHeader, Scan, list_scans, read_jpeg_header
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.png_chunks import SPARE_BYTES, PngChunks, read_chunks
 from cxrbatch.reading.reduced import aspect_in_full, faultless_jpeg, halvings
+from cxrbatch.reading.significant_bits import UNSCALED, ShownRange, shown_range, stretched
 
 # It logs each of libpng's warnings, of which an interlaced PNG always gives one.
 logging.getLogger("imagecodecs").setLevel(logging.CRITICAL)
@@ -54,23 +55,34 @@ class RasterImage:
     Attributes:
         image: The display image.
         shape: (rows, columns) in full.
-        bits: Bits per sample in the file.
+        bits: Bits per sample that carry the value.
         is_colour: Whether the channels really differ.
+        voi_source: "none_robust" or "none_full_range" where a policy chose the range of grey
+            levels, as nothing in the file names it; else None.
+        deviation: How the file breaks its standard although it was read; empty if it does not.
     """
 
     image: GreyImage
     shape: tuple[int, int]
     bits: int
     is_colour: bool
+    voi_source: str | None = None
+    deviation: str = ""
 
 
-def read_png(stream: BinaryIO, *, size: int, max_pixels: int) -> RasterImage:
+def read_png(
+    stream: BinaryIO, *, size: int, max_pixels: int, no_voi: str = "robust"
+) -> RasterImage:
     """Decode a PNG of any colour type and depth; transparency is laid over black.
+
+    It is turned as its EXIF says. Samples that use fewer bits than the PNG gives them are shown
+    as `significant_bits` says.
 
     Args:
         stream: At the start of the file.
         size: Bytes in the file.
         max_pixels: Largest claim of rows x columns x channels that is decoded.
+        no_voi: As of `ReadingOptions`.
 
     Raises:
         ReadingError: `corrupt`, `truncated` or `too_large`.
@@ -91,9 +103,23 @@ def read_png(stream: BinaryIO, *, size: int, max_pixels: int) -> RasterImage:
         raise ReadingError(Outcome.CORRUPT, "the PNG data cannot be decoded") from None
     if chunks.colour_type == 3:
         image, is_colour = _palette_image(values, chunks)
+        shown = ShownRange(chunks.depth)
     else:
         image, is_colour = grey_of(_over_black(values, chunks))
-    return RasterImage(image, image.shape, bits=chunks.depth, is_colour=is_colour)
+        colours = values[..., :-1] if chunks.colour_type in (4, 6) else values
+        shown = shown_range(colours, depth=chunks.depth, significant=chunks.significant)
+    if shown.bits != chunks.depth:
+        image = stretched(image, shown, depth=chunks.depth, no_voi=no_voi)
+    if (turn := orientation(chunks.exif)) != UPRIGHT:
+        image = replace(image, cells=np.ascontiguousarray(upright(image.cells, turn)))
+    return RasterImage(
+        image,
+        image.shape,
+        bits=shown.bits,
+        is_colour=is_colour,
+        voi_source=f"none_{no_voi}" if shown.is_guessed else None,
+        deviation=UNSCALED if shown.is_unscaled else "",
+    )
 
 
 def _over_black(values: NDArray[Any], chunks: PngChunks) -> NDArray[Any]:

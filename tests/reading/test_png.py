@@ -8,7 +8,7 @@ import imagecodecs
 import numpy as np
 import pytest
 from makers import make_png, png_chunk
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import Reading, read_radiographs_bytes
@@ -29,7 +29,7 @@ ANCILLARY = {
     "zTXt": b"Title\0\0" + zlib.compress(b"a title" * 20),
     "iTXt": b"Title\0\0\0\0\0a title",
     "sPLT": b"six\0\x08" + bytes(36),
-    "eXIf": b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0",
+    "eXIf": b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x01\0\0\0\0\0\0",
     "acTL": struct.pack(">II", 1, 0),
     "prIv": b"nobody knows this one",
 }
@@ -263,3 +263,30 @@ def test_libpngs_words_stay_unheard(capfd: pytest.CaptureFixture[str]) -> None:
     data = make_png(samples(8, 0, 9, 9), depth=8, colour_type=0, interlaced=True)
     assert read(data).outcome is Outcome.SCORED
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["L", "P", "RGB", "I;16"])
+@pytest.mark.parametrize("turn", range(9))
+def test_it_is_turned_as_its_exif_says(turn: int, kind: str) -> None:
+    values = RNG.integers(0, 256, (19, 23), dtype=np.uint8)
+    image = (
+        Image.fromarray(values).convert(kind)
+        if kind != "I;16"
+        else Image.fromarray(values.astype(np.uint16) * 257)
+    )
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    file = io.BytesIO()
+    image.save(file, "PNG", exif=exif)
+    chunks = chunks_of(file.getvalue())
+    assert b"eXIf" in dict(chunks)
+    upright = np.asarray(
+        ImageOps.exif_transpose(Image.open(file)).convert("L" if kind != "I;16" else None)
+    )
+    wanted = upright / (65535 if kind == "I;16" else 255)
+    chunks_behind = [c for c in chunks if c[0] != b"eXIf"]
+    chunks_behind.insert(-1, (b"eXIf", dict(chunks)[b"eXIf"]))
+    for data in (file.getvalue(), assemble(chunks_behind)):
+        reading = read(data)
+        np.testing.assert_allclose(reading.display, wanted, atol=1e-6)
+        assert (reading.facts.rows, reading.facts.columns) == wanted.shape

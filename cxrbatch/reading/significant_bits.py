@@ -1,0 +1,102 @@
+"""PNGs whose samples use fewer bits than the PNG gives them: the range that is shown.
+
+A converter that copies the 12-bit values of a detector into a PNG of 16 bits writes a picture that
+is nearly black. The chunk sBIT may tell how many bits count; without it the image is treated like
+a DICOM image without window.
+
+Source: PNG specification, sections 11.3.2.4 (sBIT) and 13.12 (rescaling of samples).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrbatch.reading.display import apply_range, robust_range
+from cxrbatch.reading.grey import GreyImage
+
+# Percentiles are taken of about so many pixels, in whole rows at even distances.
+_SAMPLED_PIXELS = 1 << 18
+_POLICY_DEPTH = 16
+
+UNSCALED = "the samples are not scaled up to the depth of the PNG, as its chunk sBIT implies"
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRange:
+    """Which part of the full range of a PNG's samples becomes black to white.
+
+    Attributes:
+        bits: Bits per sample that carry the value.
+        is_unscaled: Whether sBIT names `bits`, and the samples were written without scaling.
+        is_guessed: Whether nothing in the PNG names the range, so that a policy chooses it.
+    """
+
+    bits: int
+    is_unscaled: bool = False
+    is_guessed: bool = False
+
+
+def shown_range(samples: NDArray[Any], *, depth: int, significant: int | None) -> ShownRange:
+    """Find out how many bits of the samples carry the value.
+
+    Args:
+        samples: All colour samples, unsigned, of any shape; no alpha.
+        depth: Bits per sample of the PNG.
+        significant: The greatest number of bits in sBIT; None without a valid sBIT.
+    """
+    if significant is not None and significant < depth:
+        unscaled = _is_unscaled(samples, depth=depth, bits=significant)
+        return ShownRange(significant if unscaled else depth, is_unscaled=unscaled)
+    if depth < _POLICY_DEPTH:
+        return ShownRange(depth)
+    used = int(samples.max()).bit_length()
+    return ShownRange(depth) if used == depth else ShownRange(max(1, used), is_guessed=True)
+
+
+def stretched(image: GreyImage, shown: ShownRange, *, depth: int, no_voi: str) -> GreyImage:
+    """Map the range that is shown to black and white.
+
+    Args:
+        image: Grey levels as shares of the full range of `depth` bits.
+        shown: As of `shown_range`.
+        depth: Bits per sample of the PNG.
+        no_voi: Policy where the range is guessed, one of `display.NO_VOI_POLICIES`.
+    """
+    if shown.is_guessed and no_voi == "robust":
+        limits = _robust_limits(image)
+    else:
+        limits = (0.0, ((1 << shown.bits) - 1) / ((1 << depth) - 1))
+    levels = image.cells if image.table is None else image.table
+    mapped = apply_range(levels.astype(np.float64), limits).astype(np.float32)
+    if image.table is None:
+        return replace(image, cells=mapped)
+    return replace(image, table=mapped)
+
+
+def _is_unscaled(samples: NDArray[Any], *, depth: int, bits: int) -> bool:
+    """Whether samples of `bits` bits were written as they are, and not scaled up to `depth`.
+
+    A PNG that follows the specification has samples that were multiplied, shifted, or filled up
+    with a repetition of their own bits. Samples that fit into `bits` bits and are none of these
+    were not scaled.
+    """
+    present = np.flatnonzero(np.bincount(samples.reshape(-1), minlength=1 << depth))
+    if present[-1] >= 1 << bits:
+        return False
+    full, most = (1 << depth) - 1, (1 << bits) - 1
+    values = np.arange(1 << bits)
+    shifted = values << (depth - bits)
+    repeated, filled = shifted.copy(), bits
+    while filled < depth:
+        repeated |= shifted >> filled
+        filled += bits
+    multiplied = (2 * values * full + most) // (2 * most)
+    return not np.isin(present, np.concatenate([shifted, repeated, multiplied])).all()
+
+
+def _robust_limits(image: GreyImage) -> tuple[float, float]:
+    step = max(1, image.cells.size // _SAMPLED_PIXELS)
+    sample = GreyImage(image.cells[::step], image.table).whole().astype(np.float64)
+    return robust_range(sample, np.ones(sample.shape))

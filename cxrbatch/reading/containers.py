@@ -15,7 +15,8 @@ from typing import BinaryIO, cast
 from cxrbatch.reading.members import Fault, Inflated, Member, OpenMember
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.tarred import TAR_BLOCK, is_tar_header, open_tar_member, tar_members
-from cxrbatch.reading.zipped import ZIP_SIGNATURES, open_zip_member, zip_members
+from cxrbatch.reading.zip_directory import is_zip_start, is_zip_with_front
+from cxrbatch.reading.zipped import last_zip, zip_members, zip_members_named
 
 CONTAINER_SUFFIXES = (b".zip", b".tar", b".tar.gz", b".tgz")
 """Names under which a container is looked for; looking into every file would cost a walk dear."""
@@ -48,7 +49,7 @@ def open_regular(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> B
 
 def container_kind(head: bytes) -> str | None:
     """Name the kind of container that starts with these bytes: "zip", "tar", "tar.gz" or None."""
-    if head.startswith(ZIP_SIGNATURES):
+    if is_zip_start(head):
         return "zip"
     if is_tar_header(head[:TAR_BLOCK]):
         return "tar"
@@ -65,9 +66,17 @@ def is_container(path: bytes) -> bool:
         return False
     try:
         with open_regular(path) as file:
-            return container_kind(file.read(_HEAD_BYTES)) is not None
+            return _kind_of(file, path) is not None
     except (OSError, ReadingError):
         return False
+
+
+def _kind_of(file: BinaryIO, path: bytes) -> str | None:
+    """The kind of container that an open file is; a zip may have anything in front of it."""
+    kind = container_kind(file.read(_HEAD_BYTES))
+    if kind is None and path.lower().endswith(b".zip") and is_zip_with_front(file):
+        return "zip"
+    return kind
 
 
 def list_members(path: bytes) -> Iterator[Member]:
@@ -78,7 +87,7 @@ def list_members(path: bytes) -> Iterator[Member]:
         ReadingError: It is damaged, after the members that could be listed.
     """
     with open_regular(path) as file:
-        kind = container_kind(file.read(_HEAD_BYTES))
+        kind = _kind_of(file, path)
         if kind == "zip":
             yield from zip_members(file)
         elif kind == "tar":
@@ -87,6 +96,20 @@ def list_members(path: bytes) -> Iterator[Member]:
             yield from _compressed_members(_inflating(file))
         else:
             raise ReadingError(Outcome.NOT_AN_IMAGE, "neither zip nor tar nor compressed tar")
+
+
+def members_named(path: bytes, name: bytes) -> Iterator[Member]:
+    """List the members of one name, as `list_members` does but faster where the kind allows it.
+
+    Raises:
+        OSError: The container cannot be read.
+        ReadingError: It is damaged, after the members that could be found.
+    """
+    with open_regular(path) as file:
+        if _kind_of(file, path) == "zip":
+            yield from zip_members_named(file, name)
+            return
+    yield from (member for member in list_members(path) if member.name == name)
 
 
 @contextlib.contextmanager
@@ -102,10 +125,13 @@ def open_member(path: bytes, name: bytes, offset: int) -> Iterator[OpenMember]:
         OSError: The container cannot be read.
         ReadingError: The member cannot be read, or is no longer there.
     """
+    if opened := last_zip.get(path):
+        yield opened.open(name, offset)
+        return
     with open_regular(path) as file:
-        kind = container_kind(file.read(_HEAD_BYTES))
+        kind = _kind_of(file, path)
         if kind == "zip":
-            yield open_zip_member(file, name, offset)
+            yield last_zip.keep(file).open(name, offset)
         elif kind == "tar":
             yield open_tar_member(file, name, offset, is_compressed=False)
         elif kind == "tar.gz":

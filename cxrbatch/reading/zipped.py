@@ -1,78 +1,36 @@
-"""Members of a zip file, by its central directory, read entry by entry and never held as a whole.
+"""Members of a zip file: listed by its directory, and opened without unpacking the others.
 
-Names are bytes and sizes are claims; what the directory says is compared with what the file holds.
+What the directory says of a member is compared with what the file holds.
 
 Source: PKWARE's APPNOTE.TXT 6.3.10, section 4.
 """
 
 import io
-import stat
+import os
+import re
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from cxrbatch.reading.members import Held, Inflated, Member, OpenMember, Window
 from cxrbatch.reading.outcomes import Outcome, ReadingError
+from cxrbatch.reading.zip_directory import Directory, find_directory, has_zip_end
+from cxrbatch.reading.zip_entries import Entry, entries_named, read_entries, read_entry
 
-ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _LOCAL = struct.Struct("<4s5H3L2H")
-_ENTRY = struct.Struct("<4s6H3L5H2L")
-_END = struct.Struct("<4s4H2LH")
-_END_64 = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR_64 = struct.Struct("<4sLQL")
-_LONGEST_COMMENT = 0xFFFF
-_IN_EXTRA = 0xFFFFFFFF
-_ZIP64_EXTRA = 1
 _ENCRYPTED = 0x0001 | 0x0040 | 0x2000
 _STORED, _DEFLATED = 0, 8
+# Those that programs of this century write (4.4.5).
+_METHODS = {9: "deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 _BLOCK = 1 << 20
 _HASH_FAILS = "the checksum in the zip does not match"
-
-
-@dataclass(frozen=True, slots=True)
-class _Directory:
-    """Where the central directory lies.
-
-    Attributes:
-        start: Offset of its first entry.
-        end: Offset behind its last one.
-        count: Entries that it claims, as far as 16 bits tell.
-        shift: Bytes in front of the zip: all offsets in it are that much too small.
-    """
-
-    start: int
-    end: int
-    count: int
-    shift: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """One entry of the central directory; `offset` and `end` are its own place in the file."""
-
-    name: bytes
-    flags: int
-    method: int
-    checksum: int
-    packed: int
-    size: int
-    mode: int
-    local: int
-    offset: int
-    end: int
-
-    @property
-    def kind(self) -> str:
-        """What it is, by the Unix mode where there is one."""
-        form = stat.S_IFMT(self.mode)
-        if form == stat.S_IFLNK:
-            return "link"
-        if form == stat.S_IFDIR or (self.name.endswith(b"/") and self.size == 0):
-            return "folder"
-        return "file" if form in (0, stat.S_IFREG) else "special"
+# Letters beyond ASCII, and what programs write for letters that a code page lacks.
+_FOREIGN = re.compile(rb"[\x80-\xff?]+")
 
 
 def zip_members(file: BinaryIO) -> Iterator[Member]:
@@ -82,46 +40,152 @@ def zip_members(file: BinaryIO) -> Iterator[Member]:
         ReadingError: `truncated` without a directory, `corrupt` where it contradicts itself or
             the file; the members before that place have been given.
     """
-    directory = _find_directory(file)
-    at, count, claimed = directory.start, 0, 0
-    while at < directory.end:
-        entry = _read_entry(file, at)
+    directory = find_directory(file)
+    count, claimed, at = 0, 0, directory.start
+    first = directory.start - directory.front
+    for entry in read_entries(file, directory):
         # More bytes than there are: members share them, so that a small file is read for ever.
-        claimed += _LOCAL.size + len(entry.name) + entry.packed
+        claimed += _LOCAL.size + entry.packed
         if claimed > directory.start:
             raise ReadingError(Outcome.CORRUPT, "the members of the zip overlap")
-        yield Member(entry.name, entry.size, entry.offset, entry.kind)
-        at, count = entry.end, count + 1
+        yield _member(entry)
+        first, at, count = min(first, entry.local), entry.end, count + 1
     if at != directory.end or count & 0xFFFF != directory.count:
         raise ReadingError(Outcome.CORRUPT, "the zip holds other members than its directory says")
+    front = Window(file, start=0, size=first + directory.front)
+    if has_zip_end(cast(BinaryIO, front)):
+        raise ReadingError(Outcome.CORRUPT, "another zip lies in front of the zip; divide the file")
 
 
-def open_zip_member(file: BinaryIO, name: bytes, offset: int) -> OpenMember:
-    """Open the member whose directory entry is at `offset`.
+def zip_members_named(file: BinaryIO, name: bytes) -> Iterator[Member]:
+    """List the members of one name; a zip that has one is not listed for it.
 
     Raises:
-        ReadingError: `unreadable_file` for an encrypted member, a compression that is not read,
-            or a file that has changed; `corrupt` where entry and member contradict each other.
+        ReadingError: As `zip_members`.
     """
-    directory = _find_directory(file)
-    entry = _read_entry(file, offset)
-    if entry.name != name:
-        raise ReadingError(Outcome.UNREADABLE_FILE, "the zip has changed since it was listed")
-    if entry.flags & _ENCRYPTED:
-        raise ReadingError(Outcome.UNREADABLE_FILE, "the member is encrypted; unpack the zip")
-    if entry.method not in (_STORED, _DEFLATED):
-        detail = f"zip compression method {entry.method} is not read; pack with deflate"
-        raise ReadingError(Outcome.UNREADABLE_FILE, detail)
-    start = _content(file, entry, shift=directory.shift)
-    if start + entry.packed > directory.start:
-        raise ReadingError(Outcome.CORRUPT, "the member reaches into the zip's directory")
-    window = Window(file, start=start, size=entry.packed)
-    if entry.method == _STORED:
-        return _open_stored(window, entry)
-    return _open_deflated(window, entry)
+    is_found = False
+    for entry in entries_named(file, find_directory(file), name):
+        is_found = True
+        yield _member(entry)
+    if not is_found:
+        yield from (member for member in zip_members(file) if member.name == name)
 
 
-def _open_stored(window: Window, entry: _Entry) -> OpenMember:
+def _member(entry: Entry) -> Member:
+    return Member(entry.name, entry.size, entry.offset, entry.kind)
+
+
+class OpenZip:
+    """A zip whose directory has been found."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        """Find the directory.
+
+        Raises:
+            ReadingError: As `find_directory`.
+        """
+        self._file = file
+        self._directory = find_directory(file)
+
+    def open(self, name: bytes, offset: int) -> OpenMember:
+        """Open the member whose directory entry is at `offset`.
+
+        Raises:
+            ReadingError: `unreadable_file` for an encrypted member, a compression that is not
+                read, or a file that has changed; `corrupt` where entry and member contradict each
+                other.
+        """
+        entry = read_entry(self._file, offset)
+        if entry.name != name:
+            raise ReadingError(Outcome.UNREADABLE_FILE, "the zip has changed since it was listed")
+        if entry.flags & _ENCRYPTED:
+            raise ReadingError(Outcome.UNREADABLE_FILE, "the member is encrypted; unpack the zip")
+        if entry.method not in (_STORED, _DEFLATED):
+            method = _METHODS.get(entry.method, f"method {entry.method}")
+            detail = f"zip compression by {method} is not read; pack with deflate"
+            raise ReadingError(Outcome.UNREADABLE_FILE, detail)
+        start = _content(self._file, self._directory, entry)
+        if self._directory.wraps:
+            entry = _with_whole_sizes(self._file, self._directory, entry, start)
+        if start + entry.packed > self._directory.start:
+            raise ReadingError(Outcome.CORRUPT, "the member reaches into the zip's directory")
+        window = Window(self._file, start=start, size=entry.packed)
+        if entry.method == _STORED:
+            return _open_stored(window, entry)
+        return _open_deflated(window, entry)
+
+
+class _LastZip(threading.local):
+    """The zip that this thread read last, open: members are many, and often small."""
+
+    def __init__(self) -> None:
+        self._key: tuple[int, ...] = ()
+        self._zip: OpenZip | None = None
+
+    def get(self, path: bytes) -> OpenZip | None:
+        """The zip at a path, if it is the last one and as it was."""
+        if self._zip is None:
+            return None
+        try:
+            is_same = self._key == _key(os.stat(path))
+        except OSError:
+            is_same = False
+        return self._zip if is_same else None
+
+    def keep(self, file: BinaryIO) -> OpenZip:
+        """Open a zip and keep it in the place of the last one; `file` may be closed then."""
+        own = io.BufferedReader(_Descriptor(os.dup(file.fileno())))
+        opened = OpenZip(cast(BinaryIO, own))
+        self._key, self._zip = _key(os.fstat(file.fileno())), opened
+        return opened
+
+
+last_zip = _LastZip()
+
+
+def _key(state: os.stat_result) -> tuple[int, ...]:
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+
+
+class _Descriptor(io.RawIOBase):
+    """A file that is closed when nothing refers to it any more.
+
+    Its position is its own, also in a child process, which shares that of the descriptor.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        """Fill a buffer as far as the file goes."""
+        count = os.preadv(self._descriptor, [buffer], self._position)
+        self._position += count
+        return count
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to an offset from the start, from here, or from the end."""
+        end = os.fstat(self._descriptor).st_size if whence == io.SEEK_END else 0
+        self._position = offset + (0, self._position, end)[whence]
+        return self._position
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+
+def _open_stored(window: Window, entry: Entry) -> OpenMember:
     if entry.packed != entry.size:
         raise ReadingError(Outcome.CORRUPT, "the zip gives a stored member two sizes")
     stream = io.BufferedReader(window)
@@ -137,7 +201,7 @@ def _open_stored(window: Window, entry: _Entry) -> OpenMember:
     return OpenMember(stream, entry.size, verify)
 
 
-def _open_deflated(window: Window, entry: _Entry) -> OpenMember:
+def _open_deflated(window: Window, entry: Entry) -> OpenMember:
     inflated = Inflated(cast(BinaryIO, window), is_gzip=False)
     held = Held(inflated, start=0, size=entry.size)
 
@@ -151,91 +215,42 @@ def _open_deflated(window: Window, entry: _Entry) -> OpenMember:
     return OpenMember(cast(BinaryIO, held), entry.size, verify)
 
 
-def _find_directory(file: BinaryIO) -> _Directory:
-    """Find the end record and, by it, the directory in front of it (4.3.14 to 4.3.16)."""
-    length = file.seek(0, io.SEEK_END)
-    tail_start = file.seek(max(0, length - _END.size - _LONGEST_COMMENT))
-    tail = file.read()
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or at + _END.size > len(tail):
-        raise ReadingError(Outcome.TRUNCATED, "the zip ends before its directory does")
-    _, disk, first_disk, _, count, size, offset, _ = _END.unpack_from(tail, at)
-    end = tail_start + at
-    found = _find_64(file, end)
-    if found:
-        count, size, offset, end = found
-    elif disk or first_disk:
-        raise ReadingError(Outcome.CORRUPT, "the zip is one part of several")
-    start = end - size
-    if start < 0 or start < offset:
-        raise ReadingError(Outcome.CORRUPT, "the directory of the zip lies outside of it")
-    return _Directory(start, end, count & 0xFFFF, start - offset)
-
-
-def _find_64(file: BinaryIO, end: int) -> tuple[int, int, int, int] | None:
-    """Count, size, offset and end of the directory out of a zip64 record, if there is one."""
-    start = end - _LOCATOR_64.size - _END_64.size
-    if start < 0:
-        return None
-    file.seek(start)
-    record, locator = file.read(_END_64.size), file.read(_LOCATOR_64.size)
-    if not locator.startswith(b"PK\x06\x07"):
-        return None
-    if not record.startswith(b"PK\x06\x06"):
-        raise ReadingError(Outcome.CORRUPT, "the zip64 record of the zip is missing")
-    *_, count, size, offset = _END_64.unpack(record)
-    return count, size, offset, start
-
-
-def _read_entry(file: BinaryIO, offset: int) -> _Entry:
-    """Read an entry of the central directory (4.3.12)."""
-    file.seek(offset)
-    data = file.read(_ENTRY.size)
-    if len(data) < _ENTRY.size or not data.startswith(b"PK\x01\x02"):
-        raise ReadingError(Outcome.CORRUPT, "the directory of the zip is damaged")
-    fields = _ENTRY.unpack(data)
-    made_by, _, flags, method, _, _, checksum, packed, size = fields[1:10]
-    name_length, extra_length, comment_length, _, _, attributes, local = fields[10:]
-    name, extra = file.read(name_length), file.read(extra_length)
-    size, packed, local = _widened(extra, [size, packed, local])
-    return _Entry(
-        name=name,
-        flags=flags,
-        method=method,
-        checksum=checksum,
-        packed=packed,
-        size=size,
-        # The host system is in the high byte; 3 is Unix.
-        mode=attributes >> 16 if made_by >> 8 == 3 else 0,
-        local=local,
-        offset=offset,
-        end=offset + _ENTRY.size + name_length + extra_length + comment_length,
-    )
-
-
-def _widened(extra: bytes, values: list[int]) -> list[int]:
-    """Sizes and offset, from the zip64 extra field where 32 bits do not hold them (4.5.3)."""
-    at = 0
-    while _IN_EXTRA in values and at + 4 <= len(extra):
-        kind, length = struct.unpack_from("<2H", extra, at)
-        if kind == _ZIP64_EXTRA:
-            field = extra[at + 4 : at + 4 + length]
-            wide = iter(struct.unpack_from(f"<{len(field) // 8}Q", field))
-            return [next(wide, value) if value == _IN_EXTRA else value for value in values]
-        at += 4 + length
-    return values
-
-
-def _content(file: BinaryIO, entry: _Entry, *, shift: int) -> int:
+def _content(file: BinaryIO, directory: Directory, entry: Entry) -> int:
     """Offset of a member's content, behind its local header (4.3.7)."""
-    start = entry.local + shift
-    data = b""
-    if start < 1 << 62:
-        file.seek(start)
-        data = file.read(_LOCAL.size)
-    if len(data) < _LOCAL.size or not data.startswith(b"PK\x03\x04"):
-        raise ReadingError(Outcome.CORRUPT, "the member is not where the zip says")
-    *_, name_length, extra_length = _LOCAL.unpack(data)
-    if file.read(name_length) != entry.name:
-        raise ReadingError(Outcome.CORRUPT, "the zip gives the member two names")
-    return start + _LOCAL.size + int(name_length) + int(extra_length)
+    detail = "the member is not where the zip says"
+    for place in directory.places(entry.local):
+        file.seek(place)
+        header = file.read(_LOCAL.size)
+        if len(header) < _LOCAL.size or not header.startswith(b"PK\x03\x04"):
+            continue
+        *_, name_length, extra_length = _LOCAL.unpack(header)
+        if _is_one_name(file.read(name_length), entry.spelling):
+            return place + _LOCAL.size + int(name_length) + int(extra_length)
+        detail = "the zip gives the member two names; pack it again"
+    raise ReadingError(Outcome.CORRUPT, detail)
+
+
+def _is_one_name(one: bytes, other: bytes) -> bool:
+    """Whether names differ by code page, case and the sign between folders at most.
+
+    Programs write these as they like, once here and once there; other differences are a trick.
+    """
+    return one == other or _rough(one) == _rough(other)
+
+
+def _rough(name: bytes) -> bytes:
+    return _FOREIGN.sub(b"?", name.replace(b"\\", b"/").rstrip(b"/").lower())
+
+
+def _with_whole_sizes(file: BinaryIO, directory: Directory, entry: Entry, start: int) -> Entry:
+    """An entry of sizes modulo 2^32 with the sizes that it has.
+
+    Behind a member's content lies its data descriptor, the next member or the directory.
+    """
+    follows = (b"PK\x07\x08", b"PK\x03\x04", b"PK\x01\x02", struct.pack("<L", entry.checksum))
+    for end in directory.unwrapped(start + entry.packed):
+        file.seek(end)
+        if file.read(4) in follows:
+            wraps = end - start - entry.packed
+            return entry._replace(packed=entry.packed + wraps, size=entry.size + wraps)
+    return entry

@@ -100,8 +100,11 @@ def _record(file: ArchiveFile) -> bytes:
     inside = b""
     if file.member is not None or file.fault is not None:
         member = None if file.member is None else file.member.decode("latin-1")
-        fault = None if file.fault is None else [file.fault.outcome.name, file.fault.detail]
-        inside = json.dumps([member, file.offset, fault]).encode()
+        fault = "null"
+        if file.fault is not None:
+            fault = json.dumps([file.fault.outcome.name, file.fault.detail])
+        # As of a list of all three, in a third of the time: there may be millions.
+        inside = f"[{json.dumps(member)}, {file.offset}, {fault}]".encode()
     head = _HEAD.pack(file.size, file.modified_ns, len(file.path), len(inside))
     return head + file.path + inside
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from cxrbatch.model.preprocessing import Recipe, image_hash
-from cxrbatch.reading.containers import list_members
+from cxrbatch.reading.containers import members_named
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_member, read_radiographs
 from cxrbatch.results.paths import text_to_path, text_to_place
@@ -77,15 +77,20 @@ def revisit(origin: Origin, path: str, frame: int, hashed: str) -> Reading | str
     Returns:
         A Reading with an image, or why there is none.
     """
-    reading = next(islice(_readings(origin, path), frame, None), None)
-    if reading is None or reading.outcome is Outcome.UNREADABLE_FILE:
-        return MISSING
-    if reading.image is None or image_hash(origin.recipe.prepare(reading.image)) != hashed:
-        return CHANGED
-    return reading
+    failure = MISSING
+    for readings in _files(origin, path):
+        reading = next(islice(readings, frame, None), None)
+        if reading is None or reading.outcome is Outcome.UNREADABLE_FILE:
+            continue
+        image = reading.image
+        if image is not None and image_hash(origin.recipe.prepare(image)) == hashed:
+            return reading
+        failure = CHANGED
+    return failure
 
 
-def _readings(origin: Origin, path: str) -> Iterator[Reading]:
+def _files(origin: Origin, path: str) -> Iterator[Iterator[Reading]]:
+    """Readings of each file of a row's path: a container may have several members of one name."""
     try:
         place, member = text_to_place(path)
     except ValueError:
@@ -98,13 +103,12 @@ def _readings(origin: Origin, path: str) -> Iterator[Reading]:
     if not origin.follow_links and not _is_within(location, origin.root):
         return
     if member is None:
-        yield from read_radiographs(location, origin.options)
+        yield read_radiographs(location, origin.options)
         return
     with suppress(ReadingError, OSError):  # a container that is damaged or none
-        for entry in list_members(location):
-            if entry.name == member and entry.kind == "file" and entry.fault is None:
-                yield from read_member(location, member, entry.offset, origin.options)
-                return
+        for entry in members_named(location, member):
+            if entry.kind == "file" and entry.fault is None:
+                yield read_member(location, member, entry.offset, origin.options)
 
 
 def _is_within(location: bytes, folder: bytes) -> bool:

@@ -101,6 +101,26 @@ def test_rows_of_members_equal_those_of_files_with_any_workers(
     assert all(packed == plain for packed in by_container.values())
 
 
+def test_a_zip_of_windows_gives_the_rows_of_its_twin(
+    files: dict[str, bytes], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    tables = []
+    for host, divider in ((0, "\\"), (3, "/")):
+        folder = tmp_path / f"archive{host}"
+        folder.mkdir()
+        with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+            for name, content in {"00/": b"", **files}.items():
+                entry = zipfile.ZipInfo(name.replace("/", divider))
+                entry.create_system = host
+                archive.writestr(entry, content)
+        os.utime(folder / "a.zip", (0, 0))
+        summary = score(folder, tmp_path / f"{host}.parquet", tiny_checkpoint)
+        assert summary.passed_over == {"member_folder": 1}
+        tables.append(rows(tmp_path / f"{host}.parquet"))
+    assert tables[0] == tables[1]
+    assert [row["path"] for row in tables[0]] == [f"a.zip!/{name}" for name in files]
+
+
 def test_an_archive_may_be_one_container(
     archive: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

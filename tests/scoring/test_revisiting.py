@@ -46,6 +46,29 @@ def test_the_image_is_found_again(origin: Origin, tmp_path: Path, path: str) -> 
     assert reading.image is not None
 
 
+def test_of_members_of_one_name_the_one_that_was_scored_is_found(
+    origin: Origin, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.png"
+    Image.new("L", (40, 50), 7).save(other)
+    with (
+        zipfile.ZipFile(tmp_path / "archive/z.zip", "a") as container,
+        pytest.warns(UserWarning, match="Duplicate"),
+    ):
+        container.write(other, "in/a.png")
+    for film in (tmp_path / "archive/a.png", other):
+        assert isinstance(revisit(origin, "z.zip!/in/a.png", 0, hash_of(film)), Reading)
+    assert revisit(origin, "z.zip!/in/a.png", 0, "0" * 32) == CHANGED
+
+
+def test_a_member_is_found_without_listing_all(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = hash_of(tmp_path / "archive/a.png")
+    monkeypatch.setattr("cxrbatch.reading.zipped.read_entries", None)
+    assert isinstance(revisit(origin, "z.zip!/in/a.png", 0, hashed), Reading)
+
+
 def test_another_image_is_not_taken_for_it(origin: Origin) -> None:
     for path in ("a.png", "note"):
         for hashed in ("0" * 32, ""):

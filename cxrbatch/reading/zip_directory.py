@@ -164,9 +164,8 @@ def _find_64(file: BinaryIO, end: int) -> tuple[int, int, int, int] | None:
         return None
     file.seek(start)
     record, locator = file.read(_END_64.size), file.read(_LOCATOR_64.size)
-    if not locator.startswith(b"PK\x06\x07"):
+    # The comment of the last entry may look like one of the two.
+    if not locator.startswith(b"PK\x06\x07") or not record.startswith(b"PK\x06\x06"):
         return None
-    if not record.startswith(b"PK\x06\x06"):
-        raise ReadingError(Outcome.CORRUPT, "the zip64 record of the zip is missing")
     *_, count, size, offset = _END_64.unpack(record)
     return count, size, offset, start

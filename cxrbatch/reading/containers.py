@@ -66,14 +66,14 @@ def is_container(path: bytes) -> bool:
         return False
     try:
         with open_regular(path) as file:
-            return _kind_of(file, path) is not None
+            return _kind_of(file.read(_HEAD_BYTES), file, path) is not None
     except (OSError, ReadingError):
         return False
 
 
-def _kind_of(file: BinaryIO, path: bytes) -> str | None:
+def _kind_of(head: bytes, file: BinaryIO, path: bytes) -> str | None:
     """The kind of container that an open file is; a zip may have anything in front of it."""
-    kind = container_kind(file.read(_HEAD_BYTES))
+    kind = container_kind(head)
     if kind is None and path.lower().endswith(b".zip") and is_zip_with_front(file):
         return "zip"
     return kind
@@ -87,7 +87,8 @@ def list_members(path: bytes) -> Iterator[Member]:
         ReadingError: It is damaged, after the members that could be listed.
     """
     with open_regular(path) as file:
-        kind = _kind_of(file, path)
+        head = file.read(_HEAD_BYTES)
+        kind = _kind_of(head, file, path)
         if kind == "zip":
             yield from zip_members(file)
         elif kind == "tar":
@@ -106,7 +107,7 @@ def members_named(path: bytes, name: bytes) -> Iterator[Member]:
         ReadingError: It is damaged, after the members that could be found.
     """
     with open_regular(path) as file:
-        if _kind_of(file, path) == "zip":
+        if _kind_of(file.read(_HEAD_BYTES), file, path) == "zip":
             yield from zip_members_named(file, name)
             return
     yield from (member for member in list_members(path) if member.name == name)
@@ -129,7 +130,8 @@ def open_member(path: bytes, name: bytes, offset: int) -> Iterator[OpenMember]:
         yield opened.open(name, offset)
         return
     with open_regular(path) as file:
-        kind = _kind_of(file, path)
+        head = file.read(_HEAD_BYTES)
+        kind = _kind_of(head, file, path)
         if kind == "zip":
             yield last_zip.keep(file).open(name, offset)
         elif kind == "tar":

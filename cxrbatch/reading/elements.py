@@ -6,17 +6,32 @@ these are None to the caller, who decides what an absent value means.
 
 import contextlib
 import logging
+import re
 import struct
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from typing import cast
 
+from pydicom.charset import decode_bytes
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
 _TEXT_LENGTH = 64
 _VALUE_BYTES = 4096
+
+# Tried where the declared character set is wrong or missing; each refuses what it cannot hold, but
+# the last.
+_CODECS = (
+    *("utf-8", "iso2022_jp_2", "gb18030", "shift_jis", "euc_jp", "cp949", "big5"),
+    *("cp1251", "iso8859_5", "koi8_r", "iso8859_7", "iso8859_6", "iso8859_8", "iso8859_9"),
+    *("iso8859_2", "tis_620", "latin_1"),
+)
+# Letters that do not fall apart into a base letter and a mark.
+_BASE_LETTERS = str.maketrans("ŁØĐÆŒƏ", "LODEOE")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:E[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 
 
 @contextlib.contextmanager
@@ -57,10 +72,56 @@ def text(dataset: Dataset, tag: int) -> str | None:
     values = values_of(dataset, tag)
     with contextlib.suppress(Exception):
         parts = (v.decode("latin-1") if isinstance(v, bytes) else str(v) for v in values)
-        joined = "\\".join(parts)[: 4 * _TEXT_LENGTH]
-        shown = "".join(c if c.isprintable() else " " for c in joined).strip()
-        return shown[:_TEXT_LENGTH].rstrip() or None
+        return _printable("\\".join(parts)) or None
     return None
+
+
+def decodings(dataset: Dataset, tag: int) -> Iterator[str]:
+    """What an element's bytes can mean as text, the likeliest first; each as `text` returns it.
+
+    Code strings and ages are ASCII by the standard, and text in any script in real files: in
+    UTF-8, in the Specific Character Set (0008,0005), or in another one. ASCII gives one text.
+
+    Source: DICOM PS3.5 section 6.1.2.
+    """
+    data = raw_bytes(dataset, tag)
+    if data is None or len(data) > _VALUE_BYTES:
+        shown = text(dataset, tag)
+        yield from [shown] if shown else []
+        return
+    if data.isascii() and b"\x1b" not in data:
+        yield _printable(data.decode("ascii"))
+        return
+    with contextlib.suppress(UnicodeDecodeError):
+        yield _printable(data.decode("utf-8"))
+    with contextlib.suppress(Exception), quietly():
+        declared = dataset.original_character_set
+        encodings = [declared] if isinstance(declared, str) else list(declared)
+        decoded = decode_bytes(data, encodings, set())
+        if "\ufffd" not in decoded:
+            yield _printable(decoded)
+    for codec in _CODECS[1:]:
+        with contextlib.suppress(UnicodeDecodeError):
+            yield _printable(data.decode(codec))
+
+
+def folded(written: str) -> str:
+    """Text in capitals without accents, in the plain forms of its letters and digits."""
+    parts = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", written).upper())
+    plain = "".join(c for c in parts if unicodedata.category(c) != "Mn")
+    return plain.translate(_BASE_LETTERS)
+
+
+def unknown(element: str, written: str) -> str:
+    """Name a value that must not be quoted, as it may be a person's name typed by mistake."""
+    count = "1 character" if len(written) == 1 else f"{len(written)} characters"
+    return f"a {element} of {count} that the standard does not know"
+
+
+def _printable(written: str) -> str:
+    """The first 64 characters, each that cannot be printed as a space."""
+    shown = "".join(c if c.isprintable() else " " for c in written[: 4 * _TEXT_LENGTH]).strip()
+    return shown[:_TEXT_LENGTH].rstrip()
 
 
 def integer(dataset: Dataset, tag: int) -> int | None:
@@ -79,6 +140,39 @@ def numbers(dataset: Dataset, tag: int) -> list[float] | None:
         if result and all(abs(value) < 1e300 for value in result):
             return result
     return None
+
+
+def listed_numbers(dataset: Dataset, tag: int) -> tuple[list[float | None], bool]:
+    """The numbers of an element one by one, None for each value that is none.
+
+    A decimal comma is read as a point; of "1500 HU" or "1500;400" the number in front counts, as in
+    DCMTK.
+
+    Returns:
+        The values, and whether any was read although it is not written as the standard wants it
+        (PS3.5 table 6.2-1, DS).
+    """
+    exact = numbers(dataset, tag)
+    if exact is not None:
+        return [*exact], False
+    data = raw_bytes(dataset, tag)
+    if data is None:
+        pieces = [str(value) for value in values_of(dataset, tag)]
+    else:
+        pieces = data[:_VALUE_BYTES].decode("latin-1").split("\\")
+    read = [_number(piece.strip(" \0")) for piece in pieces]
+    return [value for value, _ in read], any(is_odd for _, is_odd in read)
+
+
+def _number(piece: str) -> tuple[float | None, bool]:
+    """The number at the start of a text, and whether the text is more than a number."""
+    if _DECIMAL_COMMA.fullmatch(piece):
+        return float(piece.replace(",", ".")), True
+    found = _NUMBER.match(piece)
+    value = float(found[0]) if found else None
+    if found is None or value is None or not abs(value) < 1e300:
+        return None, False
+    return value, found.end() < len(piece)
 
 
 def is_present(dataset: Dataset, tag: int) -> bool:

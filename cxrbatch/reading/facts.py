@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from cxrbatch.reading.ages import years_of_age
+
 
 @dataclass(frozen=True, slots=True)
 class HeaderFacts:
@@ -37,26 +39,17 @@ def age_bin(age: str | None, *, birth_date: str | None, study_date: str | None) 
     """Decade of life, "0-9" to "90+"; None where nothing usable is said.
 
     Args:
-        age: Patient Age (0010,1010), such as "045Y", "18M", "3W" or "10D".
+        age: Patient Age (0010,1010), such as "045Y", "18M", "3W" or "10D", or as people write it.
         birth_date: Patient's Birth Date (0010,0030), YYYYMMDD; used where there is no age.
         study_date: Study Date (0008,0020), YYYYMMDD.
     """
-    years = _years_of_age(age)
+    years = years_of_age(age or "")
     if years is None:
         years = _years_between(birth_date, study_date)
     if years is None or not 0 <= years < 130:
         return None
     decade = years // 10 * 10
     return "90+" if decade >= 90 else f"{decade}-{decade + 9}"
-
-
-def _years_of_age(age: str | None) -> int | None:
-    text = (age or "").strip().upper()
-    per_year = {"Y": 1, "M": 12, "W": 52, "D": 365}.get(text[-1:])
-    digits = text[:-1]
-    if per_year is None or not (digits.isascii() and digits.isdigit()) or len(digits) > 4:
-        return None
-    return int(digits) // per_year
 
 
 def _years_between(birth_date: str | None, study_date: str | None) -> int | None:

@@ -240,6 +240,7 @@ def test_a_missing_modality_is_scored_and_flagged() -> None:
         ("²³Y", None, None, None),
         (None, "20200101", "20100101", None),
         (None, "1960", "20100101", None),
+        ("DOE", "19600630", "20100630", "50-59"),
         (None, None, None, None),
     ],
 )
@@ -247,6 +248,30 @@ def test_age_bins(
     age: str | None, birth: str | None, study: str | None, expected: str | None
 ) -> None:
     assert age_bin(age, birth_date=birth, study_date=study) == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        *((age, "40-49") for age in ("42", "042", "42 Y", "42YR", "042y", "Y042", "42.5Y", "42,5")),
+        *((age, "40-49") for age in ("42 years", "42 y.o.", "42 Y/O", "42 years old", "AGE 42")),
+        *((age, "40-49") for age in ("42 J", "42 Jahre", "42A", "42 ans", "42 años", "42 anni")),
+        *(
+            (age, "40-49")
+            for age in ("42 лет", "42岁", "42歳", "４２Ｙ", "٤٢", "042Y\\042Y", "042Y\\")
+        ),
+        *(
+            (age, "0-9")
+            for age in ("0Y", "000Y", "6M", "6 MONTHS", "18 mois", "3 Wochen", "10 days")
+        ),
+        *((age, "0-9") for age in ("1Y6M", "4歳2ヶ月", "6 個月", "60M")),
+        ("1200M", "90+"),
+        *((age, None) for age in ("-5Y", "+5Y", "999Y", "150Y", "1945", "19450312", "042Y\\080Y")),
+        *((age, None) for age in ("42 Doe", "Doe 42", "3/4", "42Y1", "1e2", "4 2", "adult", "³Y")),
+    ],
+)
+def test_ages_as_people_write_them(written: str, expected: str | None) -> None:
+    assert age_bin(written, birth_date=None, study_date=None) == expected
 
 
 HOSTILE = [

@@ -3,16 +3,45 @@
 Source: DICOM PS3.3 C.7.6.3.1.2 (photometric interpretations).
 """
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
 from cxrbatch.reading.decoding import DecodedFrame
 from cxrbatch.reading.display import StoredLayout, stored_values
+from cxrbatch.reading.elements import decodings, unknown
 from cxrbatch.reading.grey import GreyImage, grey_of
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.palette import Palette
 
+GREYSCALES = ("MONOCHROME1", "MONOCHROME2")
 COLOUR_SPACES = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "PALETTE COLOR")
+# PS3.3 C.7.6.3.1.2: those that are not read, some of them retired.
+_OTHER_SPACES = ("HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "XYB")
+_PHOTOMETRICS = {
+    re.sub("[ _]", "", name): name for name in (*GREYSCALES, *COLOUR_SPACES, *_OTHER_SPACES)
+}
+
+
+def read_photometric(dataset: Dataset) -> tuple[str | None, str]:
+    """Photometric Interpretation (0028,0004) as the standard spells it.
+
+    Case, blanks, underscores and other punctuation do not count, as in DCMTK.
+
+    Returns:
+        The name, None where there is none that the standard knows; and what is wrong with the
+        element, empty if nothing is.
+    """
+    written = next(decodings(dataset, 0x00280004), "")
+    if not written:
+        return None, "the header has no Photometric Interpretation (0028,0004)"
+    spellings = {re.sub("[^A-Z0-9]", "", part.upper()) for part in written.split("\\")} - {""}
+    name = _PHOTOMETRICS.get(spellings.pop()) if len(spellings) == 1 else None
+    if name is None:
+        return None, unknown("photometric interpretation", written)
+    return name, "" if name == written else f"photometric interpretation {name} is misspelt"
 
 
 def render_colour(

@@ -1,12 +1,21 @@
 """Header facts, header flags, and what kind of DICOM object a file is."""
 
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
-from cxrbatch.reading.decoding import LOSSY
-from cxrbatch.reading.elements import integer, is_present, numbers, text
-from cxrbatch.reading.examination import is_lateral, is_other_body_part
+from cxrbatch.reading.ages import years_of_age
+from cxrbatch.reading.colour import read_photometric
+from cxrbatch.reading.decoding import DECODERS, LOSSY
+from cxrbatch.reading.elements import decodings, integer, is_present, numbers, text, values_of
+from cxrbatch.reading.examination import (
+    body_part,
+    is_lateral,
+    is_other_body_part,
+    view_position,
+)
 from cxrbatch.reading.facts import HeaderFacts, age_bin
-from cxrbatch.reading.header import Header
+from cxrbatch.reading.header import EXPLICIT, Header
+from cxrbatch.reading.modality import Modality
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -39,6 +48,11 @@ _MODALITIES = {
 # Pixel Aspect Ratio, Pixel Spacing, Imager Pixel Spacing, Nominal Scanned Pixel Spacing.
 _ASPECT_TAGS = (0x00280034, 0x00280030, 0x00181164, 0x00182010)
 _MOST_STRETCHED = 8.0
+_LONGEST_UID = 64
+# Image Laterality, Patient's Sex and Presentation Intent Type (PS3.3 C.7.6.1, C.7.1.1, C.8.11.1).
+_SIDES = ("L", "R", "U", "B")
+_SEXES = ("F", "M", "O")
+_INTENTS = ("FOR PRESENTATION", "FOR PROCESSING")
 # Digital X-ray, mammography and intra-oral images for processing (PS3.6 annex A).
 _FOR_PROCESSING = frozenset(f"{_STORAGE}1.{kind}.1" for kind in (1, 2, 3))
 
@@ -57,25 +71,29 @@ def object_kind(header: Header) -> ReadingError | None:
     return ReadingError(named, named.meaning[0].lower() + named.meaning[1:].rstrip("."))
 
 
-def describe(header: Header) -> HeaderFacts:
-    """What the header says, as short printable text."""
+def describe(header: Header, modality: Modality) -> HeaderFacts:
+    """What the header says, as short printable text.
+
+    Of an element with defined terms only known words are kept: anything else was typed by a
+    person, and may name one. Manufacturer and model are free text.
+    """
     dataset = header.dataset
     return HeaderFacts(
-        modality=text(dataset, 0x00080060),
-        body_part=text(dataset, 0x00180015),
-        view_position=text(dataset, 0x00185101),
-        laterality=text(dataset, 0x00200062) or text(dataset, 0x00200060),
-        patient_sex=_sex(dataset),
+        modality=modality.code,
+        body_part=body_part(dataset),
+        view_position=view_position(dataset),
+        laterality=_term(dataset, 0x00200062, _SIDES) or _term(dataset, 0x00200060, _SIDES),
+        patient_sex=_term(dataset, 0x00100040, _SEXES),
         patient_age_bin=age_bin(
-            text(dataset, 0x00101010),
+            _age(dataset),
             birth_date=text(dataset, 0x00100030),
             study_date=text(dataset, 0x00080020),
         ),
         manufacturer=text(dataset, 0x00080070),
         model_name=text(dataset, 0x00081090),
-        photometric=text(dataset, 0x00280004),
-        transfer_syntax=header.transfer_syntax,
-        presentation_intent=text(dataset, 0x00080068),
+        photometric=read_photometric(dataset)[0],
+        transfer_syntax=_registered(header.transfer_syntax),
+        presentation_intent=_term(dataset, 0x00080068, _INTENTS),
         rows=integer(dataset, 0x00280010),
         columns=integer(dataset, 0x00280011),
         bits_stored=integer(dataset, 0x00280101),
@@ -102,22 +120,37 @@ def pixel_aspect(dataset: Dataset) -> float:
     return 1.0
 
 
-def _sex(dataset: Dataset) -> str | None:
-    """F, M or O; None for anything else, as what was typed here by mistake may name a patient."""
-    sex = text(dataset, 0x00100040)
-    return sex if sex in ("F", "M", "O") else None
+def _term(dataset: Dataset, tag: int, terms: tuple[str, ...]) -> str | None:
+    """The value in capitals if it is one of the terms, else None."""
+    words = (text(dataset, tag) or "").upper().split()
+    term = " ".join(words)
+    return term if term in terms else None
+
+
+def _age(dataset: Dataset) -> str | None:
+    """Patient Age (0010,1010) in the first reading of its bytes that is an age."""
+    ages = (age for age in decodings(dataset, 0x00101010) if years_of_age(age) is not None)
+    return next(ages, None)
+
+
+def _registered(transfer_syntax: str) -> str | None:
+    """The UID if the standard knows it, else None."""
+    if transfer_syntax == EXPLICIT or transfer_syntax in DECODERS:
+        return transfer_syntax
+    return transfer_syntax if UID(transfer_syntax).name != transfer_syntax else None
 
 
 def _uid(dataset: Dataset, tag: int) -> str | None:
     """A UID, or None for anything that is none: UIDs become names elsewhere."""
-    uid = text(dataset, tag) or ""
-    return uid if uid and set(uid) <= set("0123456789.") else None
+    uids = [str(uid).strip("\0 ") for uid in values_of(dataset, tag)]
+    uid = uids[0] if len(uids) == 1 else ""
+    return uid if 0 < len(uid) <= _LONGEST_UID and set(uid) <= set("0123456789.") else None
 
 
-def header_flags(header: Header, facts: HeaderFacts) -> set[Flag]:
+def header_flags(header: Header, facts: HeaderFacts, modality: Modality) -> set[Flag]:
     """Flags that follow from the header alone."""
     dataset = header.dataset
-    intent = (facts.presentation_intent or "").upper().split()
+    intent = facts.presentation_intent
     sop_class = header.sop_class or ""
     is_capture = sop_class == _SECONDARY_CAPTURE or sop_class.startswith(_SECONDARY_CAPTURE + ".")
     found = {
@@ -126,8 +159,8 @@ def header_flags(header: Header, facts: HeaderFacts) -> set[Flag]:
         Flag.BURNED_IN_RISK: (text(dataset, 0x00280301) or "").upper() == "YES",
         Flag.LOSSY: header.transfer_syntax in LOSSY or _has_lossy_history(dataset),
         Flag.SECONDARY_CAPTURE: is_capture or text(dataset, 0x00080064) is not None,
-        Flag.FOR_PROCESSING: intent == ["FOR", "PROCESSING"] or sop_class in _FOR_PROCESSING,
-        Flag.MODALITY_MISSING: facts.modality is None,
+        Flag.FOR_PROCESSING: intent == "FOR PROCESSING" or sop_class in _FOR_PROCESSING,
+        Flag.MODALITY_MISSING: modality.is_missing,
     }
     return {flag for flag, is_set in found.items() if is_set}
 

@@ -8,12 +8,13 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from cxrbatch.reading.allowance import claim
-from cxrbatch.reading.colour import COLOUR_SPACES, render_colour
+from cxrbatch.reading.colour import COLOUR_SPACES, GREYSCALES, read_photometric, render_colour
 from cxrbatch.reading.decoding import DECODERS, FrameShape
 from cxrbatch.reading.description import describe, header_flags, object_kind, pixel_aspect
 from cxrbatch.reading.display import StoredLayout, render
-from cxrbatch.reading.elements import integer, quietly
+from cxrbatch.reading.elements import integer, quietly, unknown
 from cxrbatch.reading.facts import HeaderFacts
+from cxrbatch.reading.functional_groups import FRAME_GROUPS, SHARED_GROUPS, FunctionalGroups
 from cxrbatch.reading.grey import GreyImage
 from cxrbatch.reading.header import (
     BIG_ENDIAN,
@@ -24,15 +25,15 @@ from cxrbatch.reading.header import (
     PixelElement,
     read_header,
 )
+from cxrbatch.reading.modality import read_modality
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError, reading_error
 from cxrbatch.reading.palette import Palette, read_palette
 from cxrbatch.reading.pixeldata import EncapsulatedFrames, NativeFrames
 from cxrbatch.reading.readings import Reading, ReadingOptions, failed, in_order
 from cxrbatch.reading.reduced import aspect_in_full, halvings
-from cxrbatch.reading.transforms import Transforms, read_transforms
+from cxrbatch.reading.transforms import TransformReader, Transforms
 
 _UNCOMPRESSED = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
-_GREYSCALES = ("MONOCHROME1", "MONOCHROME2")
 _INTEGER_PIXELS = 0x7FE00010
 # An hour of fluoroscopy has fewer.
 _MOST_FRAMES = 50_000
@@ -48,7 +49,8 @@ class _Image:
         shape: What the header says about every frame.
         count: How many there are.
         layout: Where the value lies in a pixel cell.
-        transforms: Display transforms; None for colour.
+        transforms: Display transforms of the first frame; None for colour.
+        frame_transforms: Reads those of the others where they can differ, else None.
         palette: For PALETTE COLOR.
         no_voi: Policy where the header has no VOI transform.
         pixel_aspect: Height of a pixel over its width.
@@ -60,6 +62,7 @@ class _Image:
     count: int
     layout: StoredLayout
     transforms: Transforms | None
+    frame_transforms: TransformReader | None
     palette: Palette | None
     no_voi: str
     pixel_aspect: float
@@ -79,17 +82,16 @@ def read_dicom(stream: BinaryIO, *, size: int, options: ReadingOptions) -> Itera
     """
     with quietly():
         header = read_header(stream, size=size)
-        facts = describe(header)
-        flags = header_flags(header, facts)
-        verdict = object_kind(header) or _foreign_modality(facts, options)
+        modality = read_modality(header, accepted=options.modalities)
+        if modality.deviation:
+            header = replace(header, deviations=(*header.deviations, modality.deviation))
+        facts = describe(header, modality)
+        flags = header_flags(header, facts, modality)
+        verdict = object_kind(header) or modality.refusal
         image = _image_or_reason(header, facts, options, verdict)
     if isinstance(image, ReadingError):
         yield failed("dicom", _joined(verdict, image), facts=facts, flags=flags)
         return
-    if image.transforms is not None:
-        source = image.transforms.greyscale.voi_source(image.no_voi)
-        facts = replace(facts, voi_source=source)
-        flags |= _transform_flags(image.transforms)
     for number in range(image.count):
         yield _read_frame(image, number, facts, flags, verdict)
 
@@ -121,13 +123,6 @@ def _joined(verdict: ReadingError | None, failure: ReadingError) -> ReadingError
     return ReadingError(verdict.outcome, f"{verdict.detail}; {failure.detail}")
 
 
-def _foreign_modality(facts: HeaderFacts, options: ReadingOptions) -> ReadingError | None:
-    """Why an image of another modality is not scored; a missing modality is flagged instead."""
-    if facts.modality is None or facts.modality.upper() in options.modalities:
-        return None
-    return ReadingError(Outcome.NOT_A_RADIOGRAPH, f"modality {facts.modality[:16]}")
-
-
 def _transform_flags(transforms: Transforms) -> set[Flag]:
     found = {
         Flag.NO_VOI: transforms.greyscale.voi is None,
@@ -144,23 +139,30 @@ def _read_frame(
     verdict: ReadingError | None,
 ) -> Reading:
     """One frame; its failure is its own and leaves the others alone."""
+    transforms = image.transforms
+    if transforms is not None:
+        if number > 0 and image.frame_transforms is not None:
+            with quietly():
+                transforms = image.frame_transforms.of_frame(number)
+        source = transforms.greyscale.voi_source(image.no_voi)
+        facts, flags = replace(facts, voi_source=source), flags | _transform_flags(transforms)
     try:
-        grey, is_colour = _render_frame(image, number)
+        grey, is_colour = _render_frame(image, number, transforms)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         failure = _joined(verdict, reading_error(error))
         return failed("dicom", failure, facts=facts, flags=flags, frame=number)
     shape = image.shape
+    remarks = [*image.deviations, *(transforms.deviations if transforms is not None else ())]
     found = {
         Flag.COLOUR: is_colour,
         Flag.REDUCED_DECODING: grey.shape != (shape.rows, shape.columns),
-        Flag.NONCONFORMING: bool(image.deviations),
+        Flag.NONCONFORMING: bool(remarks),
     }
     grey = replace(grey, pixel_aspect=image.pixel_aspect)
     aspect = aspect_in_full(grey, rows=shape.rows, columns=shape.columns)
-    remarks = [*image.deviations]
-    if image.transforms is not None and image.transforms.is_contradictory:
+    if transforms is not None and transforms.is_contradictory:
         remarks.append(_CONTRADICTION)
     return Reading(
         frame=number,
@@ -173,11 +175,13 @@ def _read_frame(
     )
 
 
-def _render_frame(image: _Image, number: int) -> tuple[GreyImage, bool]:
+def _render_frame(
+    image: _Image, number: int, transforms: Transforms | None
+) -> tuple[GreyImage, bool]:
     decoded = image.frames.frame(number)
-    if image.transforms is None:
+    if transforms is None:
         return render_colour(decoded, layout=image.layout, palette=image.palette)
-    return render(decoded.cells, image.transforms.greyscale, no_voi=image.no_voi), False
+    return render(decoded.cells, transforms.greyscale, no_voi=image.no_voi), False
 
 
 def _open_image(
@@ -196,16 +200,20 @@ def _open_image(
     if pixels.tag != _INTEGER_PIXELS:
         raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "floating point pixel data")
     shape, layout = _read_shape(header.dataset, facts)
+    misspelling = read_photometric(header.dataset)[1]
     count = _frame_count(header.dataset)
     if count > _MOST_FRAMES:
-        raise ReadingError(Outcome.TOO_LARGE, f"the header claims {count} frames")
+        raise ReadingError(Outcome.TOO_LARGE, f"the header claims over {_MOST_FRAMES} frames")
     claim(count * shape.rows * shape.columns * shape.samples, limit=options.max_pixels)
     little = header.is_little_endian
-    transforms = palette = None
-    if shape.photometric in _GREYSCALES:
-        transforms = read_transforms(
-            header.dataset, layout=layout, photometric=shape.photometric, little=little
+    transforms = reader = palette = None
+    if shape.photometric in GREYSCALES:
+        groups = _functional_groups(header)
+        reader = TransformReader(
+            header.dataset, groups, layout, shape.photometric, little, header.sop_class
         )
+        transforms = reader.of_frame(0)
+        reader = None if groups is None else reader
     elif shape.photometric == "PALETTE COLOR":
         palette = read_palette(header.dataset, is_signed=layout.is_signed, little=little)
     if transforms is not None and _are_plain(layout, transforms):
@@ -226,11 +234,20 @@ def _open_image(
         count,
         layout,
         transforms,
+        reader,
         palette,
         no_voi,
         pixel_aspect(header.dataset),
-        header.deviations,
+        (*header.deviations, misspelling) if misspelling else header.deviations,
     )
+
+
+def _functional_groups(header: Header) -> FunctionalGroups | None:
+    """The functional groups, None where there are none."""
+    shared, frames = (header.groups.get(tag) for tag in (SHARED_GROUPS, FRAME_GROUPS))
+    if shared is None and frames is None:
+        return None
+    return FunctionalGroups(header.stream, shared, frames)
 
 
 def _are_plain(layout: StoredLayout, transforms: Transforms) -> bool:
@@ -242,9 +259,11 @@ def _are_plain(layout: StoredLayout, transforms: Transforms) -> bool:
 
 
 def _name(transfer_syntax: str) -> str:
-    """A transfer syntax by UID and, where it has one, by name."""
+    """A transfer syntax by name and UID if the standard knows it."""
     name = UID(transfer_syntax).name
-    return transfer_syntax if name == transfer_syntax else f"{name} ({transfer_syntax})"
+    if name == transfer_syntax:
+        return unknown("transfer syntax", transfer_syntax)
+    return f"{name} ({transfer_syntax})"
 
 
 def _frame_count(dataset: Dataset) -> int:
@@ -256,11 +275,13 @@ def _read_shape(dataset: Dataset, facts: HeaderFacts) -> tuple[FrameShape, Store
     """Size and sample layout of every frame (PS3.3 C.7.6.3)."""
     if not facts.rows or not facts.columns or facts.rows < 0 or facts.columns < 0:
         raise ReadingError(Outcome.CORRUPT, "the header gives no rows or no columns")
-    photometric = facts.photometric or ""
-    if photometric not in _GREYSCALES and photometric not in COLOUR_SPACES:
-        detail = f"photometric interpretation {photometric[:16] or 'missing'}"
+    photometric = facts.photometric
+    if photometric is None:
+        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, read_photometric(dataset)[1])
+    if photometric not in GREYSCALES and photometric not in COLOUR_SPACES:
+        detail = f"photometric interpretation {photometric}"
         raise ReadingError(Outcome.UNSUPPORTED_IMAGE, detail)
-    is_mono = photometric in _GREYSCALES or photometric == "PALETTE COLOR"
+    is_mono = photometric in GREYSCALES or photometric == "PALETTE COLOR"
     samples = integer(dataset, 0x00280002) or (1 if is_mono else 3)
     if samples != (1 if is_mono else 3):
         raise ReadingError(

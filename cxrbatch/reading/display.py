@@ -89,6 +89,8 @@ class Greyscale:
         modality: Modality transform, or None.
         voi: The one VOI transform, or None.
         is_inverted: Whether low values are white.
+        voi_place: Which functional groups hold the VOI transform: "shared" or "per_frame"; empty
+            where the header itself does.
     """
 
     layout: StoredLayout
@@ -96,13 +98,19 @@ class Greyscale:
     modality: Rescale | Lut | None = None
     voi: Window | Lut | None = None
     is_inverted: bool = False
+    voi_place: str = ""
 
     def voi_source(self, no_voi: str) -> str:
-        """Which VOI transform `render` uses, in the words of the results table."""
+        """Which VOI transform `render` uses, in the words of the results table.
+
+        "voi_lut", "window_linear", "window_linear_exact" or "window_sigmoid", with "_shared" or
+        "_per_frame" behind where functional groups hold it; else "none_" and the policy.
+        """
+        place = f"_{self.voi_place}" if self.voi_place else ""
         if isinstance(self.voi, Lut):
-            return "voi_lut"
+            return f"voi_lut{place}"
         if isinstance(self.voi, Window):
-            return f"window_{self.voi.function.lower()}"
+            return f"window_{self.voi.function.lower()}{place}"
         return f"none_{self._policy(no_voi)}"
 
     def _policy(self, no_voi: str) -> str:

@@ -8,12 +8,22 @@ import re
 
 from pydicom.dataset import Dataset
 
-from cxrbatch.reading.elements import first_item, text
+from cxrbatch.reading.body_parts import is_body_part, names_chest
+from cxrbatch.reading.elements import decodings, first_item, text
 
 # View Position: the defined terms of PS3.3 C.8.1.1 and what is written in their place. A
 # decubitus view (LLD, RLD) is frontal, of a patient who lies on one side.
 _LATERAL_WORDS = frozenset({"LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT", "PROFIL", "PERFIL"})
 _OTHER_WORDS = frozenset({"AP", "PA", "LLD", "RLD", "LLO", "RLO", "DECUBITUS", "DECUB"})
+
+# What a view is called beside that, by position, side and device.
+_PLACES = """
+ANTERIOR ANTERO ANTEROPOSTERIOR APICAL AXIAL B BEDSIDE CC CROSS ERECT FRONTAL INFERIOR L LAO LEFT LM
+LORDOTIC LPO LT ML MLO MOBILE OBL OBLIQUE PORTABLE POSTERIOR POSTERO POSTEROANTERIOR PRONE R RAO
+RIGHT RPO RT SEMI SEMIERECT SITTING STANDING SUPERIOR SUPINE SWIMMERS TABLE TANGENTIAL UNKNOWN
+UPRIGHT VIEW X XTABLE XX
+"""
+_VIEW_WORDS = _LATERAL_WORDS.union(_OTHER_WORDS, _PLACES.split())
 
 # PS3.16 CID 4010 "DX View": lateral; left lateral; right lateral; lateral-medial; medial-lateral;
 # sagittal.
@@ -28,8 +38,6 @@ _FRONTAL_CODES = frozenset(("399033003", "399348003", "272479007", "R-10202", "R
 
 # PS3.16 CID 4031 "Common Anatomic Region" and its forerunners: chest; thorax; lung.
 _CHEST_CODES = frozenset({"816094009", "51185008", "T-D3000", "39607008", "T-28000"})
-# Also within longer words such as CHESTABDOMEN or HEMITHORAX; a Brustwirbel is a vertebra.
-_CHEST_WORDS = re.compile("CHEST|THORAX|TORAX|TORACE|LUNG|PULM|POUMON|BRUST(?!WIRBEL)")
 _UNSAID = frozenset({"UNKNOWN", "UNSPECIFIED", "NONE", "NA", "XX"})
 
 
@@ -49,19 +57,38 @@ def is_lateral(dataset: Dataset) -> bool:
     return _is_sagittal(text(dataset, 0x00200020) or "")
 
 
+def view_position(dataset: Dataset) -> str | None:
+    """View Position (0018,5101) if it consists of words for views."""
+    written = text(dataset, 0x00185101) or ""
+    words = set(re.split("[^A-Z]+", written.upper())) - {""}
+    is_known = not any(c.isdigit() or ord(c) > 0x7F for c in written)
+    return written if words and words <= _VIEW_WORDS and is_known else None
+
+
+def body_part(dataset: Dataset) -> str | None:
+    """Body Part Examined (0018,0015) if it consists of known words; CHEST if it names the chest."""
+    named = None
+    for written in decodings(dataset, 0x00180015):
+        if is_body_part(written):
+            return written
+        if names_chest(written):
+            named = "CHEST"
+    return named
+
+
 def is_other_body_part(dataset: Dataset) -> bool:
     """Whether the header names a body part, and not the chest.
 
-    Body Part Examined (0018,0015) decides, and Anatomic Region Sequence (0008,2218) where it is
-    absent or says as much as "unknown".
+    Body Part Examined (0018,0015) decides, in any language, and Anatomic Region Sequence
+    (0008,2218) where it is absent or says as much as "unknown".
     """
-    body_part = (text(dataset, 0x00180015) or "").upper()
-    if re.sub(r"[^\w]", "", body_part) not in {"", *_UNSAID}:
-        return not _CHEST_WORDS.search(body_part)
+    written = list(decodings(dataset, 0x00180015))
+    if written and re.sub(r"[^\w]", "", written[0].upper()) not in {"", *_UNSAID}:
+        return not any(names_chest(reading) for reading in written)
     code, meaning = _code(dataset, 0x00082218)
     if not code and not meaning:
         return False
-    return code not in _CHEST_CODES and not _CHEST_WORDS.search(meaning)
+    return code not in _CHEST_CODES and not names_chest(meaning)
 
 
 def _code(dataset: Dataset, tag: int) -> tuple[str, str]:

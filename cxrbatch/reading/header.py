@@ -7,7 +7,7 @@ meta or none, deflated or not) and keeps parsing short.
 import contextlib
 import zlib
 from collections.abc import MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
 from pydicom.charset import convert_encodings
@@ -17,6 +17,12 @@ from pydicom.filereader import data_element_generator
 from pydicom.tag import BaseTag
 
 from cxrbatch.reading.elements import text, values_of
+from cxrbatch.reading.functional_groups import (
+    FRAME_GROUPS,
+    SHARED_GROUPS,
+    GroupItems,
+    list_items,
+)
 from cxrbatch.reading.outcomes import Outcome, ReadingError, reading_error
 from cxrbatch.reading.sniffing import is_big_endian, is_implicit
 
@@ -36,6 +42,8 @@ _LARGEST_VALUE = 1 << 20
 _INFLATE_STEP = 1 << 18
 # Data set trailing padding and what else is allowed behind pixel data (PS3.10 section 7.2).
 _MOST_TRAILING = 1 << 20
+
+_UNREADABLE_GROUPS = "the functional groups cannot be read: what they say of frames is ignored"
 
 # Float, double and integer pixel data (PS3.3 C.7.6.24 and C.7.6.3).
 PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
@@ -80,6 +88,7 @@ class Header:
         failure: Why parsing ended early, or None; what came before is in `dataset`.
         deviations: How the file breaks the standard although it can be read: short reasons for
             a person, without values of the header. They go into `detail`, with a flag.
+        groups: The items of the functional groups sequences that are there, by tag.
     """
 
     dataset: Dataset
@@ -91,6 +100,7 @@ class Header:
     size: int | None
     failure: ReadingError | None
     deviations: tuple[str, ...] = ()
+    groups: dict[int, GroupItems] = field(default_factory=dict)
 
 
 class InflatedStream:
@@ -196,7 +206,8 @@ def read_header(stream: BinaryIO, *, size: int) -> Header:
     stream.seek(start)
     # The bytes decide, not the file meta: the two contradict each other in real files.
     implicit, little = is_implicit(first), not is_big_endian(first)
-    dataset, pixels, failure = _parse(stream, implicit=implicit, little=little)
+    groups: dict[int, GroupItems | None] = {}
+    dataset, pixels, failure = _parse(stream, implicit=implicit, little=little, groups=groups)
     if pixels is None and failure is None and plain_size is not None:
         failure = _truncation() if stream.tell() > plain_size else None
     guessed = IMPLICIT if implicit else EXPLICIT if little else BIG_ENDIAN
@@ -209,6 +220,8 @@ def read_header(stream: BinaryIO, *, size: int) -> Header:
         stream=stream,
         size=plain_size,
         failure=failure,
+        deviations=(_UNREADABLE_GROUPS,) if None in groups.values() else (),
+        groups={tag: items for tag, items in groups.items() if items is not None},
     )
 
 
@@ -229,15 +242,27 @@ def _truncation() -> ReadingError:
 
 
 def _parse(
-    stream: BinaryIO, *, implicit: bool, little: bool, stop_after_meta: bool = False
+    stream: BinaryIO,
+    *,
+    implicit: bool,
+    little: bool,
+    stop_after_meta: bool = False,
+    groups: dict[int, GroupItems | None] | None = None,
 ) -> tuple[Dataset, PixelElement | None, ReadingError | None]:
-    """Parse from here; also tells where pixel data were met and why parsing ended early."""
+    """Parse from here; also tells where pixel data were met and why parsing ended early.
+
+    Functional groups are listed in `groups`, None where their bytes are none.
+    """
     metered = _Metered(stream)
     found: list[PixelElement] = []
 
     def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
         if stop_after_meta:
             return tag >> 16 != 2
+        if tag < SHARED_GROUPS:
+            return False
+        if groups is not None and tag in (SHARED_GROUPS, FRAME_GROUPS):
+            groups[int(tag)] = list_items(stream, vr, length, implicit=implicit, little=little)
         if tag in PIXEL_TAGS:
             found.append(PixelElement(int(tag), vr, length, stream.tell()))
         return bool(found)

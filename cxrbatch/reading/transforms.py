@@ -1,6 +1,8 @@
 """The display transforms that a header asks for; what is invalid is as absent, and flagged."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -14,7 +16,8 @@ from cxrbatch.reading.display import (
     Window,
     full_range,
 )
-from cxrbatch.reading.elements import first_item, is_present, numbers, raw_bytes, text, words
+from cxrbatch.reading.elements import first_item, is_present, listed_numbers, raw_bytes, text, words
+from cxrbatch.reading.functional_groups import FRAME_VOI, PIXEL_VALUES, FunctionalGroups
 
 _LUT_DESCRIPTOR = 0x00283002
 _LUT_DATA = 0x00283006
@@ -26,6 +29,9 @@ _VOI_FUNCTION = 0x00281056
 _PADDING_TAGS = (0x00280120, 0x00280121)
 _PRESENTATION_LUT_SHAPE = 0x20500020
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+# X-ray angiography, radiofluoroscopy and biplane angiography: their Modality LUT leads back to the
+# beam's intensity and away from what is displayed (PS3.3 C.8.7.1.1.2). DCMTK leaves it out too.
+_UNRESCALED_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.12.{number}" for number in (1, 2, 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,77 +43,147 @@ class Transforms:
         is_ignored: Whether a transform was there but invalid.
         is_contradictory: Whether photometric interpretation and presentation LUT shape name
             opposite polarities.
+        deviations: As of `Header`.
     """
 
     greyscale: Greyscale
     is_ignored: bool
     is_contradictory: bool
+    deviations: tuple[str, ...] = ()
 
 
-def read_transforms(
-    dataset: Dataset, *, layout: StoredLayout, photometric: str, little: bool
-) -> Transforms:
-    """Read all display transforms of a greyscale image from its header."""
-    modality, is_bad_modality = _read_modality(dataset, layout, little=little)
-    is_negative = full_range(layout, modality)[0] < 0
-    voi, is_bad_voi = _read_voi(dataset, is_negative=is_negative, little=little)
-    is_inverted, is_contradictory = _read_polarity(dataset, photometric)
-    greyscale = Greyscale(
-        layout=layout,
-        padding=_read_padding(dataset, layout, little=little),
-        modality=modality,
-        voi=voi,
-        is_inverted=is_inverted,
-    )
-    return Transforms(greyscale, is_bad_modality or is_bad_voi, is_contradictory)
+@dataclass(frozen=True, slots=True)
+class TransformReader:
+    """Reads the display transforms of the frames of a greyscale image.
+
+    Attributes:
+        dataset: The header.
+        groups: Its functional groups, or None.
+        layout: Where the value lies in its cell.
+        photometric: "MONOCHROME1" or "MONOCHROME2".
+        little: Byte order.
+        sop_class: SOP Class UID, or None.
+    """
+
+    dataset: Dataset
+    groups: FunctionalGroups | None
+    layout: StoredLayout
+    photometric: str
+    little: bool
+    sop_class: str | None
+
+    def of_frame(self, number: int) -> Transforms:
+        """The transforms of a frame, 0-based.
+
+        What the header itself says comes first, then the frame's functional groups, then the
+        shared ones (PS3.3 C.7.6.16).
+        """
+        findings = _Findings()
+        modality = self._modality(number, findings)
+        is_negative = full_range(self.layout, modality)[0] < 0
+        voi, place = self._voi(number, findings, is_negative=is_negative)
+        is_inverted, is_contradictory = _read_polarity(self.dataset, self.photometric)
+        greyscale = Greyscale(
+            layout=self.layout,
+            padding=_read_padding(self.dataset, self.layout, little=self.little),
+            modality=modality,
+            voi=voi,
+            is_inverted=is_inverted,
+            voi_place=place,
+        )
+        return Transforms(
+            greyscale, findings.is_ignored, is_contradictory, tuple(findings.deviations)
+        )
+
+    def _modality(self, number: int, findings: "_Findings") -> Rescale | Lut | None:
+        if self.sop_class in _UNRESCALED_CLASSES:
+            return None
+        for _, dataset in self._sources(number, PIXEL_VALUES):
+            if any(is_present(dataset, tag) for tag in (_MODALITY_LUT_SEQUENCE, *_RESCALE_TAGS)):
+                return _read_modality(dataset, self.layout, findings, little=self.little)
+        return None
+
+    def _voi(
+        self, number: int, findings: "_Findings", *, is_negative: bool
+    ) -> tuple[Window | Lut | None, str]:
+        for place, dataset in self._sources(number, FRAME_VOI):
+            voi = _read_voi(dataset, findings, is_negative=is_negative, little=self.little)
+            if voi is not None:
+                return voi, place
+        return None, ""
+
+    def _sources(self, number: int, macro: int) -> Iterator[tuple[str, Dataset]]:
+        yield "", self.dataset
+        if self.groups is not None:
+            yield from self.groups.of_frame(number, macro)
+
+
+class _Findings:
+    """What is wrong with the transforms of a frame."""
+
+    def __init__(self) -> None:
+        self.is_ignored = False
+        self.deviations: list[str] = []
 
 
 def _read_modality(
-    dataset: Dataset, layout: StoredLayout, *, little: bool
-) -> tuple[Rescale | Lut | None, bool]:
+    dataset: Dataset, layout: StoredLayout, findings: _Findings, *, little: bool
+) -> Rescale | Lut | None:
     """First modality LUT, else rescale (PS3.3 C.11.1)."""
-    is_ignored = False
     if is_present(dataset, _MODALITY_LUT_SEQUENCE):
         item = first_item(dataset, _MODALITY_LUT_SEQUENCE)
         lut = read_lut(item, is_signed=layout.is_signed, little=little)
         if lut is not None:
-            return lut, False
-        is_ignored = True
+            return lut
+        findings.is_ignored = True
     if not any(is_present(dataset, tag) for tag in _RESCALE_TAGS):
-        return None, is_ignored
-    slope, intercept = (numbers(dataset, tag) for tag in _RESCALE_TAGS)
-    if slope is None or intercept is None or len(slope) != 1 or len(intercept) != 1:
-        return None, True
-    if slope[0] == 0:
-        return None, True
-    if (slope[0], intercept[0]) == (1, 0):
-        return None, is_ignored
-    return Rescale(slope[0], intercept[0]), is_ignored
+        return None
+    pairs, is_odd = _read_pairs(dataset, _RESCALE_TAGS)
+    slope, intercept = pairs[0] if len(pairs) == 1 else (None, None)
+    if slope is None or intercept is None or slope == 0:
+        findings.is_ignored = True
+        return None
+    if is_odd:
+        findings.deviations.append("the rescale slope or intercept is not written as a number")
+    return None if (slope, intercept) == (1, 0) else Rescale(slope, intercept)
 
 
 def _read_voi(
-    dataset: Dataset, *, is_negative: bool, little: bool
-) -> tuple[Window | Lut | None, bool]:
-    """First VOI LUT, else first window (PS3.3 C.11.2)."""
-    is_ignored = False
+    dataset: Dataset, findings: _Findings, *, is_negative: bool, little: bool
+) -> Window | Lut | None:
+    """First VOI LUT, else first valid window (PS3.3 C.11.2)."""
     if is_present(dataset, _VOI_LUT_SEQUENCE):
         item = first_item(dataset, _VOI_LUT_SEQUENCE)
         lut = read_lut(item, is_signed=is_negative, little=little)
         if lut is not None:
-            return lut, False
-        is_ignored = True
+            return lut
+        findings.is_ignored = True
     if not any(is_present(dataset, tag) for tag in _WINDOW_TAGS):
-        return None, is_ignored
+        return None
     function = text(dataset, _VOI_FUNCTION) or "LINEAR"
     if function not in _FUNCTIONS:
-        function, is_ignored = "LINEAR", True
-    centers, widths = (numbers(dataset, tag) for tag in _WINDOW_TAGS)
-    if centers is None or widths is None or len(centers) != len(widths):
-        return None, True
-    # LINEAR needs a width of at least 1, the other two any positive one.
-    if widths[0] <= 0 or (function == "LINEAR" and widths[0] < 1):
-        return None, True
-    return Window(centers[0], widths[0], function), is_ignored
+        function, findings.is_ignored = "LINEAR", True
+    pairs, is_odd = _read_pairs(dataset, _WINDOW_TAGS)
+    if any(None in pair for pair in pairs):
+        findings.is_ignored = True
+    for center, width in pairs:
+        # LINEAR needs a width of at least 1, the other two any positive one.
+        is_wide = width is not None and (width >= 1 if function == "LINEAR" else width > 0)
+        if center is not None and width is not None and is_wide:
+            if is_odd:
+                findings.deviations.append("the window is not written as numbers")
+            return Window(center, width, function)
+        findings.is_ignored = True
+    findings.is_ignored = True
+    return None
+
+
+def _read_pairs(
+    dataset: Dataset, tags: tuple[int, int]
+) -> tuple[list[tuple[float | None, float | None]], bool]:
+    """The values of two elements side by side, and whether one is not written as a number."""
+    (first, is_first_odd), (second, is_second_odd) = (listed_numbers(dataset, t) for t in tags)
+    return list(zip_longest(first, second)), is_first_odd or is_second_odd
 
 
 def _read_polarity(dataset: Dataset, photometric: str) -> tuple[bool, bool]:

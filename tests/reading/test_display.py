@@ -218,7 +218,6 @@ def test_padding_is_black_by_stored_value(photometric: str, limit: int | None, c
         window(100, 0),
         window(100, -5),
         window(100, 0.5),
-        window([1, 2], 5),
         {CENTER: ("DS", 100)},
         {VOI_LUT: ("SQ", [])},
         {VOI_LUT: ("SQ", [make_lut([1, 2, 3], first=0, bits=0)])},

@@ -132,7 +132,8 @@ def is_body_part(body_part: str) -> bool:
     if body_part in _USUAL:
         return True
     words = _WORD.findall(folded(body_part))
-    return bool(words) and all(_known_word().fullmatch(word) for word in words)
+    is_named = any(len(word) > 1 or not word.isascii() for word in words)
+    return is_named and all(_known_word().fullmatch(word) for word in words)
 
 
 @lru_cache(maxsize=1)

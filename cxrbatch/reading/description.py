@@ -94,9 +94,9 @@ def describe(header: Header, modality: Modality) -> HeaderFacts:
         photometric=read_photometric(dataset)[0],
         transfer_syntax=_registered(header.transfer_syntax),
         presentation_intent=_term(dataset, 0x00080068, _INTENTS),
-        rows=integer(dataset, 0x00280010),
-        columns=integer(dataset, 0x00280011),
-        bits_stored=integer(dataset, 0x00280101),
+        rows=_size(dataset, 0x00280010),
+        columns=_size(dataset, 0x00280011),
+        bits_stored=_size(dataset, 0x00280101),
         sop_instance_uid=_uid(dataset, 0x00080018),
         series_instance_uid=_uid(dataset, 0x0020000E),
         study_instance_uid=_uid(dataset, 0x0020000D),
@@ -138,6 +138,12 @@ def _registered(transfer_syntax: str) -> str | None:
     if transfer_syntax == EXPLICIT or transfer_syntax in DECODERS:
         return transfer_syntax
     return transfer_syntax if UID(transfer_syntax).name != transfer_syntax else None
+
+
+def _size(dataset: Dataset, tag: int) -> int | None:
+    """A whole number that a table's 32 bits hold, else None: of a wrong type it may be any."""
+    size = integer(dataset, tag)
+    return size if size is not None and abs(size) < 1 << 31 else None
 
 
 def _uid(dataset: Dataset, tag: int) -> str | None:

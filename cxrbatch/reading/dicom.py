@@ -292,7 +292,7 @@ def _read_shape(dataset: Dataset, facts: HeaderFacts) -> tuple[FrameShape, Store
     allocated = integer(dataset, 0x00280100)
     if allocated not in (1, 8, 16, 32):
         raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "bits allocated that are not read")
-    stored = facts.bits_stored or allocated
+    stored = integer(dataset, 0x00280101) or allocated
     high = integer(dataset, 0x00280102)
     high = stored - 1 if high is None else high
     if not 1 <= stored <= allocated or not stored - 1 <= high < allocated:

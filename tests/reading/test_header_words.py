@@ -262,6 +262,21 @@ def test_a_name_reaches_no_table_and_no_screen(
     assert "MUSTER" not in shown.out + shown.err
 
 
+@pytest.mark.parametrize("tag", [0x00280010, 0x00280011, 0x00280101])
+def test_a_size_that_no_column_holds_is_a_row(
+    tag: int, tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    data, number = make_dicom(ramp()), b"99999999999 "
+    name = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+    start = data.index(name + b"US")
+    data = data[:start] + name + b"IS\x0c\0" + number + data[start + 10 :]
+    (tmp_path / "a").write_bytes(data)
+    options = ["-o", str(tmp_path / "t"), "--checkpoint", str(tiny_checkpoint), "--workers", "0"]
+    assert main(["score", str(tmp_path / "a"), *options]) == 3
+    assert open_table(tmp_path / "t").read(["outcome"]).to_pylist() == [{"outcome": "corrupt"}]
+
+
 def test_uids_are_whole_or_nothing() -> None:
     for value in (b"1." * 40 + b"1", NAME.encode(), b"1.2\\1.3"):
         assert read(make_hostile({0x0020000D: value})).facts.study_instance_uid is None

@@ -27,10 +27,12 @@ _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG_LENGTHS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 # Reads before listing gives up: a second of work, and more than any real object needs.
-_MOST_READS = 2_000_000
+_MOST_READS = 1_000_000
+# As many as frames are read.
+_MOST_ITEMS = 50_000
 _MOST_NESTED = 16
-# An item with more bytes than this holds no window of a radiograph.
-_LARGEST_ITEM = 1 << 20
+# An item with more bytes than this holds more than a window or a VOI LUT.
+_LARGEST_ITEM = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class _Walk:
             if tag == _SEQUENCE_END:
                 self._stream.seek(start - 8)
                 break
-            if tag != _ITEM:
+            if tag != _ITEM or len(places) == _MOST_ITEMS:
                 raise _NoItemsError
             if size == _UNDEFINED:
                 self._skip_elements(depth)

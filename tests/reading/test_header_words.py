@@ -250,7 +250,7 @@ def test_a_name_reaches_no_table_and_no_screen(
     (archive / "syntax").write_bytes(named_syntax())
     (archive / "all").write_bytes(make_hostile(dict.fromkeys(tags[2:], NAME.encode())))
     options = ["-o", str(tmp_path / "t"), "--checkpoint", str(tiny_checkpoint), "--workers", "0"]
-    main(["score", str(archive), *options])
+    main(["score", str(archive), *options, "--log-format", "json"])
     table = open_table(tmp_path / "t")
     rows = [row for group in table.row_groups() for row in group.to_pylist()]
     assert len(rows) == len(tags) + 2

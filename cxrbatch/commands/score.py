@@ -122,8 +122,8 @@ def command(
 
     ARCHIVE is a folder of DICOM, PNG and JPEG files, whatever their names, or one file. Every
     file becomes a row: scored, or with an outcome code that says why not. So does each member of
-    a .zip, .tar, .tar.gz or .tgz, which is read where it lies. The exit code is 3 where some
-    images could not be read.
+    a .zip or .tar and the content of a .gz, .bz2 or .xz, be it a tar or one file; all are read
+    where they lie. The exit code is 3 where some images could not be read.
 
     A run may be stopped at any moment: the same command goes on where it was.
 

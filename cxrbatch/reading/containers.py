@@ -1,4 +1,6 @@
-"""Containers, that is zip, tar and compressed tar: told by content, listed, read member by member.
+"""Containers: zip, tar, compressed tar and a file compressed alone, told apart by their content.
+
+They are listed and read member by member; a file compressed alone is the one member of its own.
 
 Nothing is unpacked to disk, and no member's name ever meets the file system.
 """
@@ -8,25 +10,38 @@ import io
 import os
 import stat
 import threading
-import zlib
-from collections.abc import Iterator
-from typing import BinaryIO, cast
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
+from typing import BinaryIO, NamedTuple, cast
 
-from cxrbatch.reading.members import Fault, Inflated, Member, OpenMember
+from cxrbatch.reading.compression import Codec, codec_of
+from cxrbatch.reading.hardlinks import follow_links
+from cxrbatch.reading.members import Fault, Held, Inflated, Member, OpenMember
 from cxrbatch.reading.outcomes import Outcome, ReadingError
-from cxrbatch.reading.tarred import TAR_BLOCK, is_tar_header, open_tar_member, tar_members
+from cxrbatch.reading.tarred import (
+    TAR_BLOCK,
+    content_place,
+    is_tar_header,
+    link_place,
+    open_tar_member,
+    tar_members,
+)
 from cxrbatch.reading.zip_directory import is_zip_start, is_zip_with_front
 from cxrbatch.reading.zipped import last_zip, zip_members, zip_members_named
 
-CONTAINER_SUFFIXES = (b".zip", b".tar", b".tar.gz", b".tgz")
+_COMPRESSED_ALONE = (b".gz", b".bz2", b".xz")
+_COMPRESSED_TARS = (b".tgz", b".tbz", b".tbz2", b".txz")
+CONTAINER_SUFFIXES = (b".zip", b".tar", *_COMPRESSED_ALONE, *_COMPRESSED_TARS)
 """Names under which a container is looked for; looking into every file would cost a walk dear."""
 
-_GZIP_SIGNATURE = b"\x1f\x8b"
 _HEAD_BYTES = 1 << 16
+_END = 1 << 62
 # A compressed tar is listed to its end before a member counts, so this much is held meanwhile.
 _LONGEST_LIST = 128 << 20
-_LISTED_BYTES = 256
+_LISTED_BYTES = 320
 _BUFFER = 1 << 16
+# Of a compressed tar the member that was read last is kept up to this, for its hard links.
+_MOST_KEPT = 64 << 20
 
 
 def open_regular(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> BinaryIO:
@@ -48,16 +63,17 @@ def open_regular(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> B
 
 
 def container_kind(head: bytes) -> str | None:
-    """Name the kind of container that starts with these bytes: "zip", "tar", "tar.gz" or None."""
+    """Name the kind of container that starts with these bytes.
+
+    Returns:
+        "zip", "tar", the name of a codec, be its content a tar or one file, or None.
+    """
     if is_zip_start(head):
         return "zip"
     if is_tar_header(head[:TAR_BLOCK]):
         return "tar"
-    if head.startswith(_GZIP_SIGNATURE):
-        with contextlib.suppress(zlib.error):
-            inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
-            return "tar.gz" if is_tar_header(inflater.decompress(head, TAR_BLOCK)) else None
-    return None
+    codec = codec_of(head)
+    return codec and codec.name
 
 
 def is_container(path: bytes) -> bool:
@@ -92,11 +108,16 @@ def list_members(path: bytes) -> Iterator[Member]:
         if kind == "zip":
             yield from zip_members(file)
         elif kind == "tar":
-            yield from tar_members(file)
-        elif kind == "tar.gz":
-            yield from _compressed_members(_inflating(file))
+            members = tar_members(file)
+            yield from follow_links(members, earlier=lambda end: _until(end, tar_members(file)))
+        elif codec := codec_of(head):
+            compressed = _inflating(file, codec)
+            if compressed.is_tar:
+                yield from _compressed_members(compressed)
+            else:
+                yield Member(_name_inside(path), os.fstat(file.fileno()).st_size, offset=0)
         else:
-            raise ReadingError(Outcome.NOT_AN_IMAGE, "neither zip nor tar nor compressed tar")
+            raise ReadingError(Outcome.NOT_AN_IMAGE, "neither zip nor tar nor compressed")
 
 
 def members_named(path: bytes, name: bytes) -> Iterator[Member]:
@@ -136,63 +157,136 @@ def open_member(path: bytes, name: bytes, offset: int) -> Iterator[OpenMember]:
             yield last_zip.keep(file).open(name, offset)
         elif kind == "tar":
             yield open_tar_member(file, name, offset, is_compressed=False)
-        elif kind == "tar.gz":
-            stream = _at_hand.stream(file)
-            yield open_tar_member(stream, name, offset, is_compressed=True)
+        elif codec := codec_of(head):
+            compressed = _at_hand.inflating(file, codec)
+            if compressed.is_tar:
+                yield _at_hand.member(compressed.stream, name, offset)
+            elif name == _name_inside(path):
+                yield _open_single(compressed)
+            else:
+                raise ReadingError(Outcome.UNREADABLE_FILE, "the container has changed")
         else:
             raise ReadingError(Outcome.UNREADABLE_FILE, "the container is no longer there")
 
 
-def _inflating(file: BinaryIO) -> BinaryIO:
-    inflated = Inflated(file, is_gzip=True)
-    return cast(BinaryIO, io.BufferedReader(inflated, _BUFFER))
+class _Compressed(NamedTuple):
+    """A compressed file that is being inflated: `stream` is `inflated`, buffered."""
+
+    inflated: Inflated
+    stream: BinaryIO
+    is_tar: bool
 
 
-def _compressed_members(stream: BinaryIO) -> Iterator[Member]:
-    """List a compressed tar; its only checksum is at its end, and vouches for all or none."""
-    listed: list[Member] = []
+def _inflating(file: BinaryIO, codec: Codec) -> _Compressed:
+    inflated = Inflated(file, codec)
+    stream = cast(BinaryIO, io.BufferedReader(inflated, _BUFFER))
+    is_tar = False
+    with contextlib.suppress(ReadingError):  # met again by whoever reads the file
+        is_tar = is_tar_header(stream.read(TAR_BLOCK))
+        stream.seek(0)
+    return _Compressed(inflated, stream, is_tar)
+
+
+def _name_inside(path: bytes) -> bytes:
+    """Name of the file that is compressed alone: that of the container without its suffix."""
+    stem, suffix = os.path.splitext(os.path.basename(path))
+    if suffix.lower() in _COMPRESSED_TARS:
+        return stem + b".tar"
+    return stem if suffix.lower() in _COMPRESSED_ALONE else stem + suffix
+
+
+def _open_single(compressed: _Compressed) -> OpenMember:
+    inflated, stream = compressed.inflated, compressed.stream
+
+    def deviation() -> str:
+        return "other bytes follow the compressed data" if inflated.has_rest else ""
+
+    def verify() -> None:
+        stream.seek(_END)
+
+    held = Held(cast(io.BufferedReader, stream), start=0, size=_END)
+    return OpenMember(cast(BinaryIO, held), None, verify, deviation)
+
+
+def _until(end: int, members: Iterable[Member]) -> Iterator[Member]:
+    return takewhile(lambda member: member.offset < end, members)
+
+
+def _compressed_members(compressed: _Compressed) -> Iterator[Member]:
+    """List a compressed tar to its end, where its checksum is, and only then give the members.
+
+    What a whole stream's checksum vouches for is given even if a later stream is damaged.
+    """
+    inflated, stream = compressed.inflated, compressed.stream
+    listed: list[tuple[Member, int]] = []
     failure: ReadingError | None = None
     fault: Fault | None = None
     try:
         length = 0
         for member in tar_members(stream):
-            listed.append(member)
+            listed.append((member, stream.tell() + member.size))
             length += _LISTED_BYTES + len(member.name)
             if length > _LONGEST_LIST:
                 raise ReadingError(Outcome.TOO_LARGE, "too many members in a compressed tar")
     except ReadingError as error:
         failure = error
     try:
-        stream.seek(1 << 62)
+        stream.seek(_END)
     except ReadingError as error:
         if error.outcome is Outcome.TOO_LARGE:
             raise  # a bomb's members are as many as it likes, and stand for nothing
         failure = failure or error
         fault = Fault(error.outcome, "the compressed tar that holds it is damaged")
-    yield from (member._replace(fault=fault) for member in listed) if fault else listed
+    if inflated.has_rest:
+        detail = "other bytes follow the compressed data; they are not read"
+        failure = failure or ReadingError(Outcome.CORRUPT, detail)
+    members = [
+        member._replace(fault=fault) if fault and end > inflated.verified else member
+        for member, end in listed
+    ]
+    linked = follow_links(members, earlier=lambda end: _until(end, members))
+    # A link comes with its file: there is no way back but from the start.
+    yield from sorted(linked, key=content_place)
     if failure:
         raise failure
 
 
 class _AtHand(threading.local):
-    """The compressed tar that this thread read last, open where the last member ended.
+    """The compressed file that this thread read last, open where the last member ended.
 
     There is no way into the middle of one: without this each member would cost all before it.
     """
 
     def __init__(self) -> None:
         self._key: tuple[int, ...] = ()
-        self._stream: BinaryIO | None = None
+        self._compressed: _Compressed | None = None
+        self._last: tuple[int, OpenMember] | None = None
 
-    def stream(self, file: BinaryIO) -> BinaryIO:
-        """The inflated stream of an open container; it goes on where it was left."""
+    def inflating(self, file: BinaryIO, codec: Codec) -> _Compressed:
+        """The inflated content of an open container; it goes on where it was left."""
         state = os.fstat(file.fileno())
         # A child process must not share its parent's place in the file.
         key = (os.getpid(), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
-        if self._stream is None or key != self._key:
+        if self._compressed is None or key != self._key:
             own = os.fdopen(os.dup(file.fileno()), "rb")
-            self._key, self._stream = key, _inflating(own)
-        return self._stream
+            self._last = None
+            self._key, self._compressed = key, _inflating(own, codec)
+        return self._compressed
+
+    def member(self, stream: BinaryIO, name: bytes, offset: int) -> OpenMember:
+        """Open a member of the tar that `inflating` gave, anew only if it is not the last one.
+
+        A hard link is listed next to its file, and has its content.
+        """
+        place = link_place(name, offset)
+        if self._last is None or self._last[0] != place:
+            self._last = None
+            member = open_tar_member(stream, name, offset, is_compressed=True)
+            if member.size is None or member.size > _MOST_KEPT:
+                return member
+            self._last = place, member
+        self._last[1].stream.seek(0)
+        return self._last[1]
 
 
 _at_hand = _AtHand()

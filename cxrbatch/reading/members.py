@@ -1,21 +1,24 @@
 """What containers have in common: their members, and streams that read one without unpacking it."""
 
+import errno
 import io
+import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+from cxrbatch.reading.compression import Codec, decompressed
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# What deflated bytes may always inflate to, and how many times their own length beyond that.
+# What compressed bytes may always inflate to, and how many times their own length beyond that.
 # Radiographs shrink to a half or a third; only a bomb, or an empty picture, goes near these.
 _ALWAYS_INFLATED = 32 << 20
 _MOST_EXPANSION = 100
-# gzip streams may follow each other, but not in crumbs that cost more than they hold.
+# Streams may follow each other, but not in crumbs that cost more than they hold.
 _FREE_STREAMS = 1000
 _SMALLEST_STREAM = 1024
 _STEP = 1 << 20
@@ -38,6 +41,7 @@ class Member(NamedTuple):
         offset: Where its own header lies in the container (inflated, if it is compressed whole).
         kind: "file", or what has no content to read: "folder", "link" or "special".
         fault: Why it must not be read, where that is known from the container as a whole.
+        target: Name of the member whose content it has too, if it is a hard link.
     """
 
     name: bytes
@@ -45,6 +49,7 @@ class Member(NamedTuple):
     offset: int
     kind: str = "file"
     fault: Fault | None = None
+    target: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +58,38 @@ class OpenMember:
 
     Attributes:
         stream: Its content, at the start; no further inflated than it is read.
-        size: Bytes of it, as claimed.
+        size: Bytes of it, as claimed; None where only reading to the end tells.
         verify: Reads what is left and raises ReadingError unless all is as it was packed.
+        deviation: How the container breaks its standard, or ""; asked for after `verify`.
     """
 
     stream: BinaryIO
-    size: int
+    size: int | None
     verify: Callable[[], None]
+    deviation: Callable[[], str] = str
+
+
+def nothing_to_verify() -> None:
+    """Stand in for `verify` where no checksum is."""
+
+
+def next_data(file: BinaryIO, offset: int) -> int:
+    """Pass over a hole: the offset, or one behind it up to which the file holds zeros alone.
+
+    A sparse file claims what is not there, and reading that takes as long as if it were.
+    """
+    try:
+        descriptor = file.fileno()
+        place = os.lseek(descriptor, 0, os.SEEK_CUR)
+    except OSError:
+        return offset  # a part of a file, or inflated bytes
+    try:
+        return os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError as error:
+        is_last = error.errno == errno.ENXIO
+        return max(offset, os.fstat(descriptor).st_size) if is_last else offset
+    finally:
+        os.lseek(descriptor, place, os.SEEK_SET)
 
 
 class Window(io.RawIOBase):
@@ -96,30 +126,34 @@ class Window(io.RawIOBase):
 
 
 class Inflated(io.RawIOBase):
-    """Deflated bytes as a file. Going forward inflates what is passed, going back starts anew.
+    """Compressed bytes as a file. Going forward inflates what is passed, going back starts anew.
 
     Raises:
         ReadingError: While reading: `corrupt`, `truncated`, or `too_large` for a bomb.
 
     Attributes:
         checksum: CRC-32 of all from the start to where it stands.
+        verified: Offset up to which the checksums of whole streams vouch for what was given.
+        has_rest: Whether other bytes follow the last stream; zeros are padding. Known at the end.
     """
 
-    def __init__(self, packed: BinaryIO, *, is_gzip: bool) -> None:
+    def __init__(self, packed: BinaryIO, codec: Codec) -> None:
         super().__init__()
         self._packed = packed
-        self._window_bits = 16 + zlib.MAX_WBITS if is_gzip else -zlib.MAX_WBITS
+        self._codec = codec
         self._start()
 
     def _start(self) -> None:
         self._packed.seek(0)
-        self._inflater = zlib.decompressobj(self._window_bits)
+        self._decompressor = self._codec.start()
         self._rest = b""
         self._consumed = 0
         self._streams = 1
         self._position = 0
-        self._failure: ReadingError | None = None
+        self._failure: Fault | None = None
         self.checksum = 0
+        self.verified = 0
+        self.has_rest = False
 
     def readable(self) -> bool:
         """Always."""
@@ -156,11 +190,13 @@ class Inflated(io.RawIOBase):
 
     def _inflate(self, most: int) -> bytes:
         if self._failure:
-            raise self._failure  # what it was about to give is lost, so nothing may follow
+            # What it was about to give is lost, so nothing may follow.
+            raise ReadingError(*self._failure)
         try:
             plain = self._some(most)
         except ReadingError as error:
-            self._failure = error
+            # Not the error itself, whose traceback holds this, and with it the open file.
+            self._failure = Fault(error.outcome, error.detail)
             raise
         self._position += len(plain)
         self.checksum = zlib.crc32(plain, self.checksum)
@@ -169,39 +205,49 @@ class Inflated(io.RawIOBase):
     def _some(self, most: int) -> bytes:
         plain = b""
         while most and not plain and not self._is_at_end():
-            if not self._rest:
-                self._rest = self._packed.read(_SMALL_STEP)
-                self._consumed += len(self._rest)
-            if not self._rest:
+            # A decompressor that has taken all input may still have something to give.
+            is_starved = not self._rest and getattr(self._decompressor, "needs_input", True)
+            is_cut = is_starved and not self._fill()
+            plain, self._rest = decompressed(self._decompressor, self._rest, most)
+            if is_cut and not plain and not self._decompressor.eof:
                 raise ReadingError(Outcome.TRUNCATED, "the compressed data end too early")
-            try:
-                plain = self._inflater.decompress(self._rest, most)
-            except zlib.error:
-                raise ReadingError(Outcome.CORRUPT, "the compressed data are damaged") from None
-            self._rest = self._inflater.unconsumed_tail or self._inflater.unused_data
         if self._position + len(plain) > max(_ALWAYS_INFLATED, _MOST_EXPANSION * self._consumed):
             detail = f"the compressed data inflate to more than {_MOST_EXPANSION} times their size"
             raise ReadingError(Outcome.TOO_LARGE, detail)
         return plain
 
+    def _fill(self) -> bool:
+        """Read more of the packed file; False at its end."""
+        data = self._packed.read(_SMALL_STEP)
+        self._rest += data
+        self._consumed += len(data)
+        return bool(data)
+
     def _is_at_end(self) -> bool:
-        """Whether nothing follows; another gzip stream may (RFC 1952 section 2.2)."""
-        if not self._inflater.eof:
+        """Whether the last stream has ended; another may follow (RFC 1952 section 2.2)."""
+        if not self._decompressor.eof:
             return False
-        if self._window_bits < 0:
+        self.verified = self._position
+        signature = self._codec.signature
+        if not signature or self.has_rest:
             return True
-        while not self._rest.lstrip(b"\0"):
-            # Tapes and disks pad with zeros.
-            self._rest = self._packed.read(_SMALL_STEP)
-            self._consumed += len(self._rest)
-            if not self._rest:
-                return True
-        self._rest = self._rest.lstrip(b"\0")
+        self._skip_padding(len(signature))
+        if not self._rest.startswith(signature):
+            self.has_rest = bool(self._rest)
+            return True
         self._streams += 1
         if self._streams > max(_FREE_STREAMS, self._position // _SMALLEST_STREAM):
             raise ReadingError(Outcome.CORRUPT, "the compressed data are in crumbs")
-        self._inflater = zlib.decompressobj(self._window_bits)
+        self._decompressor = self._codec.start()
         return False
+
+    def _skip_padding(self, least: int) -> None:
+        """Pass over zeros, with which tapes and disks pad, to so many other bytes or the end."""
+        self._rest = self._rest.lstrip(b"\0")
+        while len(self._rest) < least and self._fill():
+            self._rest = self._rest.lstrip(b"\0")
+            if not self._rest:
+                self._packed.seek(next_data(self._packed, self._packed.tell()))
 
 
 class Held:

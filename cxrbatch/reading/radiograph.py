@@ -35,6 +35,8 @@ __all__ = [
 ]
 
 DEFAULT_OPTIONS = ReadingOptions()
+_MOST_BYTES = 1 << 62
+_STEP = 1 << 20
 
 
 def read_radiographs(
@@ -79,12 +81,14 @@ def read_member(
         with open_member(path, name, offset) as member:
             for reading in _read_stream(member.stream, member.size, options):
                 # What is small has been inflated whole anyway; a film may hide behind a claim of 0.
-                if reading.image is not None or member.size <= HEAD_BYTES:
+                is_small = member.size is not None and member.size <= HEAD_BYTES
+                if reading.image is not None or is_small:
                     try:
                         member.verify()
                     except ReadingError as error:
                         yield failed(reading.format, error, frame=reading.frame)
                         return
+                    reading = _remarked(reading, Flag.NONCONFORMING, member.deviation())
                 yield reading
 
     return _never_raising(attempt)
@@ -107,20 +111,31 @@ def _doubted(reading: Reading) -> Reading:
     if number >= SUSPECT:
         return reading
     doubt = f"the pixels look inverted against the header (polarity {number:.2f})"
-    return replace(
-        reading,
-        detail=f"{reading.detail}; {doubt}" if reading.detail else doubt,
-        flags=in_order([*reading.flags, Flag.INVERTED_SUSPECTED]),
-    )
+    return _remarked(reading, Flag.INVERTED_SUSPECTED, doubt)
 
 
-def _read_stream(stream: BinaryIO, size: int, options: ReadingOptions) -> Iterator[Reading]:
+def _remarked(reading: Reading, flag: Flag, remark: str) -> Reading:
+    """The same with a flag and a remark in its detail; as it is if there is no remark."""
+    if not remark:
+        return reading
+    detail = f"{reading.detail}; {remark}" if reading.detail else remark
+    return replace(reading, detail=detail, flags=in_order([*reading.flags, flag]))
+
+
+def _read_stream(stream: BinaryIO, size: int | None, options: ReadingOptions) -> Iterator[Reading]:
     head = stream.read(HEAD_BYTES)
-    form = sniff(head, size=size)
+    form = sniff(head, size=_MOST_BYTES if size is None else size)
     if form == "other":
-        yield failed(form, ReadingError(Outcome.NOT_AN_IMAGE, _what_it_is(head)))
+        yield failed(form, _refusal(head))
         return
-    if size > file_limit(options.max_pixels):
+    limit = file_limit(options.max_pixels)
+    if size is None:
+        try:
+            size = _measure(stream, most=limit)
+        except ReadingError as error:
+            yield failed(form, error)
+            return
+    if size > limit:
         yield failed(form, ReadingError(Outcome.TOO_LARGE, f"{size} bytes are over the limit"))
         return
     stream.seek(0)
@@ -138,14 +153,24 @@ def _read_stream(stream: BinaryIO, size: int, options: ReadingOptions) -> Iterat
         yield failed(form, reading_error(error))
 
 
-def _what_it_is(head: bytes) -> str:
+def _measure(stream: BinaryIO, *, most: int) -> int:
+    """Bytes of a stream, by reading to its end, or more than `most`."""
+    size = stream.tell()
+    while size <= most and (data := stream.read(_STEP)):
+        size += len(data)
+    return size
+
+
+def _refusal(head: bytes) -> ReadingError:
+    """Why a file that is no image is not read."""
     if not head:
-        return "the file is empty"
+        return ReadingError(Outcome.NOT_AN_IMAGE, "the file is empty")
     kind = container_kind(head)
     if kind is None:
-        return "neither DICOM nor PNG nor JPEG"
-    names = ".zip, .tar, .tar.gz or .tgz"
-    return f"an archive ({kind}): opened if its name ends in {names} and it lies in no other"
+        return ReadingError(Outcome.NOT_AN_IMAGE, "neither DICOM nor PNG nor JPEG")
+    names = ".zip, .tar, .gz, .bz2, .xz, .tgz, .tbz2 or .txz"
+    detail = f"an archive ({kind}): opened if its name ends in {names} and it lies in no other"
+    return ReadingError(Outcome.NOT_AN_IMAGE, detail)
 
 
 def _read_raster(stream: BinaryIO, form: str, size: int, options: ReadingOptions) -> Reading:

@@ -1,7 +1,7 @@
-"""Members of a tar file, header by header: ustar, GNU and pax; no header's claim is trusted.
+"""Members of a tar file, header by header: Unix V7, ustar, GNU and pax; no claim is trusted.
 
-Source: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block"; for the types L, K
-and S and for base-256 numbers the GNU tar manual, appendix D.
+Source: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block"; for the types L, K,
+M and S and for base-256 numbers the GNU tar manual, appendix D; tar(5) of Unix V7.
 """
 
 import io
@@ -10,7 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, cast
 
-from cxrbatch.reading.members import Held, Member, OpenMember, Window
+from cxrbatch.reading.members import (
+    Held,
+    Member,
+    OpenMember,
+    Window,
+    next_data,
+    nothing_to_verify,
+)
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 
 TAR_BLOCK = 512
@@ -21,20 +28,36 @@ _KINDS = {
     **dict.fromkeys((b"5", b"D"), "folder"),
 }
 _WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")
+_HARD_LINK = b"1"
+# Those that a header without magic may have: NUL is that of a file, and GNU tar writes M so.
+_OLD_TYPES = b"\x0001234567M"
 _EXTENSIONS = (b"L", b"K", b"x", b"X", b"g")
+_OBSTACLES = {
+    b"S": "a sparse member; pack without --sparse",
+    b"M": "the end of a member that begins in another volume; join the volumes",
+}
 _MOST_EXTENSIONS = 16
 _LONGEST_EXTENSION = 1 << 20
 # Beyond this no seek can go; the largest file that a system holds is 2^63 bytes.
 _FARTHEST = 1 << 62
+_HOLES_LOOKED_FOR = 1 << 20
+# A hard link is opened where its target is: above these bits is a checksum of the target's name.
+_PLACE_BITS = 64
 
 
 class _Entry(NamedTuple):
-    """A member's headers, read; `content` and `end` are offsets, `end` that of the next header."""
+    """A member's headers, read.
+
+    `offset`, `content` and `end` are offsets in the tar, `end` that of the next header; `target` is
+    the name that a hard link gives, `obstacle` why the content cannot be read, if so.
+    """
 
     name: bytes
     kind: str
     size: int
-    is_sparse: bool
+    target: bytes
+    obstacle: str
+    offset: int
     content: int
     end: int
 
@@ -44,90 +67,140 @@ class _Extension:
     """What the headers in front of a member say of it, where they do."""
 
     name: bytes | None = None
+    target: bytes | None = None
     size: int | None = None
     is_sparse: bool = False
 
 
 def is_tar_header(block: bytes) -> bool:
-    """Whether a file that starts with these bytes is a tar, ustar or newer."""
-    return block[257:262] == b"ustar" and len(block) >= TAR_BLOCK and _has_checksum(block)
+    """Whether a file that starts with these bytes is a tar, be it older than ustar."""
+    if len(block) < TAR_BLOCK or not _has_checksum(block):
+        return False
+    return block[257:262] == b"ustar" or _is_old_header(block)
+
+
+def _is_old_header(block: bytes) -> bool:
+    """Whether a block without magic has a name, a known type, and numbers where they belong."""
+    numbers = [block[100:108], block[108:116], block[116:124], block[124:136], block[136:148]]
+    digits = [field.strip(b" \0") for field in numbers]
+    is_numeric = not b"".join(digits).strip(b"01234567")
+    return is_numeric and digits[3] != b"" and block[0] != 0 and block[156] in _OLD_TYPES
 
 
 def tar_members(file: BinaryIO) -> Iterator[Member]:
-    """List the members in their order.
+    """List the members in their order, those of tars that follow each other too.
 
     Args:
         file: The tar, inflated; read forwards only.
 
     Raises:
-        ReadingError: `truncated` without an end mark, `corrupt` at a damaged header, `too_large`
-            at an endless one; the members before that place have been given.
+        ReadingError: `truncated` without an end mark, `corrupt` at a damaged header or at bytes
+            behind the end mark that are no tar, `too_large` at an endless header; the members
+            before that place have been given.
     """
     offset = 0
     while entry := _read_entry(file, offset):
-        yield Member(entry.name, entry.size, offset, entry.kind)
+        yield Member(entry.name, entry.size, entry.offset, entry.kind, target=entry.target)
         offset = entry.end
 
 
+def link_place(name: bytes, offset: int) -> int:
+    """Offset of a hard link to a file: the file's, with a checksum of the file's name.
+
+    Args:
+        name: The file's.
+        offset: The file's; or that of a link, which it is given back for.
+    """
+    is_link = offset >> _PLACE_BITS
+    return offset if is_link else (zlib.crc32(name) + 1) << _PLACE_BITS | offset
+
+
+def content_place(member: Member) -> int:
+    """Offset of the headers whose content the member has."""
+    return member.offset & ((1 << _PLACE_BITS) - 1)
+
+
 def open_tar_member(file: BinaryIO, name: bytes, offset: int, *, is_compressed: bool) -> OpenMember:
-    """Open the member whose first header is at `offset`.
+    """Open the member whose first header is at `offset`, or the file that it links to.
 
     A tar has no checksum of content: that of a compressed tar is checked when it is listed.
 
     Raises:
-        ReadingError: `unreadable_file` for a sparse member or a file that has changed,
-            `truncated` if the content goes beyond the end.
+        ReadingError: `unreadable_file` for a sparse or divided member or a file that has
+            changed, `truncated` if the content goes beyond the end.
     """
-    entry = _read_entry(file, offset)
-    if entry is None or entry.name != name:
+    check, place = divmod(offset, 1 << _PLACE_BITS)
+    entry = _read_entry(file, place)
+    is_same = entry and (link_place(entry.name, place) == offset if check else entry.name == name)
+    if entry is None or not is_same:
         raise ReadingError(Outcome.UNREADABLE_FILE, "the tar has changed since it was listed")
-    if entry.is_sparse:
-        raise ReadingError(Outcome.UNREADABLE_FILE, "a sparse member; pack without --sparse")
+    if entry.obstacle:
+        raise ReadingError(Outcome.UNREADABLE_FILE, entry.obstacle)
     if is_compressed:
         held = Held(cast(io.BufferedReader, file), start=entry.content, size=entry.size)
         return OpenMember(cast(BinaryIO, held), entry.size, held.hold_all)
     if entry.content + entry.size > file.seek(0, io.SEEK_END):
         raise ReadingError(Outcome.TRUNCATED, "the tar ends inside the member")
     window = Window(file, start=entry.content, size=entry.size)
-    return OpenMember(io.BufferedReader(window), entry.size, _nothing_to_verify)
-
-
-def _nothing_to_verify() -> None:
-    pass
+    return OpenMember(io.BufferedReader(window), entry.size, nothing_to_verify)
 
 
 def _read_entry(file: BinaryIO, offset: int) -> _Entry | None:
-    """Read all headers of the member at `offset`; None at the end mark, a block of zeros."""
+    """Read all headers of the member at `offset`, or behind zeros there; None if none follow."""
     if offset > _FARTHEST:
         raise _end_is_missing()
     file.seek(offset)
-    extension = _Extension()
-    for number in range(_MOST_EXTENSIONS):
-        block = _read_block(file)
-        if number == 0 and not any(block):
+    block = _read_block(file)
+    if not block.strip(b"\0"):
+        offset, block = _behind_end_mark(file, offset + TAR_BLOCK)
+        if not block:
             return None
+    extension = _Extension()
+    for _ in range(_MOST_EXTENSIONS):
         if not _has_checksum(block):
             raise ReadingError(Outcome.CORRUPT, "a header in the tar is damaged")
         if block[156:157] not in _EXTENSIONS:
-            return _entry(file, block, extension)
+            return _entry(file, offset, block, extension)
         _extend(extension, file, block)
+        block = _read_block(file)
     raise ReadingError(Outcome.CORRUPT, "a member of the tar has headers without end")
 
 
-def _entry(file: BinaryIO, block: bytes, extension: _Extension) -> _Entry:
+def _behind_end_mark(file: BinaryIO, offset: int) -> tuple[int, bytes]:
+    """Pass over the end mark and padding, both zeros, to the first header of another tar.
+
+    Returns:
+        Its offset and the block; the block is empty where the file ends.
+    """
+    while block := file.read(TAR_BLOCK):
+        if block.strip(b"\0"):
+            if is_tar_header(block):
+                return offset, block
+            detail = "bytes that are no tar follow the end of the tar; they are not read"
+            raise ReadingError(Outcome.CORRUPT, detail)
+        offset += TAR_BLOCK
+        if offset % _HOLES_LOOKED_FOR == 0:
+            offset = next_data(file, offset) // TAR_BLOCK * TAR_BLOCK
+            file.seek(offset)
+    return offset, b""
+
+
+def _entry(file: BinaryIO, offset: int, block: bytes, extension: _Extension) -> _Entry:
     form = block[156:157]
     size = _number(block[124:136]) if extension.size is None else extension.size
     name = _header_name(block) if extension.name is None else extension.name
-    is_sparse = extension.is_sparse
+    target = b""
+    if form == _HARD_LINK:
+        target = _until_nul(block[157:257]) if extension.target is None else extension.target
     if form == b"S":
-        is_sparse = True
         _skip_sparse_map(file, block)
+    obstacle = _OBSTACLES.get(b"S" if extension.is_sparse else form, "")
     kind = _KINDS.get(form, "file")
     if form == b"\0" and name.endswith(b"/"):
         kind = "folder"  # before POSIX there was no type for it
     content = file.tell()
     stored = 0 if form in _WITHOUT_CONTENT else size
-    return _Entry(name, kind, size, is_sparse, content, content + _padded(stored))
+    return _Entry(name, kind, size, target, obstacle, offset, content, content + _padded(stored))
 
 
 def _extend(extension: _Extension, file: BinaryIO, block: bytes) -> None:
@@ -140,10 +213,14 @@ def _extend(extension: _Extension, file: BinaryIO, block: bytes) -> None:
         raise _end_is_missing()
     if form == b"L":
         extension.name = _until_nul(data[:size])
+    elif form == b"K":
+        extension.target = _until_nul(data[:size])
     elif form in (b"x", b"X"):
         for key, value in _pax_records(data[:size]):
             if key in (b"path", b"GNU.sparse.name"):
                 extension.name = value
+            elif key == b"linkpath":
+                extension.target = value
             elif key == b"size":
                 extension.size = _decimal(value)
             extension.is_sparse |= key.startswith(b"GNU.sparse.")

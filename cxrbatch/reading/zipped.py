@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO, cast
 
+from cxrbatch.reading.compression import DEFLATE
 from cxrbatch.reading.members import Held, Inflated, Member, OpenMember, Window
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.zip_directory import Directory, find_directory, has_zip_end
@@ -202,7 +203,7 @@ def _open_stored(window: Window, entry: Entry) -> OpenMember:
 
 
 def _open_deflated(window: Window, entry: Entry) -> OpenMember:
-    inflated = Inflated(cast(BinaryIO, window), is_gzip=False)
+    inflated = Inflated(cast(BinaryIO, window), DEFLATE)
     held = Held(inflated, start=0, size=entry.size)
 
     def verify() -> None:

@@ -1,6 +1,6 @@
 """The walk: every regular file below a root, in one order on every machine.
 
-A container, that is a zip or tar, counts by its members.
+A container, that is a zip, a tar or a compressed file, counts by its members.
 """
 
 import errno

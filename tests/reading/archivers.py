@@ -46,7 +46,7 @@ def make_tar(
     path: Path,
     files: dict[str, bytes],
     *,
-    mode: Literal["w", "w:gz"] = "w",
+    mode: Literal["w", "w:gz", "w:bz2", "w:xz"] = "w",
     form: int = tarfile.PAX_FORMAT,
 ) -> Path:
     with tarfile.open(path, mode, format=form) as archive:
@@ -65,12 +65,41 @@ def make_compressed_tar(path: Path, files: dict[str, bytes]) -> Path:
     return make_tar(path, files, mode="w:gz")
 
 
+def make_bzip2_tar(path: Path, files: dict[str, bytes]) -> Path:
+    return make_tar(path, files, mode="w:bz2")
+
+
+def make_xz_tar(path: Path, files: dict[str, bytes]) -> Path:
+    return make_tar(path, files, mode="w:xz")
+
+
+def to_v7(header: bytes) -> bytes:
+    """A ustar header without what Unix V7 did not have: magic, owner's name, device and prefix."""
+    bare = bytearray(header[:257].ljust(512, b"\0"))
+    bare[156] = bare[156] if bare[156] in b"12" else 0
+    bare[148:156] = b" " * 8
+    bare[148:156] = b"%06o\0 " % sum(bare)
+    return bytes(bare)
+
+
+def make_v7_tar(path: Path, files: dict[str, bytes]) -> Path:
+    data = make_tar(path, files, form=tarfile.USTAR_FORMAT).read_bytes()
+    with tarfile.open(path) as archive:
+        places = [entry.offset for entry in archive]
+    for at in places:
+        data = data[:at] + to_v7(data[at : at + 512]) + data[at + 512 :]
+    path.write_bytes(data)
+    return path
+
+
 MAKERS: dict[str, tuple[str, Maker]] = {
     "stored zip": (".zip", make_stored_zip),
     "deflated zip": (".ZIP", make_zip),
     "pax tar": (".tar", make_tar),
     "GNU tar": (".tar", make_gnu_tar),
     "tar.gz": (".tar.gz", make_compressed_tar),
+    "tar.bz2": (".TBZ2", make_bzip2_tar),
+    "tar.xz": (".tar.xz", make_xz_tar),
 }
 
 

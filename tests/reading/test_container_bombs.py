@@ -1,7 +1,9 @@
 """Containers made to cost time or memory: listed and read in a second, each in a process alone."""
 
+import bz2
 import gzip
 import io
+import lzma
 import struct
 import subprocess
 import sys
@@ -143,6 +145,47 @@ def gzip_in_crumbs() -> bytes:
     return gzip.compress(tar_header(b"film") + bytes(1024)) + gzip.compress(b"") * 1_000_000
 
 
+def film_of_zeros() -> bytes:
+    """The header of a radiograph of 150 MB, and zeros without end."""
+    elements = {0x00280010: ("US", 9000), 0x00280011: ("US", 9000)}
+    return make_dicom(ramp(), elements=elements)
+
+
+def gzip_film() -> bytes:
+    return gzip_of(deflated_zeros(film_of_zeros())[0])
+
+
+def bzip2_film() -> bytes:
+    """A stream of 45 zeros MB is 45 bytes, and may follow itself."""
+    return bz2.compress(film_of_zeros()) + bz2.compress(bytes(45 << 20)) * (GIGABYTES << 5)
+
+
+def xz_film() -> bytes:
+    return lzma.compress(film_of_zeros() + bytes(300 << 20), preset=0)
+
+
+def bzip2_tar_of_headers() -> bytes:
+    return bz2.compress(tar_header(b"film") * 80_000) * 60
+
+
+def xz_with_a_huge_dictionary() -> bytes:
+    data = bytearray(lzma.compress(make_image_file(ramp(), "PNG")))
+    # The block header follows the 12 bytes of the stream header; its filter's one property byte
+    # is the size of the dictionary, 40 for 4 GiB less a byte.
+    assert data[12:16] == b"\x02\0\x21\x01"
+    data[16] = 40
+    data[20:24] = struct.pack("<L", zlib.crc32(data[12:20]))
+    return bytes(data)
+
+
+def bzip2_in_crumbs() -> bytes:
+    return bz2.compress(tar_header(b"film") + bytes(1024)) + bz2.compress(b"") * 1_000_000
+
+
+def gzip_within_gzip() -> bytes:
+    return gzip.compress(gzip_of_zeros())
+
+
 def gzip_with_an_endless_name() -> bytes:
     return b"\x1f\x8b\x08\x08" + bytes(6) + b"a" * (32 << 20)
 
@@ -179,8 +222,15 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], set[str]]] = {
     "gzip of zeros": (".tar.gz", gzip_of_zeros, {"not_an_image"}),
     "tar.gz of zeros": (".tgz", compressed_tar_of_zeros, {"too_large"}),
     "tar.gz of headers": (".tgz", compressed_tar_of_headers, {"too_large"}),
-    "gzip in crumbs": (".tgz", gzip_in_crumbs, {"corrupt"}),
-    "gzip with an endless name": (".tgz", gzip_with_an_endless_name, {"not_an_image"}),
+    "gzip in crumbs": (".tgz", gzip_in_crumbs, {"corrupt", "not_an_image"}),
+    "bzip2 in crumbs": (".tbz2", bzip2_in_crumbs, {"corrupt", "not_an_image"}),
+    "gzip with an endless name": (".tgz", gzip_with_an_endless_name, {"truncated"}),
+    "gzip of a film": (".dcm.gz", gzip_film, {"too_large"}),
+    "bzip2 of a film": (".dcm.bz2", bzip2_film, {"too_large"}),
+    "xz of a film": (".dcm.xz", xz_film, {"too_large"}),
+    "tar.bz2 of headers": (".tbz2", bzip2_tar_of_headers, {"too_large"}),
+    "xz with a huge dictionary": (".png.xz", xz_with_a_huge_dictionary, {"too_large"}),
+    "gzip within gzip": (".gz", gzip_within_gzip, {"not_an_image"}),
     "tar of exabytes": (".tar", tar_claiming_exabytes, {"truncated"}),
     "pax header of gigabytes": (".tar", tar_with_a_pax_header_of_gigabytes, {"too_large"}),
     "headers without end": (".tar", tar_with_headers_without_end, {"corrupt"}),

@@ -1,6 +1,9 @@
 """A container counts by its members, wherever its members' rows come from."""
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import tarfile
 import zipfile
@@ -47,11 +50,13 @@ def archive(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -
                 archive.writestr(member, content)
     pack(folder / "plain.tar", files)
     pack(folder / "packed.tar.gz", files)
+    pack(folder / "packed.txz", files)
     return folder
 
 
 def pack(path: Path, files: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as archive:
+    modes = {".gz": "w:gz", ".tgz": "w:gz", ".txz": "w:xz"}
+    with tarfile.open(path, modes.get(path.suffix, "w")) as archive:  # type: ignore[call-overload]
         for name, content in files.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
@@ -86,8 +91,8 @@ def test_rows_of_members_equal_those_of_files_with_any_workers(
         summary = score(archive, tmp_path / f"{workers}", tiny_checkpoint, workers=workers)
         tables.append(rows(tmp_path / f"{workers}"))
     assert tables[0] == tables[1] == tables[2]
-    assert summary.counts.files == summary.counts.rows == 5 * IMAGES
-    assert summary.counts.outcomes == {"scored": 5 * 36, "not_an_image": 5 * 4}
+    assert summary.counts.files == summary.counts.rows == 6 * IMAGES
+    assert summary.counts.outcomes == {"scored": 6 * 36, "not_an_image": 6 * 4}
     by_container: dict[str, list[dict[str, Any]]] = {}
     for row in tables[0]:
         path = row.pop("path")
@@ -97,7 +102,8 @@ def test_rows_of_members_equal_those_of_files_with_any_workers(
         by_container.setdefault(container, []).append(row)
     plain = by_container.pop("plain")
     assert [row["name"] for row in plain] == list(files)
-    assert set(by_container) == {"deflated.zip", "stored.ZIP", "plain.tar", "packed.tar.gz"}
+    tars = {"plain.tar", "packed.tar.gz", "packed.txz"}
+    assert set(by_container) == {"deflated.zip", "stored.ZIP"} | tars
     assert all(packed == plain for packed in by_container.values())
 
 
@@ -127,6 +133,64 @@ def test_an_archive_may_be_one_container(
     summary = score(archive / "packed.tar.gz", tmp_path / "r.parquet", tiny_checkpoint)
     assert summary.counts.files == IMAGES
     assert rows(tmp_path / "r.parquet")[0]["path"] == "packed.tar.gz!/00/film"
+
+
+def test_files_compressed_alone_have_the_rows_of_plain_ones(
+    files: dict[str, bytes], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    suffixes = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+    for number, name in enumerate(["00/film", "01/film", "09/film"]):
+        plain = tmp_path / "archive" / "Normal" / f"{number}.png"
+        plain.parent.mkdir(parents=True, exist_ok=True)
+        plain.write_bytes(files[name])
+        for suffix, compress in suffixes.items():
+            plain.with_name(plain.name + suffix).write_bytes(compress(files[name]))
+    plain.with_name("rest.png.gz").write_bytes(gzip.compress(files["00/film"]) + b"rest")
+    plain.with_name("cut.png.gz").write_bytes(gzip.compress(files["00/film"])[:-9])
+    summary = score(tmp_path / "archive", tmp_path / "r.parquet", tiny_checkpoint, workers=1)
+    table = {row["path"].removeprefix("Normal/"): row for row in rows(tmp_path / "r.parquet")}
+    assert summary.counts.outcomes == {
+        "scored": 9,
+        "not_an_image": 4,
+        "truncated": 1,
+    }
+    assert table["cut.png.gz!/cut.png"]["outcome"] == "truncated"
+    assert table["rest.png.gz!/rest.png"]["flags"] == ["nonconforming"]
+    ignored = ("path", "file_size", "file_modified_ns")
+    for number in range(3):
+        plain_row = table[f"{number}.png"]
+        for suffix in suffixes:
+            row = table[f"{number}.png{suffix}!/{number}.png"]
+            assert {k: v for k, v in row.items() if k not in ignored} == {
+                k: v for k, v in plain_row.items() if k not in ignored
+            }
+
+
+def test_hard_links_have_rows(
+    files: dict[str, bytes], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "archive"
+    for suffix in (".tar", ".tgz"):
+        folder.mkdir(exist_ok=True)
+        pack(folder / f"a{suffix}", {"film": files["00/film"], "other": files["01/film"]})
+        with tarfile.open(folder / f"a{suffix}") as archive:
+            entries = [(e, archive.extractfile(e)) for e in archive]
+            modes = {".tar": "w", ".tgz": "w:gz"}
+            with tarfile.open(folder / f"b{suffix}", modes[suffix]) as linked:  # type: ignore[call-overload]
+                for entry, content in entries:
+                    linked.addfile(entry, content)
+                link = tarfile.TarInfo("twin")
+                link.type, link.linkname = tarfile.LNKTYPE, "film"
+                linked.addfile(link)
+        (folder / f"a{suffix}").unlink()
+    score(folder, tmp_path / "r.parquet", tiny_checkpoint)
+    table = rows(tmp_path / "r.parquet")
+    hashes = {row["path"]: row["image_hash"] for row in table}
+    assert list(hashes) == [
+        *("b.tar!/film", "b.tar!/other", "b.tar!/twin"),
+        *("b.tgz!/film", "b.tgz!/twin", "b.tgz!/other"),
+    ]
+    assert len({hashes[path] for path in hashes if not path.endswith("other")}) == 1
 
 
 def test_what_has_no_content_is_counted(tmp_path: Path) -> None:

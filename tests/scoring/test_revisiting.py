@@ -1,5 +1,6 @@
 """From a row back to its image: what was scored, or a reason, and nothing else."""
 
+import gzip
 import os
 import zipfile
 from dataclasses import replace
@@ -21,7 +22,7 @@ RECIPE = Recipe(size=32)
 
 @pytest.fixture
 def origin(tmp_path: Path) -> Origin:
-    """An archive with a PNG, a note, a zip that holds both, and a PNG outside of it."""
+    """An archive with a PNG, also in a zip and in gzip, a note, and a PNG outside of it."""
     archive = tmp_path / "archive"
     archive.mkdir()
     grey = np.random.default_rng(1).integers(0, 256, (40, 50), dtype=np.uint8)
@@ -30,6 +31,7 @@ def origin(tmp_path: Path) -> Origin:
     (archive / "note").write_text("a note")
     with zipfile.ZipFile(archive / "z.zip", "w") as container:
         container.write(archive / "a.png", "in/a.png")
+    (archive / "a.png.gz").write_bytes(gzip.compress((archive / "a.png").read_bytes()))
     return Origin(os.fsencode(archive), RECIPE, ReadingOptions())
 
 
@@ -39,7 +41,7 @@ def hash_of(path: Path) -> str:
     return image_hash(RECIPE.prepare(reading.image))
 
 
-@pytest.mark.parametrize("path", ["a.png", "z.zip!/in/a.png"])
+@pytest.mark.parametrize("path", ["a.png", "z.zip!/in/a.png", "a.png.gz!/a.png"])
 def test_the_image_is_found_again(origin: Origin, tmp_path: Path, path: str) -> None:
     reading = revisit(origin, path, 0, hash_of(tmp_path / "archive/a.png"))
     assert isinstance(reading, Reading)

@@ -110,6 +110,13 @@ class Outcome(StrEnum):
         "The file could not be opened or read, or is not a regular file.",
         "Check permissions and the disk, then run again.",
     )
+    UNSUPPORTED_CONTAINER = (
+        "unsupported_container",
+        Kind.FAILED,
+        "The file is a container that is not opened, such as 7z or rar, so the images in it are "
+        "not scored.",
+        "Unpack it, or pack it again as .zip or .tar.gz, then run again.",
+    )
     TOO_LARGE = (
         "too_large",
         Kind.FAILED,

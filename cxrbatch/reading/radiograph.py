@@ -22,7 +22,7 @@ from cxrbatch.reading.readings import (
     file_limit,
     in_order,
 )
-from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
+from cxrbatch.reading.sniffing import HEAD_BYTES, sniff, unopened_container
 
 __all__ = [
     "DEFAULT_OPTIONS",
@@ -126,7 +126,7 @@ def _read_stream(stream: BinaryIO, size: int | None, options: ReadingOptions) ->
     head = stream.read(HEAD_BYTES)
     form = sniff(head, size=_MOST_BYTES if size is None else size)
     if form == "other":
-        yield failed(form, _refusal(head))
+        yield failed(form, _refusal(stream, head))
         return
     limit = file_limit(options.max_pixels)
     if size is None:
@@ -161,10 +161,12 @@ def _measure(stream: BinaryIO, *, most: int) -> int:
     return size
 
 
-def _refusal(head: bytes) -> ReadingError:
+def _refusal(stream: BinaryIO, head: bytes) -> ReadingError:
     """Why a file that is no image is not read."""
     if not head:
         return ReadingError(Outcome.NOT_AN_IMAGE, "the file is empty")
+    if name := unopened_container(stream, head):
+        return ReadingError(Outcome.UNSUPPORTED_CONTAINER, name)
     kind = container_kind(head)
     if kind is None:
         return ReadingError(Outcome.NOT_AN_IMAGE, "neither DICOM nor PNG nor JPEG")

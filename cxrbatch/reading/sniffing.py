@@ -1,6 +1,8 @@
 """Tell formats apart by their first bytes; a file's name is never asked."""
 
+import re
 import struct
+from typing import BinaryIO
 
 HEAD_BYTES = 512
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -10,6 +12,43 @@ _VALUE_REPRESENTATIONS = frozenset(
     b"AE AS AT CS DA DS DT FL FD IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN "
     b"UR US UT UV".split()
 )
+
+
+_UNOPENED = {
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "rar",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"\x04\x22\x4d\x18": "LZ4",
+    b"\x02\x21\x4c\x18": "LZ4",
+    b"LZIP\x01": "lzip",
+    b"\x89LZO\0\r\n\x1a\n": "lzop",
+    b"MSCF\0\0\0\0": "cabinet (.cab)",
+    b"MSWIM\0\0\0": "Windows image (.wim)",
+    b"xar!\0": "xar",
+    b"070701": "cpio",
+    b"070702": "cpio",
+    b"070707": "cpio",
+}
+_UNOPENED_FORMS = (
+    # Flags of compress: 9 to 16 bits a code, two bits unused.
+    (re.compile(rb"\x1f\x9d[\x09-\x10\x89-\x90]"), "compress (.Z)"),
+    (re.compile(rb"[\x50-\x5f]\x2a\x4d\x18"), "Zstandard or LZ4"),
+    # Properties, a dictionary of 64 KiB to 1 GiB, and a size: unknown, or below a terabyte.
+    (re.compile(rb"\x5d\0\0.[\0-\x40](\xff{8}|.{5}\0{3})", re.DOTALL), "LZMA"),
+    (re.compile(rb"..-l[hz][\ds]-", re.DOTALL), "LHA"),
+)
+# How a response, a part of it or its headers start, and what they name when images follow.
+_MESSAGE = re.compile(
+    rb"\s*(?:HTTP/\d[\d.]* \d{3}|(--)[^\r\n]{1,70}\r?\n[a-z][\w-]*:|(?:content|mime)-[\w-]+:)",
+    re.IGNORECASE,
+)
+_IMAGES_FOLLOW = re.compile(
+    rb"^content-type:\s*(?:multipart/related;[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*?type=[\s\"]*)?"
+    rb"(?:application/(?:dicom(?![+\w])|octet-stream)|image/)",
+    re.MULTILINE,
+)
+_LONGEST_HEADERS = 1 << 14
+_ISO_SIGNATURE, _ISO_OFFSET = b"CD001", 32769
 
 
 def sniff(head: bytes, *, size: int) -> str:
@@ -29,6 +68,52 @@ def sniff(head: bytes, *, size: int) -> str:
     if head[128:132] == b"DICM" or head[:4] == b"DICM" or _is_bare_dataset(head, size=size):
         return "dicom"
     return "other"
+
+
+def unopened_container(stream: BinaryIO, head: bytes) -> str | None:
+    """Say which container of other files a file is that is neither an image nor opened.
+
+    Args:
+        stream: The file; read on only where its head is that of a disc image or a message.
+        head: Its first `HEAD_BYTES` bytes, or all of it.
+
+    Raises:
+        ReadingError: As for reading the stream.
+
+    Source: the signatures are those of the formats; ECMA-119 8.1.2 for ISO 9660; RFC 9110 and
+    2387 and DICOM PS3.18 for messages.
+    """
+    for signature, name in _UNOPENED.items():
+        if head.startswith(signature):
+            return f"a file of the format {name}"
+    for form, name in _UNOPENED_FORMS:
+        if form.match(head):
+            return f"a file of the format {name}"
+    if _is_disc_image(stream, head):
+        return "a disc image (ISO 9660)"
+    return _message(stream, head)
+
+
+def _is_disc_image(stream: BinaryIO, head: bytes) -> bool:
+    """Whether a volume descriptor follows a system area that is unused or starts a computer."""
+    is_system_area = not any(head) or head[510:512] == b"\x55\xaa" or head.startswith(b"ER")
+    if len(head) < HEAD_BYTES or not is_system_area:
+        return False
+    stream.seek(_ISO_OFFSET)
+    return stream.read(len(_ISO_SIGNATURE)) == _ISO_SIGNATURE
+
+
+def _message(stream: BinaryIO, head: bytes) -> str | None:
+    start = _MESSAGE.match(head)
+    if start is None:
+        return None
+    stream.seek(0)
+    text = stream.read(_LONGEST_HEADERS).partition(b"\0")[0].lower()
+    if not _IMAGES_FOLLOW.search(text) or b"text/html" in text:  # a web page with its pictures
+        return None
+    if start[1] or b"multipart/related" in text:
+        return "a DICOMweb multipart response saved as a file; save each of its parts by itself"
+    return "a response saved as a file with its headers; save its body alone"
 
 
 def is_implicit(head: bytes) -> bool:

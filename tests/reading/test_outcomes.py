@@ -58,6 +58,7 @@ def files() -> dict[Outcome, bytes]:
     }
     return found | {
         Outcome.SCORED: plain,
+        Outcome.UNSUPPORTED_CONTAINER: b"7z\xbc\xaf\x27\x1c" + bytes(100),
         Outcome.NOT_AN_IMAGE: b"%PDF-1.7 and no more",
         Outcome.NOT_A_RADIOGRAPH: make_dicom(ramp(), modality="CT"),
         Outcome.TOO_LARGE: make_dicom(ramp(), elements={0x00280008: ("IS", 2**31 - 1)}),

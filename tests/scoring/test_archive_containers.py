@@ -147,12 +147,14 @@ def test_files_compressed_alone_have_the_rows_of_plain_ones(
             plain.with_name(plain.name + suffix).write_bytes(compress(files[name]))
     plain.with_name("rest.png.gz").write_bytes(gzip.compress(files["00/film"]) + b"rest")
     plain.with_name("cut.png.gz").write_bytes(gzip.compress(files["00/film"])[:-9])
+    plain.with_name("a.7z").write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(600))
     summary = score(tmp_path / "archive", tmp_path / "r.parquet", tiny_checkpoint, workers=1)
     table = {row["path"].removeprefix("Normal/"): row for row in rows(tmp_path / "r.parquet")}
     assert summary.counts.outcomes == {
         "scored": 9,
         "not_an_image": 4,
         "truncated": 1,
+        "unsupported_container": 1,
     }
     assert table["cut.png.gz!/cut.png"]["outcome"] == "truncated"
     assert table["rest.png.gz!/rest.png"]["flags"] == ["nonconforming"]

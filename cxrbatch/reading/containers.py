@@ -10,6 +10,7 @@ import io
 import os
 import stat
 import threading
+from array import array
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from typing import BinaryIO, NamedTuple, cast
@@ -38,7 +39,7 @@ _HEAD_BYTES = 1 << 16
 _END = 1 << 62
 # A compressed tar is listed to its end before a member counts, so this much is held meanwhile.
 _LONGEST_LIST = 128 << 20
-_LISTED_BYTES = 320
+_LISTED_BYTES = 256
 _BUFFER = 1 << 16
 # Of a compressed tar the member that was read last is kept up to this, for its hard links.
 _MOST_KEPT = 64 << 20
@@ -218,13 +219,15 @@ def _compressed_members(compressed: _Compressed) -> Iterator[Member]:
     What a whole stream's checksum vouches for is given even if a later stream is damaged.
     """
     inflated, stream = compressed.inflated, compressed.stream
-    listed: list[tuple[Member, int]] = []
+    listed: list[Member] = []
+    ends = array("Q")
     failure: ReadingError | None = None
     fault: Fault | None = None
     try:
         length = 0
         for member in tar_members(stream):
-            listed.append((member, stream.tell() + member.size))
+            listed.append(member)
+            ends.append(min(stream.tell() + member.size, _END))
             length += _LISTED_BYTES + len(member.name)
             if length > _LONGEST_LIST:
                 raise ReadingError(Outcome.TOO_LARGE, "too many members in a compressed tar")
@@ -240,13 +243,14 @@ def _compressed_members(compressed: _Compressed) -> Iterator[Member]:
     if inflated.has_rest:
         detail = "other bytes follow the compressed data; they are not read"
         failure = failure or ReadingError(Outcome.CORRUPT, detail)
-    members = [
-        member._replace(fault=fault) if fault and end > inflated.verified else member
-        for member, end in listed
-    ]
-    linked = follow_links(members, earlier=lambda end: _until(end, members))
-    # A link comes with its file: there is no way back but from the start.
-    yield from sorted(linked, key=content_place)
+    if fault:
+        whole = [end <= inflated.verified for end in ends]
+        listed = [m if ok else m._replace(fault=fault) for m, ok in zip(listed, whole, strict=True)]
+    if any(member.target for member in listed):
+        linked = follow_links(listed, earlier=lambda end: _until(end, listed))
+        # A link comes with its file: there is no way back but from the start.
+        listed = sorted(linked, key=content_place)
+    yield from listed
     if failure:
         raise failure
 

@@ -29,8 +29,8 @@ _KINDS = {
 }
 _WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")
 _HARD_LINK = b"1"
-# Those that a header without magic may have: NUL is that of a file, and GNU tar writes M so.
-_OLD_TYPES = b"\x0001234567M"
+# Of headers without magic, NUL being that of a file; GNU tar writes M and V without magic too.
+_OLD_TYPES = b"\x0001234567MV"
 _EXTENSIONS = (b"L", b"K", b"x", b"X", b"g")
 _OBSTACLES = {
     b"S": "a sparse member; pack without --sparse",
@@ -83,8 +83,8 @@ def _is_old_header(block: bytes) -> bool:
     """Whether a block without magic has a name, a known type, and numbers where they belong."""
     numbers = [block[100:108], block[108:116], block[116:124], block[124:136], block[136:148]]
     digits = [field.strip(b" \0") for field in numbers]
-    is_numeric = not b"".join(digits).strip(b"01234567")
-    return is_numeric and digits[3] != b"" and block[0] != 0 and block[156] in _OLD_TYPES
+    is_numeric = any(digits) and not b"".join(digits).strip(b"01234567")
+    return is_numeric and block[0] != 0 and block[156] in _OLD_TYPES
 
 
 def tar_members(file: BinaryIO) -> Iterator[Member]:

@@ -89,7 +89,7 @@ def test_a_header_without_magic_needs_more_than_a_checksum() -> None:
     for wrong in (
         {"_0": b"\0"},
         {"_124": b"9" * 11},
-        {"_124": b"\0" * 12},
+        {"_100": b"\0" * 48},
         {"_100": b"rw-r--r--"[:8]},
         {"_156": b"q"},
     ):
@@ -254,6 +254,21 @@ def test_hard_links_cost_a_compressed_tar_no_second_pass(
         assert content == noise[int(member.name.removeprefix(b"link")) % 10]
     assert len(members) == 40
     assert len(starts) == 1
+
+
+@pytest.mark.parametrize("form", ["v7", "oldgnu", "pax"])
+def test_a_label_and_incremental_folders_are_passed_over(form: str, tmp_path: Path) -> None:
+    if not shutil.which("tar"):
+        pytest.skip("tar is not installed")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "film").write_bytes(PNG)
+    extra = [] if form == "v7" else ["-V", "label", "-g", "snapshot"]
+    subprocess.run(
+        ["tar", f"--format={form}", *extra, "-cf", "a.tar", "folder"], cwd=tmp_path, check=True
+    )
+    path = os.fsencode(tmp_path / "a.tar")
+    assert is_container(path)
+    assert outcomes(path) == {b"folder/film": "scored"}
 
 
 def test_the_end_of_a_divided_member_says_so(tmp_path: Path) -> None:

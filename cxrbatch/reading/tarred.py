@@ -100,7 +100,7 @@ def tar_members(file: BinaryIO) -> Iterator[Member]:
     """
     offset = 0
     while entry := _read_entry(file, offset):
-        yield Member(entry.name, entry.size, entry.offset, entry.kind, target=entry.target)
+        yield Member(entry.name, entry.size, entry.offset, entry.kind, None, entry.target)
         offset = entry.end
 
 
@@ -151,7 +151,7 @@ def _read_entry(file: BinaryIO, offset: int) -> _Entry | None:
         raise _end_is_missing()
     file.seek(offset)
     block = _read_block(file)
-    if not block.strip(b"\0"):
+    if not block[0] and not any(block):
         offset, block = _behind_end_mark(file, offset + TAR_BLOCK)
         if not block:
             return None

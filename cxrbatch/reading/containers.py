@@ -11,6 +11,7 @@ import os
 import stat
 import threading
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from typing import BinaryIO, NamedTuple, cast
@@ -219,20 +220,7 @@ def _compressed_members(compressed: _Compressed) -> Iterator[Member]:
     What a whole stream's checksum vouches for is given even if a later stream is damaged.
     """
     inflated, stream = compressed.inflated, compressed.stream
-    listed: list[Member] = []
-    ends = array("Q")
-    failure: ReadingError | None = None
-    fault: Fault | None = None
-    try:
-        length = 0
-        for member in tar_members(stream):
-            listed.append(member)
-            ends.append(min(stream.tell() + member.size, _END))
-            length += _LISTED_BYTES + len(member.name)
-            if length > _LONGEST_LIST:
-                raise ReadingError(Outcome.TOO_LARGE, "too many members in a compressed tar")
-    except ReadingError as error:
-        failure = error
+    listed, ends, failure = _listed(stream)
     try:
         stream.seek(_END)
     except ReadingError as error:
@@ -240,19 +228,36 @@ def _compressed_members(compressed: _Compressed) -> Iterator[Member]:
             raise  # a bomb's members are as many as it likes, and stand for nothing
         failure = failure or error
         fault = Fault(error.outcome, "the compressed tar that holds it is damaged")
+        first = bisect_right(ends, inflated.verified)
+        listed[first:] = [member._replace(fault=fault) for member in listed[first:]]
     if inflated.has_rest:
         detail = "other bytes follow the compressed data; they are not read"
         failure = failure or ReadingError(Outcome.CORRUPT, detail)
-    if fault:
-        whole = [end <= inflated.verified for end in ends]
-        listed = [m if ok else m._replace(fault=fault) for m, ok in zip(listed, whole, strict=True)]
     if any(member.target for member in listed):
         linked = follow_links(listed, earlier=lambda end: _until(end, listed))
         # A link comes with its file: there is no way back but from the start.
-        listed = sorted(linked, key=content_place)
-    yield from listed
+        yield from sorted(linked, key=content_place)
+    else:
+        yield from listed
     if failure:
         raise failure
+
+
+def _listed(stream: BinaryIO) -> tuple[list[Member], "array[int]", ReadingError | None]:
+    """The members of a tar, where the content of each one ends, and why there are no more."""
+    listed: list[Member] = []
+    ends = array("Q")
+    length = 0
+    try:
+        for member in tar_members(stream):
+            listed.append(member)
+            ends.append(min(stream.tell() + member.size, _END))
+            length += _LISTED_BYTES + len(member.name)
+            if length > _LONGEST_LIST:
+                raise ReadingError(Outcome.TOO_LARGE, "too many members in a compressed tar")
+    except ReadingError as error:
+        return listed, ends, error
+    return listed, ends, None
 
 
 class _AtHand(threading.local):

@@ -37,7 +37,7 @@ class Member(NamedTuple):
 
     Attributes:
         name: As the container spells it. It names nothing on this machine and never will.
-        size: Bytes of its content, as claimed.
+        size: Bytes of its content, as claimed; of a file compressed alone, those of its container.
         offset: Where its own header lies in the container (inflated, if it is compressed whole).
         kind: "file", or what has no content to read: "folder", "link" or "special".
         fault: Why it must not be read, where that is known from the container as a whole.

@@ -160,13 +160,15 @@ def _read_frame(
     grey = replace(grey, pixel_aspect=image.pixel_aspect)
     aspect = aspect_in_full(grey, rows=shape.rows, columns=shape.columns)
     remarks = [*image.deviations]
-    if image.transforms is not None and image.transforms.is_contradictory:
+    if verdict is not None:
+        remarks.insert(0, verdict.detail)
+    elif image.transforms is not None and image.transforms.is_contradictory:
         remarks.append(_CONTRADICTION)
     return Reading(
         frame=number,
         format="dicom",
         outcome=Outcome.SCORED if verdict is None else verdict.outcome,
-        detail="; ".join(remarks) if verdict is None else verdict.detail,
+        detail="; ".join(remarks),
         facts=facts,
         flags=in_order(flags | {flag for flag, is_set in found.items() if is_set}),
         image=replace(grey, pixel_aspect=aspect),

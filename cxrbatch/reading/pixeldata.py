@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from cxrbatch.reading.decoding import DecodedFrame, FrameShape, Samples, decode_frame
 from cxrbatch.reading.elements import raw_bytes
-from cxrbatch.reading.header import Header, InflatedStream, PixelElement
+from cxrbatch.reading.header import Header, PixelElement
+from cxrbatch.reading.inflation import InflatedStream
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 
 _UNDEFINED = 0xFFFFFFFF

@@ -26,9 +26,23 @@ def sniff(head: bytes, *, size: int) -> str:
         return "png"
     if head.startswith(JPEG_SIGNATURE):
         return "jpeg"
-    if head[128:132] == b"DICM" or head[:4] == b"DICM" or _is_bare_dataset(head, size=size):
+    if preamble_length(head, size=size) or _is_bare_dataset(head, size=size):
         return "dicom"
     return "other"
+
+
+def preamble_length(head: bytes, *, size: int) -> int:
+    """Bytes in front of the first element: preamble and prefix (PS3.10 section 7.1), or less.
+
+    The letters of the prefix may lie in a value at that place, in a file without preamble.
+
+    Args:
+        head: As of `sniff`.
+        size: Likewise.
+    """
+    if head[128:132] == b"DICM":
+        return 0 if _is_bare_dataset(head, size=size, reach=132) else 132
+    return 4 if head[:4] == b"DICM" else 0
 
 
 def is_implicit(head: bytes) -> bool:
@@ -41,19 +55,20 @@ def is_big_endian(head: bytes) -> bool:
     return len(head) > 1 and head[0] == 0 and head[1] != 0
 
 
-def _is_bare_dataset(head: bytes, *, size: int) -> bool:
-    """Whether the bytes start a data set without preamble: a plausible element, then another.
+def _is_bare_dataset(head: bytes, *, size: int, reach: int = 0) -> bool:
+    """Whether the bytes start a data set without preamble: a plausible element, then others.
 
     One tag alone is eight arbitrary bytes; a second one, higher and just where the first one's
-    length says, is no accident.
+    length says, is no accident. More are asked for until one ends at `reach` or behind it.
     """
-    first = _element(head, 0)
-    if first is None or first[0] >> 16 not in (0x0002, 0x0004, 0x0008):
+    last = _element(head, 0)
+    if last is None or last[0] >> 16 not in (0x0002, 0x0004, 0x0008):
         return False
-    second = _element(head, first[1])
-    if second is None:
-        return False
-    return first[0] < second[0] and second[1] <= size
+    while (following := _element(head, last[1])) and last[0] < following[0]:
+        last = following
+        if last[1] >= reach:
+            return last[1] <= size
+    return False
 
 
 def _element(head: bytes, offset: int) -> tuple[int, int] | None:

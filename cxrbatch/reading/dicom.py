@@ -9,7 +9,7 @@ from pydicom.uid import UID
 
 from cxrbatch.reading.allowance import claim
 from cxrbatch.reading.colour import COLOUR_SPACES, render_colour
-from cxrbatch.reading.decoding import DECODERS, FrameShape
+from cxrbatch.reading.decoding import DECODERS, DecodedFrame, FrameShape
 from cxrbatch.reading.description import describe, header_flags, object_kind, pixel_aspect
 from cxrbatch.reading.display import StoredLayout, render
 from cxrbatch.reading.elements import integer, quietly
@@ -145,7 +145,7 @@ def _read_frame(
 ) -> Reading:
     """One frame; its failure is its own and leaves the others alone."""
     try:
-        grey, is_colour = _render_frame(image, number)
+        grey, is_colour, deviations = _render_frame(image, number)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
@@ -155,11 +155,11 @@ def _read_frame(
     found = {
         Flag.COLOUR: is_colour,
         Flag.REDUCED_DECODING: grey.shape != (shape.rows, shape.columns),
-        Flag.NONCONFORMING: bool(image.deviations),
+        Flag.NONCONFORMING: bool(deviations),
     }
     grey = replace(grey, pixel_aspect=image.pixel_aspect)
     aspect = aspect_in_full(grey, rows=shape.rows, columns=shape.columns)
-    remarks = [*image.deviations]
+    remarks = [*deviations]
     if verdict is not None:
         remarks.insert(0, verdict.detail)
     elif image.transforms is not None and image.transforms.is_contradictory:
@@ -175,11 +175,36 @@ def _read_frame(
     )
 
 
-def _render_frame(image: _Image, number: int) -> tuple[GreyImage, bool]:
+def _render_frame(image: _Image, number: int) -> tuple[GreyImage, bool, tuple[str, ...]]:
+    """Grey levels, whether the frame has colour, and the deviations of file and frame."""
     decoded = image.frames.frame(number)
+    deviations = image.deviations + decoded.deviations
+    layout = _layout_of(decoded, image)
+    if layout != image.layout:
+        deviations += (f"the values have {layout.bits_stored} bits, more than bits stored",)
     if image.transforms is None:
-        return render_colour(decoded, layout=image.layout, palette=image.palette)
-    return render(decoded.cells, image.transforms.greyscale, no_voi=image.no_voi), False
+        grey, is_colour = render_colour(decoded, layout=layout, palette=image.palette)
+        return grey, is_colour, deviations
+    greyscale = replace(image.transforms.greyscale, layout=layout)
+    return render(decoded.cells, greyscale, no_voi=image.no_voi), False, deviations
+
+
+def _layout_of(decoded: DecodedFrame, image: _Image) -> StoredLayout:
+    """Where the value lies; in all bits of a codestream whose values need more than Bits Stored.
+
+    Without the upper bits white would become black. Source: DICOM PS3.5 section A.4; so does GDCM.
+    """
+    layout = image.layout
+    if decoded.precision is None or decoded.precision <= layout.high_bit + 1:
+        return layout
+    cells = decoded.cells
+    values = cells.view(f"i{cells.dtype.itemsize}") if layout.is_signed else cells
+    shift = layout.high_bit + 1 - layout.bits_stored
+    if layout.lowest <= values.min() >> shift and values.max() >> shift <= layout.highest:
+        return layout
+    if image.transforms is None or decoded.precision > image.shape.bits_allocated:
+        raise ReadingError(Outcome.CORRUPT, "the values have more bits than the header gives")
+    return StoredLayout(decoded.precision, decoded.precision - 1, layout.is_signed)
 
 
 def _open_image(
@@ -231,7 +256,7 @@ def _open_image(
         palette,
         no_voi,
         pixel_aspect(header.dataset),
-        header.deviations,
+        header.deviations + frames.deviations,
     )
 
 
@@ -271,7 +296,7 @@ def _read_shape(dataset: Dataset, facts: HeaderFacts) -> tuple[FrameShape, Store
     if photometric == "YBR_FULL_422" and facts.columns % 2:
         raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "YBR_FULL_422 with an odd width")
     allocated = integer(dataset, 0x00280100)
-    if allocated not in (1, 8, 16, 32):
+    if allocated not in (1, 8, 12, 16, 32):
         raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "bits allocated that are not read")
     stored = facts.bits_stored or allocated
     high = integer(dataset, 0x00280102)

@@ -106,7 +106,7 @@ def list_fragments(
     elif size is not None and position < size:
         stream.seek(position)
         if stream.read(4) not in _ALLOWED_BEHIND:
-            deviations.append("stray bytes lie behind the pixel data")
+            deviations.append("what lies behind the pixel data was not read")
     return FragmentList(fragments, offsets, failure, tuple(deviations))
 
 

@@ -218,10 +218,10 @@ def _collect(
     """
     while (head := reader.head(position, encoding)) is not None:
         tag = head.tag
-        if tag in PIXEL_TAGS and not last >= tag:
-            return PixelElement(tag, head.vr, head.length, head.start)
         if tag <= last:
             reader.note("order", f"{element_name(tag)} is repeated or out of order")
+        if tag in PIXEL_TAGS:
+            return PixelElement(tag, head.vr, head.length, head.start)
         last = tag
         if head.length & 1 and head.length != UNDEFINED:
             reader.note("odd", f"{element_name(tag)} has an odd length")
@@ -247,8 +247,10 @@ def _collect_behind(
     behind: _Elements = {}
     second = reader.again()
     try:
-        _collect(second, position, encoding, behind, last=pixels.tag)
+        is_over = _collect(second, position, encoding, behind, last=pixels.tag) is None
     except ReadingError:
+        is_over = False
+    if not is_over:
         reader.note("behind", "stray bytes lie behind the pixel data")
         return
     for kind, deviation in second.deviations.items():

@@ -26,7 +26,7 @@ from cxrbatch.reading.inflation import InflatedStream
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 
 _UNDEFINED = 0xFFFFFFFF
-_PACKED = "bits allocated are 12: two pixels are packed into three bytes"
+_TWELVE = "bits allocated are 12"
 
 
 class NativeFrames:
@@ -51,11 +51,14 @@ class NativeFrames:
         samples = 2 if self._is_422 else shape.samples
         self._bits = shape.rows * shape.columns * samples * shape.bits_allocated
         self._needed = needed = (frames * self._bits + 7) // 8
-        self.deviations: tuple[str, ...] = (_PACKED,) if shape.bits_allocated == 12 else ()
+        self.deviations: tuple[str, ...] = (_TWELVE,) if shape.bits_allocated == 12 else ()
         if pixels.length % 2 and pixels.length != _UNDEFINED:
             self.deviations += ("the pixel data have an odd length",)
         if pixels.length == _UNDEFINED:
             raise ReadingError(Outcome.CORRUPT, "uncompressed pixel data without a length")
+        if shape.bits_allocated == 12 and 3 * pixels.length >= 4 * needed:
+            detail = "bits allocated are 12, and the pixel data are of 16"
+            raise ReadingError(Outcome.UNSUPPORTED_IMAGE, detail)
         if pixels.length < needed:
             raise ReadingError(Outcome.TRUNCATED, "the pixel data are shorter than the image")
         if header.size is not None and pixels.offset + needed > header.size:
@@ -150,6 +153,8 @@ class EncapsulatedFrames:
         offsets = found.offsets or _extended_offsets(header)
         self._frames = group_fragments(found.fragments, offsets, frames, read=self._read)
         self.deviations = found.deviations
+        if shape.bits_allocated == 12:
+            self.deviations += (_TWELVE,)
         if offsets and offsets != tuple(parts[0].relative for parts in self._frames):
             self.deviations += ("the offset table does not fit the frames",)
         if found.failure is not None and not self._are_whole(found.fragments):

@@ -59,16 +59,17 @@ def _is_bare_dataset(head: bytes, *, size: int, reach: int = 0) -> bool:
     """Whether the bytes start a data set without preamble: a plausible element, then others.
 
     One tag alone is eight arbitrary bytes; a second one, higher and just where the first one's
-    length says, is no accident. More are asked for until one ends at `reach` or behind it.
+    length says, is no accident. More must follow until one ends at `reach` or behind it.
     """
-    last = _element(head, 0)
-    if last is None or last[0] >> 16 not in (0x0002, 0x0004, 0x0008):
+    first = _element(head, 0)
+    if first is None or first[0] >> 16 not in (0x0002, 0x0004, 0x0008):
         return False
-    while (following := _element(head, last[1])) and last[0] < following[0]:
-        last = following
-        if last[1] >= reach:
-            return last[1] <= size
-    return False
+    last = _element(head, first[1])
+    if last is None or last[0] <= first[0]:
+        return False
+    while last is not None and last[1] < reach:
+        last = _element(head, last[1])
+    return last is not None and last[1] <= size
 
 
 def _element(head: bytes, offset: int) -> tuple[int, int] | None:

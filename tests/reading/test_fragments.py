@@ -259,7 +259,7 @@ def test_what_lies_behind_the_fragments(transfer_syntax: str) -> None:
     twin = file_of(transfer_syntax, [frame])
     padding = b"\xfc\xff\xfc\xffOB\0\0\4\0\0\0\0\0\0\0"
     assert_shown(twin + padding, twin, remark="")
-    assert_shown(twin + b"stray", twin, remark="stray bytes lie behind the pixel data")
+    assert_shown(twin + b"stray", twin, remark="what lies behind the pixel data was not read")
 
 
 def packed(cells: np.ndarray) -> bytes:
@@ -300,6 +300,11 @@ def test_packed_cells_that_end_early_are_truncated() -> None:
     value = packed(ramp())
     elements = {**WINDOW, 0x00280100: ("US", 12), 0x7FE00010: ("OW", value[:-2])}
     assert_truncated(make_dicom(ramp(), elements=elements))
+
+
+def test_cells_of_sixteen_bits_are_not_taken_for_packed_ones() -> None:
+    data = make_dicom(ramp(), elements={**WINDOW, 0x00280100: ("US", 12)})
+    assert [reading.outcome for reading in read(data)] == [Outcome.UNSUPPORTED_IMAGE]
 
 
 @pytest.mark.parametrize("signed", [False, True])

@@ -129,6 +129,32 @@ def test_letters_of_a_value_are_not_taken_for_a_tag() -> None:
     assert not any(text in reading.detail for text in ("4A5E", "^Jan", "656E", "615E"))
 
 
+@pytest.mark.parametrize("vr", [b"--", b"\0\0", b"sh"])
+def test_an_item_with_an_element_without_a_valid_vr(vr: bytes) -> None:
+    good, bad = short(0x00080102, b"SH", b"text"), short(0x00080100, vr, b"text")
+    for content in (bad + good, bad, short(0x00080060, b"CS", b"DX") + bad + good):
+        value = item(content) + implicit(SEQUENCE_END, b"")
+        data = with_elements(plain(), long(0x00081140, b"SQ", value, length=UNDEFINED))
+        assert_plain(data, remark="element (0008,0100) has no valid value representation")
+
+
+def test_the_first_element_without_a_valid_vr_does_not_make_the_file_implicit() -> None:
+    start, meta, dataset = meta_of(plain())
+    for vr in (b"--", b"\0\0"):
+        data = start + meta + short(0x00080005, vr, b"ISO_IR 100") + dataset
+        assert_plain(data, remark="element (0008,0005) has no valid value representation")
+
+
+@pytest.mark.parametrize("delimiter", [ITEM_END, SEQUENCE_END])
+def test_stray_delimiters_are_read_over(delimiter: int) -> None:
+    data = plain()
+    for number in (0x00280002, 0x7FE00010):
+        at = data.index(tag(number))
+        stray = data[:at] + implicit(delimiter, b"") + data[at:]
+        name = f"element ({number >> 16:04X},{number & 0xFFFF:04X})"
+        assert_plain(stray, remark=f"{name} is repeated or out of order")
+
+
 def test_rows_without_a_valid_vr_count() -> None:
     for name in (b"us", b"--", b"\0\0"):
         at = plain().index(tag(0x00280010) + b"US") + 4

@@ -284,25 +284,25 @@ class ElementReader:
 
 
 def _possible_values(data: bytes, position: int, encoding: Encoding) -> list[tuple[int, int]]:
-    """Offset and length of the value behind a head, in each way of reading it.
+    """Offset and length of the value behind a head, in each way of reading it, shortest first.
 
-    Two letters may be a VR of 32 bits of length that is unknown yet, as all new ones are (PS3.5
-    section 7.1.2). What is no VR at all has 16 bits, as in DCMTK, or is the length of an element
-    without VR.
+    A longer one may end at an element by chance, and hide those that lie before it. What is no VR
+    has a length of 16 bits, as in DCMTK, or is the length of an element without VR. Two letters may
+    be a VR that is unknown yet: all new ones have a length of 32 bits (PS3.5 section 7.1.2).
     """
     word = encoding.word
     without = position + 8, word.unpack_from(data, 4)[0]
     if encoding.implicit:
         return [without]
-    vr, short = encoding.head.unpack_from(data)[2:]
+    vr, length = encoding.head.unpack_from(data)[2:]
+    short = position + 8, length
     name, is_long = _REPRESENTATIONS.get(vr, (None, False))
-    if is_long or (name is None and vr.isalpha() and not any(data[6:8]) and len(data) == 12):
-        long = position + 12, word.unpack_from(data, 8)[0]
-        return [long] if is_long else [long, (position + 8, short), without]
     if name is not None:
-        return [(position + 8, short)]
-    # Without VR the length is less than 65,536 nearly always, and its upper half is 0.
-    return [(position + 8, short), without] if short else [without, (position + 8, short)]
+        return [(position + 12, word.unpack_from(data, 8)[0]) if is_long else short]
+    values = [short, without]
+    if vr.isalpha() and length == 0 and len(data) == 12:
+        values.append((position + 12, word.unpack_from(data, 8)[0]))
+    return sorted(values, key=sum)
 
 
 def element_name(tag: int) -> str:

@@ -106,6 +106,16 @@ def test_elements_without_a_valid_vr(vr: bytes, tmp_path: Path) -> None:
     assert_as_dcmtk(data, tmp_path)
 
 
+def test_a_length_that_hides_other_elements_is_not_believed(tmp_path: Path) -> None:
+    """Read without VR, the element would end behind the window, at an element as well."""
+    data = plain()
+    window = data[data.index(tag(0x00281050)) : data.index(tag(0x7FE00010))]
+    vr = bytes((len(window), 0))
+    data = data.replace(window, short(0x00281040, vr, b"") + window)
+    assert_plain(data, remark="element (0028,1040) has no valid value representation")
+    assert_as_dcmtk(data, tmp_path)
+
+
 @pytest.mark.parametrize("vr", [b"OX", b"ZZ", b"ox"])
 def test_two_letters_may_be_a_vr_to_come(vr: bytes, tmp_path: Path) -> None:
     data = with_elements(plain(), long(0x00111001, vr, b"G0000 "))

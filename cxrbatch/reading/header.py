@@ -1,7 +1,7 @@
 """The header of a DICOM file, read within limits and without trusting any value in it.
 
-pydicom parses; this module finds the data set in whatever wrapping it has (preamble or none, file
-meta or none, deflated or not) and keeps parsing short.
+This module finds the data set in whatever wrapping it has (preamble or none, file meta or none,
+deflated or not) and collects the elements that are asked for; pydicom converts their values.
 """
 
 import contextlib

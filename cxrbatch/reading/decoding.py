@@ -17,7 +17,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrbatch.reading.codestreams import Codestream, inspect_codestream
+from cxrbatch.reading.codestreams import Codestream, codestream_end, inspect_codestream
 from cxrbatch.reading.completeness import ran_out
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.reduced import faultless_jpeg, reduced_j2k
@@ -30,6 +30,8 @@ _LOSSLESS_SAMPLES_PER_BYTE = 8
 # A flat JPEG 2000 has no least size. Beyond these the claim, not the image, is what is large.
 _J2K_SAMPLES_PER_BYTE = 4096
 _J2K_SAMPLES = 1 << 24
+
+_BEHIND = "bytes lie behind the end of the compressed image"
 
 _RLE_HEADER_BYTES = 64
 # Two bytes replicate one value 128 times; nothing expands further.
@@ -44,7 +46,7 @@ class FrameShape:
         rows: Height.
         columns: Width.
         samples: Samples per pixel.
-        bits_allocated: 1, 8, 16 or 32 bits per sample.
+        bits_allocated: 1, 8, 12, 16 or 32 bits per sample.
         bits_stored: Bits per sample that carry the value.
         photometric: Photometric Interpretation.
         planar: Whether each sample is a plane of its own; only for uncompressed pixel data.
@@ -71,10 +73,20 @@ class FrameShape:
 
 @dataclass(frozen=True, slots=True)
 class DecodedFrame:
-    """Pixel cells, and the colour space that the decoder left them in."""
+    """Pixel cells as a decoder left them.
+
+    Attributes:
+        cells: Shape (rows, columns[, samples]), unsigned, as stored.
+        photometric: Their colour space.
+        precision: Bits of a JPEG 2000 codestream, whose header counts for more than the file's
+            (PS3.5 section A.4); None for all else, where bits above may be an overlay's.
+        deviations: As of `Header`.
+    """
 
     cells: Samples
     photometric: str
+    precision: int | None = None
+    deviations: tuple[str, ...] = ()
 
 
 def decode_frame(frame: bytes, *, shape: FrameShape, transfer_syntax: str) -> DecodedFrame:
@@ -91,7 +103,14 @@ def decode_frame(frame: bytes, *, shape: FrameShape, transfer_syntax: str) -> De
     Raises:
         ReadingError: `truncated` or `corrupt`.
     """
-    return DECODERS[transfer_syntax](frame, shape)
+    if transfer_syntax not in CODESTREAMS:
+        return DECODERS[transfer_syntax](frame, shape)
+    end = codestream_end(frame)
+    # Bytes of ones, and one of zeros for an even length, are padding.
+    if not frame[end:].removesuffix(b"\0").strip(b"\xff"):
+        return DECODERS[transfer_syntax](frame, shape)
+    decoded = DECODERS[transfer_syntax](frame[:end], shape)
+    return replace(decoded, deviations=(_BEHIND,))
 
 
 def _checked(frame: bytes, shape: FrameShape) -> Codestream:
@@ -219,7 +238,7 @@ def _decode_j2k(frame: bytes, shape: FrameShape) -> DecodedFrame:
         raise _refused(error) from None
     # OpenJPEG undoes the colour transform of YBR_RCT and YBR_ICT.
     photometric = "RGB" if shape.photometric in ("YBR_RCT", "YBR_ICT") else shape.photometric
-    return DecodedFrame(_full(cells, shape), photometric)
+    return DecodedFrame(_full(cells, shape), photometric, found.precision)
 
 
 def _full(cells: NDArray[Any], shape: FrameShape) -> Samples:
@@ -257,5 +276,8 @@ DECODERS: dict[str, Callable[[bytes, FrameShape], DecodedFrame]] = {
     "1.2.840.10008.1.2.4.202": _decode_j2k,
     "1.2.840.10008.1.2.4.203": _decode_j2k,
 }
+
+# Those whose frames are JPEG, JPEG-LS or JPEG 2000.
+CODESTREAMS = frozenset(uid for uid in DECODERS if uid.startswith("1.2.840.10008.1.2.4."))
 
 LOSSY = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in ("50", "51", "81"))

@@ -4,15 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from cxrbatch.reading.allowance import claim
-from cxrbatch.reading.colour import COLOUR_SPACES, GREYSCALES, read_photometric, render_colour
-from cxrbatch.reading.decoding import DECODERS, FrameShape
+from cxrbatch.reading.colour import GREYSCALES, read_photometric, render_colour
+from cxrbatch.reading.decoding import DECODERS, DecodedFrame, FrameShape
 from cxrbatch.reading.description import describe, header_flags, object_kind, pixel_aspect
 from cxrbatch.reading.display import StoredLayout, render
-from cxrbatch.reading.elements import integer, quietly, unknown
+from cxrbatch.reading.elements import quietly, unknown
 from cxrbatch.reading.facts import HeaderFacts
 from cxrbatch.reading.functional_groups import FRAME_GROUPS, SHARED_GROUPS, FunctionalGroups
 from cxrbatch.reading.grey import GreyImage
@@ -28,6 +27,7 @@ from cxrbatch.reading.header import (
 from cxrbatch.reading.modality import read_modality
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError, reading_error
 from cxrbatch.reading.palette import Palette, read_palette
+from cxrbatch.reading.pixel_module import frame_count, read_shape
 from cxrbatch.reading.pixeldata import EncapsulatedFrames, NativeFrames
 from cxrbatch.reading.readings import Reading, ReadingOptions, failed, in_order
 from cxrbatch.reading.reduced import aspect_in_full, halvings
@@ -147,28 +147,30 @@ def _read_frame(
         source = transforms.greyscale.voi_source(image.no_voi)
         facts, flags = replace(facts, voi_source=source), flags | _transform_flags(transforms)
     try:
-        grey, is_colour = _render_frame(image, number, transforms)
+        grey, is_colour, deviations = _render_frame(image, number, transforms)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         failure = _joined(verdict, reading_error(error))
         return failed("dicom", failure, facts=facts, flags=flags, frame=number)
     shape = image.shape
-    remarks = [*image.deviations, *(transforms.deviations if transforms is not None else ())]
     found = {
         Flag.COLOUR: is_colour,
         Flag.REDUCED_DECODING: grey.shape != (shape.rows, shape.columns),
-        Flag.NONCONFORMING: bool(remarks),
+        Flag.NONCONFORMING: bool(deviations),
     }
     grey = replace(grey, pixel_aspect=image.pixel_aspect)
     aspect = aspect_in_full(grey, rows=shape.rows, columns=shape.columns)
-    if transforms is not None and transforms.is_contradictory:
+    remarks = [*deviations]
+    if verdict is not None:
+        remarks.insert(0, verdict.detail)
+    elif transforms is not None and transforms.is_contradictory:
         remarks.append(_CONTRADICTION)
     return Reading(
         frame=number,
         format="dicom",
         outcome=Outcome.SCORED if verdict is None else verdict.outcome,
-        detail="; ".join(remarks) if verdict is None else verdict.detail,
+        detail="; ".join(remarks),
         facts=facts,
         flags=in_order(flags | {flag for flag, is_set in found.items() if is_set}),
         image=replace(grey, pixel_aspect=aspect),
@@ -177,11 +179,37 @@ def _read_frame(
 
 def _render_frame(
     image: _Image, number: int, transforms: Transforms | None
-) -> tuple[GreyImage, bool]:
+) -> tuple[GreyImage, bool, tuple[str, ...]]:
+    """Grey levels, whether the frame has colour, and the deviations of file and frame."""
     decoded = image.frames.frame(number)
+    deviations = image.deviations + decoded.deviations
+    layout = _layout_of(decoded, image)
+    if layout != image.layout:
+        deviations += (f"the values have {layout.bits_stored} bits, more than bits stored",)
     if transforms is None:
-        return render_colour(decoded, layout=image.layout, palette=image.palette)
-    return render(decoded.cells, transforms.greyscale, no_voi=image.no_voi), False
+        grey, is_colour = render_colour(decoded, layout=layout, palette=image.palette)
+        return grey, is_colour, deviations
+    deviations += transforms.deviations
+    greyscale = replace(transforms.greyscale, layout=layout)
+    return render(decoded.cells, greyscale, no_voi=image.no_voi), False, deviations
+
+
+def _layout_of(decoded: DecodedFrame, image: _Image) -> StoredLayout:
+    """Where the value lies; in all bits of a codestream whose values need more than Bits Stored.
+
+    Without the upper bits white would become black. Source: DICOM PS3.5 section A.4; so does GDCM.
+    """
+    layout = image.layout
+    if decoded.precision is None or decoded.precision <= layout.high_bit + 1:
+        return layout
+    cells = decoded.cells
+    values = cells.view(f"i{cells.dtype.itemsize}") if layout.is_signed else cells
+    shift = layout.high_bit + 1 - layout.bits_stored
+    if layout.lowest <= values.min() >> shift and values.max() >> shift <= layout.highest:
+        return layout
+    if image.transforms is None or decoded.precision > image.shape.bits_allocated:
+        raise ReadingError(Outcome.CORRUPT, "the values have more bits than the header gives")
+    return StoredLayout(decoded.precision, decoded.precision - 1, layout.is_signed)
 
 
 def _open_image(
@@ -199,9 +227,8 @@ def _open_image(
     """
     if pixels.tag != _INTEGER_PIXELS:
         raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "floating point pixel data")
-    shape, layout = _read_shape(header.dataset, facts)
-    misspelling = read_photometric(header.dataset)[1]
-    count = _frame_count(header.dataset)
+    shape, layout = read_shape(header.dataset, facts)
+    count = frame_count(header.dataset)
     if count > _MOST_FRAMES:
         raise ReadingError(Outcome.TOO_LARGE, f"the header claims over {_MOST_FRAMES} frames")
     claim(count * shape.rows * shape.columns * shape.samples, limit=options.max_pixels)
@@ -238,7 +265,7 @@ def _open_image(
         palette,
         no_voi,
         pixel_aspect(header.dataset),
-        (*header.deviations, misspelling) if misspelling else header.deviations,
+        (*header.deviations, *frames.deviations, *_misspelling(header)),
     )
 
 
@@ -266,46 +293,6 @@ def _name(transfer_syntax: str) -> str:
     return f"{name} ({transfer_syntax})"
 
 
-def _frame_count(dataset: Dataset) -> int:
-    """Number of Frames (0028,0008); 1 where it is absent or says nothing usable."""
-    return max(1, integer(dataset, 0x00280008) or 1)
-
-
-def _read_shape(dataset: Dataset, facts: HeaderFacts) -> tuple[FrameShape, StoredLayout]:
-    """Size and sample layout of every frame (PS3.3 C.7.6.3)."""
-    if not facts.rows or not facts.columns or facts.rows < 0 or facts.columns < 0:
-        raise ReadingError(Outcome.CORRUPT, "the header gives no rows or no columns")
-    photometric = facts.photometric
-    if photometric is None:
-        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, read_photometric(dataset)[1])
-    if photometric not in GREYSCALES and photometric not in COLOUR_SPACES:
-        detail = f"photometric interpretation {photometric}"
-        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, detail)
-    is_mono = photometric in GREYSCALES or photometric == "PALETTE COLOR"
-    samples = integer(dataset, 0x00280002) or (1 if is_mono else 3)
-    if samples != (1 if is_mono else 3):
-        raise ReadingError(
-            Outcome.UNSUPPORTED_IMAGE, "samples per pixel do not fit the photometric interpretation"
-        )
-    if photometric == "YBR_FULL_422" and facts.columns % 2:
-        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "YBR_FULL_422 with an odd width")
-    allocated = integer(dataset, 0x00280100)
-    if allocated not in (1, 8, 16, 32):
-        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "bits allocated that are not read")
-    stored = integer(dataset, 0x00280101) or allocated
-    high = integer(dataset, 0x00280102)
-    high = stored - 1 if high is None else high
-    if not 1 <= stored <= allocated or not stored - 1 <= high < allocated:
-        raise ReadingError(Outcome.CORRUPT, "bits stored do not fit into bits allocated")
-    is_signed = integer(dataset, 0x00280103) == 1
-    shape = FrameShape(
-        rows=facts.rows,
-        columns=facts.columns,
-        samples=samples,
-        bits_allocated=allocated,
-        bits_stored=stored,
-        photometric=photometric,
-        planar=integer(dataset, 0x00280006) == 1,
-        is_signed=is_signed,
-    )
-    return shape, StoredLayout(bits_stored=stored, high_bit=high, is_signed=is_signed)
+def _misspelling(header: Header) -> tuple[str, ...]:
+    misspelling = read_photometric(header.dataset)[1]
+    return (misspelling,) if misspelling else ()

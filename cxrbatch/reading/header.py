@@ -1,21 +1,28 @@
 """The header of a DICOM file, read within limits and without trusting any value in it.
 
-pydicom parses; this module finds the data set in whatever wrapping it has (preamble or none, file
-meta or none, deflated or not) and keeps parsing short.
+This module finds the data set in whatever wrapping it has (preamble or none, file meta or none,
+deflated or not) and collects the elements that are asked for; pydicom converts their values.
 """
 
 import contextlib
-import zlib
-from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
 from pydicom.charset import convert_encodings
-from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement, empty_value_for_VR
 from pydicom.dataset import Dataset
-from pydicom.filereader import data_element_generator
 from pydicom.tag import BaseTag
 
+from cxrbatch.reading.element_reader import (
+    ENCODINGS,
+    HEADER_BYTES,
+    PIXEL_TAGS,
+    UNDEFINED,
+    ElementReader,
+    Encoding,
+    Head,
+    element_name,
+)
 from cxrbatch.reading.elements import text, values_of
 from cxrbatch.reading.functional_groups import (
     FRAME_GROUPS,
@@ -23,44 +30,41 @@ from cxrbatch.reading.functional_groups import (
     GroupItems,
     list_items,
 )
-from cxrbatch.reading.outcomes import Outcome, ReadingError, reading_error
-from cxrbatch.reading.sniffing import is_big_endian, is_implicit
+from cxrbatch.reading.inflation import InflatedStream
+from cxrbatch.reading.outcomes import ReadingError, reading_error
+from cxrbatch.reading.sniffing import HEAD_BYTES, is_big_endian, is_implicit, preamble_length
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 IMPLICIT = "1.2.840.10008.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
-# Parsing stops here: a longer header is a bomb, or belongs to no radiograph.
-_HEADER_READS = 50_000
-# What an item of a sequence counts for beside its own: pydicom makes a data set of each, at the
-# price of some twenty reads.
-_ITEM_READS = 17
-_ITEM_STARTS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
-_HEADER_BYTES = 64 << 20
 _LARGEST_VALUE = 1 << 20
-_INFLATE_STEP = 1 << 18
-# Data set trailing padding and what else is allowed behind pixel data (PS3.10 section 7.2).
-_MOST_TRAILING = 1 << 20
+_GROUP_LENGTH, _META_SOP_CLASS, _TRANSFER_SYNTAX = 0x00020000, 0x00020002, 0x00020010
+_META_TAGS = frozenset((_GROUP_LENGTH, _META_SOP_CLASS, _TRANSFER_SYNTAX))
+_EXPLICIT_LITTLE = ENCODINGS[False, True]
+# What may stand in front of a data set although it belongs elsewhere: the command of a network
+# message, and the file meta once more.
+_STRAY_GROUPS = (b"\0\0", b"\2\0")
 
+_FUNCTIONAL_GROUPS = (SHARED_GROUPS, FRAME_GROUPS)
 _UNREADABLE_GROUPS = "the functional groups cannot be read: what they say of frames is ignored"
 
-# Float, double and integer pixel data (PS3.3 C.7.6.24 and C.7.6.3).
-PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
-
 # All that is ever asked of a header. Other elements are skipped unread.
-_WANTED = [
-    *(0x00041220, 0x00080005, 0x00080016, 0x00080018, 0x00080020, 0x00080060, 0x00080064),
-    *(0x00080068, 0x00080070, 0x00081090, 0x00100020, 0x00100021, 0x00100030, 0x00100040),
-    *(0x00101010, 0x00180015, 0x00181164, 0x00182010, 0x00185101, 0x0020000D, 0x0020000E),
-    *(0x00200060, 0x00200062, 0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010),
-    *(0x00280011, 0x00280030, 0x00280034, 0x00280100),
-    *(0x00280101, 0x00280102, 0x00280103, 0x00280120, 0x00280121, 0x00280301, 0x00281050),
-    *(0x00281051, 0x00281052, 0x00281053, 0x00281056, 0x00281101, 0x00281102, 0x00281103),
-    *(0x00281201, 0x00281202, 0x00281203, 0x00281221, 0x00281222, 0x00281223, 0x00282110),
-    *(0x00283000, 0x00283010, 0x20500020, 0x7FE00001, 0x7FE00002),
-    *(0x00082218, 0x00200020, 0x00282112, 0x00540220),
-]
+_WANTED = frozenset(
+    (
+        *(0x00041220, 0x00080005, 0x00080016, 0x00080018, 0x00080020, 0x00080060, 0x00080064),
+        *(0x00080068, 0x00080070, 0x00081090, 0x00100020, 0x00100021, 0x00100030, 0x00100040),
+        *(0x00101010, 0x00180015, 0x00181164, 0x00182010, 0x00185101, 0x0020000D, 0x0020000E),
+        *(0x00200060, 0x00200062, 0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010),
+        *(0x00280011, 0x00280030, 0x00280034, 0x00280100),
+        *(0x00280101, 0x00280102, 0x00280103, 0x00280120, 0x00280121, 0x00280301, 0x00281050),
+        *(0x00281051, 0x00281052, 0x00281053, 0x00281056, 0x00281101, 0x00281102, 0x00281103),
+        *(0x00281201, 0x00281202, 0x00281203, 0x00281221, 0x00281222, 0x00281223, 0x00282110),
+        *(0x00283000, 0x00283010, 0x20500020, 0x7FE00001, 0x7FE00002),
+        *(0x00082218, 0x00200020, 0x00282112, 0x00540220),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,85 +107,19 @@ class Header:
     groups: dict[int, GroupItems] = field(default_factory=dict)
 
 
-class InflatedStream:
-    """A raw deflate stream read as if it were a file, inflated no further than is asked for."""
-
-    def __init__(self, source: BinaryIO, *, limit: int) -> None:
-        self.limit = limit
-        self._source = source
-        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._plain = bytearray()
-        self._position = 0
-
-    def read(self, count: int = -1) -> bytes:
-        """Up to `count` bytes; all that the limit allows if negative."""
-        end = self.limit if count < 0 else self._position + count
-        self._inflate_to(end)
-        data = bytes(memoryview(self._plain)[self._position : end])
-        self._position += len(data)
-        return data
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to an offset from the start (or from here); nothing is inflated yet."""
-        self._position = offset + (self._position if whence == 1 else 0)
-        return self._position
-
-    def tell(self) -> int:
-        """Offset from the start of the inflated data."""
-        return self._position
-
-    def finish(self) -> None:
-        """Inflate what little may follow the pixel data.
-
-        Raises:
-            ReadingError: `truncated` if the deflate stream has no end, `corrupt`, `too_large`.
-        """
-        self.limit = len(self._plain) + _MOST_TRAILING
-        self._inflate_to(self.limit)
-        if not self._inflater.eof:
-            raise ReadingError(Outcome.TRUNCATED, "the deflated file ends before its data do")
-
-    def _inflate_to(self, end: int) -> None:
-        if end > self.limit:
-            raise ReadingError(Outcome.TOO_LARGE, "the deflated file inflates beyond the limit")
-        while len(self._plain) < end and not self._inflater.eof:
-            packed = self._inflater.unconsumed_tail or self._source.read(_INFLATE_STEP)
-            if not packed:
-                return
-            try:
-                self._plain += self._inflater.decompress(packed, _INFLATE_STEP)
-            except zlib.error:
-                raise ReadingError(Outcome.CORRUPT, "the file cannot be inflated") from None
+_Elements = dict[BaseTag, DataElement | RawDataElement]
 
 
-class _Metered:
-    """A stream that ends parsing when the header grows without end, and notes a short read."""
+@dataclass(slots=True)
+class _Found:
+    """What parsing has found: wanted elements, and functional groups, whose items are listed."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._reads = _HEADER_READS
-        self._bytes = _HEADER_BYTES
-        self.tell = stream.tell
-        self.seek = stream.seek
-        self.is_short = False
-        self.is_endless = False
-
-    def read(self, count: int = -1) -> bytes:
-        self._reads -= 1
-        self._bytes -= max(0, count)
-        if self._reads < 0 or self._bytes < 0:
-            self.is_endless = True
-            raise _endlessness()
-        data = self._stream.read(count)
-        if count == 8 and data.startswith(_ITEM_STARTS):
-            self._reads -= _ITEM_READS
-        # No bytes where a tag would start is the end; anything else cut short is a truncation.
-        self.is_short |= len(data) < count and not (len(data) == 0 and count == 8)
-        return data
+    elements: _Elements = field(default_factory=dict)
+    groups: dict[int, GroupItems] = field(default_factory=dict)
 
 
 def read_header(stream: BinaryIO, *, size: int) -> Header:
-    """Read up to the pixel data, which stay unread.
+    """Read the elements in front of the pixel data, and those behind uncompressed pixel data.
 
     Args:
         stream: At the start of the file.
@@ -190,113 +128,197 @@ def read_header(stream: BinaryIO, *, size: int) -> Header:
     Raises:
         ReadingError: `corrupt` or `too_large` if a deflated file cannot be inflated.
     """
-    start = _skip_preamble(stream)
-    meta, failure = Dataset(), None
-    if stream.read(2) == b"\x02\x00":
-        stream.seek(start)
-        meta, _, failure = _parse(stream, implicit=False, little=True, stop_after_meta=True)
-        start = stream.tell()
-    stream.seek(start)
-    named = text(meta, 0x00020010)
+    start = preamble_length(stream.read(HEAD_BYTES), size=size)
+    reader = ElementReader(stream, size=size)
+    meta, start = _read_meta(reader, start)
+    named = text(meta, _TRANSFER_SYNTAX)
     plain_size: int | None = size
     if named == DEFLATED:
-        stream = cast(BinaryIO, InflatedStream(stream, limit=_HEADER_BYTES))
+        stream.seek(start)
+        stream = cast(BinaryIO, InflatedStream(stream, limit=HEADER_BYTES))
         start, plain_size = 0, None
-    first = stream.read(6)
-    stream.seek(start)
-    # The bytes decide, not the file meta: the two contradict each other in real files.
-    implicit, little = is_implicit(first), not is_big_endian(first)
-    groups: dict[int, GroupItems | None] = {}
-    dataset, pixels, failure = _parse(stream, implicit=implicit, little=little, groups=groups)
-    if pixels is None and failure is None and plain_size is not None:
-        failure = _truncation() if stream.tell() > plain_size else None
-    guessed = IMPLICIT if implicit else EXPLICIT if little else BIG_ENDIAN
+        reader = ElementReader(stream, size=None)
+    found = _Found()
+    encoding, pixels, failure = _EXPLICIT_LITTLE, None, None
+    try:
+        start = _skip_stray_groups(reader, start)
+        encoding = _find_encoding(reader, start, named)
+        pixels = _collect(reader, start, encoding, found)
+        if pixels is not None and plain_size is not None:
+            _collect_behind(reader, pixels, encoding, found, size=plain_size)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        failure = reading_error(error)
+    guessed = IMPLICIT if encoding.implicit else EXPLICIT if encoding.little else BIG_ENDIAN
+    dataset = _with_encoding(found.elements, encoding)
     return Header(
         dataset=dataset,
         transfer_syntax=named or guessed,
-        sop_class=text(dataset, 0x00080016) or text(meta, 0x00020002),
-        is_little_endian=little,
+        sop_class=text(dataset, 0x00080016) or text(meta, _META_SOP_CLASS),
+        is_little_endian=encoding.little,
         pixels=pixels,
         stream=stream,
         size=plain_size,
         failure=failure,
-        deviations=(_UNREADABLE_GROUPS,) if None in groups.values() else (),
-        groups={tag: items for tag, items in groups.items() if items is not None},
+        deviations=tuple(reader.deviations.values()),
+        groups=found.groups,
     )
 
 
-def _skip_preamble(stream: BinaryIO) -> int:
-    """Go behind the preamble (PS3.10 section 7.1), if there is one."""
-    head = stream.read(132)
-    start = 132 if head[128:] == b"DICM" else 4 if head[:4] == b"DICM" else 0
-    stream.seek(start)
+def _read_meta(reader: ElementReader, start: int) -> tuple[Dataset, int]:
+    """The file meta group (PS3.10 section 7.1), and where it ends.
+
+    It ends where its group length says, if an element of it does; else with its group, or where
+    the group is repeated. It does not end in front of its transfer syntax.
+    """
+    elements: _Elements = {}
+    position, last, declared = start, -1, -1
+    with contextlib.suppress(ReadingError):
+        while (first := reader.peek(position, 4))[:2] == b"\2\0":
+            tag = 0x00020000 | int.from_bytes(first[2:], "little")
+            is_over = position == declared or (position > declared and tag <= last)
+            if is_over and _TRANSFER_SYNTAX in elements:
+                break
+            if (head := reader.head(position, _EXPLICIT_LITTLE)) is None:
+                break
+            end = reader.end(head, _EXPLICIT_LITTLE)
+            if tag in _META_TAGS and tag not in elements:
+                elements[BaseTag(tag)] = _raw_element(reader, head, end, _EXPLICIT_LITTLE)
+            if tag == _GROUP_LENGTH and position == start:
+                declared = end + int.from_bytes(reader.value(head, end), "little")
+            position, last = end, tag
+    return Dataset(elements), position
+
+
+def _skip_stray_groups(reader: ElementReader, start: int) -> int:
+    """Where the data set itself begins."""
+    while len(first := reader.peek(start, 8)) == 8 and first[:2] in _STRAY_GROUPS:
+        reader.note("group", f"group {first[1::-1].hex()} lies inside the data set")
+        # Commands are in implicit VR whatever the data set is in (PS3.7 section 6.3.1).
+        encoding = ENCODINGS[is_implicit(first), True]
+        head = reader.head(start, encoding)
+        if head is None:
+            break
+        start = reader.end(head, encoding)
     return start
 
 
-def _endlessness() -> ReadingError:
-    return ReadingError(Outcome.TOO_LARGE, "the header is longer than any radiograph's")
+def _find_encoding(reader: ElementReader, start: int, named: str | None) -> Encoding:
+    """The encoding of the data set.
 
-
-def _truncation() -> ReadingError:
-    return ReadingError(Outcome.TRUNCATED, "the file ends inside its header")
-
-
-def _parse(
-    stream: BinaryIO,
-    *,
-    implicit: bool,
-    little: bool,
-    stop_after_meta: bool = False,
-    groups: dict[int, GroupItems | None] | None = None,
-) -> tuple[Dataset, PixelElement | None, ReadingError | None]:
-    """Parse from here; also tells where pixel data were met and why parsing ended early.
-
-    Functional groups are listed in `groups`, None where their bytes are none.
+    The bytes decide, not the file meta: the two contradict each other in real files. An element
+    without a valid VR is one in explicit VR unless others follow without one.
     """
-    metered = _Metered(stream)
-    found: list[PixelElement] = []
+    first = reader.peek(start, 6)
+    implicit, little = is_implicit(first), not is_big_endian(first)
+    if implicit and named != IMPLICIT:
+        implicit = reader.leads_on(start, ENCODINGS[True, little])
+    if named is not None and (implicit, little) != (named == IMPLICIT, named != BIG_ENDIAN):
+        reader.note("encoding", "the data set is not encoded as its transfer syntax says")
+    return ENCODINGS[implicit, little]
 
-    def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
-        if stop_after_meta:
-            return tag >> 16 != 2
-        if tag < SHARED_GROUPS:
-            return False
-        if groups is not None and tag in (SHARED_GROUPS, FRAME_GROUPS):
-            groups[int(tag)] = list_items(stream, vr, length, implicit=implicit, little=little)
+
+def _collect(
+    reader: ElementReader, position: int, encoding: Encoding, found: _Found, last: int = -1
+) -> PixelElement | None:
+    """Add the wanted elements up to pixel data, which are returned, or to the end.
+
+    Of repeated elements the first one counts, as in DCMTK and GDCM.
+
+    Args:
+        reader: Of the file.
+        position: Offset of the first element.
+        encoding: Of the data set.
+        found: Where they are added.
+        last: The tag in front.
+
+    Raises:
+        ReadingError: As of `ElementReader`.
+    """
+    while (head := reader.head(position, encoding)) is not None:
+        tag = head.tag
+        if tag <= last:
+            reader.note("order", f"{element_name(tag)} is repeated or out of order")
         if tag in PIXEL_TAGS:
-            found.append(PixelElement(int(tag), vr, length, stream.tell()))
-        return bool(found)
+            return PixelElement(tag, head.vr, head.length, head.start)
+        last = tag
+        if head.length & 1 and head.length != UNDEFINED:
+            reader.note("odd", f"{element_name(tag)} has an odd length")
+        if tag in _FUNCTIONAL_GROUPS:
+            position = _list_groups(reader, head, encoding, found)
+            continue
+        position = end = reader.end(head, encoding)
+        if tag in _WANTED and tag not in found.elements:
+            found.elements[BaseTag(tag)] = _raw_element(reader, head, end, encoding)
+    return None
 
-    elements: MutableMapping[BaseTag, DataElement | RawDataElement] = {}
-    failure: ReadingError | None = None
+
+def _list_groups(reader: ElementReader, head: Head, encoding: Encoding, found: _Found) -> int:
+    """List the items of a functional groups sequence; give the offset behind it."""
+    stream = reader.stream
+    stream.seek(head.start)
+    items = list_items(
+        stream, head.vr, head.length, implicit=encoding.implicit, little=encoding.little
+    )
+    if items is None:
+        reader.note("groups", _UNREADABLE_GROUPS)
+        return reader.end(head, encoding)
+    found.groups.setdefault(head.tag, items)
+    # Without a length the listing ends in front of the delimiter, which takes 8 bytes.
+    return stream.tell() + 8 if head.length == UNDEFINED else head.start + head.length
+
+
+def _collect_behind(
+    reader: ElementReader,
+    pixels: PixelElement,
+    encoding: Encoding,
+    found: _Found,
+    *,
+    size: int,
+) -> None:
+    """Add wanted elements that lie behind uncompressed pixel data, out of their order."""
+    position = pixels.offset + pixels.length
+    if pixels.length == UNDEFINED or position >= size:
+        return
+    behind = _Found()
+    second = reader.again()
     try:
-        for element in data_element_generator(
-            cast(BinaryIO, metered),
-            implicit,
-            little,
-            stop_when=stop,
-            defer_size=_LARGEST_VALUE,
-            specific_tags=None if stop_after_meta else [BaseTag(tag) for tag in _WANTED],
-        ):
-            elements[element.tag] = element
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        # pydicom says of some errors of its stream only that a sequence could not be read.
-        failure = _endlessness() if metered.is_endless else reading_error(error)
-    if metered.is_short and (failure is None or failure.outcome is Outcome.CORRUPT):
-        failure = _truncation()
-    return _with_encoding(elements, implicit, little), (found[0] if found else None), failure
+        is_over = _collect(second, position, encoding, behind, last=pixels.tag) is None
+    except ReadingError:
+        is_over = False
+    if not is_over:
+        reader.note("behind", "stray bytes lie behind the pixel data")
+        return
+    for kind, deviation in second.deviations.items():
+        reader.note(kind, deviation)
+    found.elements = behind.elements | found.elements
+    found.groups = behind.groups | found.groups
 
 
-def _with_encoding(
-    elements: MutableMapping[BaseTag, DataElement | RawDataElement], implicit: bool, little: bool
-) -> Dataset:
+def _raw_element(reader: ElementReader, head: Head, end: int, encoding: Encoding) -> RawDataElement:
+    """An element for pydicom to convert when its value is asked for."""
+    tag, vr, length, start = head
+    little = encoding.little
+    value: bytes | None = None
+    if length == UNDEFINED:
+        value = reader.value(head, end)
+        vr, little = "SQ", value[:1] == b"\xfe"
+    elif length == 0:
+        value = cast(bytes | None, empty_value_for_VR(vr, raw=True))
+    elif length <= _LARGEST_VALUE:
+        value = reader.value(head, end)
+    # UN is in little endian in all files (PS3.5 section 6.2.2).
+    little = little or vr == "UN"
+    return RawDataElement(BaseTag(tag), vr, length, value, start, encoding.implicit, little)
+
+
+def _with_encoding(elements: _Elements, encoding: Encoding) -> Dataset:
     """A data set that knows its character set; an unknown one is as none."""
     dataset = Dataset(elements)
     encodings = ["iso8859"]
     with contextlib.suppress(Exception):
         named = [str(value) for value in values_of(dataset, 0x00080005)]
         encodings = convert_encodings(named) if named else encodings
-    dataset.set_original_encoding(implicit, little, encodings)
+    dataset.set_original_encoding(encoding.implicit, encoding.little, encodings)
     return dataset

@@ -7,36 +7,33 @@ Source: DICOM PS3.5 section 8 (uncompressed) and annex A.4 (encapsulated).
 """
 
 import struct
-from dataclasses import dataclass
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrbatch.reading.decoding import DecodedFrame, FrameShape, Samples, decode_frame
+from cxrbatch.reading.codestreams import codestream_end, starts_codestream
+from cxrbatch.reading.decoding import (
+    CODESTREAMS,
+    DecodedFrame,
+    FrameShape,
+    Samples,
+    decode_frame,
+)
 from cxrbatch.reading.elements import raw_bytes
-from cxrbatch.reading.header import Header, InflatedStream, PixelElement
+from cxrbatch.reading.fragments import Fragment, group_fragments, list_fragments
+from cxrbatch.reading.header import Header, PixelElement
+from cxrbatch.reading.inflation import InflatedStream
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 
 _UNDEFINED = 0xFFFFFFFF
-_ITEM = 0xFFFEE000
-_DELIMITER = 0xFFFEE0DD
-# More fragments than this belong to no radiograph, and a list of them would be the bomb.
-_MOST_FRAGMENTS = 50_000
-_END_MARKER = b"\xff\xd9"
-
-
-@dataclass(frozen=True, slots=True)
-class _Fragment:
-    """Offset of a fragment's value in the file, and from the first fragment; and its length."""
-
-    offset: int
-    relative: int
-    length: int
+_TWELVE = "bits allocated are 12"
 
 
 class NativeFrames:
     """Uncompressed frames.
+
+    Attributes:
+        deviations: As of `Header`.
 
     Raises:
         ReadingError: `truncated` if the file is shorter than its header claims.
@@ -54,8 +51,14 @@ class NativeFrames:
         samples = 2 if self._is_422 else shape.samples
         self._bits = shape.rows * shape.columns * samples * shape.bits_allocated
         self._needed = needed = (frames * self._bits + 7) // 8
+        self.deviations: tuple[str, ...] = (_TWELVE,) if shape.bits_allocated == 12 else ()
+        if pixels.length % 2 and pixels.length != _UNDEFINED:
+            self.deviations += ("the pixel data have an odd length",)
         if pixels.length == _UNDEFINED:
             raise ReadingError(Outcome.CORRUPT, "uncompressed pixel data without a length")
+        if shape.bits_allocated == 12 and 3 * pixels.length >= 4 * needed:
+            detail = "bits allocated are 12, and the pixel data are of 16"
+            raise ReadingError(Outcome.UNSUPPORTED_IMAGE, detail)
         if pixels.length < needed:
             raise ReadingError(Outcome.TRUNCATED, "the pixel data are shorter than the image")
         if header.size is not None and pixels.offset + needed > header.size:
@@ -80,16 +83,25 @@ class NativeFrames:
             packed = self._read(start // 8, (end + 7) // 8)
             bits = np.unpackbits(packed, bitorder="little")
             return bits[start % 8 : start % 8 + self._bits]
+        if self._shape.bits_allocated == 12:
+            # So do packed cells, two in three bytes; the first of a frame may lie in the middle.
+            odd = start // 12 % 2
+            pairs = self._read_bytes((start // 12 - odd) // 2 * 3, (end + 7) // 8)
+            return _unpacked(pairs)[odd : odd + self._bits // 12]
         if self._shape.bits_allocated > 8:
             width = self._shape.bits_allocated // 8
             cells = self._read(start // 8, end // 8).view(f"{self._order}u{width}")
             return cells.astype(cells.dtype.newbyteorder("="), copy=False)
-        if self._order == ">" and self._pixels.vr == "OW":
-            # Bytes travel in 16-bit words, whose halves are swapped (PS3.5 section 8.1.2).
-            first, last = start // 8 // 2 * 2, (end // 8 + 1) // 2 * 2
-            swapped = self._read(first, last).view(">u2").astype("<u2").view(np.uint8)
-            return swapped[start // 8 - first :][: self._bits // 8]
-        return self._read(start // 8, end // 8)
+        return self._read_bytes(start // 8, end // 8)
+
+    def _read_bytes(self, start: int, end: int) -> NDArray[np.uint8]:
+        """Bytes of the value, in the order of little endian."""
+        if self._order == "<" or self._pixels.vr != "OW":
+            return self._read(start, end)
+        # Bytes travel in 16-bit words, whose halves are swapped (PS3.5 section 8.1.2).
+        first, last = start // 2 * 2, (end + 1) // 2 * 2
+        swapped = self._read(first, last).view(">u2").astype("<u2").view(np.uint8)
+        return swapped[start - first : end - first]
 
     def _read(self, start: int, end: int) -> NDArray[np.uint8]:
         """Bytes of the pixel data's value."""
@@ -101,6 +113,13 @@ class NativeFrames:
         if isinstance(self._stream, InflatedStream) and end >= self._needed:
             self._stream.finish()
         return np.frombuffer(data.ljust(end - start, b"\0"), np.uint8)
+
+
+def _unpacked(pairs: NDArray[np.uint8]) -> Samples:
+    """Cells of 12 bits, the lowest bit first, of which two follow each other in three bytes."""
+    odd = -len(pairs) % 3
+    low, middle, high = np.pad(pairs, (0, odd)).astype(np.uint16).reshape(-1, 3).T
+    return np.stack([low | (middle & 0xF) << 8, middle >> 4 | high << 4], -1).reshape(-1)
 
 
 def _widen_422(cells: Samples, shape: FrameShape) -> Samples:
@@ -116,6 +135,9 @@ def _widen_422(cells: Samples, shape: FrameShape) -> Samples:
 class EncapsulatedFrames:
     """Compressed frames.
 
+    Attributes:
+        deviations: As of `Header`.
+
     Raises:
         ReadingError: `truncated` if fragments are missing, `corrupt` if they cannot be told
             apart into frames.
@@ -127,91 +149,44 @@ class EncapsulatedFrames:
         self._stream = header.stream
         self._shape = shape
         self._transfer_syntax = header.transfer_syntax
-        table, fragments = _list_fragments(header.stream, pixels, size=header.size)
-        offsets = table or _extended_offsets(header)
-        self._frames = self._group(fragments, offsets, frames)
+        found = list_fragments(header.stream, pixels, size=header.size, frames=frames)
+        offsets = found.offsets or _extended_offsets(header)
+        self._frames = group_fragments(found.fragments, offsets, frames, read=self._read)
+        self.deviations = found.deviations
+        if shape.bits_allocated == 12:
+            self.deviations += (_TWELVE,)
+        if offsets and offsets != tuple(parts[0].relative for parts in self._frames):
+            self.deviations += ("the offset table does not fit the frames",)
+        if found.failure is not None and not self._are_whole(found.fragments):
+            raise found.failure
 
     def frame(self, number: int) -> DecodedFrame:
         """Cells of one frame, 0-based."""
-        data = b"".join(self._read(part, part.length) for part in self._frames[number])
+        data = self._data(number)
         return decode_frame(data, shape=self._shape, transfer_syntax=self._transfer_syntax)
 
-    def _read(self, fragment: _Fragment, length: int) -> bytes:
-        self._stream.seek(fragment.offset + fragment.length - length)
-        return self._stream.read(length)
+    def _data(self, number: int) -> bytes:
+        return b"".join(self._read(part, 0, part.length) for part in self._frames[number])
 
-    def _group(
-        self, fragments: list[_Fragment], offsets: tuple[int, ...], frames: int
-    ) -> list[list[_Fragment]]:
-        """Fragments by frame: all to the only one, one each, by offset table, by end marker."""
-        if len(fragments) < frames:
-            raise ReadingError(Outcome.TRUNCATED, "there are fewer fragments than frames")
-        if frames == 1:
-            return [fragments]
-        if len(fragments) == frames:
-            return [[part] for part in fragments]
-        if len(offsets) == frames and set(offsets) <= {part.relative for part in fragments}:
-            starts = set(offsets)
-            groups = _split(fragments, [part.relative in starts for part in fragments])
-        else:
-            # A fragment starts a frame if the one before it ended one.
-            ends = [self._ends_frame(part) for part in fragments]
-            groups = _split(fragments, [True, *ends[:-1]])
-        if len(groups) != frames:
-            raise ReadingError(Outcome.CORRUPT, "fragments do not add up to the frames claimed")
-        return groups
+    def _read(self, fragment: Fragment, start: int, count: int) -> bytes:
+        self._stream.seek(fragment.offset + start)
+        return self._stream.read(min(count, fragment.length - start))
 
-    def _ends_frame(self, fragment: _Fragment) -> bool:
-        tail = self._read(fragment, min(16, fragment.length))
-        return _END_MARKER in tail and tail.rstrip(b"\0\xff").endswith(b"\xd9")
+    def _are_whole(self, fragments: list[Fragment]) -> bool:
+        """Whether all frames are certain to be there although no delimiter follows them.
 
-
-def _split(fragments: list[_Fragment], starts: list[bool]) -> list[list[_Fragment]]:
-    groups: list[list[_Fragment]] = []
-    for part, is_start in zip(fragments, starts, strict=True):
-        if is_start or not groups:
-            groups.append([])
-        groups[-1].append(part)
-    return groups
-
-
-def _list_fragments(
-    stream: BinaryIO, pixels: PixelElement, *, size: int | None
-) -> tuple[tuple[int, ...], list[_Fragment]]:
-    """The basic offset table, empty where there is none, and where each fragment lies."""
-    stream.seek(pixels.offset)
-    end = None if pixels.length == _UNDEFINED else pixels.offset + pixels.length
-    table: bytes | None = None
-    fragments: list[_Fragment] = []
-    first = 0
-    while True:
-        position = stream.tell()
-        head = stream.read(8)
-        if end is not None and position >= end:
-            break
-        if len(head) < 8:
-            raise ReadingError(Outcome.TRUNCATED, "the file ends behind its last fragment")
-        group, element, length = struct.unpack("<HHI", head)
-        tag = group << 16 | element
-        if tag == _DELIMITER:
-            break
-        if tag != _ITEM or length == _UNDEFINED:
-            raise ReadingError(Outcome.CORRUPT, "compressed pixel data that are not in fragments")
-        if size is not None and position + 8 + length > size:
-            raise ReadingError(Outcome.TRUNCATED, "the file ends inside the pixel data")
-        if table is None:
-            table = stream.read(length if length <= 8 * _MOST_FRAGMENTS else 0)
-            first = position + 8 + length
-            if any(table[:4]) or length > 8 * _MOST_FRAGMENTS:
-                # A table's first offset is 0: this is a frame, and the table is missing.
-                table, first = b"", position
-        if position >= first:
-            fragments.append(_Fragment(position + 8, position - first, length))
-        if len(fragments) > _MOST_FRAGMENTS:
-            raise ReadingError(Outcome.TOO_LARGE, "more fragments than any radiograph has")
-        stream.seek(position + 8 + length)
-    words = len(table or b"") // 4
-    return struct.unpack(f"<{words}I", (table or b"")[: 4 * words]), fragments
+        Each begins and ends as a codestream, and there are as many as claimed. RLE has no such
+        end: the file may have been cut between two fragments.
+        """
+        if self._transfer_syntax not in CODESTREAMS:
+            return False
+        starts = sum(starts_codestream(self._read(part, 0, 16)) for part in fragments)
+        try:
+            for number in range(len(self._frames)):
+                codestream_end(self._data(number))
+        except ReadingError:
+            return False
+        return starts == len(self._frames)
 
 
 def _extended_offsets(header: Header) -> tuple[int, ...]:

@@ -65,7 +65,7 @@ def sniff(head: bytes, *, size: int) -> str:
         return "png"
     if head.startswith(JPEG_SIGNATURE):
         return "jpeg"
-    if head[128:132] == b"DICM" or head[:4] == b"DICM" or _is_bare_dataset(head, size=size):
+    if preamble_length(head, size=size) or _is_bare_dataset(head, size=size):
         return "dicom"
     return "other"
 
@@ -116,6 +116,20 @@ def _message(stream: BinaryIO, head: bytes) -> str | None:
     return "a response saved as a file with its headers; save its body alone"
 
 
+def preamble_length(head: bytes, *, size: int) -> int:
+    """Bytes in front of the first element: preamble and prefix (PS3.10 section 7.1), or less.
+
+    The letters of the prefix may lie in a value at that place, in a file without preamble.
+
+    Args:
+        head: As of `sniff`.
+        size: Likewise.
+    """
+    if head[128:132] == b"DICM":
+        return 0 if _is_bare_dataset(head, size=size, reach=132) else 132
+    return 4 if head[:4] == b"DICM" else 0
+
+
 def is_implicit(head: bytes) -> bool:
     """Whether a data set's first element carries no value representation."""
     return head[4:6] not in _VALUE_REPRESENTATIONS
@@ -126,19 +140,21 @@ def is_big_endian(head: bytes) -> bool:
     return len(head) > 1 and head[0] == 0 and head[1] != 0
 
 
-def _is_bare_dataset(head: bytes, *, size: int) -> bool:
-    """Whether the bytes start a data set without preamble: a plausible element, then another.
+def _is_bare_dataset(head: bytes, *, size: int, reach: int = 0) -> bool:
+    """Whether the bytes start a data set without preamble: a plausible element, then others.
 
     One tag alone is eight arbitrary bytes; a second one, higher and just where the first one's
-    length says, is no accident.
+    length says, is no accident. More must follow until one ends at `reach` or behind it.
     """
     first = _element(head, 0)
     if first is None or first[0] >> 16 not in (0x0002, 0x0004, 0x0008):
         return False
-    second = _element(head, first[1])
-    if second is None:
+    last = _element(head, first[1])
+    if last is None or last[0] <= first[0]:
         return False
-    return first[0] < second[0] and second[1] <= size
+    while last is not None and last[1] < reach:
+        last = _element(head, last[1])
+    return last is not None and last[1] <= size
 
 
 def _element(head: bytes, offset: int) -> tuple[int, int] | None:

@@ -39,7 +39,9 @@ def render_with_dcmtk(
     source = path
     if transfer_syntax in _J2K:
         source = folder / "raw.dcm"
-        if _run("gdcmconv", "--raw", str(path), str(source)) != 0:
+        # It may end without a word and without a file.
+        source.unlink(missing_ok=True)
+        if _run("gdcmconv", "--raw", str(path), str(source)) != 0 or not source.exists():
             return None
     source_name = voi_source or ""
     window = ["+Wl", "1"] if source_name == "voi_lut" else []

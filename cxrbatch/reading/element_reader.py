@@ -1,0 +1,326 @@
+"""The data elements of a DICOM file, one after another, however each of them is encoded.
+
+Files mix encodings: a sequence of VR UN is in implicit VR little endian wherever it lies, private
+sequences often are, and some writers put two bytes that are no value representation (VR) where one
+belongs. So the bytes decide, for each item and where need be for each element, and an encoding is
+believed if the next elements lie where it says.
+
+Source: DICOM PS3.5 section 7.1 (elements), 7.5 (sequences), 6.2.2 (UN).
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+from pydicom.datadict import dictionary_has_tag
+
+from cxrbatch.reading.outcomes import Outcome, ReadingError
+
+# Parsing stops here: a longer header is a bomb, or belongs to no radiograph.
+_HEADER_READS = 50_000
+# What an item of a sequence counts for beside its own: pydicom makes a data set of each, at the
+# price of some twenty reads.
+_ITEM_READS = 17
+HEADER_BYTES = 64 << 20
+_DEEPEST = 100
+_SCAN_STEP = 1 << 16
+
+# Float, double and integer pixel data (PS3.3 C.7.6.24 and C.7.6.3).
+PIXEL_TAGS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
+UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_DELIMITING = 0xFFFE
+
+_SHORT = "AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US"
+_LONG = "OB OD OF OL OV OW SQ SV UC UN UR UT UV"
+# The name of each VR, and whether its length has 32 bits (PS3.5 tables 7.1-1 and 7.1-2).
+_REPRESENTATIONS = {
+    name.encode(): (name, is_long)
+    for names, is_long in ((_SHORT, False), (_LONG, True))
+    for name in names.split()
+}
+# So many elements in a row must lie where an encoding says, before it is believed.
+_CHAIN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How elements are written: without VR or with one, in which byte order.
+
+    Attributes:
+        implicit: Without VR.
+        little: In little endian.
+        head: Group, number and length; with a VR group, number, VR and a length of 16 bits.
+        word: 32 bits.
+    """
+
+    implicit: bool
+    little: bool
+    head: struct.Struct
+    word: struct.Struct
+
+
+def _encoding(*, implicit: bool, little: bool) -> Encoding:
+    order = "<" if little else ">"
+    head = struct.Struct(order + ("HHI" if implicit else "HH2sH"))
+    return Encoding(implicit, little, head, struct.Struct(order + "I"))
+
+
+# By whether they are implicit and whether they are little endian.
+ENCODINGS = {
+    (implicit, little): _encoding(implicit=implicit, little=little)
+    for implicit in (False, True)
+    for little in (False, True)
+}
+# Items and delimiters, and whether they are in little endian: their bytes cannot be mistaken.
+_MARKERS = {
+    struct.pack(order + "HH", tag >> 16, tag & 0xFFFF): (tag, order == "<")
+    for tag in (_ITEM, _ITEM_END, _SEQUENCE_END)
+    for order in "<>"
+}
+
+
+class Head(NamedTuple):
+    """What stands in front of a value; `start` is the value's offset in the stream."""
+
+    tag: int
+    vr: str | None
+    length: int
+    start: int
+
+
+class ElementReader:
+    """Reads the elements of a stream, within limits on their number and size.
+
+    Attributes:
+        deviations: How the elements break the standard, one sentence of each kind.
+        stream: What is read from.
+    """
+
+    def __init__(self, stream: BinaryIO, *, size: int | None) -> None:
+        self.deviations: dict[str, str] = {}
+        self.stream = stream
+        self._size = size
+        self._read = stream.read
+        self._seek = stream.seek
+        self._reads = _HEADER_READS
+        self._bytes = HEADER_BYTES
+
+    def again(self) -> "ElementReader":
+        """Another reader of the same stream, without deviations."""
+        return ElementReader(self.stream, size=self._size)
+
+    def head(self, position: int, encoding: Encoding) -> Head | None:
+        """The head of the element at an offset, None at the end of the stream.
+
+        Raises:
+            ReadingError: `truncated`, `too_large`, or `corrupt` with the element's tag if it has
+                no valid VR and no length that leads to another element.
+        """
+        data = self.peek(position, 12)
+        if len(data) < 8:
+            if data or (self._size is not None and position > self._size):
+                raise _truncation()
+            return None
+        if encoding.implicit:
+            group, number, length = encoding.head.unpack_from(data)
+            return Head(group << 16 | number, None, length, position + 8)
+        group, number, vr, length = encoding.head.unpack_from(data)
+        tag = group << 16 | number
+        representation = _REPRESENTATIONS.get(vr)
+        if representation is None:
+            return self._head_without_representation(data, tag, position, encoding)
+        name, is_long = representation
+        if not is_long:
+            return Head(tag, name, length, position + 8)
+        if len(data) < 12:
+            raise _truncation()
+        return Head(tag, name, encoding.word.unpack_from(data, 8)[0], position + 12)
+
+    def value(self, head: Head, end: int) -> bytes:
+        """The bytes of a value up to an offset.
+
+        Raises:
+            ReadingError: `truncated` or `too_large`.
+        """
+        data = self.peek(head.start, end - head.start)
+        if len(data) < end - head.start:
+            raise _truncation()
+        return data
+
+    def peek(self, position: int, count: int) -> bytes:
+        """At most `count` bytes from an offset.
+
+        Raises:
+            ReadingError: `too_large` beyond the limits.
+        """
+        self._reads -= 1
+        self._bytes -= count
+        if self._reads < 0 or self._bytes < 0:
+            raise _endlessness()
+        self._seek(position)
+        return self._read(count)
+
+    def note(self, kind: str, deviation: str) -> None:
+        """Add a deviation; of each kind only the first one."""
+        self.deviations.setdefault(kind, deviation)
+
+    def leads_on(self, position: int, encoding: Encoding) -> bool:
+        """Whether several elements in a row lie at an offset, each where the last one says."""
+        return self._leads_on(position, 0, -1, encoding, _CHAIN)
+
+    def end(self, head: Head, encoding: Encoding, *, depth: int = 0) -> int:
+        """Offset behind an element; of undefined length, behind its delimiter.
+
+        Raises:
+            ReadingError: `truncated`, `too_large`, `corrupt` with a tag.
+        """
+        if head.length != UNDEFINED:
+            return head.start + head.length
+        if depth > _DEEPEST:
+            raise _endlessness()
+        marker = _MARKERS.get(self.peek(head.start, 4))
+        if marker is None:
+            return self._delimiter_end(head, encoding)
+        return self._items_end(head, encoding, depth)
+
+    def _head_without_representation(
+        self, data: bytes, tag: int, position: int, encoding: Encoding
+    ) -> Head:
+        """The head of an element whose VR is none, by what lies behind it."""
+        if tag >> 16 == _DELIMITING:
+            return Head(tag, None, encoding.word.unpack_from(data, 4)[0], position + 8)
+        for start, length in _possible_values(data, position, encoding):
+            if self._leads_on(start, length, tag, encoding, _CHAIN):
+                self.note("vr", f"{element_name(tag)} has no valid value representation")
+                return Head(tag, None, length, start)
+        raise ReadingError(
+            Outcome.CORRUPT,
+            f"{element_name(tag)} has no valid value representation, and no length fits",
+        )
+
+    def _leads_on(self, start: int, length: int, tag: int, encoding: Encoding, steps: int) -> bool:
+        """Whether other elements lie behind a value, as many as asked for."""
+        if steps == 0:
+            return True
+        if length == UNDEFINED:
+            return self.peek(start, 4) in _MARKERS
+        position = start + length
+        data = self.peek(position, 12)
+        if len(data) < 12:
+            # A delimiter may end the stream, as may the element itself.
+            return data[:4] in _MARKERS or position == self._size
+        group, number = encoding.head.unpack_from(data)[:2]
+        following = group << 16 | number
+        if following in PIXEL_TAGS or group == _DELIMITING:
+            return True
+        is_named = not encoding.implicit and data[4:6] in _REPRESENTATIONS
+        if following <= tag and not is_named:
+            return False
+        return any(
+            self._leads_on(*value, following, encoding, steps - 1)
+            for value in _possible_values(data, position, encoding)
+        )
+
+    def _items_end(self, sequence: Head, encoding: Encoding, depth: int) -> int:
+        """Offset behind the delimiter of a sequence of undefined length."""
+        position = sequence.start
+        while True:
+            data = self.peek(position, 8)
+            if len(data) < 8:
+                raise _truncation()
+            tag, little = _MARKERS.get(data[:4], (None, True))
+            length = ENCODINGS[True, little].word.unpack_from(data, 4)[0]
+            position += 8
+            if tag == _SEQUENCE_END:
+                return position
+            if tag is None:
+                detail = f"{element_name(sequence.tag)} is a sequence of something else than items"
+                raise ReadingError(Outcome.CORRUPT, detail)
+            self._reads -= _ITEM_READS
+            if tag == _ITEM and length == UNDEFINED:
+                inner = self._item_encoding(position, encoding, little=little)
+                if inner is not encoding and sequence.vr != "UN":
+                    name = element_name(sequence.tag)
+                    self.note("sequence", f"{name} is not encoded as the data set is")
+                position = self._item_end(position, inner, depth)
+            elif tag == _ITEM:
+                position += length
+
+    def _item_encoding(self, position: int, outer: Encoding, *, little: bool) -> Encoding:
+        """The encoding of an item: implicit VR does not go back to explicit VR further in."""
+        if outer.implicit:
+            return ENCODINGS[True, little]
+        explicit, implicit = ENCODINGS[False, little], ENCODINGS[True, little]
+        data = self.peek(position, 8)
+        if data[4:6] in _REPRESENTATIONS or data[:4] in _MARKERS or len(data) < 8:
+            return explicit
+        return implicit if self.leads_on(position, implicit) else explicit
+
+    def _item_end(self, position: int, encoding: Encoding, depth: int) -> int:
+        """Offset behind the delimiter of an item of undefined length."""
+        while True:
+            head = self.head(position, encoding)
+            if head is None:
+                raise _truncation()
+            if head.tag == _ITEM_END:
+                return head.start
+            if head.tag in (_SEQUENCE_END, _ITEM):
+                self.note("item", "an item of a sequence has no delimiter")
+                return position
+            position = self.end(head, encoding, depth=depth + 1)
+
+    def _delimiter_end(self, head: Head, encoding: Encoding) -> int:
+        """Offset behind the delimiter of a value that is not made of items, wherever it is."""
+        self.note("undefined", f"{element_name(head.tag)} has neither length nor items")
+        delimiter = encoding.word.pack(0xE0DDFFFE if encoding.little else 0xFFFEE0DD)
+        position, tail = head.start, b""
+        while data := self.peek(position, _SCAN_STEP):
+            at = (tail + data).find(delimiter)
+            if at >= 0:
+                return position - len(tail) + at + 8
+            position += len(data)
+            tail = data[-3:]
+        raise _truncation()
+
+
+def _possible_values(data: bytes, position: int, encoding: Encoding) -> list[tuple[int, int]]:
+    """Offset and length of the value behind a head, in each way of reading it, shortest first.
+
+    A longer one may end at an element by chance, and hide those that lie before it. What is no VR
+    has a length of 16 bits, as in DCMTK, or is the length of an element without VR. Two letters may
+    be a VR that is unknown yet: all new ones have a length of 32 bits (PS3.5 section 7.1.2).
+    """
+    word = encoding.word
+    without = position + 8, word.unpack_from(data, 4)[0]
+    if encoding.implicit:
+        return [without]
+    vr, length = encoding.head.unpack_from(data)[2:]
+    short = position + 8, length
+    name, is_long = _REPRESENTATIONS.get(vr, (None, False))
+    if name is not None:
+        return [(position + 12, word.unpack_from(data, 8)[0]) if is_long else short]
+    values = [short, without]
+    if vr.isalpha() and length == 0 and len(data) == 12:
+        values.append((position + 12, word.unpack_from(data, 8)[0]))
+    return sorted(values, key=sum)
+
+
+def element_name(tag: int) -> str:
+    """An element by its tag, as the standard writes it.
+
+    Where reading got out of step, a tag is made of the letters of a value: it is named only if it
+    is in the dictionary or a private tag that cannot be text.
+    """
+    group = tag >> 16
+    if dictionary_has_tag(tag) or (group % 2 and group < 0x2000):
+        return f"element ({group:04X},{tag & 0xFFFF:04X})"
+    return "an element of unknown tag"
+
+
+def _endlessness() -> ReadingError:
+    return ReadingError(Outcome.TOO_LARGE, "the header is longer than any radiograph's")
+
+
+def _truncation() -> ReadingError:
+    return ReadingError(Outcome.TRUNCATED, "the file ends inside its header")

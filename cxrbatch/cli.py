@@ -15,6 +15,7 @@ import click
 
 from cxrbatch import __version__
 from cxrbatch.errors import CxrbatchError, Interrupted
+from cxrbatch.streams import open_standard_streams
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -137,6 +138,7 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code.
     """
     try:
+        open_standard_streams()
         code = _run(sys.argv[1:] if args is None else args)
         sys.stdout.flush()
     except Interrupted as end:

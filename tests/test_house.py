@@ -20,12 +20,13 @@ TOP = Path(__file__).parents[1]
 PARTS = [name for name in ("training", "reports", "webapp") if (TOP / name).is_dir()]
 MOST_WEIGHTS = 25 * 1024 * 1024
 
-GROUND = {"", "errors"}
+GROUND = {"", "errors", "streams"}
 LIBRARY = {"reading", "model", "results", "scoring", "sample"}
 EDGE = {"options", "interruption"}
 LAW = {
     "": set(),
     "errors": set(),
+    "streams": set(),
     "options": {"errors"},
     "interruption": GROUND,
     "reading": GROUND,

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from cxrbatch.reading import allowance
 from cxrbatch.reading.outcomes import reading_error
+from cxrbatch.streams import open_standard_streams
 
 REQUEST = struct.Struct("<q")
 """Positive, with a socket: fork, and let it have so many bytes. Negative: end that child."""
@@ -78,6 +79,7 @@ _ENTRIES = struct.Struct("<qqqd")
 
 def serve() -> None:
     """Fork and end children as asked for, until the main process closes the socket."""
+    open_standard_streams()
     control = socket.socket(fileno=0)
     for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -35,7 +35,7 @@ _COPIED_AT_ONCE = 256
 _SECRET_ID_DIGITS = 16
 # A file's times may lag so much behind the clock.
 _CLOCK_NS = 20_000_000
-_PASSING = frozenset({Outcome.UNREADABLE_FILE, Outcome.OUT_OF_MEMORY})
+_PASSING = frozenset({Outcome.UNREADABLE_FILE, Outcome.OUT_OF_MEMORY, Outcome.READER_KILLED})
 """Outcomes that say as much of the machine as of the bytes: they are tried anew in each run."""
 
 
@@ -240,6 +240,9 @@ class _Culprits:
 
     def retried(self, unread: Unread) -> None:
         """Nothing is known yet."""
+
+    def fewer_workers(self) -> None:
+        """Leave it to the outcomes."""
 
     def lost(self, unread: Unread, fault: Fault) -> None:
         """Remember the bytes, if they are the ones that were read."""

@@ -1,6 +1,7 @@
 """How far a run is: a bar for a person, or a line of JSON per event for a log."""
 
 import json
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
@@ -54,6 +55,16 @@ class Bar:
 
     def retried(self, number: int, path: str) -> None:
         """Leave it to the summary."""
+
+    def fewer_workers(self) -> None:
+        """Say so, above the bar; called by another thread."""
+        from tqdm import tqdm
+
+        tqdm.write(
+            "warning: reading processes were killed, most likely as memory is short: fewer read "
+            "at once from now on; use fewer --workers or a machine with more memory",
+            file=sys.stderr,
+        )
 
     def interrupted(self, command: str) -> None:
         """Say what was kept, and how to go on."""
@@ -119,6 +130,10 @@ class EventLog:
     def retried(self, number: int, path: str) -> None:
         """Tell that a file is tried once more."""
         self._tell_of_file("retry", number, path)
+
+    def fewer_workers(self) -> None:
+        """Tell that fewer processes read from now on, as several were killed."""
+        self.tell("fewer_workers")
 
     def interrupted(self, command: str) -> None:
         """Tell what was kept; the command that goes on names files."""

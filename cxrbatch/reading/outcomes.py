@@ -163,7 +163,14 @@ class Outcome(StrEnum):
         "out_of_memory",
         Kind.FAILED,
         "Memory ran out while the image was read.",
-        "Use fewer workers or a machine with more memory.",
+        "Use fewer --workers or a machine with more memory, then run score --update.",
+    )
+    READER_KILLED = (
+        "reader_killed",
+        Kind.FAILED,
+        "The process that read the file was killed from outside, also when the file was tried "
+        "alone.",
+        "Use fewer --workers or a machine with more memory, then run score --update.",
     )
 
 

@@ -98,6 +98,9 @@ class Dealer(Generic[Loaded]):
     who begin. A semaphore would let in who happens to ask first: mostly the one that has just left.
     And whoever has done its part goes on with the next one without waking another: to wake all that
     wait, for each part, costs what reading two small images does.
+
+    Attributes:
+        places: Threads that may work at once.
     """
 
     def __init__(self, places: int) -> None:
@@ -106,7 +109,7 @@ class Dealer(Generic[Loaded]):
         Args:
             places: Threads that may work at once.
         """
-        self._free = places
+        self.places = self._free = places
         self._shares = _SHARES * places
         self._returning = 0
         self._due: deque[Chunk[Loaded]] = deque()
@@ -181,10 +184,27 @@ class Dealer(Generic[Loaded]):
         finally:
             with self._lock:
                 self._returning += 1
-                self._may_return.wait_for(lambda: self._free)
+                self._may_return.wait_for(lambda: self._free > 0)
                 self._returning -= 1
                 self._free -= 1
                 self._let_begin()
+
+    def halve(self, places: int) -> bool:
+        """Let half as many threads work at once from now on, at least one.
+
+        Args:
+            places: Threads that may work, as the caller knows it: if fewer may by now, nothing
+                changes.
+
+        Returns:
+            Whether it was changed.
+        """
+        with self._lock:
+            if places == 1 or places > self.places:
+                return False
+            self.places = places // 2
+            self._free -= places - self.places
+            return True
 
     def close(self) -> None:
         """Deal out no more; what is due fails."""
@@ -204,7 +224,7 @@ class Dealer(Generic[Loaded]):
         self._may_return.notify()
 
     def _one_may_begin(self) -> bool:
-        return bool(self._free and self._due and not self._returning)
+        return bool(self._free > 0 and self._due and not self._returning)
 
     def _let_begin(self) -> None:
         if self._one_may_begin():

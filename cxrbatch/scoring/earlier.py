@@ -10,8 +10,16 @@ from cxrbatch.results.paths import path_to_text, text_to_place
 from cxrbatch.results.table import Table
 from cxrbatch.scoring.archive import ArchiveFile
 
-TRIED_AGAIN = frozenset({Outcome.UNREADABLE_FILE.value, Outcome.OUT_OF_MEMORY.value})
-"""Outcomes that say more of the disk or the machine than of the file."""
+TRIED_AGAIN = frozenset(
+    code.value
+    for code in (
+        Outcome.UNREADABLE_FILE,
+        Outcome.DECODER_CRASHED,
+        Outcome.OUT_OF_MEMORY,
+        Outcome.READER_KILLED,
+    )
+)
+"""Outcomes that may be due to the disk or the machine: an update reads these files again."""
 
 
 @dataclass(frozen=True, slots=True)

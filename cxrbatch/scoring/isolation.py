@@ -2,7 +2,8 @@
 
 A decoder that crashes, spins or eats memory ends its child and nothing else. The file that it
 happened on is known, is tried once more in a new child, and then is a `Fault`. Those before it
-whose results had not been told yet are read again.
+whose results had not been told yet are read again. Where the child was killed from outside, as the
+system does when memory is short, no other child reads during the second try.
 """
 
 import os
@@ -10,12 +11,13 @@ import pickle
 import select
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from cxrbatch.reading.outcomes import Outcome
+from cxrbatch.scoring.gate import Aside
 from cxrbatch.scoring.nursery import TOGETHER, UNKNOWN_STATUS, End
 from cxrbatch.scoring.nursery_client import Nursery, NurseryClosed
 
@@ -44,7 +46,7 @@ class Fault:
     """A file that ended the process that read it, or would have.
 
     Attributes:
-        outcome: `decoder_crashed`, `decoder_timeout` or `out_of_memory`.
+        outcome: `decoder_crashed`, `decoder_timeout`, `out_of_memory` or `reader_killed`.
         detail: One line for a person.
         lasting: Whether it is the file's doing, so that trying again is in vain.
     """
@@ -55,21 +57,26 @@ class Fault:
 
 
 class IsolatedProcess:
-    """One child process at a time; for one thread at a time."""
+    """One child process at a time; for one thread at a time.
+
+    Attributes:
+        kills: How often a child was killed from outside.
+    """
 
     def __init__(
         self,
         nursery: Nursery,
         limits: Limits,
         *,
-        aside: Callable[[], AbstractContextManager[object]] = nullcontext,
+        aside: Aside = nullcontext,
     ) -> None:
         """Start nothing yet: the first call does.
 
         Args:
             nursery: Starts the child.
             limits: What one item may use.
-            aside: Entered while an item takes so long that others should not wait for it.
+            aside: Entered while an item takes so long that others should not wait for it, and while
+                this process waits for others.
         """
         self._nursery = nursery
         self._limits = limits
@@ -78,6 +85,8 @@ class IsolatedProcess:
         self._told = 0
         self._loss: _Loss | None = None
         self._stepped_aside = False
+        self._oom_kills = 0
+        self.kills = 0
 
     def map(
         self,
@@ -130,14 +139,25 @@ class IsolatedProcess:
                 if before:
                     self.close()  # what these have done to their process is none of its doing
                 retried(first + done)
-                again = list(self._attempt(function, items[done : done + 1]))
-                if again:
-                    yield again[0]
-                    done += 1
-                    continue
-                loss = self._loss
-            yield loss.fault
+                yield self._try_again(function, items[done], alone=loss.killed)
+            else:
+                yield loss.fault
             done += 1
+
+    def _try_again(
+        self, function: Callable[[Item], Result], item: Item, *, alone: bool
+    ) -> Result | Fault:
+        """Call a function once more on the item that a child was lost at, in a new child.
+
+        A child that is killed beside others, at this try, is no proof: the item is tried alone.
+        """
+        results = list(self._attempt(function, [item], alone=alone))
+        if results:
+            return results[0]
+        assert self._loss is not None
+        if self._loss.killed and not alone:
+            return self._try_again(function, item, alone=True)
+        return self._loss.fault
 
     def close(self) -> None:
         """End the child, if there is one."""
@@ -149,9 +169,18 @@ class IsolatedProcess:
                 self._nursery.end(pid)
 
     def _attempt(
+        self, function: Callable[[Item], Result], items: Sequence[Item], *, alone: bool = False
+    ) -> Iterator[Result | Fault]:
+        """Give results until the child is lost; read beside other children, or alone."""
+        gate = self._nursery.gate
+        with (gate.alone if alone else gate.beside_others)(self._step_aside):
+            if alone:
+                self._oom_kills = _oom_kills()
+            yield from self._results(function, items)
+
+    def _results(
         self, function: Callable[[Item], Result], items: Sequence[Item]
     ) -> Iterator[Result | Fault]:
-        """Give results until the child is lost."""
         pid, connection = self._child = self._child or self._new_child()
         left, end = len(items), None
         try:
@@ -189,12 +218,17 @@ class IsolatedProcess:
         soon = min(_SOON, seconds)
         if answer.poll(1e3 * soon):
             return None
-        self._stepped_aside = True
-        with self._aside():
+        with self._step_aside():
             if answer.poll(1e3 * (seconds - soon)):
                 return None
             # Here already: to come back may take long, and it would have gone on to other items.
             return self._nursery.end(pid)
+
+    @contextmanager
+    def _step_aside(self) -> Iterator[None]:
+        self._stepped_aside = True
+        with self._aside():
+            yield
 
     def _new_child(self) -> tuple[int, Connection]:
         self._told = 0
@@ -202,12 +236,16 @@ class IsolatedProcess:
 
     def _lose(self, pid: int, overdue: End | None) -> None:
         end = overdue or self._nursery.end(pid)
-        if end.taken > end.allowed / 2:
-            loss = _gluttony(end.allowed, status=end.status, timed_out=bool(overdue))
+        took_much = end.taken > end.allowed / 2
+        if not overdue and _was_killed(end.status):
+            self.kills += 1
+            loss = _kill(of_memory=took_much or _oom_kills() > self._oom_kills)
+        elif took_much:
+            loss = _gluttony(end.allowed)
         elif overdue:
             loss = _timeout(self._limits, worked=end.seconds)
         else:
-            loss = _death(end.status)
+            loss = _crash()
         # What it used for items that it has told of is not held against the next one.
         certain = loss.certain and end.begun > self._told
         untold = max(0, end.begun - self._told - 1)
@@ -221,11 +259,13 @@ class _Loss:
     Attributes:
         fault: Of the item that it was at.
         certain: Whether trying that again could not end otherwise.
+        killed: Whether the child was killed from outside.
         untold: Items before it whose results went with the child.
     """
 
     fault: Fault
     certain: bool
+    killed: bool = False
     untold: int = 0
 
 
@@ -237,21 +277,42 @@ def _timeout(limits: Limits, *, worked: float) -> _Loss:
     return _Loss(Fault(Outcome.DECODER_TIMEOUT, detail, lasting=True), certain)
 
 
-def _gluttony(allowed: int, *, status: int, timed_out: bool) -> _Loss:
+def _gluttony(allowed: int) -> _Loss:
     # Who eats memory without end may reach the deadline first where memory comes slowly.
     detail = f"reading took more memory than the {allowed >> 20} MiB that its size allows"
-    # The system kills where all of its memory is short, and that may be another's doing.
-    proven = timed_out or not _was_killed(status)
-    return _Loss(Fault(Outcome.OUT_OF_MEMORY, detail, lasting=proven), certain=proven)
+    return _Loss(Fault(Outcome.OUT_OF_MEMORY, detail, lasting=True), certain=True)
 
 
-def _death(status: int) -> _Loss:
-    # Killed from outside is no proof against the file: whoever ends a whole run does it so too.
-    lasting = not _was_killed(status)
+def _crash() -> _Loss:
     detail = "the decoder ended the process that ran it"
-    return _Loss(Fault(Outcome.DECODER_CRASHED, detail, lasting=lasting), certain=False)
+    return _Loss(Fault(Outcome.DECODER_CRASHED, detail, lasting=True), certain=False)
+
+
+def _kill(*, of_memory: bool) -> _Loss:
+    # No proof against the file: all processes together may be too large for the machine, and
+    # whoever ends a whole run does it so too.
+    if of_memory:
+        detail = "the system ended the process that read the file, as memory was short"
+        fault = Fault(Outcome.OUT_OF_MEMORY, detail)
+    else:
+        fault = Fault(Outcome.READER_KILLED, "the process that read the file was killed")
+    return _Loss(fault, certain=False, killed=True)
 
 
 def _was_killed(status: int) -> bool:
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     return killed or status == UNKNOWN_STATUS
+
+
+def _oom_kills() -> int:
+    """Processes that the kernel has ended for want of memory since it started; 0 if unknown.
+
+    It counts those of a control group's limit too, and before it ends them.
+
+    Source: proc_vmstat(5); mm/oom_kill.c of Linux 4.13 and later.
+    """
+    with suppress(OSError), open("/proc/vmstat", "rb") as file:
+        for line in file:
+            if line.startswith(b"oom_kill "):
+                return int(line.split()[1])
+    return 0

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from queue import LifoQueue
-from threading import Thread
+from threading import Lock, Thread
 from types import TracebackType
 from typing import Generic, Protocol, TypeAlias, TypeVar, cast
 
@@ -53,6 +53,9 @@ class FaultListener(Protocol):
     def lost(self, unread: Unread, fault: Fault) -> None:
         """This file gets the row of a fault."""
 
+    def fewer_workers(self) -> None:
+        """Several reading processes were killed: fewer read at once from now on; told once."""
+
 
 class Unheard:
     """Tells nobody: a row says what became of its file, or nobody asks."""
@@ -63,14 +66,18 @@ class Unheard:
     def lost(self, unread: Unread, fault: Fault) -> None:
         """Do nothing."""
 
+    def fewer_workers(self) -> None:
+        """Do nothing."""
+
 
 class ReadingPool(Generic[Loaded]):
     """Processes that read files ahead of the one who scores them.
 
     Each thread keeps one child process busy and waits for it, so a lost child costs the others
     nothing. One whose file hangs steps aside, and another works in its place until the deadline
-    has passed. PyTorch's DataLoader is not used here: it forks the process that holds the model,
-    and the death of one of its workers ends all of them.
+    has passed. Where processes are killed from outside, as the system does when memory is short,
+    fewer work from the second time on. PyTorch's DataLoader is not used here: it forks the process
+    that holds the model, and the death of one of its workers ends all of them.
     """
 
     def __init__(
@@ -100,6 +107,8 @@ class ReadingPool(Generic[Loaded]):
         if workers:
             self._nursery = nursery or Nursery()
             self._threads: list[Thread] = []
+            self._killing = Lock()
+            self._kills, self._all_work = 0, True
             self._dealer: Dealer[Loaded] = Dealer(workers)
             # The last one used comes first: the others start no child as long as none hangs.
             self._idle: LifoQueue[IsolatedProcess] = LifoQueue()
@@ -175,23 +184,40 @@ class ReadingPool(Generic[Loaded]):
         if (taken := self._dealer.take()) is None:
             return False
         try:
-            portions = self._loaded(taken.entries)
+            portions = self._loaded(taken.entries, places=self._dealer.places)
         except BaseException as error:
             self._dealer.fail(taken, error)
         else:
             self._dealer.put(taken, portions)
         return True
 
-    def _loaded(self, entries: list[Unread | Loaded | pa.Table]) -> list[Loaded | pa.Table]:
+    def _loaded(
+        self, entries: list[Unread | Loaded | pa.Table], *, places: int
+    ) -> list[Loaded | pa.Table]:
         unread = [entry for entry in entries if isinstance(entry, Unread)]
         if not unread:
             return cast("list[Loaded | pa.Table]", entries)
         process = self._idle.get()
+        kills = process.kills
         try:
             read = iter(self._read(process, unread))
+            if process.kills > kills:
+                self._work_less(places)
         finally:
             self._idle.put(process)
         return [next(read) if isinstance(entry, Unread) else entry for entry in entries]
+
+    def _work_less(self, places: int) -> None:
+        """Have fewer processes work after one was killed, unless it was the first.
+
+        Args:
+            places: How many might work when it began: what killed several of them counts once.
+        """
+        with self._killing:
+            self._kills += 1
+            if self._kills > 1 and self._dealer.halve(places) and self._all_work:
+                self._all_work = False
+                self._listener.fewer_workers()
 
     def _read(self, process: IsolatedProcess, unread: list[Unread]) -> list[Loaded]:
         files = [[entry.file] for entry in unread]

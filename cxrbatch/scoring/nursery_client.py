@@ -10,6 +10,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 
 from cxrbatch.errors import CxrbatchError
+from cxrbatch.scoring.gate import ReadingGate
 from cxrbatch.scoring.nursery import GROUP_SIGNALS, PR_SET_PDEATHSIG, REPLY, REQUEST, End
 
 _LAST_WAIT = 1.0
@@ -26,7 +27,11 @@ class NurseryClosed(Exception):
 
 
 class Nursery:
-    """Starts and ends child processes; may be used by several threads."""
+    """Starts and ends child processes; may be used by several threads.
+
+    Attributes:
+        gate: Lets a child read alone.
+    """
 
     def __init__(self) -> None:
         """Start the process that forks the children.
@@ -34,6 +39,7 @@ class Nursery:
         Raises:
             CxrbatchError: It cannot be started.
         """
+        self.gate = ReadingGate()
         self._lock = threading.Lock()
         self._closed = False
         self._begin()

@@ -25,3 +25,6 @@ class Progress(Protocol):
 
     def retried(self, number: int, path: str) -> None:
         """The process that read a file was lost; the file is tried once more."""
+
+    def fewer_workers(self) -> None:
+        """Several reading processes were killed: fewer read at once from now on; told once."""

@@ -90,6 +90,7 @@ class _Job:
         options = replace(engine.options, device=engine.device.type, precision=engine.precision)
         self._errand = Errand(engine, run, options=options)
         self._needs = _Needs.of(engine)
+        self._all_work = True
 
     def attempt(self, waiting: list[int]) -> list[int]:
         """Score shards until all are done, or Ray loses a process for good; give the rest.
@@ -172,6 +173,9 @@ class _Job:
             progress.retried(number, self._path(number))
         for number, outcome in report.failed:
             progress.failed(number, self._path(number), outcome)
+        if report.fewer_workers and self._all_work:
+            self._all_work = False
+            progress.fewer_workers()
         self._engine.summary.read += report.read
         self._engine.summary.images += report.images
         progress.advance(len(numbers))

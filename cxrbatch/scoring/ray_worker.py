@@ -93,6 +93,7 @@ class Report:
         images: Images that were scored.
         failed: Files with images that could not be read, and the outcome of each image.
         retried: Files that were tried a second time.
+        fewer_workers: Whether fewer processes read from here on, as several were killed.
         refusal: Why the shard was not written; empty where it was.
     """
 
@@ -100,6 +101,7 @@ class Report:
     images: int = 0
     failed: list[tuple[int, Outcome]] = field(default_factory=list)
     retried: list[int] = field(default_factory=list)
+    fewer_workers: bool = False
     refusal: str = ""
 
     def to_text(self) -> str:
@@ -189,3 +191,7 @@ class _Told:
     def retried(self, number: int, path: str) -> None:
         """Note it, without the path; called by several threads."""
         self.report.retried.append(number)
+
+    def fewer_workers(self) -> None:
+        """Note it."""
+        self.report.fewer_workers = True

@@ -131,6 +131,9 @@ class _Listener:
     def retried(self, unread: Unread) -> None:
         self.progress.retried(unread.number, path_to_text(unread.file.path, unread.file.member))
 
+    def fewer_workers(self) -> None:
+        self.progress.fewer_workers()
+
     def lost(self, unread: Unread, fault: Fault) -> None:
         if fault.lasting:
             self.culprits.add(unread.number, fault)

@@ -64,3 +64,7 @@ class RunClock:
     def retried(self, number: int, path: str) -> None:
         """As of `Progress`."""
         self._progress.retried(number, path)
+
+    def fewer_workers(self) -> None:
+        """As of `Progress`."""
+        self._progress.fewer_workers()

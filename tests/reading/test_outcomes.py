@@ -30,7 +30,7 @@ from cxrbatch.reading.radiograph import (
 )
 
 # These are found by who runs reading in processes of its own.
-OF_ISOLATION = {Outcome.DECODER_CRASHED, Outcome.DECODER_TIMEOUT}
+OF_ISOLATION = {Outcome.DECODER_CRASHED, Outcome.DECODER_TIMEOUT, Outcome.READER_KILLED}
 CLASSES = {
     "1.2.840.10008.1.3.10": Outcome.DICOMDIR,
     "1.2.840.10008.5.1.4.1.1.88.11": Outcome.STRUCTURED_REPORT,

@@ -30,3 +30,6 @@ class Silent:
 
     def retried(self, number: int, path: str) -> None:
         """Leave it to the table."""
+
+    def fewer_workers(self) -> None:
+        """Leave it to the table."""

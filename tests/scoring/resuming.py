@@ -52,6 +52,9 @@ class Watcher:
     def retried(self, number: int, path: str) -> None:
         """Count nothing."""
 
+    def fewer_workers(self) -> None:
+        """Count nothing."""
+
 
 def write_film(path: Path, seed: int) -> None:
     path.parent.mkdir(exist_ok=True, parents=True)

@@ -4,7 +4,7 @@ import os
 import random
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def test_a_child_has_what_it_needs_from_its_start(nursery: Nursery, tmp_path: Pa
     [
         ("segfault", "decoder_crashed", 2),
         ("abort", "decoder_crashed", 2),
-        ("kill", "decoder_crashed", 2),
+        ("kill", "reader_killed", 2),
         ("exit", "decoder_crashed", 2),
         ("spin", "decoder_timeout", None),  # it depends on how much it could compute
         ("sleep", "decoder_timeout", 2),
@@ -94,6 +94,56 @@ def test_a_poison_costs_its_own_result_alone(
 def test_what_only_came_from_outside_is_not_held_against_a_file(process: IsolatedProcess) -> None:
     results = list(process.map(poisons.swallow, ["kill", "segfault", "spin"]))
     assert [fault.lasting for fault in results if isinstance(fault, Fault)] == [False, True, True]
+
+
+def test_what_was_killed_once_has_its_result(process: IsolatedProcess, tmp_path: Path) -> None:
+    retried: list[int] = []
+    killed = f"kill_once {bytes(tmp_path / 'mark').hex()}"
+    items = ["a", killed, "b"]
+    assert list(process.map(poisons.swallow, items, retried=retried.append)) == [
+        item * 2 for item in items
+    ]
+    assert retried == [1]
+    assert process.kills == 1
+
+
+def test_a_kill_counts_only_where_no_other_reads(
+    process: IsolatedProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first try ends by a crash, the second beside others by a kill: there is a third."""
+    tries: list[bool] = []
+    attempt = process._attempt
+
+    def noted(
+        function: Callable[[str], object], items: list[str], *, alone: bool = False
+    ) -> Iterator[object]:
+        tries.append(alone)
+        return attempt(function, items, alone=alone)
+
+    monkeypatch.setattr(process, "_attempt", noted)
+    (fault,) = process.map(poisons.swallow, [f"abort_kill {bytes(tmp_path / 'mark').hex()}"])
+    assert isinstance(fault, Fault)
+    assert fault.outcome == "reader_killed"
+    assert tries == [False, False, True]
+
+
+def test_where_the_system_counts_its_kills_memory_is_the_cause(
+    process: IsolatedProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter([5, 5, 6])
+    monkeypatch.setattr(isolation, "_oom_kills", lambda: next(counts))
+    (fault,) = process.map(poisons.swallow, ["kill"])
+    assert isinstance(fault, Fault)
+    assert (fault.outcome, fault.lasting) == ("out_of_memory", False)
+
+
+def test_the_kills_of_the_system_can_be_read() -> None:
+    counted = Path("/proc/vmstat")
+    if not (counted.exists() and "\noom_kill " in counted.read_text()):
+        pytest.skip("this system does not count them")
+    assert isolation._oom_kills() == int(
+        dict(line.split() for line in counted.read_text().splitlines())["oom_kill"]
+    )
 
 
 def test_only_what_computed_all_the_time_has_had_its_chance() -> None:

@@ -30,6 +30,7 @@ class Heard:
     def __init__(self) -> None:
         self.again: list[int] = []
         self.gone: list[tuple[int, str]] = []
+        self.fewer = 0
 
     def retried(self, unread: Unread) -> None:
         """Note a second try."""
@@ -38,6 +39,10 @@ class Heard:
     def lost(self, unread: Unread, fault: Fault) -> None:
         """Note a culprit."""
         self.gone.append((unread.number, fault.outcome))
+
+    def fewer_workers(self) -> None:
+        """Count it."""
+        self.fewer += 1
 
 
 def load(
@@ -121,6 +126,36 @@ def test_crashes_cost_one_row_each() -> None:
     assert crashed == sorted(heard.again) == [37, 38, 90]
     assert sorted(heard.gone) == [(number, "decoder_crashed") for number in crashed]
     assert sum(code == "not_an_image" for _, code in found) == 117
+
+
+def test_what_is_too_large_beside_others_is_read_alone(tmp_path: Path) -> None:
+    lock = bytes(tmp_path / "lock").hex()
+    names = [f"crowd {lock} {number}" for number in range(60)]
+    portions, heard = load(names, workers=3)
+    assert rows(portions) == [(name, "not_an_image") for name in names]
+    assert heard.gone == []
+    assert heard.again
+
+
+def test_fewer_work_after_several_kills_and_this_is_told_once() -> None:
+    names = [f"{number:03d}" for number in range(300)]
+    for number in (5, 100, 200, 290):
+        names[number] = "kill"
+    heard = Heard()
+    entries = [Unread(number, ArchiveFile(name.encode(), 0)) for number, name in enumerate(names)]
+    with ReadingPool(READER, workers=4, limits=LIMITS, listener=heard) as pool:
+        found = rows(list(pool.load(entries)))
+        assert 1 <= pool._dealer.places < 4
+    assert [path for path, _ in found] == names
+    killed = [number for number, (_, code) in enumerate(found) if code == "reader_killed"]
+    assert killed == sorted(heard.again) == [5, 100, 200, 290]
+    assert heard.fewer == 1
+
+
+def test_one_kill_changes_nothing_for_the_others() -> None:
+    portions, heard = load([*"abcdefg", "kill", *"hijk"], workers=2)
+    assert [code for _, code in rows(portions)].count("reader_killed") == 1
+    assert heard.fewer == 0
 
 
 def test_a_hang_costs_one_row() -> None:

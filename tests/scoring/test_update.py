@@ -3,6 +3,7 @@
 import os
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,12 @@ from PIL import Image
 
 from cxrbatch.errors import UsageError
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.scoring.claim import claimed
+from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.scoring.claim import claimed, partial_folder
 from cxrbatch.scoring.engine import score_archive
+from cxrbatch.scoring.isolation import Fault
+from cxrbatch.scoring.rows import FileReader, LoadedFiles
+from cxrbatch.scoring.runs import Culprits
 from cxrbatch.scoring.settings import ScoringOptions, Summary
 
 FILES = 40
@@ -49,6 +54,9 @@ class Stop:
         """Count nothing."""
 
     def retried(self, number: int, path: str) -> None:
+        """Count nothing."""
+
+    def fewer_workers(self) -> None:
         """Count nothing."""
 
 
@@ -189,6 +197,51 @@ def test_what_the_disk_refused_is_tried_again(
     os.utime(archive / "1" / "05", ns=(0, state.st_mtime_ns))
     summary = score(tmp_path / "r.parquet", update=True)
     assert (summary.read, summary.counts.outcomes["unreadable_file"]) == (1, 0)
+
+
+def test_what_may_be_the_machine_s_doing_is_tried_again(
+    score: Callable[..., Summary],
+    archive: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost = {
+        b"1/05": Outcome.DECODER_CRASHED,
+        b"2/10": Outcome.OUT_OF_MEMORY,
+        b"2/22": Outcome.READER_KILLED,
+    }
+    load = FileReader.load
+
+    def lose(reader: FileReader, files: list[ArchiveFile]) -> LoadedFiles:
+        (file,) = files
+        if file.path in lost:
+            return reader.failed(file, lost[file.path], "the process ended")
+        return load(reader, files)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FileReader, "load", lose)
+        score(tmp_path / "r.parquet")
+        before = (tmp_path / "r.parquet").read_bytes()
+        # Where it is the file's doing after all, the table stays as it is.
+        assert score(tmp_path / "r.parquet", update=True).read == len(lost)
+        assert (tmp_path / "r.parquet").read_bytes() == before
+    summary = score(tmp_path / "r.parquet", update=True)
+    score(tmp_path / "whole.parquet")
+    assert summary.read == len(lost)
+    assert (tmp_path / "r.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_an_update_does_not_believe_the_culprits_of_an_unfinished_run(
+    score: Callable[..., Summary], tmp_path: Path
+) -> None:
+    with pytest.raises(Killed):
+        score(tmp_path / "r.parquet", stop=8)
+    with closing(Culprits(partial_folder(tmp_path / "r.parquet"))) as culprits:
+        culprits.add(30, Fault(Outcome.DECODER_CRASHED, "the process ended", lasting=True))
+    assert score(tmp_path / "r.parquet").counts.outcomes["decoder_crashed"] == 1
+    assert score(tmp_path / "r.parquet", update=True).counts.outcomes["decoder_crashed"] == 0
+    score(tmp_path / "whole.parquet")
+    assert (tmp_path / "r.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 
 def test_another_recipe_is_no_update(score: Callable[..., Summary], tmp_path: Path) -> None:

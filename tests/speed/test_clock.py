@@ -38,6 +38,10 @@ class Told:
         """Note it."""
         self.calls.append(("retried", number, path))
 
+    def fewer_workers(self) -> None:
+        """Note it."""
+        self.calls.append(("fewer_workers",))
+
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:

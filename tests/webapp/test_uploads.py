@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import random
+import signal
 import tempfile
 import threading
 import zipfile
@@ -23,9 +24,10 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.test import encode_multipart
 
 from cxrbatch.results.table import open_table
+from cxrbatch.scoring.isolation import Fault, Limits
 from cxrbatch.webapp.access import allowed_hosts
 from cxrbatch.webapp.app import create_app
-from cxrbatch.webapp.children import Busy, Queue
+from cxrbatch.webapp.children import Busy, Children, Queue
 from cxrbatch.webapp.services import NAME, close
 
 TOKEN = "a-token-of-the-tests"
@@ -301,6 +303,16 @@ def test_too_many_at_once_are_turned_away(
         assert int(answer.headers["Retry-After"]) > 0
         assert client.get("/api/v1/runs", headers=BEARER).status_code == 200
     assert score(scorer_app, data)[0] == 200
+
+
+def test_a_reader_that_is_killed_is_not_held_against_the_file() -> None:
+    children = Children(Limits())
+    try:
+        fault = children.call(signal.raise_signal, signal.SIGKILL)
+    finally:
+        children.close()
+    assert isinstance(fault, Fault)
+    assert fault.outcome == "reader_killed"
 
 
 def test_the_queue_lets_wait_whom_it_has_room_for() -> None:

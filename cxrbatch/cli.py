@@ -6,8 +6,10 @@ but some images could not be read, 130 or 143 interrupted.
 
 import errno
 import os
+import resource
 import select
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -69,13 +71,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 REMEDIES = {
     errno.EACCES: "check the permissions",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u) or use fewer --workers",
     errno.EDQUOT: "the quota is used up; free some space or choose another disk",
     errno.EMFILE: "raise the limit of open files (ulimit -n) or use fewer --workers",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOMEM: "free some memory, raise its limit (ulimit -v) or use fewer --workers",
     errno.ENOSPC: "free some space or choose another disk",
     errno.EROFS: "choose a place that can be written",
 }
 """What to do about a failure of the operating system, by its number."""
+
+LEAST_MEMORY = 512 << 20
+"""Bytes: where less may be mapped, native libraries crash or hang while they are loaded."""
 
 
 class LazyGroup(click.Group):
@@ -86,9 +93,15 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of one command; None where there is no such command."""
+        """Import the module of one command; None where there is no such command.
+
+        Raises:
+            CxrbatchError: Less memory may be mapped than `LEAST_MEMORY`.
+        """
         if cmd_name not in COMMANDS:
             return None
+        if (limit := _memory_limit()) is not None and limit < LEAST_MEMORY:
+            raise CxrbatchError(_too_low(limit))
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command = getattr(import_module(module), attribute)
         assert isinstance(command, click.Command)
@@ -156,8 +169,12 @@ def main(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         return INTERRUPTED
-    except OSError as error:
-        return _fail_of_system(error)
+    except Exception as error:
+        if message := _of_a_limit(error):
+            return _fail(message, FAILED)
+        if isinstance(error, OSError):
+            return _fail_of_system(error)
+        raise
     return code
 
 
@@ -190,6 +207,40 @@ def _fail_of_system(error: OSError) -> int:
         message += f": {os.fsdecode(error.filename)}"
     remedy = REMEDIES.get(error.errno or 0)
     return _fail(f"{message} ({remedy})" if remedy else message, FAILED)
+
+
+def _of_a_limit(error: Exception) -> str | None:
+    """What to say of an error that a limit of memory or threads explains; None for any other.
+
+    Where the address space is limited, native libraries cannot be loaded, and their packages raise
+    whatever they make of that.
+    """
+    reason = str(error) or "memory ran out"
+    limit = _memory_limit()
+    # A thread that Python cannot start, or memory that PyTorch cannot have, is a RuntimeError.
+    lacks_memory = isinstance(error, MemoryError) or "allocate memory" in reason
+    lacks_thread = "can't start new thread" in reason
+    if limit is not None and (lacks_memory or lacks_thread or _is_of_import(error)):
+        return f"{reason}: {_too_low(limit)}"
+    if lacks_memory or lacks_thread:
+        return f"{reason}; {REMEDIES[errno.ENOMEM if lacks_memory else errno.EAGAIN]}"
+    return None
+
+
+def _is_of_import(error: Exception) -> bool:
+    """Whether it was raised while a module was loaded."""
+    names = (frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__))
+    return isinstance(error, ImportError) or "<module>" in names
+
+
+def _memory_limit() -> int | None:
+    """Bytes of memory that this process may map; None where nothing limits it."""
+    limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    return min((limit for limit in limits if limit != resource.RLIM_INFINITY), default=None)
+
+
+def _too_low(limit: int) -> str:
+    return f"memory is limited to {limit >> 20} MiB; raise the limit (ulimit -v or -d)"
 
 
 def _unread_outputs() -> list[int]:

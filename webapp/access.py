@@ -6,15 +6,13 @@ ends DNS rebinding; Origin and a secret of the session are checked on all that i
 """
 
 import hmac
-import ipaddress
 import secrets
-import socket
-from contextlib import suppress
-from urllib.parse import urlsplit
 
 from flask import Flask, Request, Response, redirect, render_template, request, session
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import BadRequest, Forbidden, Unauthorized
+
+from cxrbatch.webapp.hosts import Hosts
 
 OPEN_ENDPOINTS = frozenset({"static"})
 """What is answered without a token: stylesheet, scripts and icon."""
@@ -34,19 +32,19 @@ _HEADERS = {
 }
 
 
-def guard(app: Flask, *, token: str, hosts: frozenset[str]) -> None:
+def guard(app: Flask, *, token: str, hosts: Hosts) -> None:
     """Put the checks in front of every route of an app, and its headers behind.
 
     Args:
         app: The app.
         token: What a visitor has to know.
-        hosts: Names that a request may address, in lower case, without a port.
+        hosts: Hosts that a request may address.
     """
 
     def check() -> ResponseReturnValue | None:
         _check_host(request, hosts)
         if request.method not in _LOOKING:
-            _check_origin(request)
+            _check_origin(request, hosts)
         if request.endpoint in OPEN_ENDPOINTS:
             return None
         if _is_bearer(request, token):
@@ -64,42 +62,20 @@ def guard(app: Flask, *, token: str, hosts: frozenset[str]) -> None:
     app.context_processor(lambda: {"session_secret": session.get("secret", "")})
 
 
-def allowed_hosts(listening: str) -> frozenset[str]:
-    """Names by which a server that listens at an address may be called."""
-    names = {"localhost", "127.0.0.1", "::1", listening.lower()}
-    if listening in ("0.0.0.0", "::"):
-        own = socket.gethostname().lower()
-        names |= {own, socket.getfqdn().lower()}
-        with suppress(OSError):  # it need not know its own name
-            names |= {str(found[4][0]) for found in socket.getaddrinfo(own, None)}
-    return frozenset(names)
-
-
 def sign_in_page(*, refused: bool) -> str:
     """The page that asks for the token."""
     return render_template("sign_in.html", refused=refused)
 
 
-def _check_host(request: Request, hosts: frozenset[str]) -> None:
-    try:
-        host = urlsplit(f"//{request.environ.get('HTTP_HOST', '')}").hostname or ""
-    except ValueError:
-        host = ""
-    if host.lower() not in hosts and not _is_own_address(host, request):
-        raise BadRequest("This server does not go by that name.")
-
-
-def _is_own_address(host: str, request: Request) -> bool:
-    """Whether the host is the very address that the server was started with, as a number."""
-    try:
-        return ipaddress.ip_address(host) == ipaddress.ip_address(
-            request.environ.get("SERVER_NAME", "")
+def _check_host(request: Request, hosts: Hosts) -> None:
+    if request.environ.get("HTTP_HOST", "") not in hosts:
+        raise BadRequest(
+            "This server does not go by the name in the request's header Host: start it with "
+            "--allow-host NAME if that name is right."
         )
-    except ValueError:
-        return False
 
 
-def _check_origin(request: Request) -> None:
+def _check_origin(request: Request, hosts: Hosts) -> None:
     origin = request.headers.get("Origin")
     if origin == "null":
         # A form of a page that sends no referrer has no origin; the browser tells otherwise.
@@ -108,7 +84,7 @@ def _check_origin(request: Request) -> None:
     elif origin is None:
         if "Authorization" in request.headers:
             return  # a program, not a browser
-    elif origin.lower() in (f"http://{request.host}".lower(), f"https://{request.host}".lower()):
+    elif hosts.has_origin(origin, host=request.environ["HTTP_HOST"]):
         return
     raise Forbidden("The request comes from another site.")
 

@@ -12,6 +12,7 @@ from cxrbatch.webapp import api, failures, images, runs, uploads
 from cxrbatch.webapp.access import guard
 from cxrbatch.webapp.children import Children, Queue
 from cxrbatch.webapp.films import Films
+from cxrbatch.webapp.hosts import Hosts
 from cxrbatch.webapp.keeping import Keeper
 from cxrbatch.webapp.library import Library
 from cxrbatch.webapp.scorer import UploadScorer
@@ -27,7 +28,7 @@ def create_app(
     folder: Path,
     *,
     token: str,
-    hosts: frozenset[str],
+    hosts: Hosts,
     checkpoint: Path | None = None,
     keep_uploads: Path | None = None,
     cookie: str = "cxrbatch",
@@ -37,7 +38,7 @@ def create_app(
     Args:
         folder: Where the tables and reports are.
         token: What a visitor has to know.
-        hosts: Names that a request may address, in lower case, without a port.
+        hosts: Hosts that a request may address.
         checkpoint: What scores uploads; the bundled one by default.
         keep_uploads: A private folder where uploads stay; None for nowhere.
         cookie: Name of the session's cookie, which browsers share between ports.

@@ -26,6 +26,13 @@ def _token(context: click.Context, parameter: click.Parameter, given: str | None
 @click.option("--host", default="127.0.0.1", help="Address to listen at.")
 @click.option("--port", default=8765, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option(
+    "--allow-host",
+    multiple=True,
+    metavar="NAME",
+    help="Answer requests for this host too, as a proxy in front passes them on; repeat it for "
+    "more.  [default: this machine's names]",
+)
+@click.option(
     "--token",
     callback=_token,
     metavar="TEXT",
@@ -45,6 +52,7 @@ def command(
     folder: Path,
     host: str,
     port: int,
+    allow_host: tuple[str, ...],
     token: str | None,
     checkpoint: Path | None,
     keep_uploads: Path | None,
@@ -62,20 +70,22 @@ def command(
     Example:
       cxrbatch serve results
       cxrbatch serve results --port 9000 --checkpoint model.safetensors --browser
+      cxrbatch serve results --allow-host cxr.example
     """
     import secrets
 
-    from cxrbatch.webapp.access import allowed_hosts
     from cxrbatch.webapp.app import create_app
+    from cxrbatch.webapp.hosts import allowed_hosts
     from cxrbatch.webapp.serving import serve
 
+    hosts = allowed_hosts(host, allow_host)
     with _listening(host, port) as listener:
         port = listener.getsockname()[1]
         token = token or secrets.token_urlsafe(24)
         app = create_app(
             folder,
             token=token,
-            hosts=allowed_hosts(host),
+            hosts=hosts,
             checkpoint=checkpoint,
             keep_uploads=keep_uploads,
             cookie=f"cxrbatch-{port}",

@@ -31,8 +31,8 @@ from cxrbatch.results.table import (
     record_batch,
     table_schema,
 )
-from cxrbatch.webapp.access import allowed_hosts
 from cxrbatch.webapp.app import create_app
+from cxrbatch.webapp.hosts import allowed_hosts
 from cxrbatch.webapp.services import close
 from cxrbatch.webapp.summaries import Summaries
 

@@ -12,8 +12,8 @@ from flask.testing import FlaskClient
 
 from cxrbatch.cli import main
 from cxrbatch.errors import UsageError
-from cxrbatch.webapp.access import allowed_hosts
 from cxrbatch.webapp.app import create_app
+from cxrbatch.webapp.hosts import allowed_hosts
 from cxrbatch.webapp.keeping import Keeper, NotKept
 from cxrbatch.webapp.services import close
 

@@ -11,6 +11,7 @@ from cxrbatch.scoring.isolation import Limits
 from cxrbatch.webapp import api, failures, images, runs, uploads
 from cxrbatch.webapp.access import guard
 from cxrbatch.webapp.children import Children, Queue
+from cxrbatch.webapp.export import Exports
 from cxrbatch.webapp.films import Films
 from cxrbatch.webapp.hosts import Hosts
 from cxrbatch.webapp.keeping import Keeper
@@ -60,6 +61,7 @@ def create_app(
     children = Children(Limits())
     app.extensions[NAME] = Services(
         children=children,
+        exports=Exports(Queue(at_work=2, waiting=4)),
         films=Films(children, Queue(at_work=2, waiting=10)),
         keeper=Keeper(keep_uploads) if keep_uploads else None,
         library=Library(folder),

@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 class Busy(Exception):
-    """So many wait already that another would wait too long."""
+    """So many wait already that another would wait too long; the message says for what."""
 
 
 class Queue:
@@ -37,7 +37,7 @@ class Queue:
             Busy: There is no place to wait.
         """
         if not self._places.acquire(blocking=False):
-            raise Busy
+            raise Busy("Too many requests of this kind wait already")
         try:
             with self._at_work:
                 yield

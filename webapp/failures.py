@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException
 from cxrbatch.errors import CxrbatchError, TableError
 from cxrbatch.webapp.access import sign_in_page
 from cxrbatch.webapp.children import Busy
+from cxrbatch.webapp.export import NoRoom, Unwanted
 from cxrbatch.webapp.keeping import NotKept
 
 _LOG = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ def explain(app: Flask) -> None:
     app.register_error_handler(CxrbatchError, lambda error: _answer(422, str(error)))
     app.register_error_handler(Busy, _busy)
     app.register_error_handler(NotKept, _not_kept)
+    app.register_error_handler(NoRoom, _not_exported)
+    app.register_error_handler(Unwanted, lambda error: _answer(503, "Nobody waits for it."))
     app.register_error_handler(Exception, _broken)
 
 
@@ -53,13 +56,17 @@ def _refused(error: HTTPException) -> ResponseReturnValue:
 
 
 def _busy(error: Busy) -> Response:
-    response = _answer(503, "Too many files are being read; try again in a moment.")
+    response = _answer(503, f"{error}; try again in a moment.")
     response.headers["Retry-After"] = str(_RETRY_SECONDS)
     return response
 
 
 def _not_kept(error: NotKept) -> Response:
     return _answer(507, f"The file was scored but cannot be kept: {error}. Nothing of it is left.")
+
+
+def _not_exported(error: NoRoom) -> Response:
+    return _answer(507, f"The export does not fit on the disk: {error}. Choose fewer rows.")
 
 
 def _broken(error: Exception) -> Response:

@@ -13,7 +13,7 @@ from cxrbatch.model.card import Card
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.results.table import Table
 from cxrbatch.webapp.accuracy import Accuracy
-from cxrbatch.webapp.export import FORMATS, exported
+from cxrbatch.webapp.export import FORMATS
 from cxrbatch.webapp.filters import Filter, is_labelled, parse_filter, sortable
 from cxrbatch.webapp.library import Found
 from cxrbatch.webapp.services import asked_table, services
@@ -157,8 +157,10 @@ def export(id: str, form: str) -> Response:
     if form not in FORMATS:
         raise NotFound("Rows are exported as CSV or Parquet.")
     chosen = parse_filter(request.args, opened.table)
+    has_gone = request.environ.get("waitress.client_disconnected", bool)
+    file = services().exports.make(opened, chosen, form, is_wanted=lambda: not has_gone())
     return send_file(
-        exported(opened, chosen, form),
+        file,
         mimetype=FORMATS[form],
         as_attachment=True,
         download_name=f"rows.{form}",

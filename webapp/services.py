@@ -7,6 +7,7 @@ from flask import Flask, current_app
 from werkzeug.exceptions import NotFound
 
 from cxrbatch.webapp.children import Children
+from cxrbatch.webapp.export import Exports
 from cxrbatch.webapp.films import Films
 from cxrbatch.webapp.keeping import Keeper
 from cxrbatch.webapp.library import Found, Library
@@ -24,6 +25,7 @@ class Services:
     Attributes:
         library: The tables and reports.
         children: Read what is hostile.
+        exports: Makes files of chosen rows.
         films: Films, read anew.
         keeper: Keeps uploads; None where they are not kept.
         scorer: Scores uploads.
@@ -31,6 +33,7 @@ class Services:
     """
 
     children: Children
+    exports: Exports
     films: Films
     keeper: Keeper | None
     library: Library

@@ -1,0 +1,90 @@
+"""Exports stay within named limits of disk and memory, and end where nobody waits for them."""
+
+import csv
+import io
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from cxrbatch.webapp import export
+from cxrbatch.webapp.services import NAME
+
+FORMS = pytest.mark.parametrize("form", ["csv", "parquet"])
+
+
+def bytes_on_disk(app: Flask) -> int:
+    count: int = app.extensions[NAME].exports._bytes
+    return count
+
+
+@FORMS
+def test_an_export_over_the_limit_is_refused_by_it(
+    app: Flask, client: FlaskClient, run_id: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client.get(f"/runs/{run_id}/export.{form}") as answer:
+        size = len(answer.data)
+    monkeypatch.setattr(export, "MOST_BYTES", size)
+    with client.get(f"/runs/{run_id}/export.{form}") as answer:
+        assert answer.status_code == 200
+    monkeypatch.setattr(export, "MOST_BYTES", size - 1)
+    answer = client.get(f"/runs/{run_id}/export.{form}")
+    assert answer.status_code == 422
+    assert "larger than 0 MiB" in answer.text
+    assert bytes_on_disk(app) == 0
+
+
+def test_exports_that_are_not_fetched_leave_others_no_endless_room(
+    app: Flask, client: FlaskClient, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"/runs/{run_id}/export.csv"
+    waiting = client.get(address)
+    size = bytes_on_disk(app)
+    assert size > 1000
+    monkeypatch.setattr(export, "_MOST_BYTES_TOGETHER", 2 * size - 1)
+    refused = client.get(address)
+    assert refused.status_code == 503
+    assert refused.headers["Retry-After"].isdigit()
+    waiting.close()
+    assert bytes_on_disk(app) == 0
+    with client.get(address) as answer:
+        assert answer.status_code == 200
+
+
+@FORMS
+def test_a_full_disk_is_told(
+    app: Flask, client: FlaskClient, run_id: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export.Exports, "take", fail)
+    answer = client.get(f"/runs/{run_id}/export.{form}")
+    assert answer.status_code == 507
+    assert "No space left" in answer.text
+
+
+@FORMS
+def test_an_export_that_nobody_waits_for_is_given_up(
+    app: Flask, client: FlaskClient, run_id: str, form: str
+) -> None:
+    asked = iter([False])
+
+    def has_gone() -> bool:
+        return next(asked, True)
+
+    overrides = {"waitress.client_disconnected": has_gone}
+    answer = client.get(f"/runs/{run_id}/export.{form}", environ_overrides=overrides)
+    assert answer.status_code == 503
+    assert bytes_on_disk(app) == 0
+
+
+def test_rows_are_the_same_in_any_pieces(
+    client: FlaskClient, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client.get(f"/runs/{run_id}/export.csv") as answer:
+        whole = answer.text
+    monkeypatch.setattr(export, "_PIECE_BYTES", 1)
+    with client.get(f"/runs/{run_id}/export.csv") as answer:
+        assert answer.text == whole
+    assert len(list(csv.reader(io.StringIO(whole)))) == 13

@@ -7,6 +7,7 @@ ends DNS rebinding; Origin and a secret of the session are checked on all that i
 
 import hmac
 import secrets
+from collections.abc import Mapping
 
 from flask import Flask, Request, Response, redirect, render_template, request, session
 from flask.typing import ResponseReturnValue
@@ -60,6 +61,27 @@ def guard(app: Flask, *, token: str, hosts: Hosts) -> None:
     app.before_request(check)
     app.after_request(_with_headers)
     app.context_processor(lambda: {"session_secret": session.get("secret", "")})
+
+
+def is_known(app: Flask, headers: Mapping[str, str], query: str, *, token: str) -> bool:
+    """Whether a request shows the token, or the cookie that it was exchanged for.
+
+    Args:
+        app: The app that it is for.
+        headers: Its headers, named as in `HTTP_COOKIE` but without `HTTP_`.
+        query: What follows the question mark in its address.
+        token: The token.
+    """
+    names = [name for name in ("AUTHORIZATION", "COOKIE") if name in headers]
+    if not names and "token=" not in query:
+        return False
+    asked = app.request_class(
+        {"QUERY_STRING": query, **{f"HTTP_{name}": headers[name] for name in names}}
+    )
+    if _is_bearer(asked, token) or _same(asked.args.get("token", ""), token):
+        return True
+    kept = app.session_interface.open_session(app, asked)
+    return kept is not None and bool(kept.get("admitted"))
 
 
 def sign_in_page(*, refused: bool) -> str:

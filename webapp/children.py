@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits
-from cxrbatch.scoring.nursery_client import Nursery
+from cxrbatch.scoring.nursery_client import Nursery, NurseryClosed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,7 +46,11 @@ class Queue:
 
 
 class Children:
-    """Calls functions on hostile files, each in a child process of its own that then ends."""
+    """Calls functions on hostile files, each in a child process of its own that then ends.
+
+    Attributes:
+        is_closed: Whether the server is ending.
+    """
 
     def __init__(self, limits: Limits) -> None:
         """Start nothing yet.
@@ -57,12 +61,14 @@ class Children:
         self._limits = limits
         self._lock = threading.Lock()
         self._nursery: Nursery | None = None
+        self.is_closed = False
 
     def call(self, function: Callable[[Item], Result], item: Item) -> Result | Fault:
         """Give the function's result, or why it has none.
 
         Raises:
             CxrbatchError: No process can be started.
+            NurseryClosed: `close` was called.
         """
         process = IsolatedProcess(self._started(), self._limits)
         try:
@@ -74,11 +80,14 @@ class Children:
     def close(self) -> None:
         """End all children."""
         with self._lock:
+            self.is_closed = True
             if self._nursery is not None:
                 self._nursery.close()
 
     def _started(self) -> Nursery:
         with self._lock:
+            if self.is_closed:
+                raise NurseryClosed
             if self._nursery is None:
                 self._nursery = Nursery()
             return self._nursery

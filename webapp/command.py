@@ -95,7 +95,7 @@ def command(
         click.echo(f"{address}\nCtrl-C ends it.")
         if browser:
             click.launch(address)
-        serve(app, listener)
+        serve(app, listener, token=token)
 
 
 def _listening(host: str, port: int) -> socket.socket:

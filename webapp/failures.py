@@ -16,6 +16,7 @@ from cxrbatch.webapp.access import sign_in_page
 from cxrbatch.webapp.children import Busy
 from cxrbatch.webapp.export import NoRoom, Unwanted
 from cxrbatch.webapp.keeping import NotKept
+from cxrbatch.webapp.services import services
 
 _LOG = logging.getLogger(__name__)
 _RETRY_SECONDS = 2
@@ -70,6 +71,8 @@ def _not_exported(error: NoRoom) -> Response:
 
 
 def _broken(error: Exception) -> Response:
+    if services().children.is_closed:  # then much fails, and nobody is left to read of it
+        return _answer(503, "The server is ending.")
     return _answer(500, _MEANINGS[500], error)
 
 

@@ -1,76 +1,65 @@
-"""The app on a socket: waitress, ended in order by Ctrl-C and SIGTERM."""
+"""The app on a socket: answered by our waitress, ended in order by Ctrl-C and SIGTERM."""
 
 import logging
+import os
+import resource
 import signal
 import socket
+import sys
+from collections.abc import Mapping
 from types import FrameType
 
 from flask import Flask
-from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser
-from waitress.server import BaseWSGIServer, create_server
-from waitress.utilities import BadRequest
 
+from cxrbatch.webapp.access import is_known
+from cxrbatch.webapp.places import Server
 from cxrbatch.webapp.services import close
 
-# Uploads and pictures that wait take some of these; pages need one for milliseconds.
-_THREADS = 24
-_CONNECTIONS = 200
-_IDLE_SECONDS = 30
+_PLACES, _FEWEST_PLACES = 200, 8
+# A connection may have its socket and two files of what it sends or gets.
+_DESCRIPTORS_EACH, _DESCRIPTORS_BESIDE = 3, 64
+_GRACE = 4.0
+_LAST_WAIT = 2
 
 
-class _LengthRequired(BadRequest):
-    code = 411
-    reason = "Length Required"
+def serve(app: Flask, listener: socket.socket, *, token: str) -> None:
+    """Answer until interrupted, then answer what has come, and close the app.
 
+    A body over the app's limit is refused by its header. A body is collected and an answer sent
+    without a thread, so that a slow client keeps nobody waiting.
 
-class _Parser(HTTPRequestParser):
-    """Takes no body in chunks, which nothing that we serve needs.
-
-    A chunk's size is a line. Waitress looks for the end of one in all that it has got, each time
-    that something comes: an endless one would keep everybody waiting for hours.
+    Args:
+        app: Answers.
+        listener: A bound socket.
+        token: Who shows it keeps its connection where connections are too many.
     """
 
-    def received(self, data: bytes) -> int:
-        consumed = super().received(data)
-        if self.chunked and self.error is None:
-            self.error = _LengthRequired("Send the length of the body.")
-            self.completed = True
-        return consumed
+    def knows(headers: Mapping[str, str], query: str) -> bool:
+        return is_known(app, headers, query, token=token)
 
-
-class _Channel(HTTPChannel):
-    parser_class = _Parser
-
-
-def serve(app: Flask, listener: socket.socket) -> None:
-    """Answer until interrupted, then close the app.
-
-    A body over the app's limit is refused by its header. A body is collected without a thread, so
-    that a slow client keeps nobody waiting.
-    """
     # It would log requests that are malformed, word for word.
     logging.getLogger("waitress").setLevel(logging.CRITICAL)
-    server = create_server(
-        app,
-        sockets=[listener],
-        threads=_THREADS,
-        connection_limit=_CONNECTIONS,
-        channel_timeout=_IDLE_SECONDS,
-        max_request_body_size=app.config["MAX_CONTENT_LENGTH"],
-        ident=None,
-        clear_untrusted_proxy_headers=True,
-    )
-    assert isinstance(server, BaseWSGIServer)  # as there is one socket
-    server.channel_class = _Channel
-    previous = signal.signal(signal.SIGTERM, _end)
-    try:
-        server.run()  # waitress takes SystemExit for the wish to end
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        server.close()
-        close(app)
+    server = Server(app, listener, places=_places(), knows=knows)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        server.end()
+
+    previous = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    server.run()
+    server.finish(_GRACE)
+    close(app)
+    if not server.join(_LAST_WAIT):
+        # A thread that is in native code when the interpreter ends would be unwound through
+        # destructors that must not throw, and take the process down by SIGABRT.
+        sys.stdout.flush()
+        os._exit(0)
+    for number, handler in previous.items():
+        signal.signal(number, handler)
 
 
-def _end(number: int, frame: FrameType | None) -> None:
-    raise SystemExit
+def _places() -> int:
+    """Connections that the limit of open files has room for."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return _PLACES
+    return max(_FEWEST_PLACES, min(_PLACES, (limit - _DESCRIPTORS_BESIDE) // _DESCRIPTORS_EACH))

@@ -1,0 +1,183 @@
+"""A connection that its client cannot hold by being slow.
+
+Waitress gives each connection as long as it wants as long as a byte moves. Here a request's head,
+its body and the taking of an answer have deadlines, and one request is answered after the other.
+"""
+
+import socket
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.server import TcpWSGIServer
+
+from cxrbatch.webapp.incoming import IncomingRequest
+
+DEADLINE_SECONDS = 20.0
+"""For a request's head, from the connection's begin or the previous answer's end."""
+
+LEAST_BYTES_A_SECOND = 8 << 10
+"""What a body has to come by, and an answer to go by, after the first `DEADLINE_SECONDS`."""
+
+Knows = Callable[[Mapping[str, str], str], bool]
+"""Whether a request shows the token, by its headers as waitress names them and its query."""
+
+
+class Reception(TcpWSGIServer):
+    """What a connection asks of its server.
+
+    Attributes:
+        knows: Tells who is no stranger.
+        is_ending: Whether no more requests are taken.
+    """
+
+    knows: Knows
+    is_ending: bool
+
+    def forget(self, channel: "Channel") -> None:
+        """Count a connection as a stranger's no more."""
+        raise NotImplementedError
+
+
+class Channel(HTTPChannel):
+    """One connection, which answers one request after the other.
+
+    Attributes:
+        is_known: Whether it has shown the token.
+        unread: What has come behind the request that is being answered.
+        since: When it began what it does now, by the monotonic clock.
+    """
+
+    server: Reception
+    request: IncomingRequest | None
+
+    def __init__(
+        self,
+        server: Reception,
+        sock: socket.socket,
+        addr: tuple[str, int],
+        adj: Adjustments,
+        map: Mapping[int, socket.socket] | None = None,
+    ) -> None:
+        """Take over a connection that was accepted."""
+        self.is_known = False
+        self.unread = b""
+        self._own_socket = sock  # waitress drops its own where it closes it
+        self._is_at_work = False
+        self._is_answering = False
+        self._restart_clock()
+        super().__init__(server, sock, addr, adj, map=map)
+
+    @property
+    def is_replaceable(self) -> bool:
+        """Whether nothing that is at work is lost with it."""
+        return not self._is_at_work
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is between two requests."""
+        has_begun = self.request is not None and self.request.has_begun
+        return not (self.requests or self.unread or has_begun or self.total_outbufs_len)
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether the client lets a request or an answer wait longer than it may."""
+        if self.requests:
+            return False
+        is_body = self.request is not None and self.request.headers_finished
+        moved = self._moved if is_body or self.total_outbufs_len else 0
+        return now - self.since > DEADLINE_SECONDS + moved / LEAST_BYTES_A_SECOND
+
+    def refuse(self, status: str) -> None:
+        """Answer a request that has begun and has no answer yet, and close the connection."""
+        with self.outbuf_lock:
+            is_open = self.connected and not self.total_outbufs_len
+            if is_open and not self.is_idle and not (self.requests and self._is_answering):
+                with suppress(OSError):
+                    head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+                    self._own_socket.send(head.encode())
+                    self._own_socket.recv(
+                        1 << 16
+                    )  # what is unread at a close takes the answer along
+            self.handle_close()
+
+    def check_client_disconnected(self) -> bool:  # type: ignore[override]  # stubs err
+        """Whether the client has gone; for the thread that answers it."""
+        try:
+            return self._own_socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:  # it is closed
+            return True
+
+    def readable(self) -> bool:
+        """Whether more may be read; begins the next request where it has come already."""
+        if self.server.is_ending or not self.connected:
+            return False
+        if self.unread and super().readable():
+            data, self.unread = self.unread, b""
+            self.received(data)
+        return super().readable()
+
+    def received(self, data: bytes) -> bool:
+        """Add what has come to the request."""
+        request = self.request = self.request or IncomingRequest(self.adj, self._head_read)
+        is_open = super().received(data)
+        self.unread = request.unread
+        return is_open
+
+    def recv(self, buffer_size: int) -> bytes:
+        """Read, and count the bytes."""
+        data = super().recv(buffer_size)
+        self._moved += len(data)
+        return data
+
+    def send(self, data: bytes, do_close: bool = True) -> int:
+        """Send, and count the bytes."""
+        count = super().send(data, do_close)
+        self._moved += count
+        return count
+
+    def write_soon(self, data: bytes) -> int:
+        """Send an answer, or a part of it."""
+        with self.outbuf_lock:
+            self._is_answering = True
+            self._restart_clock()
+        return super().write_soon(data)
+
+    def handle_write(self) -> None:
+        """Send what waits; the time for the next request begins when all is sent."""
+        waited = self.total_outbufs_len
+        super().handle_write()
+        if waited and not self.total_outbufs_len:
+            self._restart_clock()
+
+    def service(self) -> None:
+        """Answer one request."""
+        self._is_at_work = True
+        try:
+            super().service()
+        finally:
+            self._is_at_work = False
+
+    def del_channel(self, map: Mapping[int, socket.socket] | None = None) -> None:
+        """Leave the server's lists."""
+        super().del_channel(map)
+        self.server.forget(self)
+
+    def _restart_clock(self) -> None:
+        self.since = time.monotonic()
+        self._moved = 0
+
+    def _head_read(self, request: IncomingRequest) -> None:
+        """See who asks, before a body comes."""
+        self._restart_clock()
+        self._is_answering = False
+        if request.error is not None:
+            return
+        if not self.is_known and self.server.knows(request.headers, request.query):
+            self.is_known = True
+            self.server.forget(self)
+        if request.body_rcv is not None and not request.chunked and not self.is_known:
+            request.swallow_body()

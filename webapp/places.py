@@ -125,15 +125,14 @@ class Server(Reception):
         for channel in [*self.active_channels.values()]:
             channel.refuse("503 Service Unavailable")
 
-    def join(self, seconds: int) -> bool:
-        """Wait for the threads that answer; gives whether all have ended.
+    def join(self, seconds: int) -> None:
+        """Wait for the threads that answer.
 
         Args:
-            seconds: How long to wait.
+            seconds: How long to wait at most.
         """
         self._dispatcher.shutdown(timeout=seconds)
         self.trigger.close()  # type: ignore[attr-defined]  # stubs err
-        return not self._dispatcher.threads
 
     def _turn(self, seconds: float) -> None:
         wasyncore.loop(seconds, use_poll=True, map=self._watched, count=1)

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from types import FrameType
+from typing import NoReturn
 
 from flask import Flask
 
@@ -22,8 +23,8 @@ _GRACE = 4.0
 _LAST_WAIT = 2
 
 
-def serve(app: Flask, listener: socket.socket, *, token: str) -> None:
-    """Answer until interrupted, then answer what has come, and close the app.
+def serve(app: Flask, listener: socket.socket, *, token: str) -> NoReturn:
+    """Answer until interrupted, then answer what has come, close the app and end the process.
 
     A body over the app's limit is refused by its header. A body is collected and an answer sent
     without a thread, so that a slow client keeps nobody waiting.
@@ -44,17 +45,17 @@ def serve(app: Flask, listener: socket.socket, *, token: str) -> None:
     def end(number: int, frame: FrameType | None) -> None:
         server.end()
 
-    previous = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
     server.run()
     server.finish(_GRACE)
     close(app)
-    if not server.join(_LAST_WAIT):
-        # A thread that is in native code when the interpreter ends would be unwound through
-        # destructors that must not throw, and take the process down by SIGABRT.
-        sys.stdout.flush()
-        os._exit(0)
-    for number, handler in previous.items():
-        signal.signal(number, handler)
+    server.join(_LAST_WAIT)
+    # Arrow's threads cannot be joined. One that lets go of a buffer of Python's while the
+    # interpreter ends would be unwound through a destructor, which ends the process by SIGABRT;
+    # so would one of ours that is still in native code.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def _places() -> int:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -116,7 +117,12 @@ def opened_app(folder: Path) -> Iterator[Flask]:
 
 
 @contextmanager
-def server_of(folder: Path, *words: str, variables: dict[str, str] | None = None) -> Iterator[str]:
+def server_of(
+    folder: Path,
+    *words: str,
+    variables: dict[str, str] | None = None,
+    ending: int = signal.SIGTERM,
+) -> Iterator[str]:
     command = [sys.executable, "-P", "-m", "cxrbatch", "serve", str(folder), "--port", "0"]
     server = subprocess.Popen(
         [*command, "--token", TOKEN, *words],
@@ -132,7 +138,7 @@ def server_of(folder: Path, *words: str, variables: dict[str, str] | None = None
         try:
             yield printed.removesuffix(f"/?token={TOKEN}")
         finally:
-            server.terminate()
+            server.send_signal(ending)
         _, errors = server.communicate(timeout=30)
     assert (server.returncode, errors) == (0, "")
 

@@ -86,7 +86,8 @@ def running() -> Iterator[Served]:
             served.server.end()
             served.thread.join()
             served.server.finish(0)
-        assert served.server.join(10)
+        served.server.join(10)
+        assert not served.server.task_dispatcher.threads
         for connection in served.opened:
             connection.close()
 

@@ -1,13 +1,16 @@
 """The server on its socket: what a hostile client sends keeps nobody waiting and ends nothing."""
 
 import http.client
+import json
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -126,3 +129,29 @@ def test_a_request_without_sense_gets_a_refusal(place: Place, request_line: byte
     assert b"root:" not in answer
     assert b"evil" not in answer
     assert is_alive(place)
+
+
+def test_a_busy_server_ends_in_order(
+    served: Served, write_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    write_table(tmp_path / "results.parquet", rows=500)
+    found: set[int] = set()
+
+    def export(place: Place, path: str) -> None:
+        with suppress(OSError, http.client.HTTPException):  # it hangs up
+            while True:
+                found.add(ask(place, "GET", path)[0])
+
+    # The end of `served` checks exit code and log.
+    with ThreadPoolExecutor(6) as threads, served(tmp_path, ending=signal.SIGINT) as address:
+        found_place = urlsplit(address)
+        assert found_place.hostname is not None
+        assert found_place.port is not None
+        place = found_place.hostname, found_place.port
+        with urlopen(Request(f"{address}/api/v1/runs", headers=BEARER)) as answer:
+            (run,) = json.load(answer)["runs"]
+        for form in ("csv", "parquet") * 3:
+            threads.submit(export, place, f"/runs/{run['id']}/export.{form}")
+        while 200 not in found:
+            assert is_alive(place)
+    assert found <= {200, 503}

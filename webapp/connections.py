@@ -52,6 +52,7 @@ class Channel(HTTPChannel):
 
     server: Reception
     request: IncomingRequest | None
+    _moved: int
 
     def __init__(
         self,
@@ -83,11 +84,11 @@ class Channel(HTTPChannel):
 
     def is_overdue(self, now: float) -> bool:
         """Whether the client lets a request or an answer wait longer than it may."""
-        if self.requests:
-            return False
-        is_body = self.request is not None and self.request.headers_finished
-        moved = self._moved if is_body or self.total_outbufs_len else 0
-        return now - self.since > DEADLINE_SECONDS + moved / LEAST_BYTES_A_SECOND
+        return self._behind(now) > DEADLINE_SECONDS
+
+    def stalled(self, now: float) -> float:
+        """Seconds for which the client has moved too little; 0 where it waits for the server."""
+        return 0.0 if self.requests else max(self._behind(now), now - self._moved_at)
 
     def refuse(self, status: str) -> None:
         """Answer a request that has begun and has no answer yet, and close the connection."""
@@ -130,13 +131,13 @@ class Channel(HTTPChannel):
     def recv(self, buffer_size: int) -> bytes:
         """Read, and count the bytes."""
         data = super().recv(buffer_size)
-        self._moved += len(data)
+        self._count(len(data))
         return data
 
     def send(self, data: bytes, do_close: bool = True) -> int:
         """Send, and count the bytes."""
         count = super().send(data, do_close)
-        self._moved += count
+        self._count(count)
         return count
 
     def write_soon(self, data: bytes) -> int:
@@ -166,8 +167,20 @@ class Channel(HTTPChannel):
         super().del_channel(map)
         self.server.forget(self)
 
+    def _behind(self, now: float) -> float:
+        if self.requests:
+            return 0.0
+        is_body = self.request is not None and self.request.headers_finished
+        moved = self._moved if is_body or self.total_outbufs_len else 0
+        return now - self.since - moved / LEAST_BYTES_A_SECOND
+
+    def _count(self, moved: int) -> None:
+        if moved:
+            self._moved += moved
+            self._moved_at = time.monotonic()
+
     def _restart_clock(self) -> None:
-        self.since = time.monotonic()
+        self.since = self._moved_at = time.monotonic()
         self._moved = 0
 
     def _head_read(self, request: IncomingRequest) -> None:

@@ -18,6 +18,7 @@ _LONGEST_HEAD = 32 << 10
 # So many may wait to be accepted; the system has a limit of its own.
 _BACKLOG = 4096
 _ACCEPTED_AT_ONCE = 256
+_PATIENCE_SECONDS = 2.0
 _MOST_OF_A_PEER = 2
 """Strangers of one address get at most this part of all places: a half."""
 
@@ -169,25 +170,29 @@ class Server(Reception):
         if data.poll(0):
             channel.handle_read()
         if len(own) > max(1, self._places // _MOST_OF_A_PEER):
-            self._drop(next((c for c in own if c.is_replaceable), None))
+            self._drop(next((old for old in own if old.is_replaceable), None))
         if len(self.active_channels) > self._places:
-            self._drop(self._dispensable())
+            self._drop(self._dispensable(newcomer=channel))
 
     def _has_place(self) -> bool:
         return len(self.active_channels) < self._places or self._dispensable() is not None
 
-    def _dispensable(self) -> Channel | None:
+    def _dispensable(self, newcomer: Channel | None = None) -> Channel | None:
         """The connection that has to go first, if any may.
 
         That is the oldest of the address that has most strangers, so that no address crowds out
-        the others; then the one that has been idle for longest.
+        the others; then the one that has been idle for longest, then the one that has stalled for
+        longest.
         """
         by_number = sorted(self._strangers.values(), key=len, reverse=True)
         for channel in itertools.chain(*by_number):
-            if channel.is_replaceable:
+            if channel.is_replaceable and channel is not newcomer:
                 return channel
-        idle = (channel for channel in self.active_channels.values() if channel.is_idle)
-        return min(idle, key=lambda channel: channel.since, default=None)
+        now = time.monotonic()
+        known = [end for end in self.active_channels.values() if end is not newcomer]
+        idle = [channel for channel in known if channel.is_idle]
+        stalled = [channel for channel in known if channel.stalled(now) > _PATIENCE_SECONDS]
+        return max(idle or stalled, key=lambda channel: channel.stalled(now), default=None)
 
     def _drop(self, channel: Channel | None) -> None:
         if channel is not None:

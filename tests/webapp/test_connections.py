@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager, suppress
 import pytest
 from flask import Flask, request
 
-from cxrbatch.webapp import connections
+from cxrbatch.webapp import connections, places
 from cxrbatch.webapp.connections import DEADLINE_SECONDS, LEAST_BYTES_A_SECOND, Channel
 from cxrbatch.webapp.places import Server
 
@@ -150,6 +150,16 @@ def test_a_connection_that_works_keeps_its_place_from_idle_ones(served: Served) 
     assert served.ask() == "0 bytes "
     served.goes_on.set()
     assert status(at_work) == 200
+
+
+def test_known_ones_that_stall_leave_their_places(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "_PATIENCE_SECONDS", 0.0)
+    for _ in range(2 * PLACES):
+        slow = served.connect(KNOWN_HEAD.replace(b"/", b"/large", 1) + b"\r\n")
+        assert slow.recv(1000).startswith(b"HTTP/1.1 200 ")
+    assert served.ask() == "0 bytes "
 
 
 def test_a_head_has_a_deadline_that_bytes_do_not_move(served: Served) -> None:

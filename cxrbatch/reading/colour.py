@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from cxrbatch.reading.decoding import DecodedFrame
 from cxrbatch.reading.display import StoredLayout, stored_values
-from cxrbatch.reading.elements import decodings, unknown
+from cxrbatch.reading.elements import decodings, raw_bytes, unknown
 from cxrbatch.reading.grey import GreyImage, grey_of
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.palette import Palette
@@ -41,7 +41,11 @@ def read_photometric(dataset: Dataset) -> tuple[str | None, str]:
     name = _PHOTOMETRICS.get(spellings.pop()) if len(spellings) == 1 else None
     if name is None:
         return None, unknown("photometric interpretation", written)
-    return name, "" if name == written else f"photometric interpretation {name} is misspelt"
+    if name != written:
+        return name, f"photometric interpretation {name} is misspelt"
+    # A space is to fill it up (PS3.5 section 6.2).
+    is_filled_up = (raw_bytes(dataset, 0x00280004) or b"").endswith(b"\0")
+    return name, "photometric interpretation is filled up with a NUL" if is_filled_up else ""
 
 
 def render_colour(

@@ -186,6 +186,13 @@ def test_a_misspelt_photometric_interpretation_is_read_and_flagged(written: str)
     assert set(reading.flags) == {*plain.flags, Flag.NONCONFORMING}
 
 
+def test_a_nul_behind_the_photometric_interpretation_is_flagged() -> None:
+    reading = read(coded(PHOTOMETRIC, b"MONOCHROME2\0"))
+    assert reading.outcome is Outcome.SCORED
+    assert Flag.NONCONFORMING in reading.flags
+    assert Flag.NONCONFORMING not in read(coded(PHOTOMETRIC, b"MONOCHROME2 ")).flags
+
+
 @pytest.mark.parametrize("written", ["palette_color", "Palette Color"])
 def test_palettes_are_known_as_well(written: str) -> None:
     assert read(make_dicom(ramp(), photometric=written)).facts.photometric == "PALETTE COLOR"

@@ -16,6 +16,7 @@ from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.model.resnet import RadiographResNet
+from cxrbatch.model.soundness import weight_fault
 from cxrbatch.results.metrics import macro_auc
 from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.training.augment import draw_changes
@@ -193,7 +194,9 @@ def _restored(trainer: Trainer, state: State | None) -> tuple[list[Epoch], Weigh
     try:
         trainer.restore(state)
         history, best = [Epoch(**epoch) for epoch in state["history"]], state["best"]
-        fits = _shapes(best) == _shapes(trainer.averaged.state_dict())
+        average = trainer.averaged.state_dict()
+        fits = _shapes(best) == _shapes(average)
+        fits &= not any(weight_fault(*named) for named in [*best.items(), *average.items()])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         fits = False
     if not fits:

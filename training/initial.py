@@ -6,12 +6,16 @@ from pathlib import Path
 import torch
 
 from cxrbatch.errors import CheckpointError
-from cxrbatch.model.card import Card
-from cxrbatch.model.checkpoint import file_sha256, load_weights, read_card, read_state_dict
+from cxrbatch.model.card import Card, Normalisation
+from cxrbatch.model.checkpoint import file_sha256, load_weights, read_card
 from cxrbatch.model.resnet import RadiographResNet
+from cxrbatch.model.soundness import check_network
+from cxrbatch.model.weight_files import read_state_dict
 
 # ImageNet-21k has 21,841 classes; a file of a few bytes may claim a head that no memory holds.
 _MOST_OUTPUTS = 1 << 15
+# What a file without a card is tested with.
+_STANDARD = Normalisation(mean=0.5, std=0.25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ def read_initial(path: Path, *, architecture: str) -> Initial:
     """Read a checkpoint, or a state dict of a torchvision ResNet (.pt, .pth, .safetensors).
 
     Raises:
-        CheckpointError: It cannot be read, or is of another architecture.
+        CheckpointError: It cannot be read, is of another architecture, or gives no finite scores.
     """
     card = _card(path)
     if card is not None and card.architecture != architecture:
@@ -52,6 +56,7 @@ def read_initial(path: Path, *, architecture: str) -> Initial:
         raise CheckpointError(f"{path} has a head of {outputs} classes; give --init another file")
     model = RadiographResNet(architecture, classes=max(1, outputs))
     load_weights(model, tensors, path)
+    check_network(model.eval(), card.normalisation if card else _STANDARD, source=path)
     return Initial(file_sha256(path), card.classes if card else None, model)
 
 

@@ -16,6 +16,8 @@ Features = npt.NDArray[np.floating]
 
 MOST_DIRECTIONS = 64
 _SMALLEST_VARIANCE = 1e-8
+# Of products of directions, by which those in float32 are off from 0 and 1; measured: 1e-6.
+_MOST_SKEW = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,16 @@ class FeatureStatistics:
     directions: npt.NDArray[np.float32]
     variances: npt.NDArray[np.float32]
     rest: npt.NDArray[np.float32]
+
+    @property
+    def are_sound(self) -> bool:
+        """Whether all is finite, the variances are positive and the directions orthonormal."""
+        values = (self.mean, self.directions, self.variances, self.rest)
+        if not all(np.isfinite(array).all() for array in values):
+            return False
+        exact = self.directions.astype(np.float64)
+        skew = np.abs(exact @ exact.T - np.eye(len(exact))).max(initial=0.0)
+        return bool((self.variances > 0).all() and (self.rest > 0).all() and skew < _MOST_SKEW)
 
     def distances(self, features: Features) -> npt.NDArray[np.float64]:
         """Squared Mahalanobis distance of images from the training images.

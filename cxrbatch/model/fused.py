@@ -6,15 +6,15 @@ register, instead of reading and writing all activations once more.
 """
 
 from collections.abc import Callable
-from copy import deepcopy
 from functools import cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
-from torch.nn.utils import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from cxrbatch.errors import CheckpointError
 from cxrbatch.model.resnet import Block, RadiographResNet, Scores, pool_stem, score_features
 
 _onednn = torch.ops.mkldnn
@@ -32,6 +32,9 @@ class FusedResNet:
             model: The network, in float32.
             device: Where it is to compute.
             dtype: What convolutions compute in; the head stays in float32.
+
+        Raises:
+            CheckpointError: As for `fold`.
         """
         kind = _OnednnConvolution if _has_onednn(device, dtype) else _Convolution
 
@@ -58,14 +61,57 @@ class FusedResNet:
         return score_features(self.features(images), self._head)
 
 
-def fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """Give one convolution that does its batch norm's work too, which are left as they are.
+class Folded(NamedTuple):
+    """A convolution that does its batch norm's work too.
 
-    It is folded in float64 and is of that type, so that each weight is rounded once.
+    Attributes:
+        weight: Shape (outputs, inputs, rows, columns).
+        bias: Shape (outputs,).
     """
-    pair = nn.Sequential(convolution, norm)
-    folded: nn.Conv2d = fuse_conv_bn_eval(*deepcopy(pair).double().eval())
-    return folded.requires_grad_(False)
+
+    weight: Tensor
+    bias: Tensor
+
+
+def fold(
+    convolution: nn.Conv2d,
+    norm: nn.BatchNorm2d,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Folded:
+    """Fold a batch norm into the convolution before it; both are left as they are.
+
+    It is folded in float64, so that each weight is rounded once.
+
+    Args:
+        convolution: A convolution without bias.
+        norm: Its batch norm, whose running statistics count.
+        device: Where the weights are to be; None for where they are.
+        dtype: What they are rounded to.
+
+    Raises:
+        CheckpointError: A weight is not finite in `dtype`: damaged, or too large.
+    """
+    statistics = (norm.running_mean, norm.running_var)
+    mean, variance = (cast(Tensor, values).double() for values in statistics)
+    with torch.no_grad():
+        pair = fuse_conv_bn_weights(
+            convolution.weight.double(),
+            None,
+            mean,
+            variance,
+            norm.eps,
+            norm.weight.double(),
+            norm.bias.double(),
+        )
+        weight, bias = (values.to(device, dtype) for values in pair)
+    if not (weight.isfinite().all() and bias.isfinite().all()):
+        raise CheckpointError(
+            f"the checkpoint's weights with their batch norms are not finite in {dtype}: damaged, "
+            "or too large; try --precision fp32, or another checkpoint"
+        )
+    return Folded(weight, bias)
 
 
 def pool_positive(x: Tensor) -> Tensor:
@@ -123,9 +169,8 @@ class _Convolution:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        folded = fold(convolution, norm)
-        self._weight = folded.weight.to(device, dtype, memory_format=torch.channels_last)
-        self._bias = cast(Tensor, folded.bias).to(device, dtype)
+        weight, self._bias = fold(convolution, norm, device=device, dtype=dtype)
+        self._weight = weight.to(memory_format=torch.channels_last)
         self._stride, self._padding = convolution.stride, convolution.padding
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal, Protocol, TypeVar
 
@@ -15,12 +14,14 @@ import torch
 from torch import Tensor
 
 from cxrbatch.errors import CxrbatchError, UsageError
+from cxrbatch.model.batch_scores import BatchScores
 from cxrbatch.model.card import Normalisation
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.fused import FusedResNet
 from cxrbatch.model.heatmaps import quantise
 from cxrbatch.model.lanes import Lanes
 from cxrbatch.model.resnet import Scores
+from cxrbatch.model.soundness import PlainScores, Trial
 from cxrbatch.model.transfer import Arrays, Transfer
 
 Backend = Literal["torch", "openvino"]
@@ -32,23 +33,6 @@ DEFAULT_BATCH_SIZE = 32
 _AHEAD_ON_GPU = 2
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True, slots=True)
-class BatchScores:
-    """Scores of n images over c classes, on the host.
-
-    Attributes:
-        logits: Shape (n, c), float32.
-        probabilities: Shape (n, c), float32, calibrated by the card's temperature; rows sum to 1.
-        heatmaps: Shape (n, c, h, w), uint8.
-        heatmap_scale: Shape (n,), float32.
-    """
-
-    logits: npt.NDArray[np.float32]
-    probabilities: npt.NDArray[np.float32]
-    heatmaps: npt.NDArray[np.uint8]
-    heatmap_scale: npt.NDArray[np.float32]
 
 
 Result = TypeVar("Result")
@@ -198,6 +182,7 @@ class Scorer:
             ranges: What `openvino.activation_ranges` gives, for int8.
 
         Raises:
+            CheckpointError: The weights are not finite at this precision.
             CxrbatchError: OpenVINO, which takes its memory at once, does not get it.
         """
         self.card = checkpoint.card
@@ -217,6 +202,13 @@ class Scorer:
                 backend=backend,
                 ranges=ranges,
             )
+        self._trial: Trial | None = None
+        if precision != "int8":  # which is judged by the AUC that it costs
+            self._trial = Trial(
+                checkpoint.model,
+                checkpoint.card,
+                precision="fp16" if device.type == "cuda" and precision == "fp32" else precision,
+            )
 
     def score(self, inputs: npt.NDArray[np.uint8]) -> BatchScores:
         """Score up to a batch of inputs.
@@ -225,6 +217,7 @@ class Scorer:
             inputs: Shape (n, size, size), uint8, 1 <= n <= batch_size.
 
         Raises:
+            CheckpointError: The first scores are not those of plain PyTorch.
             CxrbatchError: A score is not finite, as when float16 overflows, or the batch does not
                 fit into memory.
         """
@@ -242,6 +235,30 @@ class Scorer:
 
     def launch(self, inputs: npt.NDArray[np.uint8]) -> Launched:
         """Begin to score up to a batch of inputs, as `score`; gives what waits for the scores."""
+        trial, self._trial = self._trial, None
+        if trial is None:
+            return self._launched(inputs)
+        given = trial.filled(inputs, batch_size=self.batch_size)
+
+        def score_plainly() -> PlainScores:
+            return trial.score_plainly(given)
+
+        plain = self._lanes.start(score_plainly) if self._lanes else score_plainly
+        launched = self._launched(given)
+
+        def wait() -> BatchScores:
+            try:
+                scored = launched()
+                with memory_explained(self.batch_size):
+                    trial.judge(scored.logits, plain())
+            except CxrbatchError:
+                self._trial = trial  # nothing is scored before a batch has passed
+                raise
+            return scored.first(len(inputs))
+
+        return wait
+
+    def _launched(self, inputs: npt.NDArray[np.uint8]) -> Launched:
         if self._lanes:
             fetched = self._lanes.start(lambda: _timed(lambda: self._begun(inputs)()))
             lanes = self._lanes.count
@@ -255,7 +272,7 @@ class Scorer:
                 arrays, seconds = fetched()
             self.seconds += seconds / lanes
             scored = BatchScores(*arrays)
-            if not np.isfinite(scored.logits).all():
+            if not scored.are_finite:
                 raise CxrbatchError(
                     f"the model gave scores that are not finite at {self.precision}; "
                     "try a wider --precision, or another checkpoint or learning rate"

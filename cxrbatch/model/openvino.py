@@ -62,6 +62,9 @@ class OpenVinoResNet:
             size: Edge of an image, px.
             precision: "fp32", "bf16" or "int8": what convolutions compute in.
             ranges: What `activation_ranges` gives, for int8.
+
+        Raises:
+            CheckpointError: As for `fused.fold`.
         """
         graph = _Graph(model, (batch_size, 1, size, size), ranges=ranges)
         lanes, _ = divided(torch.get_num_threads())
@@ -141,16 +144,15 @@ class _Graph:
         return ops.relu(ops.add(self._convolved(x, *last), shortcut))
 
     def _convolved(self, x: _Node, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> _Node:
-        folded = fold(convolution, norm).float()
-        weight = folded.weight.numpy()
+        weight, bias = (values.numpy() for values in fold(convolution, norm))
         kernel = ops.constant(weight)
         if self._ranges is not None:
             largest = np.abs(weight).max(axis=(1, 2, 3), keepdims=True).clip(min=_SMALLEST)
             # One level fewer, so that the rest lie evenly about 0.
             kernel = _in_levels(kernel, -largest, largest, levels=_LEVELS - 1)
-        stride, padding, dilation = folded.stride, folded.padding, (1, 1)
+        stride, padding, dilation = convolution.stride, convolution.padding, (1, 1)
         y = ops.convolution(x, kernel, stride, padding, padding, dilation)
-        return ops.add(y, ops.constant(cast(Tensor, folded.bias).numpy()[:, None, None]))
+        return ops.add(y, ops.constant(bias[:, None, None]))
 
     def _rounded(self, x: _Node) -> _Node:
         """Note what convolutions are given, in its order; in 8 bits where the ranges are known."""

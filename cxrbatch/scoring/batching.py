@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cxrbatch.model.inference import BatchScores, Scorer
+from cxrbatch.model.batch_scores import BatchScores
+from cxrbatch.model.inference import Scorer
 from cxrbatch.results.table import ImageScores, Row
 from cxrbatch.scoring.loading import Portion
 from cxrbatch.scoring.shards import ScoredRow

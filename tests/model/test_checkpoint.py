@@ -282,3 +282,31 @@ def test_an_earlier_checkpoint_is_replaced(
     save_checkpoint(tmp_path / "m", model=model, card=tiny_card)
     assert read_card(tmp_path / "m") == tiny_card
     assert [f.name for f in tmp_path.iterdir()] == ["m"]
+
+
+# Files that claim more than there is memory for
+
+
+def test_a_file_of_terabytes_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(1 << 42)
+    for read in (load_checkpoint, read_card):
+        assert "holds 4,398,046,511,104 bytes" in refused(lambda read=read: read(tmp_path / "huge"))
+
+
+def test_a_header_of_hundreds_of_megabytes_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "huge").open("wb") as file:
+        file.write(struct.pack("<Q", 90 << 20) + b"{")
+        file.truncate(100 << 20)
+    assert "its header claims 94,371,840 bytes" in refused(lambda: read_card(tmp_path / "huge"))
+
+
+@pytest.mark.parametrize("shape", [(), (2**20,), (2, 2)])
+def test_feature_statistics_of_any_shape_are_refused(
+    tmp_path: Path, tensors: Tensors, tiny_card: Card, shape: tuple[int, ...]
+) -> None:
+    names = ("mean", "directions", "variances", "rest")
+    odd = {f"features.{name}": torch.ones(shape) for name in names}
+    data = save({**tensors, **odd}, metadata={"cxrbatch": tiny_card.to_json()})
+    (tmp_path / "odd").write_bytes(data)
+    assert "feature statistics" in refused(lambda: load_checkpoint(tmp_path / "odd"))

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import struct
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -152,3 +154,37 @@ def test_a_state_dict_of_other_classes_is_refused(
     card = replace(tiny_card, classes=("a", "b"))
     message = refused(lambda: imported(tmp_path, rgb.state_dict(), card))
     assert "do not fit resnet18 with 2 classes" in message
+
+
+def test_a_file_that_inflates_to_gigabytes_is_refused_uninflated(
+    tmp_path: Path, tiny_card: Card
+) -> None:
+    torch.save({"fc.bias": torch.zeros(3)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for entry in plain.infolist():
+            bomb.writestr(entry.filename, plain.read(entry))
+        for number in range(9):
+            bomb.writestr(f"plain/data/{1000 + number}", bytes(1 << 20))
+    data = bytearray((tmp_path / "bomb.pt").read_bytes())
+    at = data.index(struct.pack("<L", 1 << 20), data.index(b"PK\x01\x02"))
+    while at > 0:  # each of these entries claims 512 MB
+        data[at : at + 4] = struct.pack("<L", 1 << 29)
+        at = data.find(struct.pack("<L", 1 << 20), at)
+    (tmp_path / "bomb.pt").write_bytes(data)
+    message = refused(lambda: import_state_dict(tmp_path / "bomb.pt", card=tiny_card))
+    assert "bytes, and weights have at most" in message
+
+
+def test_a_file_of_terabytes_is_refused_unread(tmp_path: Path, tiny_card: Card) -> None:
+    with (tmp_path / "huge.pt").open("wb") as file:
+        file.truncate(1 << 42)
+    message = refused(lambda: import_state_dict(tmp_path / "huge.pt", card=tiny_card))
+    assert "holds 4,398,046,511,104 bytes" in message
+
+
+def test_a_stem_that_a_few_bytes_stand_for_is_refused(tmp_path: Path, tiny_card: Card) -> None:
+    torch.save({"conv1.weight": torch.zeros(1).expand(1 << 36, 3, 7, 7)}, tmp_path / "huge.pt")
+    refused(lambda: import_state_dict(tmp_path / "huge.pt", card=tiny_card))

@@ -9,10 +9,10 @@ import torch
 from scipy.special import softmax
 
 from cxrbatch.errors import CxrbatchError, UsageError
+from cxrbatch.model.batch_scores import BatchScores
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.heatmaps import dequantise
 from cxrbatch.model.inference import (
-    BatchScores,
     Precision,
     Scorer,
     choose_device,

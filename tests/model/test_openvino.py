@@ -92,7 +92,7 @@ def simulated(model: RadiographResNet, ranges: np.ndarray) -> RadiographResNet:
 
 
 def quantise_weight(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    folded = fold(convolution, norm).float()
+    folded = fold(convolution, norm)
     scale = folded.weight.abs().amax((1, 2, 3)) / 127
     zero = torch.zeros(len(scale), dtype=torch.int32)
     rounded = torch.fake_quantize_per_channel_affine(folded.weight, scale, zero, 0, -127, 127)

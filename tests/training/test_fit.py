@@ -133,7 +133,7 @@ def test_a_run_with_other_options_data_or_weights_is_not_gone_on_with(tmp_path: 
             run(new_model(seed), given, val, changed, folder=tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("part", ["model", "best", "history", "generator"])
+@pytest.mark.parametrize("part", ["model", "best", "history", "generator", "variances"])
 def test_a_state_that_does_not_fit_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
@@ -145,6 +145,8 @@ def test_a_state_that_does_not_fit_is_refused_in_one_line(
     )
     run(new_model(), train, val, options, folder=tmp_path)
     damaged = {**kept, part: {"conv1.weight": torch.zeros(1)}}
+    if part == "variances":
+        kept["best"]["bn1.running_var"][3] = -1.0
     monkeypatch.setattr("cxrbatch.training.fit.read_state", lambda *_, **__: damaged)
     with pytest.raises(UsageError, match="damaged; give --overwrite"):
         run(new_model(), train, val, options, folder=tmp_path, resume=True)

@@ -89,6 +89,19 @@ def test_a_file_of_no_weights_is_refused(tmp_path: Path, content: bytes) -> None
         read_initial(tmp_path, architecture="resnet18")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("layer1.0.bn1.running_var", -1.0), ("layer1.0.bn1.weight", 1e30)]
+)
+def test_weights_that_give_no_scores_are_refused(
+    tmp_path: Path, imagenet: Path, name: str, value: float
+) -> None:
+    state = torch.load(imagenet / "resnet18.pth", weights_only=True)
+    state[name][3] = value
+    torch.save(state, tmp_path / "broken.pth")
+    with pytest.raises(CheckpointError, match=r"negative|no finite scores"):
+        read_initial(tmp_path / "broken.pth", architecture="resnet18")
+
+
 def test_a_head_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
     # One number, however many outputs it is said to be for.
     torch.save({"fc.weight": torch.zeros(1, 1).expand(2**40, 1)}, tmp_path / "huge.pt")

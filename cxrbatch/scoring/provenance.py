@@ -145,4 +145,5 @@ def heatmap_size(checkpoint: Checkpoint) -> int:
 
 def _short(value: object) -> str:
     text = "unknown" if value is None else value if isinstance(value, str) else json.dumps(value)
+    text = "the folder itself" if text == "." else text
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"

@@ -48,8 +48,8 @@ def test_a_run_of_one_file_is_not_gone_on_with_for_another(
     runs = [run_of(archive, output, tiny_checkpoint) for archive in archives]
     with pytest.raises(Killed):
         runs[0](stop_after=1)
-    for other in runs[1:]:
-        with pytest.raises(UsageError, match=rf"differs in the archive \({first}, now "):
+    for other, name in zip(runs[1:], (second, "the folder itself"), strict=True):
+        with pytest.raises(UsageError, match=rf"differs in the archive \({first}, now {name}\);"):
             other()
     runs[0]()
     paths = open_table(output).read(["path"])["path"].to_pylist()

@@ -15,7 +15,7 @@ from cxrbatch.results.class_names import class_numbers, folded, folded_numbers
 from cxrbatch.results.groups import Groups, patient_groups
 from cxrbatch.results.paths import path_to_text
 from cxrbatch.results.table import TRUTH_COLUMNS, Table
-from cxrbatch.results.truth import SPLITS, LabelledFile, check_each_once, labels_by_key
+from cxrbatch.results.truth import SPLITS, check_each_once, labels_by_key
 
 UNKNOWN = -1
 
@@ -77,9 +77,7 @@ def join_labels(table: Table, file: Path) -> Truth:
     names = [item.path for item in labelled]
     if key == "path":
         names = _as_in_table(names, column, str(table.provenance.get("archive_root", "")))
-    check_each_once(
-        file, [LabelledFile(n, item.label) for n, item in zip(names, labelled, strict=True)]
-    )
+    check_each_once(file, labelled, names)
     of_row = pc.index_in(column, value_set=pa.array(names, pa.string()))
     found = of_row.fill_null(UNKNOWN).to_numpy(zero_copy_only=False)
     matched = len(np.unique(found[found != UNKNOWN]))

@@ -6,6 +6,7 @@ One row per file (one per frame of a multi-frame file). All that reads a table g
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
@@ -14,14 +15,21 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cxrbatch.errors import TableError
 from cxrbatch.reading.facts import HeaderFacts
+from cxrbatch.results.bounded import BoundedParquet, open_bounded
 from cxrbatch.results.columns import column_of
+from cxrbatch.results.pages import TooLarge
+from cxrbatch.results.paths import shown
 
 SCHEMA_VERSION = "2.1"
 PROVENANCE_KEY = b"cxrbatch"
+
+_LARGEST_PROVENANCE = 4 << 20
+# A row takes a byte of the file at least, as all paths differ.
+_FEW_ROWS = 100_000
+_DAMAGE = (OSError, ValueError, KeyError, MemoryError, pa.ArrowException)
 
 _INTEGERS = frozenset({"rows", "columns", "bits_stored"})
 # What is kept out of a repr never enters a table: of the id there is a keyed hash, `patient_key`.
@@ -163,6 +171,21 @@ def _score_columns(
     }
 
 
+class _Room(NamedTuple):
+    """Bytes that rows may take in memory: some for any table, more for a larger file."""
+
+    least: int
+    per_byte: int
+
+    def of(self, size: int) -> int:
+        """The room for a file of some size in bytes."""
+        return self.least + self.per_byte * size
+
+
+# Columns that are read whole stay in memory together; heat maps are read in parts alone.
+_WHOLE, _IN_PARTS = _Room(128 << 20, 32), _Room(256 << 20, 128)
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A results table that was opened and found to keep the contract.
@@ -179,99 +202,117 @@ class Table:
     provenance: Mapping[str, Any]
     rows: int
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that the contract asks for, in its order."""
+        names: list[str] = _schema_of(self.provenance).names
+        return names
+
     def read(self, columns: Iterable[str]) -> pa.Table:
         """Read some columns.
 
         Raises:
-            TableError: The file's data is damaged.
+            TableError: The file's data is damaged, or expands to more than a table of its size may.
         """
-        try:
-            return _validated(pq.read_table(self.path, columns=list(columns)))
-        except (OSError, pa.ArrowException) as error:
-            raise TableError(f"{self.path} is damaged: {_first_line(error)}") from None
+        names = list(columns)
+        with _explained(self.path), open_bounded(self.path) as file:
+            found = [batch for _, batch in file.unpacked(names, room=_WHOLE.of(file.size))]
+            return _joined(found, file, names)
 
     def take(self, rows: Sequence[int], columns: Iterable[str]) -> pa.Table:
         """Read a few rows, in the order asked for, and no row group that has none of them.
 
         Raises:
-            TableError: The file's data is damaged.
+            TableError: As for `read`.
         """
-        names = list(columns)
-        found, places, before, held = [], dict[int, int](), 0, 0
-        try:
-            with self.path.open("rb") as file, pq.ParquetFile(file) as table:
-                for group in range(table.num_row_groups):
-                    after = before + table.metadata.row_group(group).num_rows
-                    inside = sorted({row for row in rows if before <= row < after})
-                    if inside:
-                        whole = table.read_row_group(group, columns=names)
-                        found.append(_validated(whole.take([row - before for row in inside])))
-                        places |= {row: held + i for i, row in enumerate(inside)}
-                        held += len(inside)
-                    before = after
-        except (OSError, pa.ArrowException) as error:
-            raise TableError(f"{self.path} is damaged: {_first_line(error)}") from None
-        if not found:
-            return self.read(names).slice(0, 0)
-        return pa.concat_tables(found).take(pa.array([places[row] for row in rows]))
+        names, wanted = list(columns), np.unique(np.asarray(rows, np.int64))
+        found = []
+        with _explained(self.path), open_bounded(self.path) as file:
+            room = _IN_PARTS.of(file.size)
+            for first, batch in file.unpacked(names, room=room, rows=wanted.tolist()):
+                inside = wanted[(wanted >= first) & (wanted < first + len(batch))] - first
+                found.append(batch.take(pa.array(inside)))
+            places = np.searchsorted(wanted, np.asarray(rows, np.int64))
+            return _joined(found, file, names).take(pa.array(places))
 
     def row_groups(self) -> Iterator[pa.Table]:
-        """Read all columns, some rows at a time.
+        """Read all columns, some rows at a time: at most 65,536, and at most some 64 MiB.
 
         Raises:
-            TableError: The file's data is damaged.
+            TableError: As for `read`.
         """
-        try:
-            # An open file, not a path: Arrow takes no name that is not UTF-8.
-            with self.path.open("rb") as file, pq.ParquetFile(file) as table:
-                for group in range(table.num_row_groups):
-                    yield table.read_row_group(group).replace_schema_metadata(None)
-        except (OSError, pa.ArrowException) as error:
-            raise TableError(f"{self.path} is damaged: {_first_line(error)}") from None
+        names = self.columns
+        with _explained(self.path), open_bounded(self.path) as file:
+            for _, batch in file.unpacked(names, room=_IN_PARTS.of(file.size)):
+                yield _joined([batch], file, names)
 
 
 def open_table(path: Path) -> Table:
     """Open a results table without reading its rows.
 
     Raises:
-        TableError: Not a Parquet file, not written by cxrbatch, or of another major version.
+        TableError: Not a Parquet file, not written by cxrbatch, of another major version, or larger
+            by its footer than a table of its size may be.
     """
     if path.exists() and not path.is_file():
         raise TableError(f"cannot open table {path}: it is no regular file; name a file")
     try:
-        with pq.ParquetFile(path) as file:
-            metadata, schema, rows = file.schema_arrow.metadata, file.schema_arrow, file.metadata
-            stored = (rows.metadata or {}) | (metadata or {})
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        with open_bounded(path) as file:
+            schema, rows, size = file.schema, file.rows, file.size
+            stored = (file.metadata.metadata or {}) | (schema.metadata or {})
+    except TooLarge as error:
+        raise _too_large(path, error) from None
+    except _DAMAGE as error:
         raise TableError(f"cannot open table {path}: {_first_line(error)}") from None
+    if rows > _FEW_ROWS + size:
+        raise _too_large(path, f"has {rows:,} rows in {size:,} bytes")
     try:
-        provenance = json.loads(stored[PROVENANCE_KEY], parse_constant=_no_number)
+        text = stored[PROVENANCE_KEY]
+        if len(text) > _LARGEST_PROVENANCE:
+            raise _too_large(path, f"tells more than {_LARGEST_PROVENANCE >> 20} MiB of its making")
+        provenance = json.loads(text, parse_constant=_no_number)
         version, classes = provenance["schema_version"], tuple(provenance["classes"])
-        expected = table_schema(
-            classes,
-            heatmap_size=provenance["heatmap_size"],
-            labelled=provenance.get("labelled") is True,
-        )
+        if len(classes) > len(schema):
+            raise ValueError
+        expected = _schema_of(provenance)
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError, pa.ArrowException):
         raise TableError(f"{path} is not a results table of cxrbatch") from None
     if str(version).partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
         raise TableError(
-            f"{path} has schema version {version}; this program reads {SCHEMA_VERSION}"
+            f"{path} has schema version {str(version)[:20]}; this program reads {SCHEMA_VERSION}"
         )
     for column in expected:
         if schema.get_field_index(column.name) < 0 or schema.field(column.name) != column:
-            raise TableError(f"{path} lacks the column {column.name!r}, or it has another type")
-    return Table(path, classes, provenance, rows.num_rows)
+            name = shown(column.name)
+            raise TableError(f"{path} lacks the column {name}, or it has another type")
+    return Table(path, classes, provenance, rows)
 
 
-def _validated(table: pa.Table) -> pa.Table:
-    """The same table, whose text is known to be UTF-8.
+def _schema_of(provenance: Mapping[str, Any]) -> pa.Schema:
+    return table_schema(
+        provenance["classes"],
+        heatmap_size=provenance["heatmap_size"],
+        labelled=provenance.get("labelled") is True,
+    )
 
-    Raises:
-        pa.ArrowInvalid: It is not.
-    """
-    table.validate(full=True)
-    return table
+
+def _joined(batches: Sequence[pa.RecordBatch], file: BoundedParquet, names: list[str]) -> pa.Table:
+    return pa.Table.from_batches(batches, pa.schema([file.schema.field(name) for name in names]))
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say in one line what reading a table fails by."""
+    try:
+        yield
+    except TooLarge as error:
+        raise _too_large(path, error) from None
+    except _DAMAGE as error:
+        raise TableError(f"{path} is damaged: {_first_line(error)}") from None
+
+
+def _too_large(path: Path, what: object) -> TableError:
+    return TableError(f"{path} {what}, more than a table of its size may; score again")
 
 
 def _no_number(text: str) -> float:

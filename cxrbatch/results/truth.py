@@ -1,20 +1,21 @@
 """Labels: which class an image truly is, as a CSV or Parquet file says."""
 
-import csv
-import io
 import posixpath
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from sys import getsizeof
 
 from cxrbatch.errors import LabelError
 from cxrbatch.reading.containers import open_regular
 from cxrbatch.reading.outcomes import reading_error
+from cxrbatch.results.label_rows import (
+    LONGEST_VALUE,
+    TOO_LONG,
+    Fields,
+    csv_rows,
+    parquet_rows,
+)
 from cxrbatch.results.paths import shown
 
 SPLITS = ("train", "val", "test")
@@ -22,16 +23,14 @@ IMAGE_KEYS = ("path", "sop_instance_uid", "image_hash")
 """By which column of a results table a file of labels may name its images; the first it has."""
 
 _BY_PATH = ("path",)
-_OPTIONAL = ("patient", "split", "source")
 _SHOWN = 5
 
 _PARQUET_MAGIC = b"PAR1"
-_ROWS_AT_ONCE = 1024
-# A column of one value costs a Parquet file next to nothing, however many rows it claims.
-_MOST_ROWS = 20_000_000
-_LONGEST_VALUE = 1 << 16
-
-_Fields = Mapping[str, str]
+_MOST_DIFFERENT = 10_000
+# What all labels of a file may take: a few millions with usual paths.
+_MOST_BYTES = 512 << 20
+# What a label takes without its texts, and a text without its characters where it is shared.
+_LABEL_BYTES, _SHARED_BYTES = 80, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +64,35 @@ def read_labels(file: Path) -> list[LabelledFile]:
     return labelled
 
 
-def check_each_once(file: Path, labelled: Iterable[LabelledFile]) -> None:
+def check_each_once(
+    file: Path, labelled: Sequence[LabelledFile], names: Sequence[str] | None = None
+) -> None:
     """Refuse labels that name an image twice, be it with one class or with two.
 
+    Args:
+        file: Where they come from.
+        labelled: The labels.
+        names: What each of them calls its image; None for its path.
+
     Raises:
-        LabelError: Lists them.
+        LabelError: Lists the first of them.
     """
-    rows: defaultdict[str, list[str]] = defaultdict(list)
-    for item in labelled:
-        rows[item.path].append(item.label)
-    if doubled := {path: set(labels) for path, labels in rows.items() if len(labels) > 1}:
-        listed = ", ".join(_doubled(*pair) for pair in list(doubled.items())[:_SHOWN])
-        raise LabelError(f"{file} names {len(doubled)} images more than once: {listed}")
+    names = [item.path for item in labelled] if names is None else names
+    once = set(names)
+    if len(once) == len(names):
+        return
+    doubled = set[str]()
+    for name in names:
+        if name in once:
+            once.remove(name)
+        else:
+            doubled.add(name)
+    labels: dict[str, set[str]] = {}
+    for name, item in zip(names, labelled, strict=True):
+        if name in labels or (name in doubled and len(labels) < _SHOWN):
+            labels.setdefault(name, set()).add(item.label)
+    listed = ", ".join(_doubled(*pair) for pair in labels.items())
+    raise LabelError(f"{file} names {len(doubled)} images more than once: {listed}")
 
 
 def labels_in(file: Path) -> list[LabelledFile]:
@@ -87,7 +103,7 @@ def labels_in(file: Path) -> list[LabelledFile]:
 
     Raises:
         LabelError: Not readable as either, a column is missing or doubled, a field is empty, a
-            split is unknown, or there are no rows.
+            split is unknown, there are no rows, or more than fit into memory.
     """
     return _read(file, _BY_PATH)[1]
 
@@ -109,105 +125,84 @@ def _read(file: Path, keys: Sequence[str]) -> tuple[str, list[LabelledFile]]:
         with open_regular(file) as stream:
             is_parquet = stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
             stream.seek(0)
-            key, labelled = "", []
-            for place, key, fields in (_parquet_rows if is_parquet else _csv_rows)(
+            key, labels = "", _Labels(file, "row" if is_parquet else "line")
+            for number, key, fields in (parquet_rows if is_parquet else csv_rows)(
                 stream, file, keys
             ):
-                labelled.append(_labelled(place, fields, key))
+                labels.add(number, key, fields)
     except LabelError:
         raise
     except Exception as error:
         raise LabelError(f"cannot read labels {file}: {reading_error(error).detail}") from None
-    if not labelled:
+    if not labels.items:
         raise LabelError(f"{file} has no rows")
-    return key, labelled
+    return key, labels.items
 
 
-_Rows = Iterator[tuple[str, str, _Fields]]
-"""Of each row its place for a message, the column that names images, and the fields."""
+class _Labels:
+    """The labels of a file, as far as they fit into memory; texts that repeat are shared.
+
+    Attributes:
+        items: The labels.
+    """
+
+    def __init__(self, file: Path, unit: str) -> None:
+        self.items: list[LabelledFile] = []
+        self._file = file
+        self._unit = unit
+        self._shared: dict[str, str] = {}
+        self._different: set[str] = set()
+        self._left = _MOST_BYTES
+
+    def add(self, number: int, key: str, fields: Fields) -> None:
+        """Check a row and keep its label.
+
+        Raises:
+            LabelError: The row is of no use, or is one too many.
+        """
+        try:
+            _check_fields(key, fields)
+        except ValueError as error:
+            raise LabelError(f"{self._file}, {self._unit} {number}: {error}") from None
+        name = posixpath.normpath(fields[0]) if key == "path" else fields[0]
+        label, patient, split, source = map(self._once, fields[1:])
+        self.items.append(LabelledFile(name, label, patient or None, split or None, source or None))
+        self._different.add(label)
+        if len(self._different) > _MOST_DIFFERENT:
+            raise LabelError(
+                f"{self._file} has more than {_MOST_DIFFERENT:,} different labels; "
+                "its column label has to name classes"
+            )
+        self._left -= _LABEL_BYTES + getsizeof(name)
+        if self._left < 0:
+            raise LabelError(
+                f"{self._file} has more labels than fit into {_MOST_BYTES >> 20} MiB, "
+                f"{len(self.items):,} by then; divide it"
+            )
+
+    def _once(self, text: str) -> str:
+        shared = self._shared.get(text)
+        if shared is None:
+            shared = self._shared[text] = text
+            self._left -= _SHARED_BYTES + getsizeof(text)
+        return shared
 
 
-def _csv_rows(stream: BinaryIO, file: Path, keys: Sequence[str]) -> _Rows:
-    try:
-        with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
-            reader = csv.DictReader(text)
-            key = _key_column(reader.fieldnames or [], file, keys)
-            for row in reader:
-                place = f"{file}, line {reader.line_num}"
-                # Its key is None where a line has more fields than the header.
-                if None in row:
-                    raise LabelError(f"{place}: too many fields; quote those that hold a comma")
-                yield place, key, {name: (value or "").strip() for name, value in row.items()}
-    except UnicodeDecodeError:
-        raise LabelError(f"{file} is not a CSV file in UTF-8") from None
-    except csv.Error:
-        longest = csv.field_size_limit()
-        raise LabelError(
-            f"{file} is not a CSV file in UTF-8, or a field has more than {longest:,} characters"
-        ) from None
+def _check_fields(key: str, fields: Fields) -> None:
+    """Refuse a row without a name or a label, or with a field that is no use.
 
-
-def _parquet_rows(stream: BinaryIO, file: Path, keys: Sequence[str]) -> _Rows:
-    try:
-        parquet = pq.ParquetFile(stream)
-        schema = parquet.schema_arrow
-        key = _key_column(schema.names, file, keys)
-        columns = [name for name in (key, "label", *_OPTIONAL) if name in schema.names]
-        for name in columns:
-            if not _is_text_or_number(schema.field(name).type):
-                raise LabelError(f"column {name!r} of {file} is neither text nor numbers")
-        if parquet.metadata.num_rows > _MOST_ROWS:
-            raise LabelError(f"{file} has more than {_MOST_ROWS:,} rows; divide it")
-        number = 0
-        for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=columns):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{file}, row {number}", key, {name: _text(row[name]) for name in columns}
-    except LabelError:
-        raise
-    except Exception:
-        raise LabelError(f"{file} is not a whole Parquet file; write it again") from None
-
-
-def _key_column(names: Sequence[str], file: Path, keys: Sequence[str]) -> str:
-    key = next((key for key in keys if key in names), None)
-    if key is None or "label" not in names:
-        lacking = keys[0] if key is None else "label"
-        needed = " or ".join(keys)
-        raise LabelError(f"{file} has no column {lacking!r}; needed: {needed}, and label")
-    if doubled := [c for c in (key, "label", *_OPTIONAL) if list(names).count(c) > 1]:
-        raise LabelError(f"{file} has two columns {doubled[0]!r}; rename or remove one")
-    return key
-
-
-def _is_text_or_number(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_null)
-    return any(test(kind) for test in (*tests, *numbers))
-
-
-def _text(value: str | float | None) -> str:
-    """The text of a field; a whole number has no point, as a column with gaps holds floats."""
-    if value is None or value != value:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip()
-
-
-def _labelled(place: str, fields: _Fields, key: str) -> LabelledFile:
-    name, label = fields[key], fields["label"]
-    if not name or not label:
-        raise LabelError(f"{place}: {key} or label is empty")
-    if any(len(value) > _LONGEST_VALUE for value in fields.values()):
-        raise LabelError(f"{place}: a field is longer than {_LONGEST_VALUE} characters")
-    patient, split, source = (fields.get(name) or None for name in _OPTIONAL)
-    if split is not None and split not in SPLITS:
-        raise LabelError(f"{place}: split is not train, val or test")
-    name = posixpath.normpath(name) if key == "path" else name
-    return LabelledFile(name, label, patient, split, source)
+    Raises:
+        ValueError: Says what is wrong.
+    """
+    if not fields[0] or not fields[1]:
+        raise ValueError(f"{key} or label is empty")
+    for field in fields:
+        if len(field) > LONGEST_VALUE:
+            raise ValueError(TOO_LONG)
+        if "\0" in field:
+            raise ValueError("a field holds a NUL character; write the file again as text")
+    if fields[3] and fields[3] not in SPLITS:
+        raise ValueError("split is not train, val or test")
 
 
 def _doubled(path: str, labels: Iterable[str]) -> str:

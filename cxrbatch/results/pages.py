@@ -1,0 +1,232 @@
+"""What a Parquet file holds, by its footer and page headers, before any of it is expanded.
+
+A page of a few bytes may expand to gigabytes, and sizes in the footer are claims. Only the headers
+of the pages are what a reader allocates by. They are read here as Apache Arrow reads them.
+
+Source: parquet-format, src/main/thrift/parquet.thrift; Apache Thrift, thrift-compact-protocol.md.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+DICTIONARY_ENCODINGS = (2, 8)
+"""Encodings (enum Encoding) that name the entry of a dictionary."""
+DELTA_BYTE_ARRAY = 7
+"""The encoding that stores texts as what differs from the text before, within a page."""
+
+_MAGIC = b"PAR1"
+_LARGEST_FOOTER = 32 << 20
+_MOST_ENTRIES = 400_000
+_MOST_COLUMNS, _MOST_NESTED = 10_000, 256
+_USUAL_HEADER, _LARGEST_HEADER = 512, 1 << 20
+_DEEPEST = 16
+
+_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE = range(1, 8)
+_BINARY, _LIST, _SET, _MAP, _STRUCT = range(8, 13)
+
+_DATA_PAGE, _INDEX_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = range(4)
+# Of the fields of PageHeader: which one describes a page of a type, and where it has the encoding.
+_DESCRIBED_BY = {_DATA_PAGE: (5, 2), _DICTIONARY_PAGE: (7, 2), _DATA_PAGE_V2: (8, 4)}
+
+_Fields = dict[tuple[int, int], Any]
+"""The fields of a Thrift structure by number and type; a field of another type does not count."""
+
+
+class TooLarge(Exception):
+    """A Parquet file would take more memory than allowed; the text continues its name."""
+
+
+class Chunk(NamedTuple):
+    """One column of one row group: in the file from byte `start` to `end`, with `values` values."""
+
+    start: int
+    end: int
+    values: int
+
+
+class Page(NamedTuple):
+    """A page by its header.
+
+    Attributes:
+        is_dictionary: Whether it holds a dictionary.
+        size: Bytes in memory.
+        values: Number of values.
+        encoding: Of enum Encoding.
+    """
+
+    is_dictionary: bool
+    size: int
+    values: int
+    encoding: int
+
+
+def check_footer(descriptor: int) -> None:
+    """Refuse the footer of an open file that is not worth being parsed.
+
+    Raises:
+        TooLarge: The footer is larger than any of use.
+        ValueError: It is damaged.
+    """
+    size = os.fstat(descriptor).st_size
+    tail = os.pread(descriptor, 8, max(0, size - 8))
+    length = int.from_bytes(tail[:4], "little")
+    if tail[4:] != _MAGIC or length > size - 12:
+        raise ValueError("it has no Parquet footer")
+    if length > _LARGEST_FOOTER:
+        raise TooLarge(f"has a footer of more than {_LARGEST_FOOTER >> 20} MiB")
+    try:
+        footer, _ = _parsed(os.pread(descriptor, length, size - 8 - length))
+    except IndexError:
+        raise ValueError("its footer is cut") from None
+    elements = footer.get((2, _LIST), [])
+    nested = sum(e.get((5, _I32), 0) > 0 for e in elements if isinstance(e, dict))
+    if len(elements) > _MOST_COLUMNS or nested > _MOST_NESTED:
+        raise TooLarge(f"has more than {_MOST_COLUMNS:,} columns or {_MOST_NESTED} nested ones")
+
+
+def read_pages(descriptor: int, chunk: Chunk) -> Iterator[Page]:
+    """Read the headers of a column's pages, and nothing of what they hold.
+
+    Raises:
+        TooLarge: A header is larger than any of use.
+        ValueError: They are damaged, or do not add up to the column's values.
+    """
+    at, left = chunk.start, chunk.values
+    while left > 0:
+        if at >= chunk.end:
+            raise ValueError("a column ends early")
+        header, length = _header(descriptor, at, chunk.end)
+        kind, size, stored = (header.get((number, _I32), 0) for number in (1, 2, 3))
+        described, encoding = _DESCRIBED_BY.get(kind, (0, 0))
+        details: _Fields = header.get((described, _STRUCT), {})
+        values = details.get((1, _I32), 0)
+        if min(size, stored, values) < 0:
+            raise ValueError("a page has a negative size")
+        if described:
+            is_dictionary = kind == _DICTIONARY_PAGE
+            yield Page(is_dictionary, max(size, stored), values, details.get((encoding, _I32), 0))
+            left -= 0 if is_dictionary else values
+        at += length + stored
+
+
+def _header(descriptor: int, at: int, end: int) -> tuple[_Fields, int]:
+    for most in (_USUAL_HEADER, _LARGEST_HEADER):
+        data = os.pread(descriptor, min(most, end - at), at)
+        try:
+            return _parsed(data)
+        except IndexError:
+            if len(data) < most:
+                raise ValueError("a page header is cut") from None
+    raise TooLarge(f"has a page header of more than {_LARGEST_HEADER >> 20} MiB")
+
+
+def _parsed(data: bytes) -> tuple[_Fields, int]:
+    """One structure, and its length in bytes.
+
+    Raises:
+        IndexError: It does not end within `data`.
+        TooLarge: It has more than `_MOST_ENTRIES` entries in lists.
+        ValueError: It is no structure.
+    """
+    reader = _CompactReader(data)
+    fields: _Fields = {}
+    reader.read_struct(fields, 0)
+    return fields, reader.at
+
+
+class _CompactReader:
+    """Reads Thrift's compact protocol; keeps whole numbers, structures and lists of structures."""
+
+    __slots__ = ("_data", "_left", "at")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._left = _MOST_ENTRIES
+        self.at = 0
+
+    def read_struct(self, into: _Fields, depth: int) -> None:
+        if depth > _DEEPEST:
+            raise ValueError("it is nested too deep")
+        data, number = self._data, 0
+        while kind := (head := data[self.at]) & 15:
+            self.at += 1
+            number = number + (head >> 4) if head >> 4 else self._integer(16)
+            number &= 0xFFFF
+            key = number, kind
+            if kind in (_I32, _I64):
+                into[key] = self._integer(32 if kind == _I32 else 64)
+            elif kind == _STRUCT:
+                # A structure that is given twice adds to itself.
+                self.read_struct(into.setdefault(key, {}), depth + 1)
+            elif kind > _FALSE:
+                into[key] = self._value(kind, depth)
+        self.at += 1
+
+    def _value(self, kind: int, depth: int) -> object:
+        if kind in (_I16, _I32, _I64):
+            return self._integer(16 << (kind - _I16))
+        if kind == _STRUCT:
+            fields: _Fields = {}
+            self.read_struct(fields, depth + 1)
+            return fields
+        if kind in (_LIST, _SET):
+            return self._list(depth)
+        if kind == _MAP:
+            self._map(depth)
+            return None
+        sizes = {_TRUE: 1, _FALSE: 1, _BYTE: 1, _DOUBLE: 8}
+        length = self._varint() if kind == _BINARY else sizes.get(kind)
+        if length is None:
+            raise ValueError("it has an unknown type")
+        self.at += length
+        if self.at > len(self._data):
+            raise IndexError
+        return None
+
+    def _list(self, depth: int) -> list[object]:
+        head = self._byte()
+        count, kind = head >> 4, head & 15
+        if count == 15:
+            count = self._varint()
+        self._count(count)
+        return [self._value(kind, depth) for _ in range(count)]
+
+    def _map(self, depth: int) -> None:
+        count = self._varint()
+        self._count(count)
+        kinds = self._byte() if count else 0
+        for _ in range(count):
+            self._value(kinds >> 4, depth)
+            self._value(kinds & 15, depth)
+
+    def _count(self, entries: int) -> None:
+        self._left -= entries
+        if self._left < 0:
+            raise TooLarge(f"has more than {_MOST_ENTRIES:,} entries in its footer")
+
+    def _byte(self) -> int:
+        value = self._data[self.at]
+        self.at += 1
+        return value
+
+    def _varint(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self._data[self.at]
+            self.at += 1
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+            shift += 7
+            if shift > 63:
+                raise ValueError("a number is too long")
+
+    def _integer(self, bits: int) -> int:
+        """A signed number, cut to its type as Thrift cuts it."""
+        value = self._data[self.at]
+        if value < 128:
+            self.at += 1
+        else:
+            value = self._varint() & ((1 << max(bits, 32)) - 1)
+        return (value >> 1) ^ -(value & 1)

@@ -5,7 +5,7 @@ import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from cxrbatch.errors import LabelError
@@ -23,6 +23,9 @@ _IMAGE_SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg")
 # A labels file may lie in a folder that holds much else, such as a home.
 _MOST_LOOKED_AT = 1_000_000
 _SHOWN = 5
+_MOST_NAMED = 100
+# Where a million labels name no file, the places of the first are enough.
+_MOST_EXPLAINED = 100_000
 
 _Place = tuple[int, int]
 """Device and inode: what a file is, by whatever name."""
@@ -67,10 +70,14 @@ def collect(sources: Sequence[Path], *, roots: Sequence[Path] = ()) -> Labelled:
     """
     if missing := [root for root in roots if not root.is_dir()]:
         raise LabelError(f"--root {missing[0]} is not a folder")
-    results = [result for source in sources for result in _find_all(source, roots)]
-    found = [result for result in results if isinstance(result, _Found)]
+    found: list[_Found] = []
+    lost: list[Mismatch] = []
+    for result in chain.from_iterable(_find_all(source, roots) for source in sources):
+        if isinstance(result, _Found):
+            found.append(result)
+        else:
+            lost.append(result if len(lost) < _MOST_EXPLAINED else replace(result, detail=""))
     once, doubled = _once_each(found)
-    lost = [result for result in results if isinstance(result, Mismatch)]
     mismatches = (*lost, *doubled, *_without_label(found))
     located = tuple(Path(one.location) for one in once)
     return Labelled(_named_apart(once), located, mismatches)
@@ -177,9 +184,10 @@ def _once_each(found: Sequence[_Found]) -> tuple[list[_Found], list[Mismatch]]:
             once.append(same[0])
             continue
         differ = len({one.item.label for one in same}) > 1
-        told = [f"{shown(one.item.path)} as {shown(one.item.label)}" for one in same]
+        told = [f"{shown(one.item.path)} as {shown(one.item.label)}" for one in same[:_MOST_NAMED]]
+        more = f" and {len(same) - len(told):,} more" if same[_MOST_NAMED:] else ""
         reason = Reason.TWO_LABELS if differ else Reason.TWO_ROWS
-        doubled.append(Mismatch(same[0].item.path, reason, ", ".join(told)))
+        doubled.append(Mismatch(same[0].item.path, reason, f"{', '.join(told)}{more}"))
     return once, doubled
 
 

@@ -66,12 +66,12 @@ def write_mismatches(mismatches: Sequence[Mismatch], path: Path) -> None:
         if not mismatches:
             path.unlink(missing_ok=True)
             return
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["path", "reason", "detail", "remedy"])
-        table.writerows([m.path, m.reason, m.detail, m.reason.remedy] for m in mismatches)
         with written_whole(path) as file:
-            file.write(text.getvalue().encode("utf-8", "backslashreplace"))
+            text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")
+            table = csv.writer(text, lineterminator="\n")
+            table.writerow(["path", "reason", "detail", "remedy"])
+            table.writerows([m.path, m.reason, m.detail, m.reason.remedy] for m in mismatches)
+            text.detach()
 
 
 def describe_mismatches(mismatches: Sequence[Mismatch], *, listing: Path) -> Iterator[str]:

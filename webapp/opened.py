@@ -9,6 +9,7 @@ import os
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,6 +29,9 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "autoload_known_extensions": False,
 }
 _MOST_CHOICES = 100
+_AT_ONCE = 8
+# Of texts and bytes: what a page may be made of, and what of it is worth being remembered.
+_MOST_SHOWN, _MOST_KEPT = 8 << 20, 256 << 10
 _REMEMBERED = 128
 
 Ids = npt.NDArray[np.int64]
@@ -68,6 +72,7 @@ class OpenedTable:
         self.place = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
         # The table does not change, so that an answer stays true.
         self._answers: dict[tuple[str, tuple[object, ...]], _Answer] = {}
+        self._is_checked = False
         self._database = self._connected(str(held))
         described = self._fetched("DESCRIBE rows", [])
         self.columns = [str(name) for name, *_ in described if name != "file_row_number"]
@@ -130,6 +135,7 @@ class OpenedTable:
 
     def ids(self, chosen: Filter) -> Ids:
         """Give the numbers of all chosen rows, in the table's order."""
+        self._check()
         where, values = chosen.where()
         sql = f"SELECT file_row_number AS row FROM rows WHERE {where}"
         with self._cursor() as cursor:
@@ -155,6 +161,7 @@ class OpenedTable:
         return {str(code): int(count) for code, count in self._fetched(sql, [])}
 
     def _distinct(self, expression: str) -> list[str]:
+        self._check()
         sql = f"SELECT DISTINCT value FROM (SELECT {expression} AS value FROM rows) LIMIT ?"
         values = [value for (value,) in self._fetched(sql, [_MOST_CHOICES])]
         return sorted(value for value in values if value)
@@ -169,6 +176,7 @@ class OpenedTable:
 
     def _ordered(self, chosen: Filter, *, first: int, most: int) -> tuple[list[int], int]:
         """Numbers of some rows, and how many are chosen; the filter is applied once for both."""
+        self._check()
         where, values = chosen.where()
         keys = ", ".join(dict.fromkeys(["file_row_number", chosen.key()]))
         sql = (
@@ -193,6 +201,7 @@ class OpenedTable:
         return database
 
     def _rows(self, sql: str, values: Sequence[object]) -> list[Row]:
+        self._check()
         names, found = self._answer(sql, values)
         rows = [dict(zip(names, row, strict=True)) for row in found]
         if not all(map(self._is_possible, rows)):
@@ -220,12 +229,38 @@ class OpenedTable:
             with self._cursor() as cursor:
                 found = cursor.execute(sql, values)
                 names = [str(column[0]) for column in found.description or ()]
-                answer = names, found.fetchall()
+                rows, size = self._shown(found)
+            answer = names, rows
             if len(self._answers) >= _REMEMBERED:
                 self._answers.clear()
-            if len(answer[1]) <= _MOST_CHOICES:
+            if len(rows) <= _MOST_CHOICES and size <= _MOST_KEPT:
                 self._answers[key] = answer
         return answer
+
+    def _shown(self, found: duckdb.DuckDBPyConnection) -> tuple[list[tuple[Any, ...]], int]:
+        """Rows of an answer, and the bytes of their texts, a few rows at a time."""
+        rows: list[tuple[Any, ...]] = []
+        size = 0
+        while some := found.fetchmany(_AT_ONCE):
+            rows += some
+            size += sum(map(_size, chain.from_iterable(some)))
+            if size > _MOST_SHOWN:
+                raise TableError(
+                    f"{self._name} has rows of more than {_MOST_SHOWN >> 20} MiB on one page"
+                )
+        return rows, size
+
+    def _check(self) -> None:
+        """Refuse a table whose texts DuckDB would need too much memory for.
+
+        Not done as it is opened: the page of all runs opens many, and reads no text.
+        """
+        if not self._is_checked:
+            try:
+                self.table.check_texts()
+            except TableError as error:
+                raise TableError(str(error).replace(str(self.table.path), self._name)) from None
+            self._is_checked = True
 
     @contextmanager
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -235,3 +270,10 @@ class OpenedTable:
         except duckdb.Error:
             # Its text may quote the table.
             raise TableError(f"{self._name} is damaged") from None
+
+
+def _size(value: object) -> int:
+    """Characters or bytes of a value."""
+    if isinstance(value, list):
+        return sum(map(_size, value)) + 8 * len(value)
+    return len(value) if isinstance(value, str | bytes) else 8

@@ -174,7 +174,7 @@ def report(id: str) -> Response:
     if found is None:
         raise NotFound("There is no such report any more.")
     try:
-        response = Response(found.path.read_bytes(), mimetype="text/html")
+        response = send_file(found.path, mimetype="text/html")
     except OSError:
         raise NotFound("There is no such report any more.") from None
     response.headers["Content-Security-Policy"] = _REPORT_POLICY

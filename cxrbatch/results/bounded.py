@@ -23,6 +23,8 @@ from cxrbatch.results.pages import (
     check_footer,
     read_pages,
 )
+from cxrbatch.results.paths import shown
+from cxrbatch.results.shared_texts import OFFSET_BYTES, portions, unpacked, unpacked_size
 
 _MOST_ROWS = 65_536
 # What the rows of one batch may take, and what the pages and dictionaries that they are in.
@@ -33,7 +35,6 @@ _COPIED_BYTES = 8 << 30
 # A dictionary's entry takes its place in two indexes of Arrow's, its text is there twice.
 _ENTRY_BYTES = 48
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12}
-_OFFSET_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,25 @@ class _Leaf:
     path: str
     width: int | None
     is_repeated: bool
+
+
+@dataclass(slots=True)
+class _Stored:
+    """How a column of a row group is stored, by the headers of its pages.
+
+    Attributes:
+        values: Number of values.
+        largest: Bytes of the largest page.
+        densest: Bytes of a value, of a text that is not in the dictionary on average of its page.
+        dictionary: The dictionary; None without one.
+        is_mixed: Whether texts are stored outside a dictionary.
+    """
+
+    values: int
+    largest: int
+    densest: int
+    dictionary: Page | None
+    is_mixed: bool
 
 
 @dataclass(slots=True)
@@ -112,7 +132,7 @@ class BoundedParquet:
 
         Yields:
             The number of a batch's first row, and the batch. Texts that the file stores once and
-            names often are dictionary arrays: see `unpacked_size`.
+            names often are dictionary arrays: see `shared_texts`.
 
         Raises:
             TooLarge: A page or a row takes more memory than any of use.
@@ -153,12 +173,27 @@ class BoundedParquet:
         left = room
         for first, batch in self.batches(names, rows):
             batch.validate(full=True)
-            for place, part in _portions(first, batch):
-                left -= sum(map(unpacked_size, part.columns))
+            for place, part in portions(first, batch, _BATCH_BYTES):
+                left -= unpacked_size(part)
                 if left < 0:
                     raise TooLarge(f"expands to more than {room >> 20} MiB")
-                columns = [_unpacked(column) for column in part.columns]
-                yield place, pa.RecordBatch.from_arrays(columns, names)
+                yield place, unpacked(part)
+
+    def check_texts(self, names: Sequence[str], *, most: int) -> None:
+        """Refuse columns of texts so long that many of them together take too much memory.
+
+        Args:
+            names: Of the columns.
+            most: Bytes that a text of a dictionary, or a text of a page on average, may have.
+
+        Raises:
+            TooLarge: A text is longer, or a page larger than any of use.
+            OSError, ValueError, pa.ArrowException: The file is damaged.
+        """
+        for leaf in self._leaves:
+            if leaf.width is None and _is_below(leaf.path, names):
+                for number in range(self.metadata.num_row_groups):
+                    self._check_texts(leaf, number, most)
 
     def _check_places(self) -> None:
         """Refuse columns that lie outside the file, or together are more than the file."""
@@ -173,36 +208,55 @@ class BoundedParquet:
         if sum(group.num_rows for group in groups) != self.rows:
             raise ValueError("its row groups have another number of rows")
 
+    def _check_texts(self, leaf: _Leaf, number: int, most: int) -> None:
+        stored = self._stored(leaf, number)
+        dictionary, longest = stored.dictionary, stored.densest
+        if dictionary is not None:
+            own = (
+                dictionary.size
+                if dictionary.size <= most
+                else self._longest(leaf, number, dictionary)
+            )
+            longest = max(longest, own)
+        if longest > most:
+            raise TooLarge(f"has texts of more than {most >> 10} KiB in {shown(leaf.path)}")
+        if stored.largest > _PAGE_BYTES:
+            raise TooLarge(f"has pages that expand to more than {_PAGE_BYTES >> 20} MiB")
+
     def _needs(self, number: int, leaves: Sequence[_Leaf]) -> _Needs:
+        """What some columns of the row group `number` take."""
         needs = _Needs(0, 0, 0, frozenset())
         for leaf in leaves:
-            self._add(needs, leaf, number)
+            stored = self._stored(leaf, number)
+            densest, dictionary = stored.densest, stored.dictionary
+            if dictionary is not None:
+                needs.dictionaries += 2 * dictionary.size + _ENTRY_BYTES * dictionary.values
+                if leaf.width is None and not stored.is_mixed:
+                    needs.shared |= {leaf.path}
+                elif leaf.width is None:
+                    densest = max(densest, self._longest(leaf, number, dictionary))
+            needs.pages += stored.largest
+            if leaf.is_repeated:
+                needs.pages += stored.values * (densest + OFFSET_BYTES)
+            else:
+                needs.row += densest + OFFSET_BYTES
         return needs
 
-    def _add(self, needs: _Needs, leaf: _Leaf, number: int) -> None:
-        """Add what a column of the row group `number` takes."""
+    def _stored(self, leaf: _Leaf, number: int) -> _Stored:
+        """How a column of the row group `number` is stored."""
         chunk = _chunk(self.metadata.row_group(number).column(leaf.number))
-        largest, densest, dictionary = 0, leaf.width or 0, None
-        is_mixed = False
+        stored = _Stored(chunk.values, 0, leaf.width or 0, None, is_mixed=False)
         for page in read_pages(self._stream.fileno(), chunk):
-            largest = max(largest, page.size)
+            stored.largest = max(stored.largest, page.size)
             if page.is_dictionary:
-                dictionary = page
-                needs.dictionaries += 2 * page.size + _ENTRY_BYTES * page.values
+                if stored.dictionary is not None:
+                    raise ValueError("a column has two dictionaries")
+                stored.dictionary = page
             elif leaf.width is None and page.encoding not in DICTIONARY_ENCODINGS:
-                is_mixed = True
+                stored.is_mixed = True
                 values = 1 if page.encoding == DELTA_BYTE_ARRAY else max(1, page.values)
-                densest = max(densest, -(-page.size // values))
-        if dictionary is not None and leaf.width is None:
-            if is_mixed:
-                densest = max(densest, self._longest(leaf, number, dictionary))
-            else:
-                needs.shared |= {leaf.path}
-        needs.pages += largest
-        if leaf.is_repeated:
-            needs.pages += chunk.values * (densest + _OFFSET_BYTES)
-        else:
-            needs.row += densest + _OFFSET_BYTES
+                stored.densest = max(stored.densest, -(-page.size // values))
+        return stored
 
     def _longest(self, leaf: _Leaf, number: int, dictionary: Page) -> int:
         """Bytes of the longest text in a dictionary, or more."""
@@ -245,43 +299,6 @@ def open_bounded(path: Path) -> Iterator[BoundedParquet]:
     # An open file, not a path: Arrow takes no name that is not UTF-8.
     with path.open("rb") as stream:
         yield BoundedParquet(stream)
-
-
-def unpacked_size(column: pa.Array) -> int:
-    """Bytes that a column takes once each text has memory of its own."""
-    if pa.types.is_list(column.type):
-        return int(column.nbytes) + unpacked_size(column.flatten())
-    if not pa.types.is_dictionary(column.type):
-        return int(column.nbytes)
-    return (pc.sum(text_lengths(column)).as_py() or 0) + _OFFSET_BYTES * len(column)
-
-
-def text_lengths(column: pa.Array) -> pa.Array | None:
-    """Bytes of each text of a column; None where it is of no texts."""
-    texts = column.dictionary if pa.types.is_dictionary(column.type) else column
-    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
-        return None
-    lengths = pc.binary_length(texts)
-    return lengths if texts is column else lengths.take(column.indices)
-
-
-def _portions(first: int, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Halve a batch until what it unpacks to is of bounded size, or one row."""
-    if len(batch) < 2 or sum(map(unpacked_size, batch.columns)) <= _BATCH_BYTES:
-        yield first, batch
-        return
-    half = len(batch) // 2
-    yield from _portions(first, batch.slice(0, half))
-    yield from _portions(first + half, batch.slice(half))
-
-
-def _unpacked(column: pa.Array) -> pa.Array:
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        return column.cast(kind.value_type)
-    if pa.types.is_list(kind) and pa.types.is_dictionary(kind.value_type):
-        return column.cast(pa.list_(pa.field(kind.value_field.name, kind.value_type.value_type)))
-    return column
 
 
 def _check(needs: _Needs, *, batches: int) -> None:

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cxrbatch.errors import LabelError
-from cxrbatch.results.bounded import BoundedParquet, text_lengths
+from cxrbatch.results.bounded import BoundedParquet
 from cxrbatch.results.pages import TooLarge
+from cxrbatch.results.shared_texts import text_lengths
 
 LONGEST_VALUE = 1 << 16
 TOO_LONG = f"a field is longer than {LONGEST_VALUE} characters"

@@ -13,8 +13,12 @@ import pyarrow.compute as pc
 
 from cxrbatch.errors import TableError
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.results.table import Table
+from cxrbatch.results.paths import shown
+from cxrbatch.results.table import Table, too_large
 
+# Scores of a million rows fit into memory anywhere. More need a file that can hold them: a scored
+# row has a hash of 16 bytes, and pictures differ.
+_FEW_SCORED, _LEAST_BYTES = 1_000_000, 16
 # Softmax in float32 over up to 256 classes is exact to some 1e-5.
 _TOLERANCE = 1e-3
 
@@ -49,17 +53,18 @@ def read_scores(table: Table) -> Scores:
     if len(table.classes) < 2:
         raise _edited(table, "it has fewer than two classes")
     found = table.read(["outcome", "frame", "prediction"])
-    outcomes = Counter(
-        {e["values"]: e["counts"] for e in pc.value_counts(found["outcome"]).to_pylist()}
-    )
+    counts = pc.value_counts(found["outcome"])[: len(Outcome) + 1]
+    outcomes = Counter({e["values"]: e["counts"] for e in counts.to_pylist()})
     files = int(pc.sum(pc.equal(found["frame"], 0), min_count=0).as_py())
     _check_counts(table, files, outcomes)
     is_scored = pc.equal(found["outcome"], Outcome.SCORED.value).to_numpy(zero_copy_only=False)
     rows = np.flatnonzero(is_scored)
+    if len(rows) > _FEW_SCORED + table.size // _LEAST_BYTES:
+        raise too_large(table.path, f"has {len(rows):,} scored rows in {table.size:,} bytes")
     codes = pc.dictionary_encode(found["prediction"]).combine_chunks()
     names = codes.dictionary.to_pylist()
     if unknown := [name for name in names if name not in table.classes]:
-        raise _edited(table, f"the prediction {unknown[0]!r} is no class")
+        raise _edited(table, f"the prediction {shown(str(unknown[0]))} is no class")
     predictions = codes.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     if not np.array_equal(predictions >= 0, is_scored):
         raise _edited(table, "a scored row has no prediction, or another row has one")
@@ -83,7 +88,7 @@ def _matrix(table: Table, prefix: str, is_scored: npt.NDArray[np.bool_]) -> npt.
 
 def _check_counts(table: Table, files: int, outcomes: Mapping[str, int]) -> None:
     if unknown := sorted(str(code) for code in outcomes if code not in set(Outcome)):
-        raise _edited(table, f"the outcome {unknown[0]!r} is unknown")
+        raise _edited(table, f"the outcome {shown(unknown[0])} is unknown")
     told = table.provenance
     passed = told.get("passed_over", {})
     if not isinstance(passed, dict) or not all(type(n) is int and n >= 0 for n in passed.values()):

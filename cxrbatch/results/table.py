@@ -27,6 +27,8 @@ SCHEMA_VERSION = "2.1"
 PROVENANCE_KEY = b"cxrbatch"
 
 _LARGEST_PROVENANCE = 4 << 20
+# A path of 4,096 bytes, Linux's longest, has 16 KiB where every byte is escaped.
+_LONGEST_TEXT = 64 << 10
 # A row takes a byte of the file at least, as all paths differ.
 _FEW_ROWS = 100_000
 _DAMAGE = (OSError, ValueError, KeyError, MemoryError, pa.ArrowException)
@@ -195,12 +197,14 @@ class Table:
         classes: Class names in the order of the logits.
         provenance: What the file says of how it was made.
         rows: Number of rows.
+        size: Of the file, in bytes.
     """
 
     path: Path
     classes: tuple[str, ...]
     provenance: Mapping[str, Any]
     rows: int
+    size: int
 
     @property
     def columns(self) -> list[str]:
@@ -218,6 +222,15 @@ class Table:
         with _explained(self.path), open_bounded(self.path) as file:
             found = [batch for _, batch in file.unpacked(names, room=_WHOLE.of(file.size))]
             return _joined(found, file, names)
+
+    def check_texts(self) -> None:
+        """Refuse a table with texts so long that a reader of some thousand rows takes gigabytes.
+
+        Raises:
+            TableError: As for `read`.
+        """
+        with _explained(self.path), open_bounded(self.path) as file:
+            file.check_texts(self.columns, most=_LONGEST_TEXT)
 
     def take(self, rows: Sequence[int], columns: Iterable[str]) -> pa.Table:
         """Read a few rows, in the order asked for, and no row group that has none of them.
@@ -261,15 +274,15 @@ def open_table(path: Path) -> Table:
             schema, rows, size = file.schema, file.rows, file.size
             stored = (file.metadata.metadata or {}) | (schema.metadata or {})
     except TooLarge as error:
-        raise _too_large(path, error) from None
+        raise too_large(path, error) from None
     except _DAMAGE as error:
         raise TableError(f"cannot open table {path}: {_first_line(error)}") from None
     if rows > _FEW_ROWS + size:
-        raise _too_large(path, f"has {rows:,} rows in {size:,} bytes")
+        raise too_large(path, f"has {rows:,} rows in {size:,} bytes")
     try:
         text = stored[PROVENANCE_KEY]
         if len(text) > _LARGEST_PROVENANCE:
-            raise _too_large(path, f"tells more than {_LARGEST_PROVENANCE >> 20} MiB of its making")
+            raise too_large(path, f"tells more than {_LARGEST_PROVENANCE >> 20} MiB of its making")
         provenance = json.loads(text, parse_constant=_no_number)
         version, classes = provenance["schema_version"], tuple(provenance["classes"])
         if len(classes) > len(schema):
@@ -285,7 +298,7 @@ def open_table(path: Path) -> Table:
         if schema.get_field_index(column.name) < 0 or schema.field(column.name) != column:
             name = shown(column.name)
             raise TableError(f"{path} lacks the column {name}, or it has another type")
-    return Table(path, classes, provenance, rows)
+    return Table(path, classes, provenance, rows, size)
 
 
 def _schema_of(provenance: Mapping[str, Any]) -> pa.Schema:
@@ -306,12 +319,13 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except TooLarge as error:
-        raise _too_large(path, error) from None
+        raise too_large(path, error) from None
     except _DAMAGE as error:
         raise TableError(f"{path} is damaged: {_first_line(error)}") from None
 
 
-def _too_large(path: Path, what: object) -> TableError:
+def too_large(path: Path, what: object) -> TableError:
+    """The error of a table that is too large in memory; `what` continues its name."""
     return TableError(f"{path} {what}, more than a table of its size may; score again")
 
 

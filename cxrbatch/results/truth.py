@@ -27,10 +27,11 @@ _SHOWN = 5
 
 _PARQUET_MAGIC = b"PAR1"
 _MOST_DIFFERENT = 10_000
-# What all labels of a file may take: a few millions with usual paths.
+# What all labels of a file may take, so that a command stays below 1 GB: nearly two millions.
 _MOST_BYTES = 512 << 20
-# What a label takes without its texts, and a text without its characters where it is shared.
-_LABEL_BYTES, _SHARED_BYTES = 80, 100
+# What a label takes without its texts, here and where it is joined with its file or row; and a
+# text without its characters where it is shared.
+_LABEL_BYTES, _SHARED_BYTES = 200, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +200,9 @@ def _check_fields(key: str, fields: Fields) -> None:
     for field in fields:
         if len(field) > LONGEST_VALUE:
             raise ValueError(TOO_LONG)
-        if "\0" in field:
-            raise ValueError("a field holds a NUL character; write the file again as text")
+    # Of a path it is found out, and listed, that there is no such file.
+    if any("\0" in field for field in fields[1:]):
+        raise ValueError("a field holds a NUL character; write the file again as text")
     if fields[3] and fields[3] not in SPLITS:
         raise ValueError("split is not train, val or test")
 

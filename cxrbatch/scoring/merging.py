@@ -50,7 +50,8 @@ def _in_order(tables: Sequence[Table]) -> list[Table]:
     numbered: dict[int, Table] = {}
     for table in tables:
         number, _, of = str(table.provenance.get("part", "")).partition("/")
-        if not of:
+        is_counted = type(table.provenance.get("files")) is int
+        if not (number.isdecimal() and of.isdecimal() and is_counted):
             raise UsageError(f"{table.path} is not a part; parts come from score --shard")
         if int(of) != len(tables) or int(number) in numbered:
             doubled = numbered.get(int(number))

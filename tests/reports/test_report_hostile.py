@@ -204,6 +204,24 @@ def test_text_that_is_no_utf8_is_one_line(
     assert "is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("column", ["outcome", "prediction", "path", "truth", "patient_sex"])
+def test_a_text_in_every_row_is_one_line(
+    make_table: TableMaker, capsys: pytest.CaptureFixture[str], column: str
+) -> None:
+    table = make_table([(0, 0), (1, 1)] * 200)
+    rows = pq.read_table(table)
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * len(rows), pa.int8()), ["x" * 1_000_000])
+    forged = rows.set_column(rows.column_names.index(column), column, long)
+    with pq.ParquetWriter(table, forged.schema, store_schema=False) as writer:
+        writer.write_table(forged)
+        made = rows.schema.metadata[PROVENANCE_KEY].decode()
+        writer.add_key_value_metadata({PROVENANCE_KEY.decode(): made})
+    assert cli.main(["report", str(table), "-o", str(table.with_name("p.html"))]) == 1
+    error = capsys.readouterr().err
+    assert re.search(r"expands to more than \d{3} MiB, more than a table of its size may", error)
+    assert error.count("\n") == 1
+
+
 def test_a_missing_and_a_changed_film_are_told(make_table: TableMaker) -> None:
     table = make_table([(0, 0), (1, 1), (2, 2)], films=3)
     films = sorted((table.parent / "archive" / "films").iterdir())

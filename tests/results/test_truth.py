@@ -223,3 +223,41 @@ def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 def test_hostile_names_are_escaped_in_messages(tmp_path: Path) -> None:
     text = "path,label\n" + '"\x1b[31m\n",A\n' * 2
     assert "'\\x1b[31m'" in refused(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("content", "hole"),
+    [
+        (b"", 20 << 30),
+        (b"path,label\na,A\n", 20 << 30),
+        (b'path,label\n"' + b"x\n" * 999_999, 0),
+        (b"path,label\n" + b'"x\n",' * 300_000, 0),
+        (b"path,label\na,A\n" + b"\n" * 1_100_000, 0),
+    ],
+    ids=["a hole", "a hole behind a row", "a field without end", "a row without end", "blank rows"],
+)
+def test_what_is_no_text_of_rows_is_refused_at_once(
+    tmp_path: Path, content: bytes, hole: int
+) -> None:
+    file = csv_file(tmp_path, content)
+    if hole:
+        os.truncate(file, hole)
+    with pytest.raises(LabelError, match=r"more than 1(,048,576|31,072) characters"):
+        labels_in(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("path,label\na,A\0b\n", "line 2: a field holds a NUL character"),
+        ("path,label\na,A\nb,A\0\n", "line 3: a field holds a NUL character"),
+        (
+            "path,label\n" + "".join(f"{n},{n}\n" for n in range(10_001)),
+            "more than 10,000 different labels; its column label has to name classes",
+        ),
+    ],
+)
+def test_rows_that_name_no_class_or_file_are_refused(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    assert expected in refused(tmp_path, text)

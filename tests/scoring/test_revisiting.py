@@ -147,5 +147,5 @@ def test_a_film_that_was_decoded_at_a_reduced_size_is_found_again(
 )
 def test_an_origin_without_sense_is_none(edit: dict[str, object]) -> None:
     told = {"archive_root": "/archive", "recipe": RECIPE.to_card()}
-    assert Origin.of(Table(Path("t"), ("a",), told, 0)) is not None
-    assert Origin.of(Table(Path("t"), ("a",), {**told, **edit}, 0)) is None
+    assert Origin.of(Table(Path("t"), ("a",), told, 0, 0)) is not None
+    assert Origin.of(Table(Path("t"), ("a",), {**told, **edit}, 0, 0)) is None

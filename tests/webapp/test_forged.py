@@ -16,7 +16,7 @@ from cxrbatch.model.card import Card
 from cxrbatch.model.preprocessing import Recipe, image_hash
 from cxrbatch.reading.radiograph import read_radiographs
 from cxrbatch.results.table import PROVENANCE_KEY
-from cxrbatch.webapp import library
+from cxrbatch.webapp import library, opened
 
 EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>\\"
 
@@ -176,3 +176,34 @@ def answers_of(client: FlaskClient, run_id: str) -> set[int]:
             assert "<script>alert" not in answer.text
             assert "<img src=x" not in answer.text
     return codes
+
+
+TOO_LONG: list[dict[str, object]] = [
+    *({name: "x" * 2_000_000} for name in ("path", "outcome", "manufacturer", "detail")),
+    {"flags": ["x" * 2_000_000]},
+]
+
+
+def test_texts_too_long_for_a_page_are_told_and_not_read(
+    client: FlaskClient, run_id: str, forge: Forge
+) -> None:
+    for columns in TOO_LONG:
+        forge(columns)
+        assert client.get("/").status_code == 200
+        run = f"/runs/{run_id}"
+        for page in ("rows", "rows?sort=-path", "images/0"):
+            answer = client.get(f"{run}/{page}", buffered=True)
+            assert answer.status_code == 409, (columns.keys(), page)
+            assert "has texts of more than 64 KiB in " in answer.text
+        assert client.get(run).status_code in (200, 409)
+
+
+def test_a_page_of_many_long_rows_is_told(
+    client: FlaskClient, run_id: str, forge: Forge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opened, "_MOST_SHOWN", 100_000)
+    forge({"path": "x" * 20_000})
+    answer = client.get(f"/runs/{run_id}/rows")
+    assert answer.status_code == 409
+    assert "rows of more than 0 MiB on one page" in answer.text
+    assert client.get(f"/runs/{run_id}/images/0").status_code == 200

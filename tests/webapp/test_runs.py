@@ -178,7 +178,7 @@ def test_a_report_is_shown_in_a_sandbox_and_other_pages_are_not(
     page = client.get(f"/runs/{run_id}").text
     assert "other.html" not in page
     address = page.partition('href="/reports/')[2].partition('"')[0]
-    answer = client.get(f"/reports/{address}")
+    answer = client.get(f"/reports/{address}", buffered=True)
     assert "the report" in answer.text
     policy = answer.headers["Content-Security-Policy"]
     assert policy.endswith("sandbox")

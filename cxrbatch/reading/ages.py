@@ -19,15 +19,15 @@ _UNITS = {
 _PER_YEAR = {folded(word): count for count, words in _UNITS.items() for word in words.split()}
 _FILLERS = frozenset({"O", "OLD", "OF", "AGE", "AGED", "ALT", "EDAD"})
 _WORDS = r"((?:[^\W\d_]|[\s.:/_])*)"
-_AGE = re.compile(rf"{_WORDS}(\d{{1,4}})(?:[.,]\d{{1,2}})?{_WORDS}(?:\d{{1,3}}{_WORDS})?")
+_AGE = re.compile(rf"{_WORDS}0*(\d{{1,4}})(?:[.,]\d{{1,2}})?{_WORDS}(?:\d{{1,3}}{_WORDS})?")
 _WORD = re.compile(r"[^\W\d_]+")
 
 
 def years_of_age(age: str) -> int | None:
     """Full years; a number alone is in years; None where nothing usable is said.
 
-    "042Y", "42", "42 years", "Y042", "42.5Y" and "1Y6M" have a meaning, "-5Y" and "Y" have none. Of
-    several values each must have one, and they must agree.
+    "042Y", "42", "42 years", "Y042", "42.5Y" and "1Y6M" have a meaning; "-5Y", "Y", "42/M" and
+    "M42" have none, or two. Of several values each must have one, and they must agree.
 
     Source: DICOM PS3.5 table 6.2-1 (AS).
     """
@@ -43,12 +43,18 @@ def _one_age(age: str) -> int | None:
     found = _AGE.fullmatch(plain.strip())
     if found is None:
         return None
-    words = _WORD.findall(f"{found[1]} {found[3]}")
+    before, behind = _WORD.findall(found[1]), _WORD.findall(found[3])
+    # M in front of a number, or behind a slash, is a sex as likely as a month.
+    doubtful = before + (behind if "/" in plain else [])
+    if any(_PER_YEAR.get(word, 1) != 1 for word in doubtful):
+        return None
+    words = before + behind
     units = [_PER_YEAR[word] for word in words if word in _PER_YEAR]
     is_known = all(word in _PER_YEAR or word in _FILLERS for word in words)
     # Of "1Y6M" the smaller unit adds less than a year.
     minor = _WORD.findall(found[4] or "")
-    if found[4] is not None and (not minor or any(word not in _PER_YEAR for word in minor)):
+    is_composed = bool(minor and behind and all(word in _PER_YEAR for word in minor))
+    if found[4] is not None and not is_composed:
         return None
     if not is_known or len(units) > 1:
         return None

@@ -40,13 +40,12 @@ def age_bin(age: str | None, *, birth_date: str | None, study_date: str | None) 
 
     Args:
         age: Patient Age (0010,1010), such as "045Y", "18M", "3W" or "10D", or as people write it.
-        birth_date: Patient's Birth Date (0010,0030), YYYYMMDD; used where there is no age.
+        birth_date: Patient's Birth Date (0010,0030), YYYYMMDD; used where no age is usable.
         study_date: Study Date (0008,0020), YYYYMMDD.
     """
-    years = years_of_age(age or "")
+    possible = (years_of_age(age or ""), _years_between(birth_date, study_date))
+    years = next((years for years in possible if years is not None and 0 <= years < 130), None)
     if years is None:
-        years = _years_between(birth_date, study_date)
-    if years is None or not 0 <= years < 130:
         return None
     decade = years // 10 * 10
     return "90+" if decade >= 90 else f"{decade}-{decade + 9}"

@@ -105,9 +105,13 @@ def read_png(
         image, is_colour = _palette_image(values, chunks)
         shown = ShownRange(chunks.depth)
     else:
-        image, is_colour = grey_of(_over_black(values, chunks))
-        colours = values[..., :-1] if chunks.colour_type in (4, 6) else values
+        has_alpha = chunks.colour_type in (4, 6)
+        colours = values[..., :-1] if has_alpha else values
         shown = shown_range(colours, depth=chunks.depth, significant=chunks.significant)
+        if shown.is_unscaled and has_alpha and values[..., -1].max() < 1 << shown.bits:
+            full, most = (1 << chunks.depth) - 1, (1 << shown.bits) - 1
+            values[..., -1] = values[..., -1].astype(np.uint32) * full // most
+        image, is_colour = grey_of(_over_black(values, chunks))
     if shown.bits != chunks.depth:
         image = stretched(image, shown, depth=chunks.depth, no_voi=no_voi)
     if (turn := orientation(chunks.exif)) != UPRIGHT:

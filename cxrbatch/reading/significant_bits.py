@@ -19,6 +19,8 @@ from cxrbatch.reading.grey import GreyImage
 # Percentiles are taken of about so many pixels, in whole rows at even distances.
 _SAMPLED_PIXELS = 1 << 18
 _POLICY_DEPTH = 16
+# Of about so many samples, in whole rows, this share may lie beyond the range that is shown.
+_COUNTED_SAMPLES, _OUTLIERS = 1 << 16, 0.005
 
 UNSCALED = "the samples are not scaled up to the depth of the PNG, as its chunk sBIT implies"
 
@@ -41,18 +43,30 @@ class ShownRange:
 def shown_range(samples: NDArray[Any], *, depth: int, significant: int | None) -> ShownRange:
     """Find out how many bits of the samples carry the value.
 
+    A few samples beyond these, such as a marker that was burned in, are shown as white.
+
     Args:
-        samples: All colour samples, unsigned, of any shape; no alpha.
+        samples: All colour samples, shape (rows, columns) or (rows, columns, channels), unsigned;
+            no alpha.
         depth: Bits per sample of the PNG.
         significant: The greatest number of bits in sBIT; None without a valid sBIT.
     """
-    if significant is not None and significant < depth:
-        unscaled = _is_unscaled(samples, depth=depth, bits=significant)
-        return ShownRange(significant if unscaled else depth, is_unscaled=unscaled)
+    most = int(samples.max())
+    if significant is not None and significant < depth and most > 0:
+        if most < 1 << significant:
+            return ShownRange(significant, is_unscaled=True)
+        if _are_scaled(samples, depth=depth, bits=significant):
+            return ShownRange(depth)
+        if _usual_most(samples) < 1 << significant:
+            return ShownRange(significant, is_unscaled=True)
     if depth < _POLICY_DEPTH:
         return ShownRange(depth)
-    used = int(samples.max()).bit_length()
-    return ShownRange(depth) if used == depth else ShownRange(max(1, used), is_guessed=True)
+    if most < 1 << (depth - 1):
+        return ShownRange(max(1, most.bit_length()), is_guessed=True)
+    usual = _usual_most(samples)
+    if usual < 1 << (depth - 2):
+        return ShownRange(max(1, usual.bit_length()), is_guessed=True)
+    return ShownRange(depth)
 
 
 def stretched(image: GreyImage, shown: ShownRange, *, depth: int, no_voi: str) -> GreyImage:
@@ -75,16 +89,13 @@ def stretched(image: GreyImage, shown: ShownRange, *, depth: int, no_voi: str) -
     return replace(image, table=mapped)
 
 
-def _is_unscaled(samples: NDArray[Any], *, depth: int, bits: int) -> bool:
-    """Whether samples of `bits` bits were written as they are, and not scaled up to `depth`.
+def _are_scaled(samples: NDArray[Any], *, depth: int, bits: int) -> bool:
+    """Whether samples of `bits` bits were scaled up to `depth`.
 
     A PNG that follows the specification has samples that were multiplied, shifted, or filled up
-    with a repetition of their own bits. Samples that fit into `bits` bits and are none of these
-    were not scaled.
+    with a repetition of their own bits.
     """
     present = np.flatnonzero(np.bincount(samples.reshape(-1), minlength=1 << depth))
-    if present[-1] >= 1 << bits:
-        return False
     full, most = (1 << depth) - 1, (1 << bits) - 1
     values = np.arange(1 << bits)
     shifted = values << (depth - bits)
@@ -93,7 +104,14 @@ def _is_unscaled(samples: NDArray[Any], *, depth: int, bits: int) -> bool:
         repeated |= shifted >> filled
         filled += bits
     multiplied = (2 * values * full + most) // (2 * most)
-    return not np.isin(present, np.concatenate([shifted, repeated, multiplied])).all()
+    return bool(np.isin(present, np.concatenate([shifted, repeated, multiplied])).all())
+
+
+def _usual_most(samples: NDArray[Any]) -> int:
+    """The value that all but a small share of the samples do not exceed."""
+    some = samples[:: max(1, samples.size // _COUNTED_SAMPLES)].reshape(-1)
+    place = some.size - 1 - int(_OUTLIERS * some.size)
+    return int(np.partition(some, place)[place])
 
 
 def _robust_limits(image: GreyImage) -> tuple[float, float]:

@@ -150,7 +150,7 @@ class Walk:
                 yield ArchiveFile(
                     path,
                     min(member.size, _LARGEST_SIZE),
-                    state.st_mtime_ns,
+                    container.modified_ns,
                     member.name,
                     member.offset,
                     member.fault,

@@ -57,7 +57,7 @@ def test_unscaled_samples_are_shown_over_the_bits_that_sbit_names(
 @pytest.mark.parametrize("bits", [3, 5, 10, 12, 13])
 def test_samples_that_were_scaled_up_are_shown_as_pillow_has_them(bits: int, way: str) -> None:
     # The specification's two ways of scaling (section 13.12), and the plain shift.
-    for values in (RNG.integers(0, 1 << bits, (40, 50)), RNG.integers(0, 3, (40, 50))):
+    for values in (RNG.integers(0, 1 << bits, (40, 50)), RNG.integers(0, 1 << bits, (40, 50)) // 2):
         text = [format(value, f"0{bits}b") for value in values.reshape(-1)]
         scaled = {
             "shifted": values << (16 - bits),
@@ -106,6 +106,39 @@ def test_an_sbit_that_names_no_range_is_as_none(sbit: bytes) -> None:
         with_sbit, without = read(with_chunk(data, b"sBIT", sbit)), read(data)
         np.testing.assert_array_equal(with_sbit.display, without.display)
         assert with_sbit.flags == without.flags
+
+
+@pytest.mark.parametrize("sbit", [None, 12])
+@pytest.mark.parametrize("marker", [4096, 32768, 65535])
+def test_a_marker_does_not_make_the_picture_black(marker: int, sbit: int | None) -> None:
+    values = RNG.integers(0, 4096, (40, 50))
+    values[:3, :3] = marker
+    reading = read(png16(values, sbit))
+    display = reading.display
+    assert display is not None
+    assert display[:3, :3].min() == 1
+    np.testing.assert_allclose(display, np.minimum(values / 4095, 1), atol=0.01)
+    assert reading.flags == ((Flag.NO_VOI,) if sbit is None else (Flag.NONCONFORMING,))
+
+
+def test_an_sbit_that_the_samples_contradict_is_as_none() -> None:
+    values = RNG.integers(0, 4096, (40, 50))
+    with_sbit, without = read(png16(values, sbit=10)), read(png16(values))
+    np.testing.assert_array_equal(with_sbit.display, without.display)
+    assert with_sbit.flags == (Flag.NO_VOI,)
+
+
+def test_samples_that_fit_into_the_bits_of_sbit_are_not_taken_for_dark_ones() -> None:
+    values = RNG.integers(0, 256, (40, 50)) << 4  # of 8 bits in 12; scaled to 16 they were black
+    reading = read(png16(values, sbit=12))
+    np.testing.assert_allclose(reading.display, values / 4095, atol=1e-6)
+    assert reading.flags == (Flag.NONCONFORMING,)
+
+
+def test_unscaled_alpha_is_opaque_too() -> None:
+    grey = RNG.integers(0, 4096, (40, 50))
+    data = png16(np.stack([grey, np.full_like(grey, 4095)], axis=2), 12, colour_type=4)
+    np.testing.assert_allclose(shown(data), grey / 4095, atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [0, 1, 4095, 32767, 32768, 65535])

@@ -269,19 +269,15 @@ def scored(path: Path, precision: Precision, chance: np.random.Generator) -> str
         return "refused" if str(error).isprintable() else "FAULT: more than a line"
     except Exception as error:
         return f"FAULT: {type(error).__name__}: {error}"
-    return compared(
-        torch.from_numpy(scores.logits), scores.probabilities, path, inputs, _OFF[precision]
-    )
+    found = (torch.from_numpy(scores.logits), scores.probabilities)
+    return compared(found, path, inputs, precision)
 
 
 def compared(
-    logits: Tensor,
-    probabilities: np.ndarray,
-    path: Path,
-    inputs: np.ndarray,
-    off: tuple[float, float],
+    scores: tuple[Tensor, np.ndarray], path: Path, inputs: np.ndarray, precision: Precision
 ) -> str:
     """Compare scores with those of plain PyTorch."""
+    (logits, probabilities), off = scores, _OFF[precision]
     plain, magnitudes, temperature = plain_scores(path, inputs)
     if not plain.isfinite().all():
         return "FAULT: plain PyTorch gives no finite score"
@@ -311,7 +307,7 @@ def commanded(path: Path, film: Path, folder: Path) -> str:
     inputs = card.recipe.prepare(GreyImage(np.asarray(Image.open(film), np.float32) / 255))[None]
     probabilities = np.array([[row[f"p_{name}"] for name in card.classes]])
     logits = torch.tensor([[row[f"logit_{name}"] for name in card.classes]])
-    return compared(logits, probabilities, path, inputs, _OFF["fp32"])
+    return compared((logits, probabilities), path, inputs, "fp32")
 
 
 def main() -> None:

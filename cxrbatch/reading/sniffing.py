@@ -49,6 +49,9 @@ _IMAGES_FOLLOW = re.compile(
 )
 _LONGEST_HEADERS = 1 << 14
 _ISO_SIGNATURE, _ISO_OFFSET = b"CD001", 32769
+# Groups that a file may start with: file meta, directory, identification.
+_FIRST_GROUPS = (0x0002, 0x0004, 0x0008)
+_PREFIX_START, _PREFIX_END = 128, 132
 
 
 def sniff(head: bytes, *, size: int) -> str:
@@ -119,14 +122,15 @@ def _message(stream: BinaryIO, head: bytes) -> str | None:
 def preamble_length(head: bytes, *, size: int) -> int:
     """Bytes in front of the first element: preamble and prefix (PS3.10 section 7.1), or less.
 
-    The letters of the prefix may lie in a value at that place, in a file without preamble.
+    A preamble may look like a data set, and the letters of the prefix may lie in a value at that
+    place, in a file without preamble.
 
     Args:
         head: As of `sniff`.
         size: Likewise.
     """
-    if head[128:132] == b"DICM":
-        return 0 if _is_bare_dataset(head, size=size, reach=132) else 132
+    if head[_PREFIX_START:_PREFIX_END] == b"DICM":
+        return 0 if _runs_through_prefix(head, size=size) else _PREFIX_END
     return 4 if head[:4] == b"DICM" else 0
 
 
@@ -140,21 +144,38 @@ def is_big_endian(head: bytes) -> bool:
     return len(head) > 1 and head[0] == 0 and head[1] != 0
 
 
-def _is_bare_dataset(head: bytes, *, size: int, reach: int = 0) -> bool:
-    """Whether the bytes start a data set without preamble: a plausible element, then others.
+def _is_bare_dataset(head: bytes, *, size: int) -> bool:
+    """Whether the bytes start a data set without preamble: a plausible element, then another.
 
     One tag alone is eight arbitrary bytes; a second one, higher and just where the first one's
-    length says, is no accident. More must follow until one ends at `reach` or behind it.
+    length says, is no accident.
     """
     first = _element(head, 0)
-    if first is None or first[0] >> 16 not in (0x0002, 0x0004, 0x0008):
+    if first is None or first[0] >> 16 not in _FIRST_GROUPS:
         return False
-    last = _element(head, first[1])
-    if last is None or last[0] <= first[0]:
-        return False
-    while last is not None and last[1] < reach:
-        last = _element(head, last[1])
-    return last is not None and last[1] <= size
+    second = _element(head, first[1])
+    return second is not None and second[0] > first[0] and second[1] <= size
+
+
+def _runs_through_prefix(head: bytes, *, size: int) -> bool:
+    """Whether a data set runs from the first byte through the prefix, which lies in a value.
+
+    Tags must ascend up to the prefix, and on behind its value, all with or all without value
+    representation; where the head ends before that value does, no file meta may follow the prefix.
+    """
+    position, last = 0, -1
+    while (element := _element(head, position)) is not None:
+        tag, end = element
+        is_next = tag > last if position else tag >> 16 in _FIRST_GROUPS
+        if not is_next or end > size or is_implicit(head[position:]) != is_implicit(head):
+            return False
+        if position >= _PREFIX_END:
+            return True
+        if position > _PREFIX_START - 8 or _PREFIX_START < end < _PREFIX_END:
+            return False
+        position, last = end, tag
+    behind = head[_PREFIX_END:]
+    return position > len(head) - 12 and (behind[:2] != b"\2\0" or is_implicit(behind))
 
 
 def _element(head: bytes, offset: int) -> tuple[int, int] | None:

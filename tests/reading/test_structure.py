@@ -244,7 +244,6 @@ def bare(value: bytes, *, transfer_syntax: str = EXPLICIT) -> bytes:
     """A data set alone, whose element at byte 128 has a value."""
     element = implicit if transfer_syntax == IMPLICIT else lambda n, v: short(n, b"SH", v)
     dataset = meta_of(plain(transfer_syntax))[2]
-    first = element(0x00080008, bytes(96) + b"ISO " * 4)[:120]
     first = element(0x00080008, b"X" * (128 - 16))
     data = first + element(0x00080010, value) + dataset
     assert data[128:132] == value[:4]
@@ -261,9 +260,37 @@ def test_letters_of_the_prefix_in_a_value(transfer_syntax: str, value: bytes) ->
     assert_plain(data, remark=None)
 
 
-@pytest.mark.parametrize("preamble", [b"II*\0", b"\x08\0\x05\0CS\x0a\0ISO_IR 100", b"DICM"])
-def test_any_preamble_is_passed_over(preamble: bytes) -> None:
-    assert_plain(preamble.ljust(128, b"\0") + plain()[128:], remark=None)
+@pytest.mark.parametrize("transfer_syntax", [IMPLICIT, EXPLICIT])
+def test_letters_of_the_prefix_in_a_long_value(transfer_syntax: str) -> None:
+    """The value ends behind the bytes that tell formats apart."""
+    assert_plain(bare(b"DICM" * 200, transfer_syntax=transfer_syntax), remark=None)
+
+
+CHARACTER_SET = short(0x00080005, b"CS", b"ISO_IR 100")
+PREAMBLES = {
+    "TIFF": b"II*\0",
+    "prefix": b"DICM",
+    "element": CHARACTER_SET,
+    "elements": CHARACTER_SET
+    + short(0x00080008, b"CS", b"ORIGINAL")
+    + short(0x00080016, b"UI", b"1.2.3\0"),
+    "implicit": implicit(0x00080005, b"ISO_IR 100") + implicit(0x00080016, b"1.2.3\0"),
+    "big endian": short(0x00080005, b"CS", b"ISO_IR 100", ">")
+    + short(0x00080016, b"UI", b"1.2.3\0", ">"),
+    "file meta": short(0x00020000, b"UL", b"\x28\0\0\0")
+    + short(0x00020010, b"UI", EXPLICIT.encode() + b"\0"),
+    "whole file meta": plain()[132:260],
+    "data set": meta_of(plain())[2][:128],
+    "to the end": CHARACTER_SET + short(0x00080008, b"CS", b"X" * 102),
+    "through the prefix": CHARACTER_SET + short(0x00080008, b"CS", b"X" * 106),
+}
+
+
+@pytest.mark.parametrize("preamble", PREAMBLES.values(), ids=PREAMBLES)
+def test_any_preamble_is_passed_over(preamble: bytes, tmp_path: Path) -> None:
+    data = preamble[:128].ljust(128, b"\0") + plain()[128:]
+    assert_plain(data, remark=None)
+    assert_as_dcmtk(data, tmp_path)
 
 
 def test_of_repeated_elements_the_first_one_counts(tmp_path: Path) -> None:

@@ -219,10 +219,12 @@ def read_lut(item: Dataset | None, *, is_signed: bool, little: bool) -> Lut | No
     Args:
         item: Item of a LUT sequence.
         is_signed: Whether the values that are looked up can be negative.
-        little: Byte order.
+        little: Byte order of the data set; an item that has its own, as in UN, keeps to that.
     """
     if item is None:
         return None
+    own = item.original_encoding[1]
+    little = little if own is None else own
     descriptor = words(item, _LUT_DESCRIPTOR, little=little)
     data = raw_bytes(item, _LUT_DATA)
     if len(descriptor) != 3 or data is None:

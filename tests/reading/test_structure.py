@@ -161,19 +161,32 @@ def test_un_of_undefined_length_in_a_sequence_of_a_big_endian_file() -> None:
     assert_plain(data, remark=None)
 
 
-def test_a_lookup_table_in_un_is_applied() -> None:
-    entries = np.arange(4096)[::-1]
-    table = item(
+LUT_ITEMS = {
+    is_defined: item(
         implicit(0x00283002, struct.pack("<3H", 4096, 0, 12))
-        + implicit(0x00283006, entries.astype("<u2").tobytes())
+        + implicit(0x00283006, np.arange(4096)[::-1].astype("<u2").tobytes()),
+        is_defined=is_defined,
     )
-    lut = {0x00283010: ("SQ", [make_lut(entries.tolist(), first=0, bits=12)])}
-    data = make_dicom(ramp())
-    at = data.index(tag(0x7FE00010))
-    element = long(0x00283010, b"UN", table + implicit(SEQUENCE_END, b""), length=UNDEFINED)
-    reading = read(data[:at] + element + data[at:])
-    assert reading.facts.voi_source == "voi_lut"
-    np.testing.assert_array_equal(reading.display, read(make_dicom(ramp(), elements=lut)).display)
+    for is_defined in (True, False)
+}
+
+
+@pytest.mark.parametrize("transfer_syntax", [EXPLICIT, BIG_ENDIAN])
+@pytest.mark.parametrize("number", [0x00283000, 0x00283010])
+def test_a_lookup_table_in_un_is_applied(number: int, transfer_syntax: str) -> None:
+    order = ">" if transfer_syntax == BIG_ENDIAN else "<"
+    lut = make_lut(np.arange(4096)[::-1].tolist(), first=0, bits=12)
+    twin = read(make_dicom(ramp(), elements={number: ("SQ", [lut])}))
+    data = make_dicom(ramp(), transfer_syntax=transfer_syntax)
+    at = data.index(tag(0x7FE00010, order))
+    undefined = LUT_ITEMS[False] + implicit(SEQUENCE_END, b"")
+    for element in (
+        long(number, b"UN", LUT_ITEMS[True], order),
+        long(number, b"UN", undefined, order, UNDEFINED),
+    ):
+        reading = read(data[:at] + element + data[at:])
+        assert reading.facts.voi_source == twin.facts.voi_source
+        np.testing.assert_array_equal(reading.display, twin.display)
 
 
 def test_a_sequence_that_is_encoded_otherwise_is_read_over() -> None:

@@ -9,14 +9,18 @@ Source: DICOM PS3.3 C.7.6.16.
 import contextlib
 import io
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.filereader import data_element_generator
 from pydicom.tag import BaseTag
 
-from cxrbatch.reading.elements import first_item, quietly
+from cxrbatch.reading.element_reader import ENCODINGS, ElementReader, Encoding
+from cxrbatch.reading.elements import first_item
+from cxrbatch.reading.outcomes import ReadingError
+from cxrbatch.reading.raw_elements import raw_element
 
 SHARED_GROUPS = 0x52009229
 FRAME_GROUPS = 0x52009230
@@ -82,14 +86,9 @@ class _Walk:
     """Goes over items and elements by their lengths; values are not read."""
 
     def __init__(self, stream: BinaryIO, *, implicit: bool, little: bool) -> None:
-        self.is_implicit = implicit
-        self.is_little_endian = little
         self._stream = stream
-        order = "<" if little else ">"
-        self._tag = struct.Struct(f"{order}HH")
-        self._long = struct.Struct(f"{order}I")
-        self._short = struct.Struct(f"{order}H")
         self._reads = _MOST_READS
+        self._set_encoding(implicit=implicit, little=little)
 
     def items(self, length: int, *, depth: int = 0) -> list[tuple[int, int]]:
         """Offset and length of each item; ends in front of the delimiter if there is one."""
@@ -113,6 +112,14 @@ class _Walk:
             places.append((start, size))
         return places
 
+    def _set_encoding(self, *, implicit: bool, little: bool) -> None:
+        self.is_implicit = implicit
+        self.is_little_endian = little
+        order = "<" if little else ">"
+        self._tag = struct.Struct(f"{order}HH")
+        self._long = struct.Struct(f"{order}I")
+        self._short = struct.Struct(f"{order}H")
+
     def _skip_elements(self, depth: int) -> None:
         """Go behind the delimiter of an item."""
         while True:
@@ -120,9 +127,11 @@ class _Walk:
             if tag == _ITEM_END:
                 return
             if size == _UNDEFINED:
-                outer, self.is_implicit = self.is_implicit, self.is_implicit or vr == b"UN"
+                implicit, little = self.is_implicit, self.is_little_endian
+                if vr == b"UN":
+                    self._set_encoding(implicit=True, little=True)
                 self.items(_UNDEFINED, depth=depth + 1)
-                self.is_implicit = outer
+                self._set_encoding(implicit=implicit, little=little)
                 size = 8
             self._stream.seek(size, 1)
 
@@ -180,15 +189,24 @@ class FunctionalGroups:
         if length > _LARGEST_ITEM:
             return None
         self._stream.seek(start)
-        item = io.BytesIO(self._stream.read(length))
-        with contextlib.suppress(Exception), quietly():
-            elements = data_element_generator(
-                cast(BinaryIO, item),
-                group.is_implicit,
-                group.is_little_endian,
-                specific_tags=[BaseTag(FRAME_VOI), BaseTag(PIXEL_VALUES)],
-            )
-            dataset = Dataset({element.tag: element for element in elements})
+        item = self._stream.read(length)
+        encoding = ENCODINGS[group.is_implicit, group.is_little_endian]
+        with contextlib.suppress(ReadingError):
+            dataset = Dataset(dict(_elements(item, encoding)))
             dataset.set_original_encoding(group.is_implicit, group.is_little_endian, "iso8859")
             return dataset
         return None
+
+
+def _elements(item: bytes, encoding: Encoding) -> Iterator[tuple[BaseTag, RawDataElement]]:
+    """The macros of an item that say how a frame is displayed.
+
+    Raises:
+        ReadingError: As of `ElementReader`.
+    """
+    reader, position = ElementReader(io.BytesIO(item), size=len(item)), 0
+    while (head := reader.head(position, encoding)) is not None:
+        end = reader.end(head, encoding)
+        if head.tag in (FRAME_VOI, PIXEL_VALUES):
+            yield BaseTag(head.tag), raw_element(reader, head, end, encoding)
+        position = end

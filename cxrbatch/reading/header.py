@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
 from pydicom.charset import convert_encodings
-from pydicom.dataelem import DataElement, RawDataElement, empty_value_for_VR
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
@@ -32,6 +32,7 @@ from cxrbatch.reading.functional_groups import (
 )
 from cxrbatch.reading.inflation import InflatedStream
 from cxrbatch.reading.outcomes import ReadingError, reading_error
+from cxrbatch.reading.raw_elements import raw_element
 from cxrbatch.reading.sniffing import HEAD_BYTES, is_big_endian, is_implicit, preamble_length
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -39,7 +40,6 @@ IMPLICIT = "1.2.840.10008.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
-_LARGEST_VALUE = 1 << 20
 _GROUP_LENGTH, _META_SOP_CLASS, _TRANSFER_SYNTAX = 0x00020000, 0x00020002, 0x00020010
 _META_TAGS = frozenset((_GROUP_LENGTH, _META_SOP_CLASS, _TRANSFER_SYNTAX))
 _EXPLICIT_LITTLE = ENCODINGS[False, True]
@@ -184,7 +184,7 @@ def _read_meta(reader: ElementReader, start: int) -> tuple[Dataset, int]:
                 break
             end = reader.end(head, _EXPLICIT_LITTLE)
             if tag in _META_TAGS and tag not in elements:
-                elements[BaseTag(tag)] = _raw_element(reader, head, end, _EXPLICIT_LITTLE)
+                elements[BaseTag(tag)] = raw_element(reader, head, end, _EXPLICIT_LITTLE)
             if tag == _GROUP_LENGTH and position == start:
                 declared = end + int.from_bytes(reader.value(head, end), "little")
             position, last = end, tag
@@ -250,7 +250,7 @@ def _collect(
             continue
         position = end = reader.end(head, encoding)
         if tag in _WANTED and tag not in found.elements:
-            found.elements[BaseTag(tag)] = _raw_element(reader, head, end, encoding)
+            found.elements[BaseTag(tag)] = raw_element(reader, head, end, encoding)
     return None
 
 
@@ -294,23 +294,6 @@ def _collect_behind(
         reader.note(kind, deviation)
     found.elements = behind.elements | found.elements
     found.groups = behind.groups | found.groups
-
-
-def _raw_element(reader: ElementReader, head: Head, end: int, encoding: Encoding) -> RawDataElement:
-    """An element for pydicom to convert when its value is asked for."""
-    tag, vr, length, start = head
-    little = encoding.little
-    value: bytes | None = None
-    if length == UNDEFINED:
-        value = reader.value(head, end)
-        vr, little = "SQ", value[:1] == b"\xfe"
-    elif length == 0:
-        value = cast(bytes | None, empty_value_for_VR(vr, raw=True))
-    elif length <= _LARGEST_VALUE:
-        value = reader.value(head, end)
-    # UN is in little endian in all files (PS3.5 section 6.2.2).
-    little = little or vr == "UN"
-    return RawDataElement(BaseTag(tag), vr, length, value, start, encoding.implicit, little)
 
 
 def _with_encoding(elements: _Elements, encoding: Encoding) -> Dataset:

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import odd_elements as odd
 import pytest
 from dcmtk_renderer import missing_tools
 from makers import (
@@ -147,6 +148,31 @@ def test_the_header_comes_before_the_groups() -> None:
     assert reading.facts.voi_source == "window_linear"
     (plain,) = displays(make_dicom(ramp(), elements=windowed(1500, 1000)))
     np.testing.assert_array_equal(reading.display, plain.display)
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, BIG_ENDIAN])
+@pytest.mark.parametrize("delimited", [False, True])
+@pytest.mark.parametrize("is_defined", [False, True])
+def test_a_macro_in_un_is_in_little_endian(syntax: str, delimited: bool, is_defined: bool) -> None:
+    """In implicit VR little endian in all files (PS3.5 section 6.2.2)."""
+    order = ">" if syntax == BIG_ENDIAN else "<"
+    window = odd.implicit(CENTER, b"1500") + odd.implicit(WIDTH, b"1000")
+    macro = odd.item(window, is_defined=is_defined)
+    if is_defined:
+        macro = odd.long(FRAME_VOI, b"UN", macro, order)
+    else:
+        macro += odd.implicit(odd.SEQUENCE_END, b"")
+        macro = odd.long(FRAME_VOI, b"UN", macro, order, odd.UNDEFINED)
+    groups = odd.item(macro, order, is_defined=not delimited)
+    groups += odd.implicit(odd.SEQUENCE_END, b"", order) if delimited else b""
+    length = odd.UNDEFINED if delimited else None
+    data = make_dicom(ramp(), transfer_syntax=syntax)
+    at = data.index(odd.tag(0x7FE00010, order))
+    element = odd.long(SHARED, b"SQ", groups, order, length)
+    (reading,) = displays(data[:at] + element + data[at:])
+    (twin,) = displays(make_dicom(ramp(), elements=windowed(1500, 1000)))
+    assert (reading.facts.voi_source, reading.detail) == ("window_linear_shared", "")
+    np.testing.assert_array_equal(reading.display, twin.display)
 
 
 def test_an_invalid_window_in_a_group_is_flagged() -> None:

@@ -206,7 +206,13 @@ class ElementReader:
         if length == UNDEFINED:
             return self.peek(start, 4) in _MARKERS
         position = start + length
-        data = self.peek(position, 12)
+        try:
+            data = self.peek(position, 12)
+        except ReadingError as error:
+            # A length that is none may lead beyond what a deflated file may inflate to.
+            if error.outcome is not Outcome.TOO_LARGE:
+                raise
+            return False
         if len(data) < 12:
             # A delimiter may end the stream, as may the element itself.
             return data[:4] in _MARKERS or position == self._size

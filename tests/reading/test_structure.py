@@ -1,6 +1,7 @@
 """Files whose elements are encoded in odd ways, against their plain twins and DCMTK."""
 
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from odd_elements import (
     ITEM_END,
     SEQUENCE_END,
     UNDEFINED,
+    WINDOW,
     assert_as_dcmtk,
     assert_plain,
     implicit,
@@ -108,6 +110,22 @@ def test_rows_without_a_valid_vr_count() -> None:
     for name in (b"us", b"--", b"\0\0"):
         at = plain().index(tag(0x00280010) + b"US") + 4
         assert_plain(plain()[:at] + name + plain()[at + 2 :], remark="element (0028,0010) has")
+
+
+@pytest.mark.parametrize("vr", [b"--", b"  ", b"\0\x10"])
+def test_a_deflated_element_without_a_valid_vr(vr: bytes, tmp_path: Path) -> None:
+    """One way to read its length ends among the pixels, and they lead beyond any limit."""
+    cells = np.full((192, 192), 0x0FFF, np.uint16)
+    twin = make_dicom(cells, transfer_syntax=DEFLATED, elements=WINDOW)
+    start, meta, dataset = meta_of(twin)
+    element = short(0x00080001, vr, b"")
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    packed = compressor.compress(element + zlib.decompress(dataset, -zlib.MAX_WBITS))
+    data = start + meta + packed + compressor.flush()
+    reading = read(data)
+    assert (reading.outcome, Flag.NONCONFORMING in reading.flags) == (Outcome.SCORED, True)
+    np.testing.assert_array_equal(reading.display, read(twin).display)
+    assert_as_dcmtk(data, tmp_path)
 
 
 @pytest.mark.parametrize("is_first", [True, False])

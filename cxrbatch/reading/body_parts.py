@@ -19,6 +19,7 @@ _CHEST_STEMS = (
     *("RINTA(?!RAN|NIK|LAST)", "KEUHKO", "RINDKE", "KOPSU", "KRUTIN", "PLAUCI", "PLAUS"),
     *(
         "KLATK",
+        "KL PIERS",
         "PLUC",
         "PLJUC",
         "HRUDNIK",
@@ -66,6 +67,8 @@ _CHEST_STEMS = (
         "肋",
         "キョウブ",
         "ムネ",
+        "きょうぶ",
+        "むね",
         "흉부",
         "흉곽",
     ),
@@ -74,7 +77,7 @@ _CHEST_STEMS = (
 # Words that name it where they stand alone.
 _CHEST_WORDS = (
     "RIB RIBS CXR PCXR CHST CHX THX THOR THORACIS COTES COSTE COSTAE LONGEN LONGFOTO RIND TUDO "
-    "PRSA PRSI PRSNY GRUDI HRUD HRUDNA KRUTIS KRUSU DADA PARU KIFUA PLICE ZEBRA REBRA KLP "
+    "PRSA PRSI PRSNY GRUDI HRUD HRUDNA KRUTIS KRUSU DADA PARU KIFUA PLICE ZEBRA REBRA KLP PHOI "
     "ОГК ОГП ГРУДЬ ГРУДИ ГЪРДИ РЕБРА"
 )
 # PS3.16 annex L, "Body Part Examined", and what is written beside them.

@@ -28,6 +28,7 @@ _CODECS = (
     *("cp1251", "iso8859_5", "koi8_r", "iso8859_7", "iso8859_6", "iso8859_8", "iso8859_9"),
     *("iso8859_2", "tis_620", "latin_1"),
 )
+_DEFAULTS = frozenset(("iso8859", "latin_1"))
 # Letters that do not fall apart into a base letter and a mark.
 _BASE_LETTERS = str.maketrans("ŁØĐÆŒƏ", "LODEOE")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:E[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -80,7 +81,9 @@ def decodings(dataset: Dataset, tag: int) -> Iterator[str]:
     """What an element's bytes can mean as text, the likeliest first; each as `text` returns it.
 
     Code strings and ages are ASCII by the standard, and text in any script in real files: in
-    UTF-8, in the Specific Character Set (0008,0005), or in another one. ASCII gives one text.
+    UTF-8, in the Specific Character Set (0008,0005), or in another one. ASCII gives one text. No
+    other set is tried behind a declared one that fits and could have refused; Latin-1, which many
+    files declare wrongly, refuses nothing.
 
     Source: DICOM PS3.5 section 6.1.2.
     """
@@ -100,6 +103,8 @@ def decodings(dataset: Dataset, tag: int) -> Iterator[str]:
         decoded = decode_bytes(data, encodings, set())
         if "\ufffd" not in decoded:
             yield _printable(decoded)
+            if _DEFAULTS.isdisjoint(encodings):
+                return
     for codec in _CODECS[1:]:
         with contextlib.suppress(UnicodeDecodeError):
             yield _printable(data.decode(codec))
@@ -135,6 +140,9 @@ def integer(dataset: Dataset, tag: int) -> int | None:
 def numbers(dataset: Dataset, tag: int) -> list[float] | None:
     """All numbers of an element; None if it is absent, empty, or holds anything not finite."""
     values = values_of(dataset, tag)
+    # Python reads 1_500 as a number; DICOM does not.
+    if any("_" in str(value) for value in values):
+        return None
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         result = [float(cast(float, value)) for value in values]
         if result and all(abs(value) < 1e300 for value in result):
@@ -170,7 +178,8 @@ def _number(piece: str) -> tuple[float | None, bool]:
         return float(piece.replace(",", ".")), True
     found = _NUMBER.match(piece)
     value = float(found[0]) if found else None
-    if found is None or value is None or not abs(value) < 1e300:
+    is_cut = found is not None and piece[found.end() :].startswith("_")
+    if found is None or value is None or is_cut or not abs(value) < 1e300:
         return None, False
     return value, found.end() < len(piece)
 

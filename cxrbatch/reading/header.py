@@ -45,7 +45,7 @@ _META_TAGS = frozenset((_GROUP_LENGTH, _META_SOP_CLASS, _TRANSFER_SYNTAX))
 _EXPLICIT_LITTLE = ENCODINGS[False, True]
 # What may stand in front of a data set although it belongs elsewhere: the command of a network
 # message, and the file meta once more.
-_STRAY_GROUPS = (b"\0\0", b"\2\0")
+_STRAY_GROUPS = (b"\0\0", b"\2\0", b"\0\2")
 
 _FUNCTIONAL_GROUPS = (SHARED_GROUPS, FRAME_GROUPS)
 _UNREADABLE_GROUPS = "the functional groups cannot be read: what they say of frames is ignored"
@@ -137,7 +137,8 @@ def read_header(stream: BinaryIO, *, size: int) -> Header:
         stream.seek(start)
         stream = cast(BinaryIO, InflatedStream(stream, limit=HEADER_BYTES))
         start, plain_size = 0, None
-        reader = ElementReader(stream, size=None)
+        outer, reader = reader, ElementReader(stream, size=None)
+        reader.deviations |= outer.deviations
     found = _Found()
     encoding, pixels, failure = _EXPLICIT_LITTLE, None, None
     try:
@@ -188,15 +189,17 @@ def _read_meta(reader: ElementReader, start: int) -> tuple[Dataset, int]:
             if tag == _GROUP_LENGTH and position == start:
                 declared = end + int.from_bytes(reader.value(head, end), "little")
             position, last = end, tag
+    if declared not in (-1, position):
+        reader.note("meta", "the group length of the file meta is wrong")
     return Dataset(elements), position
 
 
 def _skip_stray_groups(reader: ElementReader, start: int) -> int:
     """Where the data set itself begins."""
     while len(first := reader.peek(start, 8)) == 8 and first[:2] in _STRAY_GROUPS:
-        reader.note("group", f"group {first[1::-1].hex()} lies inside the data set")
+        reader.note("group", f"group {max(first[:2]):04x} lies inside the data set")
         # Commands are in implicit VR whatever the data set is in (PS3.7 section 6.3.1).
-        encoding = ENCODINGS[is_implicit(first), True]
+        encoding = ENCODINGS[is_implicit(first), not is_big_endian(first)]
         head = reader.head(start, encoding)
         if head is None:
             break

@@ -253,12 +253,27 @@ def test_the_file_meta_is_not_what_the_data_set_repeats(
         assert read(data).facts.transfer_syntax == transfer_syntax
 
 
+def test_a_file_meta_in_a_big_endian_data_set(tmp_path: Path) -> None:
+    start, meta, dataset = meta_of(plain(BIG_ENDIAN))
+    again = short(0x00020010, b"UI", BIG_ENDIAN.encode() + b"\0", ">")
+    data = start + meta + again + dataset
+    assert_plain(data, remark="group 0002 lies inside the data set")
+    assert_as_dcmtk(data, tmp_path)
+
+
+def test_a_wrong_group_length_of_a_deflated_file() -> None:
+    start, meta, dataset = meta_of(plain(DEFLATED))
+    data = start[:140] + struct.pack("<I", len(meta) + 8) + meta + dataset
+    assert_plain(data, remark="the group length of the file meta is wrong")
+
+
 @pytest.mark.parametrize("change", [-30, -8, 1, 8, 4000, None])
 def test_a_wrong_group_length_is_not_believed(change: int | None, tmp_path: Path) -> None:
     start, meta, dataset = meta_of(plain())
     length = b"" if change is None else struct.pack("<I", len(meta) + change)
     start = start[:132] if change is None else start[:140] + length
-    assert_plain(start + meta + dataset, remark=None)
+    remark = None if change is None else "the group length of the file meta is wrong"
+    assert_plain(start + meta + dataset, remark=remark)
     if change != 4000:
         assert_as_dcmtk(start + meta + dataset, tmp_path)
 

@@ -134,6 +134,7 @@ CHESTS = {
                 "CHST",
             ),
             *("RINTA", "BRÖST", "mellkas", "hrudník", "LỒNG NGỰC", "छाती", "חזה", "قفسه سینه"),
+            *("KL. PIERSIOWA", "むね", "きょうぶ", "PHỔI"),
             *("ｷｮｳﾌﾞ", "胸片", "胸廓", "cage thoracique", "HEMITHORAX", "CHESTABDOMEN"),
         )
     },
@@ -158,7 +159,7 @@ def test_the_chest_in_other_words_and_scripts(
     [
         *("KNEE", "BRUSTWIRBEL", "BRÖSTRYGG", "RINTARANKA", "THORACIC SPINE", "TSPINE", "ABDOMEN"),
         *("колено", "грудной отдел позвоночника", "胸椎", "胸骨", "膝", "흉추", "columna torácica"),
-        *("BRUSTBEIN", "فقرات صدرية", NAME),
+        *("BRUSTBEIN", "فقرات صدرية", "HRUDNÍ PÁTEŘ", "きょうつい", "KRĘGOSŁUP PIERSIOWY", NAME),
     ],
 )
 def test_other_body_parts_keep_their_flag(words: str) -> None:

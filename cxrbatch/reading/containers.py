@@ -24,6 +24,7 @@ from cxrbatch.reading.tarred import (
     TAR_BLOCK,
     content_place,
     is_tar_header,
+    is_tar_start,
     link_place,
     open_tar_member,
     tar_members,
@@ -90,8 +91,13 @@ def is_container(path: bytes) -> bool:
 
 
 def _kind_of(head: bytes, file: BinaryIO, path: bytes) -> str | None:
-    """The kind of container that an open file is; a zip may have anything in front of it."""
+    """The kind of container that an open file is.
+
+    A zip may have anything in front of it, a tar an empty one.
+    """
     kind = container_kind(head)
+    if kind is None and is_tar_start(head, file):
+        return "tar"
     if kind is None and path.lower().endswith(b".zip") and is_zip_with_front(file):
         return "zip"
     return kind
@@ -184,7 +190,7 @@ def _inflating(file: BinaryIO, codec: Codec) -> _Compressed:
     stream = cast(BinaryIO, io.BufferedReader(inflated, _BUFFER))
     is_tar = False
     with contextlib.suppress(ReadingError):  # met again by whoever reads the file
-        is_tar = is_tar_header(stream.read(TAR_BLOCK))
+        is_tar = is_tar_start(stream.read(TAR_BLOCK), stream)
         stream.seek(0)
     return _Compressed(inflated, stream, is_tar)
 

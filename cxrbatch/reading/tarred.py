@@ -38,6 +38,8 @@ _OBSTACLES = {
 }
 _MOST_EXTENSIONS = 16
 _LONGEST_EXTENSION = 1 << 20
+# The largest record that tar programs pad a tar to; an empty tar is one of zeros.
+_LONGEST_RECORD = 1 << 20
 # Beyond this no seek can go; the largest file that a system holds is 2^63 bytes.
 _FARTHEST = 1 << 62
 _HOLES_LOOKED_FOR = 1 << 20
@@ -77,6 +79,25 @@ def is_tar_header(block: bytes) -> bool:
     if len(block) < TAR_BLOCK or not _has_checksum(block):
         return False
     return block[257:262] == b"ustar" or _is_old_header(block)
+
+
+def is_tar_start(head: bytes, file: BinaryIO) -> bool:
+    """Whether a file is a tar, be it an empty one with another behind it: zeros, then a header.
+
+    Args:
+        head: The file's first `TAR_BLOCK` bytes or more.
+        file: The file; read on, from its start, only where its head is all zeros.
+
+    Raises:
+        ReadingError: As for reading the file.
+    """
+    if not head or any(head[:TAR_BLOCK]):
+        return is_tar_header(head[:TAR_BLOCK])
+    file.seek(0)
+    start = file.read(_LONGEST_RECORD)
+    zeros = len(start) - len(start.lstrip(b"\0"))
+    at = zeros // TAR_BLOCK * TAR_BLOCK
+    return is_tar_header(start[at : at + TAR_BLOCK])
 
 
 def _is_old_header(block: bytes) -> bool:

@@ -113,6 +113,24 @@ def test_tars_that_follow_each_other_are_read_to_the_end(
             assert told.split() == list(ALL)
 
 
+def test_a_tar_behind_an_empty_one_is_read(
+    suffix: str, tars: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    pack, empty = PACKERS[suffix], make_tar(tmp_path / "x", {}).read_bytes()
+    for zeros in (empty, empty[:512], empty * 3, bytes((1 << 20) - 512)):
+        for data in (pack(zeros + tars[0]), pack(zeros) + pack(tars[0])):
+            path = written(tmp_path / f"all{suffix}", data)
+            assert is_container(path)
+            assert outcomes(path) == SCORED
+
+
+def test_zeros_alone_are_no_tar_and_are_not_read_to_their_end(tmp_path: Path) -> None:
+    path = written(tmp_path / "all.tar", bytes(10240))
+    assert not is_container(path)
+    os.truncate(path, 1 << 42)
+    assert not is_container(path)
+
+
 def test_padding_of_zeros_is_nothing(
     suffix: str, tars: tuple[bytes, bytes], tmp_path: Path
 ) -> None:

@@ -5,11 +5,13 @@ What the directory says of a member is compared with what the file holds.
 Source: PKWARE's APPNOTE.TXT 6.3.10, section 4.
 """
 
+import contextlib
 import io
 import os
 import re
 import struct
 import threading
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -31,7 +33,9 @@ _METHODS = {9: "deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 
 _BLOCK = 1 << 20
 _HASH_FAILS = "the checksum in the zip does not match"
 # Letters beyond ASCII, and what programs write for letters that a code page lacks.
-_FOREIGN = re.compile(rb"[\x80-\xff?]+")
+_FOREIGN = re.compile(rb"[\x80-\xff?_]+")
+_ROOT = re.compile(rb"(?:\.?/)+")
+_HAS_DESCRIPTOR = 0x0008
 
 
 def zip_members(file: BinaryIO) -> Iterator[Member]:
@@ -224,15 +228,16 @@ def _content(file: BinaryIO, directory: Directory, entry: Entry) -> int:
         header = file.read(_LOCAL.size)
         if len(header) < _LOCAL.size or not header.startswith(b"PK\x03\x04"):
             continue
-        *_, name_length, extra_length = _LOCAL.unpack(header)
-        if _is_one_name(file.read(name_length), entry.spelling):
+        _, _, flags, _, _, _, checksum, *_, name_length, extra_length = _LOCAL.unpack(header)
+        is_same = flags & _HAS_DESCRIPTOR or checksum == entry.checksum
+        if _is_one_name(file.read(name_length), entry.spelling) or (is_same and not name_length):
             return place + _LOCAL.size + int(name_length) + int(extra_length)
         detail = "the zip gives the member two names; pack it again"
     raise ReadingError(Outcome.CORRUPT, detail)
 
 
 def _is_one_name(one: bytes, other: bytes) -> bool:
-    """Whether names differ by code page, case and the sign between folders at most.
+    """Whether names differ by code page, Unicode form, case, root and sign between folders at most.
 
     Programs write these as they like, once here and once there; other differences are a trick.
     """
@@ -240,7 +245,11 @@ def _is_one_name(one: bytes, other: bytes) -> bool:
 
 
 def _rough(name: bytes) -> bytes:
-    return _FOREIGN.sub(b"?", name.replace(b"\\", b"/").rstrip(b"/").lower())
+    with contextlib.suppress(UnicodeDecodeError):
+        name = unicodedata.normalize("NFC", name.decode()).encode()
+    name = name.replace(b"\\", b"/").rstrip(b"/").lower()
+    root = _ROOT.match(name)
+    return _FOREIGN.sub(b"?", name[root.end() :] if root else name)
 
 
 def _with_whole_sizes(file: BinaryIO, directory: Directory, entry: Entry, start: int) -> Entry:

@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 import subprocess
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -275,6 +276,14 @@ def with_local_name(path: Path, central: bytes, local: bytes) -> Path:
         ("Müller".encode(), "Müller".encode("cp1252")),
         ("Müller".encode(), b"M?ller"),
         ("胸部/1.png".encode(), "胸部/1.png".encode("gbk")),
+        ("胸部/1.png".encode(), b"__/1.png"),
+        ("Müller".encode(), b"M_ller"),
+        ("Müller".encode(), unicodedata.normalize("NFD", "Müller").encode()),
+        (unicodedata.normalize("NFD", "Müller").encode(), "Müller".encode("cp437")),
+        (b"a/film.png", b"./a/film.png"),
+        (b"/a/film.png", b"a/film.png"),
+        (b".\\film.png", b"film.png"),
+        (b"a/film.png", b""),
     ],
 )
 def test_two_spellings_of_one_name_are_read(central: bytes, local: bytes, tmp_path: Path) -> None:
@@ -284,7 +293,9 @@ def test_two_spellings_of_one_name_are_read(central: bytes, local: bytes, tmp_pa
     assert read(os.fsencode(path), member).outcome is Outcome.SCORED
 
 
-@pytest.mark.parametrize("local", [b"other.png", b"", b"b/film.png", b"film.pn"])
+@pytest.mark.parametrize(
+    "local", [b"other.png", b"b/film.png", b"film.pn", b".film.png", b"../film.png"]
+)
 def test_two_names_of_one_member_are_a_failure(local: bytes, tmp_path: Path) -> None:
     path = with_local_name(tmp_path / "all.zip", b"film.png", local)
     with pytest.raises(zipfile.BadZipFile, match="differ"):
@@ -292,6 +303,18 @@ def test_two_names_of_one_member_are_a_failure(local: bytes, tmp_path: Path) -> 
     (member,) = listed(os.fsencode(path))[0]
     reading = read(os.fsencode(path), member)
     assert (reading.outcome, "two names" in reading.detail) == (Outcome.CORRUPT, True)
+
+
+def test_a_header_without_a_name_must_be_of_the_member(tmp_path: Path) -> None:
+    path = with_local_name(tmp_path / "all.zip", b"film.png", b"")
+    data = bytearray(path.read_bytes())
+    (member,) = listed(os.fsencode(path))[0]
+    data[14] ^= 1
+    path.write_bytes(data)
+    assert read(os.fsencode(path), member).outcome is Outcome.CORRUPT
+    data[6] |= 8
+    path.write_bytes(data)
+    assert read(os.fsencode(path), member).outcome is Outcome.SCORED
 
 
 def test_a_name_in_utf8_beside_the_other_counts_if_it_is_of_it(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ class Directory:
         count: Number of entries that it claims, modulo 2^16.
         shift: How much too small the offsets in the zip are: bytes in front of the zip, or a
             multiple of 2^32 if `wraps`.
+        behind: Offset behind the end record and its comment, where the file should end.
         wraps: Whether the zip is larger than 4 GiB and has no zip64 record, as of the Archive
             Utility of macOS: all sizes and offsets are modulo 2^32.
     """
@@ -47,6 +48,7 @@ class Directory:
     end: int
     count: int
     shift: int
+    behind: int
     wraps: bool
 
     @property
@@ -139,7 +141,8 @@ def _end_records(tail: bytes) -> Iterator[tuple[int, bool]]:
 
 def _directory(file: BinaryIO, record: tuple[int, ...], end: int) -> Directory:
     """The directory that an end record at `end` leads to."""
-    _, disk, first_disk, _, count, size, offset, _ = record
+    _, disk, first_disk, _, count, size, offset, comment = record
+    behind = end + _END.size + comment
     wide = _find_64(file, end)
     if wide:
         count, size, offset, end = wide
@@ -152,9 +155,8 @@ def _directory(file: BinaryIO, record: tuple[int, ...], end: int) -> Directory:
     file.seek(start)
     if size and not file.read(4).startswith(b"PK\x01\x02"):
         raise directory_damaged()
-    return Directory(
-        start, end, count & 0xFFFF, start - offset, wraps=not wide and end > _OFFSETS_WRAP
-    )
+    wraps = not wide and end > _OFFSETS_WRAP
+    return Directory(start, end, count & 0xFFFF, start - offset, behind, wraps)
 
 
 def _find_64(file: BinaryIO, end: int) -> tuple[int, int, int, int] | None:

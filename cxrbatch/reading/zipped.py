@@ -43,7 +43,8 @@ def zip_members(file: BinaryIO) -> Iterator[Member]:
 
     Raises:
         ReadingError: `truncated` without a directory, `corrupt` where it contradicts itself or
-            the file; the members before that place have been given.
+            the file, or where bytes other than zeros follow the zip; the members before that
+            place have been given.
     """
     directory = find_directory(file)
     count, claimed, at = 0, 0, directory.start
@@ -60,6 +61,9 @@ def zip_members(file: BinaryIO) -> Iterator[Member]:
     front = Window(file, start=0, size=first + directory.front)
     if has_zip_end(cast(BinaryIO, front)):
         raise ReadingError(Outcome.CORRUPT, "another zip lies in front of the zip; divide the file")
+    file.seek(directory.behind)
+    if file.read().strip(b"\0"):
+        raise ReadingError(Outcome.CORRUPT, "other bytes follow the zip; they are not read")
 
 
 def zip_members_named(file: BinaryIO, name: bytes) -> Iterator[Member]:

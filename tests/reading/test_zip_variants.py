@@ -78,8 +78,27 @@ def test_what_lies_in_front_of_a_zip_is_passed_over(
         path.write_bytes(FRONTS[front] + packed)
     assert contents(path) == by_python(path) == FILES
     assert by_unzip(path) == sorted(FILES)
-    path.write_bytes(path.read_bytes() + b"\n and more behind it")
+    path.write_bytes(path.read_bytes() + bytes(1000))
     assert contents(path) == by_python(path) == FILES
+
+
+@pytest.mark.parametrize("comment", [b"", b"a comment"])
+@pytest.mark.parametrize("front", ["self-extractor", "zeros"])
+def test_other_bytes_behind_a_zip_have_a_row(comment: bytes, front: str, tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "all.zip", FILES)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = comment
+    whole = FRONTS[front] + path.read_bytes()
+    scored = {b"a/film.dcm": "scored", b"a/film.png": "scored", b"note": "not_an_image"}
+    for rest in (b"\n and more behind it", bytes(5000) + b"x", DICOM[:60_000], b"PK\3\4" * 9):
+        path.write_bytes(whole + rest)
+        assert outcomes(os.fsencode(path)) == scored | {b"": "corrupt"}
+        _, failure = listed(os.fsencode(path))
+        assert failure is not None
+        assert "follow" in failure.detail
+        assert by_python(path) == FILES
+    path.write_bytes(whole + bytes(5000))
+    assert outcomes(os.fsencode(path)) == scored
 
 
 def test_the_members_offsets_may_count_the_front_where_that_of_the_directory_does_not(

@@ -3,6 +3,7 @@
 Source: POSIX.1-2017, pax, "ustar Interchange Format", typeflag 1.
 """
 
+import posixpath
 from collections.abc import Callable, Iterable, Iterator
 
 from cxrbatch.reading.members import Fault, Member
@@ -51,11 +52,16 @@ class _Files:
         """Add a file; the later one of two of one name counts, as when they are unpacked."""
         if member.kind == "file" and self._bytes <= _MOST_BYTES:
             self._bytes += _FILE_BYTES + len(member.name)
-            self._files[member.name] = member
+            self._files[_unpacked(member.name)] = member
 
     def linked(self, link: Member) -> Member:
         """The link as the file that it names, where that is one."""
-        file = self._files.get(link.target)
+        file = self._files.get(_unpacked(link.target))
         if file:
             return file._replace(name=link.name, offset=link_place(file.name, file.offset))
         return link._replace(kind="file", fault=_TOO_MANY) if self._bytes > _MOST_BYTES else link
+
+
+def _unpacked(name: bytes) -> bytes:
+    """Where a name is unpacked: in the folder of unpacking, whichever way it is spelled."""
+    return posixpath.normpath(name.lstrip(b"/"))

@@ -232,6 +232,24 @@ def test_a_hard_link_to_no_earlier_file_stays_a_link(tmp_path: Path) -> None:
     assert [m.kind for m in list_members(path)] == ["link", "link", "file"]
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("./film", "film"),
+        ("film", "./film"),
+        ("/film", "film"),
+        ("film", "/film"),
+        ("a/film", "./a//film"),
+    ],
+)
+def test_a_hard_link_may_spell_its_file_otherwise(
+    name: str, target: str, mode: str, tmp_path: Path
+) -> None:
+    path = linked_tar(tmp_path / "a.tar", [(name, PNG), ("twin", target)], mode)
+    assert outcomes(path) == {name.encode(): "scored", b"twin": "scored"}
+
+
 def test_a_hard_link_in_a_tar_that_changed_is_not_followed(tmp_path: Path) -> None:
     path = linked_tar(tmp_path / "a.tar", LINKED)
     twin = next(m for m in list_members(path) if m.name == b"twin")

@@ -1,6 +1,9 @@
 """Zip and tar files by Python's own archivers, and what reading gives of them."""
 
 import io
+import os
+import shutil
+import subprocess
 import tarfile
 import warnings
 import zipfile
@@ -9,9 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pytest
 from makers import make_dicom, make_image_file, ramp
 
-from cxrbatch.reading.containers import list_members
+from cxrbatch.reading.containers import is_container, list_members, open_member
 from cxrbatch.reading.members import Member
 from cxrbatch.reading.outcomes import ReadingError
 from cxrbatch.reading.radiograph import Reading, read_member
@@ -132,3 +136,34 @@ def assert_equal(one: Reading, other: Reading) -> None:
     assert (one.display is None) == (other.display is None)
     if one.display is not None and other.display is not None:
         np.testing.assert_array_equal(one.display, other.display)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Content of each file as reading gives it, checked against its checksum."""
+    assert is_container(os.fsencode(path))
+    members, failure = listed(os.fsencode(path))
+    assert failure is None
+    found = {}
+    for member in members:
+        if member.kind == "file":
+            with open_member(os.fsencode(path), member.name, member.offset) as opened:
+                opened.verify()
+                opened.stream.seek(0)
+                found[member.name.decode()] = opened.stream.read(member.size)
+    return found
+
+
+def by_python(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {entry.filename: archive.read(entry) for entry in archive.infolist()}
+
+
+def by_unzip(path: Path) -> list[str]:
+    """Names of the files that unzip unpacks, whatever it warns of."""
+    if not shutil.which("unzip"):
+        pytest.skip("unzip is not installed")
+    target = path.parent / f"{path.name}.unpacked"
+    command = ["unzip", "-qq", str(path), "-d", str(target)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return sorted(str(f.relative_to(target)) for f in target.rglob("*") if f.is_file())

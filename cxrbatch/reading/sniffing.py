@@ -37,16 +37,27 @@ _UNOPENED_FORMS = (
     (re.compile(rb"\x5d\0\0.[\0-\x40](\xff{8}|.{5}\0{3})", re.DOTALL), "LZMA"),
     (re.compile(rb"..-l[hz][\ds]-", re.DOTALL), "LHA"),
 )
+_UNPACK = "unpack it, or pack its files again as .zip"
 # How a response, a part of it or its headers start, and what they name when images follow.
 _MESSAGE = re.compile(
-    rb"\s*(?:HTTP/\d[\d.]* \d{3}|(--)[^\r\n]{1,70}\r?\n[a-z][\w-]*:|(?:content|mime)-[\w-]+:)",
+    rb"(?:\xef\xbb\xbf)?\s*(?:HTTP/\d[\d.]* \d{3}|(--)[^\r\n]{1,70}\r?\n[a-z][\w-]*:"
+    rb"|(?:content|mime)-[\w-]+:|([a-z][\w-]*:[ \t]))",
     re.IGNORECASE,
+)
+# A part that is a DICOM file, its headers maybe none: behind any text, or in chunks.
+_MAY_HAVE_PART = re.compile(rb"^(?:\xef\xbb\xbf)?--", re.MULTILINE)
+_DICOM_PART = re.compile(
+    rb"(?:^|\A\xef\xbb\xbf)--[^\r\n]{1,200}\r?\n"
+    rb"(?:[a-z][\w-]*:[^\r\n]*\r?\n(?:[ \t][^\r\n]*\r?\n){0,5}){0,20}\r?\n"
+    rb"(?s:.{128})DICM",
+    re.IGNORECASE | re.MULTILINE,
 )
 _IMAGES_FOLLOW = re.compile(
     rb"^content-type:\s*(?:multipart/related;[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*?type=[\s\"]*)?"
     rb"(?:application/(?:dicom(?![+\w])|octet-stream)|image/)",
     re.MULTILINE,
 )
+_MULTIPART = "a DICOMweb multipart response saved as a file; save each of its parts by itself"
 _LONGEST_HEADERS = 1 << 14
 _ISO_SIGNATURE, _ISO_OFFSET = b"CD001", 32769
 # Groups that a file may start with: file meta, directory, identification.
@@ -77,7 +88,7 @@ def unopened_container(stream: BinaryIO, head: bytes) -> str | None:
     """Say which container of other files a file is that is neither an image nor opened.
 
     Args:
-        stream: The file; read on only where its head is that of a disc image or a message.
+        stream: The file; read on only where its head may be that of a disc image or a message.
         head: Its first `HEAD_BYTES` bytes, or all of it.
 
     Raises:
@@ -88,12 +99,12 @@ def unopened_container(stream: BinaryIO, head: bytes) -> str | None:
     """
     for signature, name in _UNOPENED.items():
         if head.startswith(signature):
-            return f"a file of the format {name}"
+            return f"a file of the format {name}; {_UNPACK}"
     for form, name in _UNOPENED_FORMS:
         if form.match(head):
-            return f"a file of the format {name}"
+            return f"a file of the format {name}; {_UNPACK}"
     if _is_disc_image(stream, head):
-        return "a disc image (ISO 9660)"
+        return f"a disc image (ISO 9660); {_UNPACK}"
     return _message(stream, head)
 
 
@@ -108,15 +119,20 @@ def _is_disc_image(stream: BinaryIO, head: bytes) -> bool:
 
 def _message(stream: BinaryIO, head: bytes) -> str | None:
     start = _MESSAGE.match(head)
-    if start is None:
+    if not start and not _MAY_HAVE_PART.search(head):
         return None
     stream.seek(0)
-    text = stream.read(_LONGEST_HEADERS).partition(b"\0")[0].lower()
-    if not _IMAGES_FOLLOW.search(text) or b"text/html" in text:  # a web page with its pictures
+    data = stream.read(_LONGEST_HEADERS)
+    if _DICOM_PART.search(data):
+        return _MULTIPART
+    text = data.partition(b"\0")[0].lower()
+    is_web_page = b"text/html" in text
+    if not start or is_web_page or not _IMAGES_FOLLOW.search(text):
         return None
     if start[1] or b"multipart/related" in text:
-        return "a DICOMweb multipart response saved as a file; save each of its parts by itself"
-    return "a response saved as a file with its headers; save its body alone"
+        return _MULTIPART
+    # Any text may start like headers.
+    return None if start[2] else "a response saved as a file with its headers; save its body alone"
 
 
 def preamble_length(head: bytes, *, size: int) -> int:

@@ -27,6 +27,14 @@ MULTIPART = {
     "folded": RELATED.replace(b"; ", b";\r\n\t") + b"\r\n" + PART,
     "response": OK + b"Server: x\r\n" + RELATED + b"\r\n" + PART,
     "long response": OK + b"Cookie: " + b"y" * 2000 + b"\r\n" + RELATED + b"\r\n" + PART,
+    "text in front": b"This is a multi-part message.\r\n" + PART,
+    "no headers": b"--x\r\n\r\n" + DICOM,
+    "a form's file": b'--x\r\nContent-Disposition: form-data;\r\n name="a"\r\n\r\n' + DICOM,
+    "byte order mark": b"\xef\xbb\xbf" + PART,
+    "byte order mark, no headers": b"\xef\xbb\xbf--x\r\n\r\n" + DICOM,
+    "chunks": b"12a\r\n" + PART,
+    "date first": b"Date: Mon\r\n" + RELATED + b"\r\n" + PART,
+    "pictures, date first": b"Date: Mon\r\n" + RELATED + b"\r\n--x\r\n\r\n" + PNG,
     "response without a type": OK + b"content-type: multipart/related\r\n\r\n" + PART,
 }
 ONE_FILE = {
@@ -41,6 +49,10 @@ NOTHING = {
     "headers alone": b'--x\r\nContent-Type: application/dicom+json\r\n\r\n[{"00080018": {}}]',
     "saved web page": b"MIME-Version: 1.0\r\nContent-Type: multipart/related;\r\n\t"
     b'type="text/html"; boundary=x\r\n\r\n--x\r\nContent-Type: image/png\r\n\r\nabc',
+    "mail with a picture": b"From: a\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\n"
+    b"Content-Type: image/png\r\n\r\nabc",
+    "text on parts": b"Title: parts\n--x\nContent-Type: application/dicom\n\n...",
+    "text on DICOM": b"A text\n--x\n\nDICM follows 128 bytes",
     "front matter": b"---\ntitle: note\ndate: 1\n---\ntext",
     "program of a data base": b"-- dump\n--\nCREATE TABLE x;",
     "zeros": bytes(40_000),
@@ -72,6 +84,7 @@ def test_a_foreign_container_is_named(name: str) -> None:
     reading = read_one(SIGNED[name].ljust(600, b"x"))
     assert reading.outcome is Outcome.UNSUPPORTED_CONTAINER
     assert name.strip() in reading.detail
+    assert "unpack it" in reading.detail
 
 
 @pytest.mark.parametrize(
@@ -125,6 +138,9 @@ def test_a_hostile_message_costs_no_time() -> None:
     for data in (
         b"--x\r\n" + b"a:\r\n\t\r\n" * 4000,
         b" " * 20_000 + b"--x",
+        b"--a:\n" * 4000,
+        b"--a\n" + b"a:\n " * 4000,
+        b"--a\n" + b"a:\r\n\t\r\n" * 3000,
         b"Content-A:" + b"\n" * 20_000,
         b"HTTP/1.1 200 \r\ncontent-type: multipart/related;" + b"\r\n type= " * 4000,
     ):

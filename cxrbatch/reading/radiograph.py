@@ -171,7 +171,10 @@ def _refusal(stream: BinaryIO, head: bytes) -> ReadingError:
     if kind is None:
         return ReadingError(Outcome.NOT_AN_IMAGE, "neither DICOM nor PNG nor JPEG")
     names = ".zip, .tar, .gz, .bz2, .xz, .tgz, .tbz2 or .txz"
-    detail = f"an archive ({kind}): opened if its name ends in {names} and it lies in no other"
+    detail = (
+        f"an archive ({kind}): opened if its name ends in {names} and it lies in no other; "
+        "a member of it is named as archive.zip!/member"
+    )
     return ReadingError(Outcome.NOT_AN_IMAGE, detail)
 
 

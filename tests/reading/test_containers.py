@@ -177,6 +177,7 @@ def test_a_container_in_a_container_is_not_opened(kind: str, tmp_path: Path) -> 
     reading = read(path, member)
     assert reading.outcome is Outcome.NOT_AN_IMAGE
     assert "lies in no other" in reading.detail
+    assert "archive.zip!/member" in reading.detail
 
 
 def test_a_container_that_changed_since_is_noticed(container: bytes) -> None:

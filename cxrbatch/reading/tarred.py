@@ -86,18 +86,19 @@ def is_tar_start(head: bytes, file: BinaryIO) -> bool:
 
     Args:
         head: The file's first `TAR_BLOCK` bytes or more.
-        file: The file; read on, from its start, only where its head is all zeros.
+        file: The file; read, from its start, only where its head is zeros to the end.
 
     Raises:
         ReadingError: As for reading the file.
     """
     if not head or any(head[:TAR_BLOCK]):
         return is_tar_header(head[:TAR_BLOCK])
-    file.seek(0)
-    start = file.read(_LONGEST_RECORD)
-    zeros = len(start) - len(start.lstrip(b"\0"))
+    if len(head.lstrip(b"\0")) < TAR_BLOCK:
+        file.seek(0)
+        head = file.read(_LONGEST_RECORD)
+    zeros = len(head) - len(head.lstrip(b"\0"))
     at = zeros // TAR_BLOCK * TAR_BLOCK
-    return is_tar_header(start[at : at + TAR_BLOCK])
+    return is_tar_header(head[at : at + TAR_BLOCK])
 
 
 def _is_old_header(block: bytes) -> bool:

@@ -35,6 +35,8 @@ _HASH_FAILS = "the checksum in the zip does not match"
 # Letters beyond ASCII, and what programs write for letters that a code page lacks.
 _FOREIGN = re.compile(rb"[\x80-\xff?_]+")
 _ROOT = re.compile(rb"(?:\.?/)+")
+# Normalising takes time that grows with the square of the accents in a row.
+_LONGEST_NORMALISED = 1024
 _HAS_DESCRIPTOR = 0x0008
 
 
@@ -249,8 +251,9 @@ def _is_one_name(one: bytes, other: bytes) -> bool:
 
 
 def _rough(name: bytes) -> bytes:
-    with contextlib.suppress(UnicodeDecodeError):
-        name = unicodedata.normalize("NFC", name.decode()).encode()
+    if len(name) <= _LONGEST_NORMALISED:
+        with contextlib.suppress(UnicodeDecodeError):
+            name = unicodedata.normalize("NFC", name.decode()).encode()
     name = name.replace(b"\\", b"/").rstrip(b"/").lower()
     root = _ROOT.match(name)
     return _FOREIGN.sub(b"?", name[root.end() :] if root else name)

@@ -133,6 +133,22 @@ def test_two_names_of_one_member_are_a_failure(local: bytes, tmp_path: Path) -> 
     assert (reading.outcome, "two names" in reading.detail) == (Outcome.CORRUPT, True)
 
 
+def test_a_long_name_is_not_normalised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Canonical order is made by a sort that takes the square of the accents in a row."""
+    lengths = []
+
+    def normalize(form: str, text: str) -> str:
+        lengths.append(len(text.encode()))
+        return text
+
+    monkeypatch.setattr("cxrbatch.reading.zipped.unicodedata.normalize", normalize)
+    accents = ("a" + "\u0301" * 16_000 + "\u0316" * 16_000).encode()
+    path = with_local_name(tmp_path / "all.zip", b"film.png", accents)
+    (member,) = listed(os.fsencode(path))[0]
+    assert read(os.fsencode(path), member).outcome is Outcome.CORRUPT
+    assert lengths == [len("film.png")]
+
+
 def test_a_header_without_a_name_must_be_of_the_member(tmp_path: Path) -> None:
     path = with_local_name(tmp_path / "all.zip", b"film.png", b"")
     data = bytearray(path.read_bytes())

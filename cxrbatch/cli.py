@@ -81,7 +81,7 @@ REMEDIES = {
 }
 """What to do about a failure of the operating system, by its number."""
 
-LEAST_MEMORY = 512 << 20
+LEAST_MEMORY = 1 << 30
 """Bytes: where less may be mapped, native libraries crash or hang while they are loaded."""
 
 

@@ -6,6 +6,7 @@ ends DNS rebinding; Origin and a secret of the session are checked on all that i
 """
 
 import hmac
+import re
 import secrets
 from collections.abc import Mapping
 
@@ -18,6 +19,7 @@ from cxrbatch.webapp.hosts import Hosts
 OPEN_ENDPOINTS = frozenset({"static"})
 """What is answered without a token: stylesheet, scripts and icon."""
 
+_PLAIN_PATH = re.compile(r"/(?:[\w.~-][\w.~/-]*)?", re.ASCII)
 _LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -129,7 +131,9 @@ def _exchange(given: str, token: str) -> ResponseReturnValue:
     session.clear()
     session["admitted"] = True
     session["secret"] = secrets.token_urlsafe(24)
-    return redirect(request.path, code=303)
+    # Werkzeug leaves out tabs and the like: "/\t/name" would lead to another site.
+    path = request.path if _PLAIN_PATH.fullmatch(request.path) else "/"
+    return redirect(path, code=303)
 
 
 def _same(given: str, expected: str) -> bool:

@@ -92,10 +92,13 @@ def command(
         )
         name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         address = f"http://{name}:{port}/?token={token}"
-        click.echo(f"{address}\nCtrl-C ends it.")
-        if browser:
-            click.launch(address)
-        serve(app, listener, token=token)
+
+        def tell_address() -> None:
+            click.echo(f"{address}\nCtrl-C ends it.")
+            if browser:
+                click.launch(address)
+
+        serve(app, listener, token=token, ready=tell_address)
 
 
 def _listening(host: str, port: int) -> socket.socket:

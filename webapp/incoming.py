@@ -34,6 +34,7 @@ class IncomingRequest(HTTPRequestParser):
     """
 
     query: str
+    proxy_netloc: str = ""  # of an address that names a server, as for a proxy
 
     def __init__(self, adj: Adjustments, head_read: Callable[["IncomingRequest"], None]) -> None:
         """Wait for its first byte.
@@ -53,6 +54,10 @@ class IncomingRequest(HTTPRequestParser):
         if self.headers_finished and not self._has_head:
             self._has_head = True
             self._head_read(self)
+            if self.proxy_netloc and self.proxy_netloc != self.headers.get("HOST"):
+                # Of two names for the server only one is checked (RFC 9112 section 3.2.2).
+                self.error = BadRequest("The address and the header Host name two servers.")
+                self.completed = True
         if self.chunked and self.error is None:
             self.error = _LengthRequired("Send the length of the body.")
             self.completed = True

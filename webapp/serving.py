@@ -6,7 +6,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import NoReturn
 
@@ -23,7 +23,9 @@ _GRACE = 4.0
 _LAST_WAIT = 2
 
 
-def serve(app: Flask, listener: socket.socket, *, token: str) -> NoReturn:
+def serve(
+    app: Flask, listener: socket.socket, *, token: str, ready: Callable[[], None]
+) -> NoReturn:
     """Answer until interrupted, then answer what has come, close the app and end the process.
 
     A body over the app's limit is refused by its header. A body is collected and an answer sent
@@ -33,6 +35,7 @@ def serve(app: Flask, listener: socket.socket, *, token: str) -> NoReturn:
         app: Answers.
         listener: A bound socket.
         token: Who shows it keeps its connection where connections are too many.
+        ready: Called when requests are accepted and signals end the server in order.
     """
 
     def knows(headers: Mapping[str, str], query: str) -> bool:
@@ -47,6 +50,7 @@ def serve(app: Flask, listener: socket.socket, *, token: str) -> NoReturn:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
+    ready()
     server.run()
     server.finish(_GRACE)
     close(app)

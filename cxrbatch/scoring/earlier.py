@@ -1,9 +1,11 @@
 """Rows of an earlier table that still hold: their files have not changed since."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results.paths import path_to_text, text_to_place
@@ -88,3 +90,28 @@ def _kept(rows: pa.Table, starts: list[int]) -> Iterator[_Kept]:
     ):
         place = text_to_place(path)[0].split(b"/")
         yield _Kept(path, place, size, modified_ns, outcome, rows.slice(start, stop - start))
+
+
+def updatable(fingerprint: Mapping[str, Any], table: Table) -> dict[str, Any]:
+    """Give the part of a run's fingerprint that a table must share to be updated by the run.
+
+    The version of an archive that is one file is left out, as an update compares file by file, and
+    so is the archive's name where an older table does not have it.
+    """
+    unasked = {"archive_version"} | ({"archive"} - table.provenance.keys())
+    return {name: value for name, value in fingerprint.items() if name not in unasked}
+
+
+def is_up_to_date(table: Table, manifest_sha256: str) -> bool:
+    """Whether an update would change nothing: the files are those of the table, and none failed
+    in a way that is tried again.
+
+    Raises:
+        TableError: The table is damaged.
+    """
+    made = table.provenance
+    if made.get("manifest_sha256") != manifest_sha256 or "archive" not in made:
+        return False
+    # The rows are asked, not the counts in the metadata: those may be of another table.
+    outcomes = table.read(["outcome"])["outcome"]
+    return not pc.any(pc.is_in(outcomes, pa.array(sorted(TRIED_AGAIN)))).as_py()

@@ -20,7 +20,7 @@ from cxrbatch.results.table import Table, open_table, table_schema
 from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.scoring.archive import Walk
 from cxrbatch.scoring.claim import clear, partial_folder, writing
-from cxrbatch.scoring.earlier import TRIED_AGAIN, EarlierRows
+from cxrbatch.scoring.earlier import EarlierRows, is_up_to_date, updatable
 from cxrbatch.scoring.manifest import ManifestWriter
 from cxrbatch.scoring.nursery_client import Nursery
 from cxrbatch.scoring.patients import patient_secret
@@ -29,7 +29,6 @@ from cxrbatch.scoring.provenance import (
     differences,
     fingerprint,
     heatmap_size,
-    lasting,
     run_id,
     whole_provenance,
 )
@@ -202,14 +201,13 @@ class Engine:
                 "name or give --overwrite"
             ) from None
         part = {"part": str(self.options.part) if self.options.part.of > 1 else None}
-        ours = {**lasting(self.fingerprint), **part}
-        if update and "archive" not in there.provenance:
-            del ours["archive"]  # an older table; an update compares file by file
-        differ = differences(ours, there.provenance)
-        if differ:
+        ours = {**self.fingerprint, **part}
+        updated = updatable(ours, there)
+        if differ := differences(updated if update else ours, there.provenance):
+            remedy = "--overwrite" if differences(updated, there.provenance) else "--update"
             raise UsageError(
                 f"{self.output} exists and differs in {differ}; choose another name or give "
-                "--overwrite"
+                f"{remedy}"
             )
         return there
 
@@ -224,7 +222,7 @@ class Engine:
             self.progress.found(files)
         if not files:
             raise UsageError(f"archive {self.archive} has no files")
-        if earlier is not None and _is_up_to_date(earlier, manifest.sha256):
+        if earlier is not None and is_up_to_date(earlier, manifest.sha256):
             self._sum_up(earlier)
             return None
         run = Run(
@@ -306,8 +304,7 @@ class Engine:
             there = open_table(self.output)
         except TableError:
             return None  # it has gone since the run began, so its rows are made anew
-        ours = lasting(self.fingerprint)
-        same = not differences({**ours, "archive": None}, {**there.provenance, "archive": None})
+        same = not differences(updatable(self.fingerprint, there), there.provenance)
         return EarlierRows(there) if same else None
 
     def _sum_up(self, table: Table) -> None:
@@ -341,9 +338,3 @@ def _deciding(options: ScoringOptions) -> Mapping[str, Any]:
         # Left unsaid where it is not asked for, as in tables that are older than it.
         **({"fast_decode": True} if options.fast_decode else {}),
     }
-
-
-def _is_up_to_date(table: Table, manifest_sha256: str) -> bool:
-    outcomes = table.provenance["outcomes"]
-    again = any(outcomes.get(code) for code in TRIED_AGAIN)
-    return bool(table.provenance.get("manifest_sha256") == manifest_sha256 and not again)

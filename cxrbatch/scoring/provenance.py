@@ -110,19 +110,10 @@ def _another_archive(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool
     return any(theirs.get(name) != ours.get(name) for name in ("archive_root", "archive"))
 
 
-def lasting(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the part of a run's fingerprint that a table keeps.
-
-    The size and time of an archive that is one file decide whether its unfinished run may go on.
-    A finished table has them for each row and may be updated when the file has changed.
-    """
-    return {name: value for name, value in fingerprint.items() if name != "archive_version"}
-
-
 def whole_provenance(run: Run, counts: Counts) -> dict[str, Any]:
     """What a table says of how it was made: the same for every run that gives the same rows."""
     made: dict[str, Any] = {
-        **lasting(run.fingerprint),
+        **run.fingerprint,
         "manifest_sha256": run.manifest_sha256,
         "passed_over": dict(sorted(run.passed_over.items())),
         **counts.to_provenance(),

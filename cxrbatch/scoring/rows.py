@@ -18,7 +18,7 @@ from cxrbatch.reading.radiograph import (
 )
 from cxrbatch.results.paths import path_to_text
 from cxrbatch.results.table import Row, facts_of
-from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.scoring.archive import ArchiveFile, modified_ns
 from cxrbatch.scoring.patients import patient_key
 
 
@@ -77,6 +77,8 @@ class FileReader:
             yield _failed(*file.fault)
         elif file.member is None:
             yield from read_radiographs(location, self.options)
+        elif _has_changed(location, file):
+            yield _failed(Outcome.UNREADABLE_FILE, "its archive has changed since it was listed")
         else:
             yield from read_member(location, file.member, file.offset, self.options)
 
@@ -109,6 +111,14 @@ class FileReader:
             failure = reading_error(error)
             failed = replace(reading, outcome=failure.outcome, detail=failure.detail, image=None)
             return None, failed
+
+
+def _has_changed(location: bytes, member: ArchiveFile) -> bool:
+    """Whether a container is newer than the list of its members; one that is gone is told later."""
+    try:
+        return modified_ns(os.stat(location)) != member.modified_ns
+    except OSError:
+        return False
 
 
 def _failed(outcome: Outcome, detail: str) -> Reading:

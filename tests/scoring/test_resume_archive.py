@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from resuming import Killed, run_of, write_film
@@ -13,6 +14,7 @@ from resuming import Killed, run_of, write_film
 from cxrbatch.errors import UsageError
 from cxrbatch.results.table import PROVENANCE_KEY, open_table
 from cxrbatch.scoring.claim import RUN_STATE, partial_folder
+from cxrbatch.scoring.earlier import TRIED_AGAIN
 
 
 @pytest.fixture
@@ -33,6 +35,34 @@ def one_file(tmp_path: Path) -> Callable[[str, int], Path]:
         return path
 
     return write
+
+
+def test_members_of_a_container_that_was_replaced_are_not_told_as_damaged(
+    tiny_checkpoint: Path, tmp_path: Path, one_file: Callable[[str, int], Path]
+) -> None:
+    output = tmp_path / "r.parquet"
+    run = run_of(one_file("a.zip", 1).parent, output, tiny_checkpoint)
+    with pytest.raises(Killed):
+        run(stop_after=9)
+    one_file("a.zip", 2)
+    assert run().counts.outcomes == {"scored": 8, "unreadable_file": 12}
+    assert run(update=True).counts.outcomes == {"scored": 20}
+
+
+@pytest.mark.parametrize("outcome", sorted(TRIED_AGAIN))
+def test_an_update_asks_the_rows_what_failed(
+    outcome: str, tiny_checkpoint: Path, tmp_path: Path, one_file: Callable[[str, int], Path]
+) -> None:
+    output = tmp_path / "r.parquet"
+    run = run_of(one_file("a.zip", 1), output, tiny_checkpoint)
+    run()
+    whole = output.read_bytes()
+    table, made = pq.read_table(output), open_table(output).provenance
+    at = table.column_names.index("outcome")
+    failed = table.set_column(at, "outcome", pa.array(20 * [outcome]))
+    pq.write_table(failed.replace_schema_metadata({PROVENANCE_KEY: json.dumps(made)}), output)
+    assert run(update=True).read == 20
+    assert output.read_bytes() == whole
 
 
 @pytest.mark.parametrize(("first", "second"), [("a.zip", "b.zip"), ("a.png", "b.png")])
@@ -74,8 +104,10 @@ def test_an_archive_that_is_a_changed_file_is_not_gone_on_with(
     # A finished table of it is brought up to date, as that of a folder is.
     os.utime(archive, ns=(0, 5))
     run = run_of(archive, output, tiny_checkpoint)
+    with pytest.raises(UsageError, match=r"archive's size.*give --update"):
+        run()
     assert run(update=True).read == 20
-    assert "archive_version" not in open_table(output).provenance
+    assert run().read == 0
 
 
 def test_a_run_that_does_not_name_its_archive_is_refused(

@@ -66,6 +66,12 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(app: Flask) -> None:
     assert visitor.get("/").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/%09/evil.example/", "//evil.example/", "/%5Cevil.example"])
+def test_the_token_leads_to_no_other_site(app: Flask, path: str) -> None:
+    location = app.test_client().get(f"{path}?token={TOKEN}").headers.get("Location", "/")
+    assert location == "/" or re.match(r"/[\w.]", location)
+
+
 @pytest.mark.parametrize("given", ["", "wrong", TOKEN + "x", TOKEN[:-1], "ü"])
 def test_another_token_is_refused(app: Flask, given: str) -> None:
     visitor = app.test_client()

@@ -158,3 +158,10 @@ def test_the_command_answers_hosts_of_the_environment(
             connection.request("GET", "/api/v1/runs", headers={**BEARER, "Host": host})
             assert connection.getresponse().status == expected
             connection.close()
+        # An address that names a server, as for a proxy, must name the one of the header.
+        for named, expected in (("cxr.example", 200), ("evil.example", 400)):
+            connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+            target = f"http://{named}/api/v1/runs"
+            connection.request("GET", target, headers={**BEARER, "Host": "cxr.example"})
+            assert connection.getresponse().status == expected
+            connection.close()

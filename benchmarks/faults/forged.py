@@ -134,9 +134,7 @@ def main() -> None:
         table = served / "t.parquet"
         out = str(folder / "out")
         words: dict[str, Callable[[], int]] = {
-            "report": lambda: command(
-                ["report", str(table), "-o", out + ".html", "--overwrite", "--labels", str(labels)]
-            ),
+            "report": lambda: command(["report", str(table), "-o", out + ".html", "--overwrite"]),
             "compare": lambda: command(["compare", str(real), str(table), "--labels", str(labels)]),
             "merge": lambda: command(
                 ["merge", out + ".parquet", str(table), str(other), "--overwrite"]

@@ -212,16 +212,15 @@ class BoundedParquet:
         stored = self._stored(leaf, number)
         dictionary, longest = stored.dictionary, stored.densest
         if dictionary is not None:
-            own = (
-                dictionary.size
-                if dictionary.size <= most
-                else self._longest(leaf, number, dictionary)
-            )
+            if _dictionary_bytes(dictionary) > _PAGE_BYTES:
+                raise _large_pages()
+            is_short = dictionary.size <= most
+            own = dictionary.size if is_short else self._longest(leaf, number, dictionary)
             longest = max(longest, own)
         if longest > most:
             raise TooLarge(f"has texts of more than {most >> 10} KiB in {shown(leaf.path)}")
         if stored.largest > _PAGE_BYTES:
-            raise TooLarge(f"has pages that expand to more than {_PAGE_BYTES >> 20} MiB")
+            raise _large_pages()
 
     def _needs(self, number: int, leaves: Sequence[_Leaf]) -> _Needs:
         """What some columns of the row group `number` take."""
@@ -230,7 +229,7 @@ class BoundedParquet:
             stored = self._stored(leaf, number)
             densest, dictionary = stored.densest, stored.dictionary
             if dictionary is not None:
-                needs.dictionaries += 2 * dictionary.size + _ENTRY_BYTES * dictionary.values
+                needs.dictionaries += _dictionary_bytes(dictionary)
                 if leaf.width is None and not stored.is_mixed:
                     needs.shared |= {leaf.path}
                 elif leaf.width is None:
@@ -260,8 +259,10 @@ class BoundedParquet:
 
     def _longest(self, leaf: _Leaf, number: int, dictionary: Page) -> int:
         """Bytes of the longest text in a dictionary, or more."""
-        if dictionary.size > _PAGE_BYTES or leaf.is_repeated:
+        if leaf.is_repeated:
             return dictionary.size
+        if _dictionary_bytes(dictionary) > _PAGE_BYTES:
+            raise _large_pages()
         # The first row brings the whole dictionary along.
         file = self._shared(frozenset({leaf.path}))
         batch = next(file.iter_batches(1, row_groups=[number], columns=[leaf.path]))
@@ -301,9 +302,17 @@ def open_bounded(path: Path) -> Iterator[BoundedParquet]:
         yield BoundedParquet(stream)
 
 
+def _dictionary_bytes(dictionary: Page) -> int:
+    return 2 * dictionary.size + _ENTRY_BYTES * dictionary.values
+
+
+def _large_pages() -> TooLarge:
+    return TooLarge(f"has pages that expand to more than {_PAGE_BYTES >> 20} MiB")
+
+
 def _check(needs: _Needs, *, batches: int) -> None:
     if needs.pages + needs.dictionaries > _PAGE_BYTES:
-        raise TooLarge(f"has pages that expand to more than {_PAGE_BYTES >> 20} MiB")
+        raise _large_pages()
     if needs.row > _BATCH_BYTES:
         raise TooLarge(f"has a value of more than {_BATCH_BYTES >> 20} MiB")
     if batches * needs.dictionaries > _COPIED_BYTES:

@@ -88,8 +88,15 @@ def _kept(rows: pa.Table, starts: list[int]) -> Iterator[_Kept]:
     for start, stop, path, size, modified_ns, outcome in zip(
         starts, starts[1:], *columns, strict=False
     ):
-        place = text_to_place(path)[0].split(b"/")
-        yield _Kept(path, place, size, modified_ns, outcome, rows.slice(start, stop - start))
+        yield _Kept(path, _place(path), size, modified_ns, outcome, rows.slice(start, stop - start))
+
+
+def _place(path: str | None) -> list[bytes]:
+    """The place of a file in the walk; of a path that no run writes one before all files."""
+    try:
+        return text_to_place(path or "")[0].split(b"/")
+    except ValueError:
+        return []
 
 
 def updatable(fingerprint: Mapping[str, Any], table: Table) -> dict[str, Any]:

@@ -1,0 +1,46 @@
+"""Rows of an earlier table that no run wrote hold for no file, and end nothing."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cxrbatch.errors import UsageError
+from cxrbatch.results.table import PROVENANCE_KEY, SCHEMA_VERSION, open_table, table_schema
+from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.scoring.earlier import EarlierRows
+from cxrbatch.scoring.merging import merge_parts
+
+
+def forged(path: Path, paths: list[str | None], **told: object) -> Path:
+    schema = table_schema(("A", "B"), heatmap_size=1)
+    made = {"schema_version": SCHEMA_VERSION, "classes": ["A", "B"], "heatmap_size": 1, **told}
+    rows = len(paths)
+    columns = {
+        "path": paths,
+        "frame": [0] * rows,
+        "file_size": [0] * rows,
+        "file_modified_ns": [0] * rows,
+        "outcome": ["corrupt"] * rows,
+    }
+    arrays = [pa.array(columns.get(field.name, [None] * rows), field.type) for field in schema]
+    table = pa.Table.from_arrays(arrays, schema=schema)
+    pq.write_table(table.replace_schema_metadata({PROVENANCE_KEY: json.dumps(made)}), path)
+    return path
+
+
+def test_paths_that_no_run_writes_are_passed_over(tmp_path: Path) -> None:
+    table = open_table(forged(tmp_path / "t", [None, "a\\q", "a.png"]))
+    kept = EarlierRows(table).take(ArchiveFile(b"a.png", 0))
+    assert kept is not None
+    assert kept["path"].to_pylist() == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "told", [{"part": "x/y"}, {"part": "1/2x"}, {"part": "1/1"}, {"part": "1/1", "files": "many"}]
+)
+def test_parts_that_no_run_wrote_are_refused(tmp_path: Path, told: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="is not a part; parts come from score --shard"):
+        merge_parts(tmp_path / "out", [forged(tmp_path / "t", ["a.png"], **told)])

@@ -83,3 +83,9 @@ def assert_as_dcmtk(data: bytes, folder: Path) -> None:
     reading, shown = read(data), dcmtk(data, folder)
     assert shown is not None
     np.testing.assert_allclose(np.asarray(reading.display) * 255, shown, atol=1)
+
+
+def meta_of(data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Up to the group length, the rest of the file meta, and the data set."""
+    end = 144 + int.from_bytes(data[140:144], "little")
+    return data[:144], data[144:end], data[end:]

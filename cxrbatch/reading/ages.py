@@ -2,9 +2,10 @@
 
 import re
 
-from cxrbatch.reading.elements import folded
+from cxrbatch.reading.spelling import plain_capitals
 
-# What units are called, folded: the letters of the standard first, then words of other languages.
+# What units are called, in plain capitals: the standard's letters first, then words of other
+# languages.
 _UNITS = {
     1: "Y YR YRS YEAR YEARS YO YOA A AN ANS ANO ANOS ANNO ANNI ANNEE ANNEES J JAHR JAHRE JAHREN "
     "JAAR JR R ROK ROKY LAT LATA LET AR VUOTTA EV YAS YASINDA TUOI TAHUN Г ГОД ГОДА ЛЕТ Л РОКIВ "
@@ -16,7 +17,9 @@ _UNITS = {
     365: "D DY DAY DAYS TAG TAGE TAGEN JOUR JOURS DIA DIAS GIORNO GIORNI DAG DAGEN GUN Д ДН ДЕНЬ "
     "ДНЯ ДНЕЙ ΗΜΕΡΩΝ 天 日 일 يوم",
 }
-_PER_YEAR = {folded(word): count for count, words in _UNITS.items() for word in words.split()}
+_PER_YEAR = {
+    plain_capitals(word): count for count, words in _UNITS.items() for word in words.split()
+}
 _FILLERS = frozenset({"O", "OLD", "OF", "AGE", "AGED", "ALT", "EDAD"})
 _WORDS = r"((?:[^\W\d_]|[\s.:/_])*)"
 _AGE = re.compile(rf"{_WORDS}0*(\d{{1,4}})(?:[.,]\d{{1,2}})?{_WORDS}(?:\d{{1,3}}{_WORDS})?")
@@ -39,7 +42,7 @@ def _one_age(age: str) -> int | None:
     # Superscripts and the like are digits in name only.
     if any(c.isdigit() and not c.isdecimal() for c in age):
         return None
-    plain = "".join(str(int(c)) if c.isdecimal() else c for c in folded(age))
+    plain = "".join(str(int(c)) if c.isdecimal() else c for c in plain_capitals(age))
     found = _AGE.fullmatch(plain.strip())
     if found is None:
         return None

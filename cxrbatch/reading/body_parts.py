@@ -7,7 +7,7 @@ is not a body part that they type. So a table holds words that are known here an
 import re
 from functools import lru_cache
 
-from cxrbatch.reading.elements import folded
+from cxrbatch.reading.spelling import plain_capitals
 
 # Parts of words that name the chest wherever they occur, as in CHESTABDOMEN or HEMITHORAX; what
 # follows in (?!...) makes a vertebra, a breastbone or the spine of it.
@@ -123,7 +123,7 @@ def names_chest(body_part: str) -> bool:
     """Whether a text, in any of many languages, names the chest or what lies in it."""
     if body_part in _USUAL:
         return True
-    plain = _SEPARATORS.sub(" ", folded(body_part))
+    plain = _SEPARATORS.sub(" ", plain_capitals(body_part))
     return bool(_chest_stems().search(plain)) or not _chest_words().isdisjoint(plain.split())
 
 
@@ -134,22 +134,22 @@ def is_body_part(body_part: str) -> bool:
     """
     if body_part in _USUAL:
         return True
-    words = _WORD.findall(folded(body_part))
+    words = _WORD.findall(plain_capitals(body_part))
     is_named = any(len(word) > 1 or not word.isascii() for word in words)
     return is_named and all(_known_word().fullmatch(word) for word in words)
 
 
 @lru_cache(maxsize=1)
 def _chest_stems() -> re.Pattern[str]:
-    return re.compile("|".join(map(folded, _CHEST_STEMS)))
+    return re.compile("|".join(map(plain_capitals, _CHEST_STEMS)))
 
 
 @lru_cache(maxsize=1)
 def _chest_words() -> frozenset[str]:
-    return frozenset(folded(_CHEST_WORDS).split())
+    return frozenset(plain_capitals(_CHEST_WORDS).split())
 
 
 @lru_cache(maxsize=1)
 def _known_word() -> re.Pattern[str]:
-    terms = "|".join(sorted({*folded(_TERMS).split(), *_chest_words()} - {"L", "R"}))
+    terms = "|".join(sorted({*plain_capitals(_TERMS).split(), *_chest_words()} - {"L", "R"}))
     return re.compile(rf"(?:{terms}){{1,4}}|[LR]|\d")

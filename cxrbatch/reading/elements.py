@@ -8,7 +8,6 @@ import contextlib
 import logging
 import re
 import struct
-import unicodedata
 import warnings
 from collections.abc import Iterator
 from typing import cast
@@ -29,8 +28,6 @@ _CODECS = (
     *("iso8859_2", "tis_620", "latin_1"),
 )
 _DEFAULTS = frozenset(("iso8859", "latin_1"))
-# Letters that do not fall apart into a base letter and a mark.
-_BASE_LETTERS = str.maketrans("ŁØĐÆŒƏ", "LODEOE")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:E[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 
@@ -108,13 +105,6 @@ def decodings(dataset: Dataset, tag: int) -> Iterator[str]:
     for codec in _CODECS[1:]:
         with contextlib.suppress(UnicodeDecodeError):
             yield _printable(data.decode(codec))
-
-
-def folded(written: str) -> str:
-    """Text in capitals without accents, in the plain forms of its letters and digits."""
-    parts = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", written).upper())
-    plain = "".join(c for c in parts if unicodedata.category(c) != "Mn")
-    return plain.translate(_BASE_LETTERS)
 
 
 def unknown(element: str, written: str) -> str:

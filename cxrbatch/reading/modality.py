@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from pydicom.uid import UID
 
-from cxrbatch.reading.elements import decodings, folded, unknown
+from cxrbatch.reading.elements import decodings, unknown
 from cxrbatch.reading.header import Header
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.readings import RADIOGRAPH_MODALITIES
+from cxrbatch.reading.spelling import plain_capitals
 
 # PS3.3 C.7.3.1.1.1, Defined Terms of Modality, and the retired ones.
 _DEFINED = """
@@ -101,7 +102,7 @@ def _contradicts(code: str, sop_class: str) -> bool:
 
 def _of_slip(written: str, sop_class: str) -> Modality:
     """What is no term: the SOP class decides, then the spelling."""
-    parts = re.findall("[A-Z0-9]+", folded(written))
+    parts = re.findall("[A-Z0-9]+", plain_capitals(written))
     code, is_radiograph = None, False
     if "".join(parts) in _SPELLINGS:
         code, is_radiograph = "".join(parts), True

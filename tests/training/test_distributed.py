@@ -47,7 +47,7 @@ with joined(CPU) as world:
     found["state"] = model.state_dict()
 
     model = new_model(world.rank)
-    slow = replace(OPTIONS, learning_rate=1e-5)
+    slow = replace(OPTIONS, learning_rate=1e-6)
     history, _ = run(model, side(24, 24), side(8, 8, seed=1), slow, world=world)
     found["history"] = [asdict(epoch) for epoch in history]
     found["head"] = model.fc.weight.detach()
@@ -95,8 +95,11 @@ def test_two_processes_have_the_losses_and_weights_of_one_in_every_step(found: F
 
 
 def test_two_processes_have_the_history_of_one(found: Found) -> None:
+    """In steps so small that rounding, which differs between processors, does not grow: on one
+    where the losses differ by 3e-6 at this learning rate, they differed by 1.3e-4 at ten times it.
+    """
     model = new_model()
-    slow = replace(OPTIONS, learning_rate=1e-5)
+    slow = replace(OPTIONS, learning_rate=1e-6)
     expected, _ = run(model, side(24, 24), side(8, 8, seed=1), slow)
     for epoch, alone in zip(found[0]["history"], expected, strict=True):
         assert epoch == pytest.approx(asdict(alone), abs=1e-4)

@@ -51,22 +51,33 @@ def shown_range(samples: NDArray[Any], *, depth: int, significant: int | None) -
         depth: Bits per sample of the PNG.
         significant: The greatest number of bits in sBIT; None without a valid sBIT.
     """
+    named = None
+    if significant is not None and significant < depth:
+        named = _named_range(samples, depth=depth, bits=significant)
+    if named is not None or depth < _POLICY_DEPTH:
+        return named or ShownRange(depth)
+    return _guessed_range(samples, depth=depth)
+
+
+def _named_range(samples: NDArray[Any], *, depth: int, bits: int) -> ShownRange | None:
+    """The range by sBIT; None where the samples contradict it."""
     most = int(samples.max())
-    if significant is not None and significant < depth and most > 0:
-        if most < 1 << significant:
-            return ShownRange(significant, is_unscaled=True)
-        if _are_scaled(samples, depth=depth, bits=significant):
-            return ShownRange(depth)
-        if _usual_most(samples) < 1 << significant:
-            return ShownRange(significant, is_unscaled=True)
-    if depth < _POLICY_DEPTH:
+    if most == 0 or (most >= 1 << bits and _are_scaled(samples, depth=depth, bits=bits)):
         return ShownRange(depth)
-    if most < 1 << (depth - 1):
-        return ShownRange(max(1, most.bit_length()), is_guessed=True)
-    usual = _usual_most(samples)
-    if usual < 1 << (depth - 2):
-        return ShownRange(max(1, usual.bit_length()), is_guessed=True)
-    return ShownRange(depth)
+    return None if _reach(samples, 1 << bits) else ShownRange(bits, is_unscaled=True)
+
+
+def _guessed_range(samples: NDArray[Any], *, depth: int) -> ShownRange:
+    """The range by the samples alone: that of the PNG, unless they leave its upper bits unused."""
+    half = 1 << (depth - 1)
+    if _reach(samples, half):
+        return ShownRange(depth)  # as most are, without a look at each sample
+    used = int(samples.max())
+    if used >= half:
+        if _reach(samples, half // 2):
+            return ShownRange(depth)
+        used = _usual_most(samples)
+    return ShownRange(max(1, used.bit_length()), is_guessed=True)
 
 
 def stretched(image: GreyImage, shown: ShownRange, *, depth: int, no_voi: str) -> GreyImage:
@@ -107,11 +118,22 @@ def _are_scaled(samples: NDArray[Any], *, depth: int, bits: int) -> bool:
     return bool(np.isin(present, np.concatenate([shifted, repeated, multiplied])).all())
 
 
+def _reach(samples: NDArray[Any], value: int) -> bool:
+    """Whether more than a few outliers are at least `value`."""
+    some = _some(samples)
+    return bool(np.count_nonzero(some >= value) > _OUTLIERS * some.size)
+
+
 def _usual_most(samples: NDArray[Any]) -> int:
-    """The value that all but a small share of the samples do not exceed."""
-    some = samples[:: max(1, samples.size // _COUNTED_SAMPLES)].reshape(-1)
+    """The value that all but a few outliers do not exceed."""
+    some = _some(samples).reshape(-1)
     place = some.size - 1 - int(_OUTLIERS * some.size)
     return int(np.partition(some, place)[place])
+
+
+def _some(samples: NDArray[Any]) -> NDArray[Any]:
+    """Whole rows at even distances, about `_COUNTED_SAMPLES` in all."""
+    return samples[:: max(1, samples.size // _COUNTED_SAMPLES)]
 
 
 def _robust_limits(image: GreyImage) -> tuple[float, float]:

@@ -61,7 +61,8 @@ _MULTIPART = "a DICOMweb multipart response saved as a file; save each of its pa
 _LONGEST_HEADERS = 1 << 14
 _ISO_SIGNATURE, _ISO_OFFSET = b"CD001", 32769
 # Groups that a file may start with: file meta, directory, identification.
-_FIRST_GROUPS = (0x0002, 0x0004, 0x0008)
+_FILE_META = 0x0002
+_FIRST_GROUPS = (_FILE_META, 0x0004, 0x0008)
 _PREFIX_START, _PREFIX_END = 128, 132
 
 
@@ -176,13 +177,16 @@ def _is_bare_dataset(head: bytes, *, size: int) -> bool:
 def _runs_through_prefix(head: bytes, *, size: int) -> bool:
     """Whether a data set runs from the first byte through the prefix, which lies in a value.
 
-    Tags must ascend up to the prefix, and on behind its value, all with or all without value
-    representation; where the head ends before that value does, no file meta may follow the prefix.
+    Tags must ascend up to the prefix, all with or all without value representation. Behind its
+    value a tag of the same group may be lower, but for that of the file meta; where the head ends
+    before that value does, no file meta may follow the prefix.
     """
     position, last = 0, -1
     while (element := _element(head, position)) is not None:
         tag, end = element
         is_next = tag > last if position else tag >> 16 in _FIRST_GROUPS
+        if position >= _PREFIX_END and tag >> 16 == last >> 16:
+            is_next = tag >> 16 != _FILE_META
         if not is_next or end > size or is_implicit(head[position:]) != is_implicit(head):
             return False
         if position >= _PREFIX_END:

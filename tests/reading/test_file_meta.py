@@ -96,6 +96,13 @@ def test_letters_of_the_prefix_in_a_value(transfer_syntax: str, value: bytes) ->
     assert_plain(data, remark=None)
 
 
+def test_letters_of_the_prefix_in_front_of_a_lower_tag() -> None:
+    comment = short(0x00080081, b"ST", b"X" * 94)
+    data = CHARACTER_SET + comment + short(0x00081010, b"SH", b"DICMA1") + meta_of(plain())[2]
+    assert data[128:132] == b"DICM"
+    assert_plain(data, remark="element (0008,0016) is repeated or out of order")
+
+
 @pytest.mark.parametrize("transfer_syntax", [IMPLICIT, EXPLICIT])
 def test_letters_of_the_prefix_in_a_long_value(transfer_syntax: str) -> None:
     """The value ends behind the bytes that tell formats apart."""

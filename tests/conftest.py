@@ -1,15 +1,19 @@
 """What the tests of several folders share: a tiny checkpoint, small image files, a browser."""
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
+import click
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from cxrbatch import cli
 from cxrbatch.model.card import Card, Normalisation
 from cxrbatch.model.checkpoint import build_model, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
@@ -27,6 +31,7 @@ _CHROMIUM_OPTIONS = [
     "--disable-sync",
 ]
 
+Install = Callable[[Callable[..., object]], None]
 PngMaker = Callable[[Path, np.ndarray], Path]
 
 
@@ -100,3 +105,16 @@ def assert_accessible() -> Callable[["Page"], None]:
         assert result.violations_count == 0, f"{page.url} {result.generate_report()}"
 
     return check
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Puts a function into the group as the command `probe`."""
+
+    def as_probe(function: Callable[..., object]) -> None:
+        module = ModuleType("probe_command")
+        vars(module)["command"] = click.command("probe")(function)
+        monkeypatch.setitem(sys.modules, "probe_command", module)
+        monkeypatch.setitem(cli.COMMANDS, "probe", ("probe_command:command", "Probe."))
+
+    return as_probe

@@ -32,6 +32,7 @@ _HEADERS = {"Authorization": f"Bearer {_TOKEN}"}
 # The grace, the last wait for threads, and a busy machine.
 _MOST_SECONDS = 15.0
 _STARTED = 60.0
+_GONE = 5.0
 _CLIENTS = 12
 _ANSWERS = {200, 503}
 
@@ -136,8 +137,11 @@ def end_one(folder: Path, served: Path, number: int, *, seed: int) -> Counter[in
 
 
 def _check_processes(server: Run) -> None:
-    time.sleep(0.2)  # the system ends helpers whose parent has gone
-    check(not server.left_behind(), f"left behind: {server.left_behind()}")
+    # The system ends helpers whose parent has gone, but not in the same moment.
+    end = time.monotonic() + _GONE
+    while (left := server.left_behind()) and time.monotonic() < end:
+        time.sleep(0.05)
+    check(not left, f"left behind: {left}")
 
 
 def main() -> None:

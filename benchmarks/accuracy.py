@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrbatch.results import metrics
+from cxrbatch.results.statistics import metrics
 from cxrbatch.results.table import open_table
 from cxrbatch.results.truth import SPLITS, read_labels
 

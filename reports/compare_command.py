@@ -15,7 +15,7 @@ from cxrbatch.reports import options
 if TYPE_CHECKING:
     from cxrbatch.reports.comparing import Compared
     from cxrbatch.results.figures import Figure
-    from cxrbatch.results.intervals import Estimate
+    from cxrbatch.results.statistics.intervals import Estimate
 
 WORSE = 4
 """Exit code: the second table is worse than allowed."""

@@ -16,8 +16,8 @@ from cxrbatch.results import comparison
 from cxrbatch.results.comparison import Comparison
 from cxrbatch.results.evaluation import evaluate
 from cxrbatch.results.figures import Evaluation
-from cxrbatch.results.intervals import Estimate
 from cxrbatch.results.scores import card_of
+from cxrbatch.results.statistics.intervals import Estimate
 from cxrbatch.results.table import Table, open_table
 
 EACH = 4

@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 
 from cxrbatch.errors import LabelError, TableError
 from cxrbatch.reports.flow import Positions, follow
-from cxrbatch.results.groups import Groups
 from cxrbatch.results.joining import find_truth, patients_of
-from cxrbatch.results.metrics import Classes, Probabilities
 from cxrbatch.results.paths import shown
 from cxrbatch.results.scores import read_scores
+from cxrbatch.results.statistics.groups import Groups
+from cxrbatch.results.statistics.metrics import Classes, Probabilities
 from cxrbatch.results.table import Table
 
 _KEYS = (("path", "frame"), ("sop_instance_uid", "frame"), ("image_hash",))

@@ -20,10 +20,10 @@ from PIL import Image
 
 from cxrbatch.reading.outcomes import Flag
 from cxrbatch.results.table import Table
-from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits
-from cxrbatch.scoring.nursery_client import Nursery
 from cxrbatch.scoring.pictures import grey_picture, heat_picture
 from cxrbatch.scoring.revisiting import MISSING, UNKNOWN_ORIGIN, Origin, revisit
+from cxrbatch.workers.forkserver_client import Nursery
+from cxrbatch.workers.isolation import Fault, IsolatedProcess, Limits
 
 EDGE = 320
 _QUALITY = 75

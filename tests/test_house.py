@@ -21,7 +21,7 @@ PARTS = [name for name in ("training", "reports", "webapp") if (TOP / name).is_d
 MOST_WEIGHTS = 25 * 1024 * 1024
 
 GROUND = {"", "errors", "streams"}
-LIBRARY = {"reading", "model", "results", "scoring", "sample"}
+LIBRARY = {"reading", "model", "results", "workers", "scoring", "sample"}
 EDGE = {"options", "interruption"}
 LAW = {
     "": set(),
@@ -32,7 +32,8 @@ LAW = {
     "reading": GROUND,
     "model": GROUND | {"reading"},
     "results": GROUND | {"reading"},
-    "scoring": GROUND | {"reading", "model", "results"},
+    "workers": GROUND | {"reading", "model", "scoring"},
+    "scoring": GROUND | {"reading", "model", "results", "workers"},
     "sample": GROUND | {"reading", "model", "results"},
     "speed": GROUND | LIBRARY,
     "commands": GROUND | LIBRARY | EDGE | {"speed"},
@@ -157,8 +158,8 @@ def test_reading_knows_no_torch(name: str) -> None:
 @pytest.mark.parametrize(
     ("file", "text"),
     [
-        ("cxrbatch/reading/dicom.py", "from cxrbatch.model import resnet"),
-        ("cxrbatch/reading/dicom.py", "from ..scoring.engine import score"),
+        ("cxrbatch/reading/dicom/reader.py", "from cxrbatch.model import resnet"),
+        ("cxrbatch/reading/dicom/reader.py", "from ...scoring.engine import score"),
         ("cxrbatch/model/resnet.py", "def f():\n    import cxrbatch.results.table"),
         ("cxrbatch/scoring/engine.py", "import cxrbatch.training.fit"),
         ("cxrbatch/commands/score.py", "from cxrbatch.cli import main"),

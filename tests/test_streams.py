@@ -28,8 +28,8 @@ open(sys.argv[1], "w").write(f"{numbers} {code} {os.open(os.devnull, os.O_RDONLY
 
 READ = """
 import sys
-from cxrbatch.scoring.isolation import IsolatedProcess, Limits
-from cxrbatch.scoring.nursery_client import Nursery
+from cxrbatch.workers.isolation import IsolatedProcess, Limits
+from cxrbatch.workers.forkserver_client import Nursery
 
 nursery = Nursery()
 read = list(IsolatedProcess(nursery, Limits()).map(str.upper, ["a", "b"]))

@@ -19,16 +19,16 @@ import numpy.typing as npt
 from cxrbatch import reading
 from cxrbatch.model import preprocessing
 from cxrbatch.model.preprocessing import ModelInput, Recipe
-from cxrbatch.reading.containers import open_regular
+from cxrbatch.reading.containers.listing import open_regular
 from cxrbatch.reading.outcomes import Outcome, ReadingError, reading_error
 from cxrbatch.reading.radiograph import ReadingOptions, read_radiographs, read_radiographs_bytes
 from cxrbatch.reading.readings import Reading, file_limit
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.dealing import Unread
-from cxrbatch.scoring.isolation import Fault, Limits
-from cxrbatch.scoring.loading import ReadingPool
 from cxrbatch.scoring.patients import patient_key, secret_id
 from cxrbatch.training.store import Place, Store, reported, stored_keys
+from cxrbatch.workers.isolation import Fault, Limits
+from cxrbatch.workers.pool import ReadingPool
+from cxrbatch.workers.scheduler import Unread
 
 _DECODERS = ("imagecodecs", "numpy", "pillow", "pydicom", "scipy")
 _COPIED_AT_ONCE = 256

@@ -17,7 +17,7 @@ from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.model.resnet import RadiographResNet
 from cxrbatch.model.soundness import weight_fault
-from cxrbatch.results.metrics import macro_auc
+from cxrbatch.results.statistics.metrics import macro_auc
 from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.training.augment import draw_changes
 from cxrbatch.training.distributed import ALONE, World

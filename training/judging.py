@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxrbatch.results import metrics
-from cxrbatch.results.calibration import expected_calibration_error
-from cxrbatch.results.decisions import BY_CLASS, OVERALL, Decisions
-from cxrbatch.results.groups import numbered
-from cxrbatch.results.intervals import Estimate, Weights, bootstrap_by_group
-from cxrbatch.results.operating import operating_points as points_of
-from cxrbatch.results.operating import roc
-from cxrbatch.results.ranking import Ranking
+from cxrbatch.results.statistics import metrics
+from cxrbatch.results.statistics.calibration import expected_calibration_error
+from cxrbatch.results.statistics.decisions import BY_CLASS, OVERALL, Decisions
+from cxrbatch.results.statistics.groups import numbered
+from cxrbatch.results.statistics.intervals import Estimate, Weights, bootstrap_by_group
+from cxrbatch.results.statistics.operating import operating_points as points_of
+from cxrbatch.results.statistics.operating import roc
+from cxrbatch.results.statistics.ranking import Ranking
 from cxrbatch.training.controls import border_only, without_lungs
 from cxrbatch.training.predict import Logits, logits_to_probabilities
 from cxrbatch.training.side import Side

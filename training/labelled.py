@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cxrbatch.errors import LabelError
 from cxrbatch.model.card import check_classes
-from cxrbatch.reading.containers import open_regular
+from cxrbatch.reading.containers.listing import open_regular
 from cxrbatch.reading.outcomes import ReadingError
 from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
 from cxrbatch.results.class_folders import files_below, labels_from_folders

@@ -16,14 +16,14 @@ from cxrbatch.results.table import TRUTH_COLUMNS, record_batch, table_schema
 from cxrbatch.results.truth import LabelledFile
 from cxrbatch.scoring.archive import ArchiveFile, modified_ns
 from cxrbatch.scoring.batching import score_batches
-from cxrbatch.scoring.dealing import Unread
-from cxrbatch.scoring.loading import ReadingPool, Unheard
 from cxrbatch.scoring.patients import patient_secret
 from cxrbatch.scoring.provenance import fingerprint, heatmap_size
 from cxrbatch.scoring.rows import FileReader
 from cxrbatch.scoring.settings import ScoringOptions
 from cxrbatch.scoring.shards import ScoredRow
 from cxrbatch.scoring.writing import write_table
+from cxrbatch.workers.pool import ReadingPool, Unheard
+from cxrbatch.workers.scheduler import Unread
 
 
 def write_results(

@@ -45,8 +45,8 @@ def add_up(path: Path) -> Accuracy | None:
         TableError: The table is damaged.
     """
     # Here and not above: they take a second and much memory, in the child alone.
-    from cxrbatch.results.intervals import wilson
-    from cxrbatch.results.metrics import one_vs_rest_auc
+    from cxrbatch.results.statistics.intervals import wilson
+    from cxrbatch.results.statistics.metrics import one_vs_rest_auc
 
     table = open_table(path)
     scores = [f"p_{name}" for name in table.classes]

@@ -7,7 +7,6 @@ from pathlib import Path
 from flask import Flask
 
 from cxrbatch import __version__
-from cxrbatch.scoring.isolation import Limits
 from cxrbatch.webapp import api, failures, images, runs, uploads
 from cxrbatch.webapp.access import guard
 from cxrbatch.webapp.children import Children, Queue
@@ -20,6 +19,7 @@ from cxrbatch.webapp.scorer import UploadScorer
 from cxrbatch.webapp.services import NAME, Services
 from cxrbatch.webapp.summaries import Summaries
 from cxrbatch.webapp.uploads import UploadRequest
+from cxrbatch.workers.isolation import Limits
 
 MOST_BYTES = 100 << 20
 """Largest body that is taken."""

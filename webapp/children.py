@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from cxrbatch.scoring.isolation import Fault, IsolatedProcess, Limits
-from cxrbatch.scoring.nursery_client import Nursery, NurseryClosed
+from cxrbatch.workers.forkserver_client import Nursery, NurseryClosed
+from cxrbatch.workers.isolation import Fault, IsolatedProcess, Limits
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -6,12 +6,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from cxrbatch.scoring.isolation import Fault
 from cxrbatch.scoring.pictures import heat_picture
 from cxrbatch.scoring.revisiting import UNKNOWN_ORIGIN, Origin
 from cxrbatch.webapp.children import Children, Queue
 from cxrbatch.webapp.drawing import Film, Wanted, draw
 from cxrbatch.webapp.opened import OpenedTable, Row
+from cxrbatch.workers.isolation import Fault
 
 _MOST_THUMBNAILS = 2000
 _HEAT_EDGE = 256

@@ -11,10 +11,10 @@ from cxrbatch.model.checkpoint import bundled_checkpoint, read_card
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.results.table import ImageScores, Row
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.isolation import Fault
 from cxrbatch.scoring.rows import FileReader
 from cxrbatch.webapp.children import Children, Queue
 from cxrbatch.webapp.uploaded import ReadUpload, Upload, read_upload
+from cxrbatch.workers.isolation import Fault
 
 if TYPE_CHECKING:
     from cxrbatch.model.inference import Scorer

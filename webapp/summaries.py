@@ -4,12 +4,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from weakref import WeakKeyDictionary
 
 from cxrbatch.errors import CxrbatchError
-from cxrbatch.scoring.isolation import Fault
-from cxrbatch.scoring.nursery_client import NurseryClosed
 from cxrbatch.webapp.accuracy import Accuracy, add_up
 from cxrbatch.webapp.children import Children
 from cxrbatch.webapp.filters import is_labelled
 from cxrbatch.webapp.opened import OpenedTable
+from cxrbatch.workers.forkserver_client import NurseryClosed
+from cxrbatch.workers.isolation import Fault
 
 _PATIENCE = 0.1
 

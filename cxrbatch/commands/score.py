@@ -144,7 +144,7 @@ def command(
     with Interruption(lambda: told.interrupted(again)) as interruption, closing(told):
         from cxrbatch.results.paths import check_output
         from cxrbatch.scoring.claim import claimed
-        from cxrbatch.scoring.nursery_client import Nursery
+        from cxrbatch.workers.forkserver_client import Nursery
 
         check_output(output, overwrite=True, source=archive)
         reads_here = workers and engine == "local"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 
 from cxrbatch.errors import CheckpointError
-from cxrbatch.reading.containers import list_members, open_regular
+from cxrbatch.reading.containers.listing import list_members, open_regular
 from cxrbatch.reading.outcomes import ReadingError
 
 if TYPE_CHECKING:

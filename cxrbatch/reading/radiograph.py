@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import BinaryIO
 
-from cxrbatch.reading import raster
-from cxrbatch.reading.containers import container_kind, open_member, open_regular
+from cxrbatch.reading.codecs import raster
+from cxrbatch.reading.containers.listing import container_kind, open_member, open_regular
 from cxrbatch.reading.facts import HeaderFacts
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError, reading_error
 from cxrbatch.reading.polarity import SUSPECT, polarity
@@ -143,7 +143,7 @@ def _read_stream(stream: BinaryIO, size: int | None, options: ReadingOptions) ->
         yield _read_raster(stream, form, size, options)
         return
     # A process that has files read by others starts a quarter of a second earlier.
-    from cxrbatch.reading.dicom import read_dicom
+    from cxrbatch.reading.dicom.reader import read_dicom
 
     try:
         yield from read_dicom(stream, size=size, options=options)

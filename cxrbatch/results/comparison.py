@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from cxrbatch.results import delong
-from cxrbatch.results.decisions import Decisions
-from cxrbatch.results.groups import Groups, numbered
-from cxrbatch.results.intervals import Estimate, Weights, bootstrap_by_group
-from cxrbatch.results.metrics import Classes, Probabilities, Values, mean_of_defined
-from cxrbatch.results.ranking import Ranking
+from cxrbatch.results.statistics import delong
+from cxrbatch.results.statistics.decisions import Decisions
+from cxrbatch.results.statistics.groups import Groups, numbered
+from cxrbatch.results.statistics.intervals import Estimate, Weights, bootstrap_by_group
+from cxrbatch.results.statistics.metrics import Classes, Probabilities, Values, mean_of_defined
+from cxrbatch.results.statistics.ranking import Ranking
 
 
 @dataclass(frozen=True, slots=True)

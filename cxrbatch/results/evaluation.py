@@ -6,19 +6,20 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from cxrbatch.results import delong
-from cxrbatch.results.calibration import Reliability
-from cxrbatch.results.decisions import Decisions
 from cxrbatch.results.figures import Evaluation, Figure, SubgroupFigures
-from cxrbatch.results.groups import Groups, numbered
-from cxrbatch.results.intervals import (
+from cxrbatch.results.reported import area_figure, proportion_of_images, resampled
+from cxrbatch.results.statistics import delong
+from cxrbatch.results.statistics.calibration import Reliability
+from cxrbatch.results.statistics.decisions import Decisions
+from cxrbatch.results.statistics.groups import Groups, numbered
+from cxrbatch.results.statistics.intervals import (
     Estimate,
     Statistics,
     Weights,
     bootstrap_by_group,
     replicates_for,
 )
-from cxrbatch.results.metrics import (
+from cxrbatch.results.statistics.metrics import (
     Classes,
     Probabilities,
     Values,
@@ -26,8 +27,7 @@ from cxrbatch.results.metrics import (
     mean_of_defined,
     one_vs_rest_auc,
 )
-from cxrbatch.results.ranked import RankedAbnormal, RankedClass
-from cxrbatch.results.reported import area_figure, proportion_of_images, resampled
+from cxrbatch.results.statistics.ranked import RankedAbnormal, RankedClass
 
 _NORMAL = "normal"
 _NO_AREA = "no class has images while another has some too"

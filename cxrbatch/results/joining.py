@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from cxrbatch.errors import LabelError
 from cxrbatch.results.class_names import class_numbers, folded, folded_numbers
-from cxrbatch.results.groups import Groups, patient_groups
 from cxrbatch.results.paths import path_to_text
+from cxrbatch.results.statistics.groups import Groups, patient_groups
 from cxrbatch.results.table import TRUTH_COLUMNS, Table
 from cxrbatch.results.truth import SPLITS, check_each_once, labels_by_key
 

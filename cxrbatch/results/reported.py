@@ -3,11 +3,11 @@
 import numpy as np
 import numpy.typing as npt
 
-from cxrbatch.results.delong import Area, interval
 from cxrbatch.results.figures import Curve, Figure, Histogram
-from cxrbatch.results.groups import Groups
-from cxrbatch.results.intervals import Estimate, wilson
-from cxrbatch.results.metrics import Probabilities, Values
+from cxrbatch.results.statistics.delong import Area, interval
+from cxrbatch.results.statistics.groups import Groups
+from cxrbatch.results.statistics.intervals import Estimate, wilson
+from cxrbatch.results.statistics.metrics import Probabilities, Values
 
 Chosen = npt.NDArray[np.bool_]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from sys import getsizeof
 
 from cxrbatch.errors import LabelError
-from cxrbatch.reading.containers import open_regular
+from cxrbatch.reading.containers.listing import open_regular
 from cxrbatch.reading.outcomes import reading_error
 from cxrbatch.results.label_rows import (
     LONGEST_VALUE,

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cxrbatch.errors import UsageError
-from cxrbatch.reading.containers import is_container, list_members
-from cxrbatch.reading.members import Fault
+from cxrbatch.reading.containers.listing import is_container, list_members
+from cxrbatch.reading.containers.members import Fault
 from cxrbatch.reading.outcomes import reading_error
 from cxrbatch.results.paths import path_to_text
 

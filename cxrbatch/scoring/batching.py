@@ -10,8 +10,8 @@ import pyarrow as pa
 from cxrbatch.model.batch_scores import BatchScores
 from cxrbatch.model.inference import Scorer
 from cxrbatch.results.table import ImageScores, Row
-from cxrbatch.scoring.loading import Portion
 from cxrbatch.scoring.shards import ScoredRow
+from cxrbatch.workers.pool import Portion
 
 _Waiting = list[tuple[Row | pa.Table, npt.NDArray[np.uint8] | None]]
 

@@ -20,8 +20,8 @@ from cxrbatch.errors import CxrbatchError
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.inference import Scorer, memory_explained, normalised
 from cxrbatch.model.preprocessing import image_hash
-from cxrbatch.results.metrics import one_vs_rest_auc
 from cxrbatch.results.paths import shown
+from cxrbatch.results.statistics.metrics import one_vs_rest_auc
 from cxrbatch.scoring.labelled import LabelledImages, read_labelled
 from cxrbatch.scoring.quantisation import MOST_CHANGE, Quantisation
 from cxrbatch.scoring.settings import ScoringOptions

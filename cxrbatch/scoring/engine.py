@@ -22,7 +22,6 @@ from cxrbatch.scoring.archive import Walk
 from cxrbatch.scoring.claim import clear, partial_folder, writing
 from cxrbatch.scoring.earlier import EarlierRows, is_up_to_date, updatable
 from cxrbatch.scoring.manifest import ManifestWriter
-from cxrbatch.scoring.nursery_client import Nursery
 from cxrbatch.scoring.patients import patient_secret
 from cxrbatch.scoring.progress import Progress
 from cxrbatch.scoring.provenance import (
@@ -39,6 +38,7 @@ from cxrbatch.scoring.settings import ScoringOptions, Summary
 from cxrbatch.scoring.sharding import Sharding
 from cxrbatch.scoring.shards import read_shard, shard_holds
 from cxrbatch.scoring.writing import Counts, write_table
+from cxrbatch.workers.forkserver_client import Nursery
 
 # With fewer, there is not always one for each lane, and a model looks idle that is not.
 _ENOUGH_BATCHES = 20

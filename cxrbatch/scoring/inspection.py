@@ -14,7 +14,7 @@ from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.heatmaps import dequantise
 from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Scorer, choose_device, choose_precision
 from cxrbatch.model.preprocessing import area_resize
-from cxrbatch.reading.containers import members_named
+from cxrbatch.reading.containers.listing import members_named
 from cxrbatch.reading.outcomes import Outcome, ReadingError, reading_error
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_member, read_radiographs
 from cxrbatch.reading.readings import failed

@@ -17,10 +17,10 @@ from cxrbatch.results.class_names import class_numbers
 from cxrbatch.results.paths import shown, text_to_path
 from cxrbatch.results.truth import LabelledFile, read_labels
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.dealing import Unread
-from cxrbatch.scoring.loading import ReadingPool, Unheard
 from cxrbatch.scoring.rows import FileReader
 from cxrbatch.scoring.settings import ScoringOptions
+from cxrbatch.workers.pool import ReadingPool, Unheard
+from cxrbatch.workers.scheduler import Unread
 
 LEAST_OF_A_CLASS = 25
 """With fewer images one pair in another order would change an area by more than is allowed."""

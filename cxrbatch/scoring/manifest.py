@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from cxrbatch.reading.members import Fault
+from cxrbatch.reading.containers.members import Fault
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.archive import ArchiveFile, Walk
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from cxrbatch.model.preprocessing import Recipe, image_hash
-from cxrbatch.reading.containers import members_named
+from cxrbatch.reading.containers.listing import members_named
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_member, read_radiographs
 from cxrbatch.results.paths import text_to_path, text_to_place

@@ -11,7 +11,7 @@ from cxrbatch.errors import TableError
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.claim import RUN_STATE
 from cxrbatch.scoring.durable import sync_folder, written_whole
-from cxrbatch.scoring.isolation import Fault
+from cxrbatch.workers.isolation import Fault
 
 _CULPRITS = "culprits"
 _OUTCOMES = {code.value: code for code in Outcome}

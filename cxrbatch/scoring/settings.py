@@ -9,10 +9,10 @@ from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.allowance import memory_for
 from cxrbatch.reading.outcomes import Kind, Outcome
 from cxrbatch.reading.radiograph import ReadingOptions
-from cxrbatch.scoring.isolation import Limits
 from cxrbatch.scoring.quantisation import Quantisation
 from cxrbatch.scoring.runs import Part
 from cxrbatch.scoring.writing import Counts
+from cxrbatch.workers.isolation import Limits
 
 
 @dataclass(frozen=True, slots=True)

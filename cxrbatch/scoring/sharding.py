@@ -11,17 +11,17 @@ from cxrbatch.model.inference import Scorer
 from cxrbatch.reading.outcomes import Kind, Outcome
 from cxrbatch.results.paths import path_to_text
 from cxrbatch.scoring.batching import score_batches
-from cxrbatch.scoring.dealing import Unread
 from cxrbatch.scoring.earlier import EarlierRows
-from cxrbatch.scoring.isolation import Fault
-from cxrbatch.scoring.loading import Portion, ReadingPool
 from cxrbatch.scoring.manifest import read_manifest
-from cxrbatch.scoring.nursery_client import Nursery
 from cxrbatch.scoring.progress import Progress
 from cxrbatch.scoring.rows import FileReader, LoadedFiles
 from cxrbatch.scoring.runs import Culprits
 from cxrbatch.scoring.settings import ScoringOptions, Summary
 from cxrbatch.scoring.shards import write_shard
+from cxrbatch.workers.forkserver_client import Nursery
+from cxrbatch.workers.isolation import Fault
+from cxrbatch.workers.pool import Portion, ReadingPool
+from cxrbatch.workers.scheduler import Unread
 
 _FAILED = {code.value: code for code in Outcome if code.kind is Kind.FAILED}
 

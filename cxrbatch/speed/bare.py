@@ -21,7 +21,7 @@ from pydicom import dcmread
 from pydicom.encaps import generate_frames
 from pydicom.uid import UID
 
-from cxrbatch.reading.png_chunks import read_chunks
+from cxrbatch.reading.codecs.png import read_chunks
 from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
 
 Pixels = NDArray[Any]

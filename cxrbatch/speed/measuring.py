@@ -31,10 +31,7 @@ from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.scoring.archive import ArchiveFile, Walk
 from cxrbatch.scoring.claim import claimed
-from cxrbatch.scoring.dealing import Unread
 from cxrbatch.scoring.engine import score_archive
-from cxrbatch.scoring.loading import ReadingPool, Unheard
-from cxrbatch.scoring.nursery_client import Nursery
 from cxrbatch.scoring.progress import Progress
 from cxrbatch.scoring.rows import FileReader, LoadedFiles
 from cxrbatch.scoring.settings import ScoringOptions
@@ -55,6 +52,9 @@ from cxrbatch.speed.demands import (
     seconds_of_forward,
 )
 from cxrbatch.speed.rounds import Rounds
+from cxrbatch.workers.forkserver_client import Nursery
+from cxrbatch.workers.pool import ReadingPool, Unheard
+from cxrbatch.workers.scheduler import Unread
 
 _WALKED_SECONDS = 5.0
 _SAMPLE = 64

@@ -30,7 +30,7 @@ from archivers import (
 from makers import make_dicom, ramp
 
 from cxrbatch.reading import radiograph
-from cxrbatch.reading.containers import is_container, list_members, open_member
+from cxrbatch.reading.containers.listing import is_container, list_members, open_member
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.reading.radiograph import read_radiographs_bytes
 

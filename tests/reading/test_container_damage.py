@@ -22,7 +22,7 @@ from archivers import (
     read,
 )
 
-from cxrbatch.reading.containers import list_members
+from cxrbatch.reading.containers.listing import list_members
 from cxrbatch.reading.outcomes import Outcome
 
 

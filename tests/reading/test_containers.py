@@ -24,7 +24,7 @@ from archivers import (
     read,
 )
 
-from cxrbatch.reading.containers import is_container, list_members
+from cxrbatch.reading.containers.listing import is_container, list_members
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import read_radiographs_bytes
 
@@ -195,7 +195,7 @@ def test_a_container_that_changed_since_is_noticed(container: bytes) -> None:
 def test_a_compressed_tar_is_inflated_once_for_members_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cxrbatch.reading import members as streams
+    from cxrbatch.reading.containers import members as streams
 
     path = os.fsencode(make_compressed_tar(tmp_path / "all.tgz", {f"{i}": PNG for i in range(40)}))
     found = list(list_members(path))

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxrbatch.reading.allowance import memory_for
+from cxrbatch.reading.codecs.reduced import halvings
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs_bytes
-from cxrbatch.reading.reduced import halvings
 
 # Halved twice, 9 are 3: sides that no halving divides evenly.
 ROWS, COLUMNS = 153, 201

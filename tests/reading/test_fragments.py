@@ -23,7 +23,7 @@ from makers import (
 )
 from PIL import Image
 
-from cxrbatch.reading.codestreams import codestream_end
+from cxrbatch.reading.codecs.codestreams import codestream_end
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError
 from cxrbatch.reading.radiograph import Reading, read_radiographs_bytes
 

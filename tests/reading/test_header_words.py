@@ -8,7 +8,7 @@ import pytest
 from makers import DX_IMAGE, EXPLICIT, make_dicom, make_hostile, ramp
 
 from cxrbatch.cli import main
-from cxrbatch.reading.header import _WANTED
+from cxrbatch.reading.dicom.header import _WANTED
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs_bytes
 from cxrbatch.results.table import FACTS, open_table

@@ -13,11 +13,11 @@ import pytest
 from makers import make_image_file
 from PIL import Image, ImageOps
 
-from cxrbatch.reading.completeness import ran_out
-from cxrbatch.reading.jpeg_scans import list_scans, read_jpeg_header
+from cxrbatch.reading.codecs.completeness import ran_out
+from cxrbatch.reading.codecs.jpeg import list_scans, read_jpeg_header
+from cxrbatch.reading.codecs.reduced import faultless_jpeg
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs_bytes
-from cxrbatch.reading.reduced import faultless_jpeg
 
 RNG = np.random.default_rng(13)
 WEIGHTS = np.array([0.299, 0.587, 0.114])

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cxrbatch.reading.completeness import ran_out
-from cxrbatch.reading.jpeg_scans import list_scans, padded
-from cxrbatch.reading.lossless_jpeg import holds_last_row
+from cxrbatch.reading.codecs.completeness import ran_out
+from cxrbatch.reading.codecs.jpeg import list_scans, padded
+from cxrbatch.reading.codecs.lossless_jpeg import holds_last_row
 
 END = b"\xff\xd9"
 FLAT = np.full((20, 30), 7, np.uint16)

@@ -20,7 +20,7 @@ from makers import (
 )
 from pydicom.data import get_testdata_file
 
-from cxrbatch.reading import raster
+from cxrbatch.reading.codecs import raster
 from cxrbatch.reading.outcomes import Kind, Outcome, ReadingError, reading_error
 from cxrbatch.reading.radiograph import (
     Reading,

@@ -25,11 +25,11 @@ from archivers import (
     to_v7,
 )
 
-from cxrbatch.reading import hardlinks
-from cxrbatch.reading.containers import is_container, list_members, open_member
+from cxrbatch.reading.containers import hardlinks
+from cxrbatch.reading.containers.listing import is_container, list_members, open_member
+from cxrbatch.reading.containers.tar import is_tar_header
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import read_radiographs_bytes
-from cxrbatch.reading.tarred import is_tar_header
 
 FILES = {"a/film.dcm": DICOM, "a/film.png": PNG, "note": b"a note" * 300}
 OTHERS = {"b/film.dcm": DICOM, "b/film.png": PNG}
@@ -268,7 +268,7 @@ def test_hard_links_have_a_failure_where_there_is_no_room_for_names(
 def test_hard_links_cost_a_compressed_tar_no_second_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cxrbatch.reading import members as streams
+    from cxrbatch.reading.containers import members as streams
 
     noise = [os.urandom(1 << 17) + bytes([n]) for n in range(10)]
     files = [(f"{n}", data) for n, data in enumerate(noise)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from archivers import DICOM, PNG, make_stored_zip, read
 
-from cxrbatch.reading.containers import list_members
+from cxrbatch.reading.containers.listing import list_members
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import Reading, read_radiographs, read_radiographs_bytes
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from archivers import DICOM, PNG, by_python, by_unzip, contents, listed, make_zip, read
 
-from cxrbatch.reading.containers import members_named
+from cxrbatch.reading.containers.listing import members_named
 from cxrbatch.reading.outcomes import Outcome
 
 
@@ -141,7 +141,7 @@ def test_a_long_name_is_not_normalised(tmp_path: Path, monkeypatch: pytest.Monke
         lengths.append(len(text.encode()))
         return text
 
-    monkeypatch.setattr("cxrbatch.reading.zipped.unicodedata.normalize", normalize)
+    monkeypatch.setattr("cxrbatch.reading.containers.zip.unicodedata.normalize", normalize)
     accents = ("a" + "\u0301" * 16_000 + "\u0316" * 16_000).encode()
     path = with_local_name(tmp_path / "all.zip", b"film.png", accents)
     (member,) = listed(os.fsencode(path))[0]

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from archivers import DICOM, PNG, by_python, by_unzip, contents, listed, make_zip, outcomes, read
 
-from cxrbatch.reading import zip_entries, zipped
-from cxrbatch.reading.containers import is_container, members_named, open_member
+from cxrbatch.reading.containers import zip as zipped
+from cxrbatch.reading.containers import zip_entries
+from cxrbatch.reading.containers.listing import is_container, members_named, open_member
 from cxrbatch.reading.outcomes import Outcome
 
 FILES = {"a/film.dcm": DICOM, "a/film.png": PNG, "note": b"a note" * 99}

@@ -5,9 +5,9 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from cxrbatch.results import delong
-from cxrbatch.results.intervals import bootstrap_by_group
-from cxrbatch.results.ranking import Ranking
+from cxrbatch.results.statistics import delong
+from cxrbatch.results.statistics.intervals import bootstrap_by_group
+from cxrbatch.results.statistics.ranking import Ranking
 
 
 def by_pairs(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from cxrbatch.results.groups import numbered
-from cxrbatch.results.intervals import (
+from cxrbatch.results.statistics.groups import numbered
+from cxrbatch.results.statistics.intervals import (
     Statistics,
     bootstrap_by_group,
     replicates_for,
@@ -80,7 +80,7 @@ def test_resamples_some_at_a_time_are_those_at_once(monkeypatch: pytest.MonkeyPa
         seen.append(weights)
         return weights.sum(axis=1)[:, None] * 1.0
 
-    monkeypatch.setattr("cxrbatch.results.intervals._WEIGHTS_AT_ONCE", 70)
+    monkeypatch.setattr("cxrbatch.results.statistics.intervals._WEIGHTS_AT_ONCE", 70)
     bootstrap_by_group(statistics, np.arange(20), replicates=100)
     drawn = np.concatenate(seen)[1:101]
     assert (drawn.sum(axis=1) == 20).all()

@@ -67,7 +67,7 @@ def test_a_member_is_found_without_listing_all(
     origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed = hash_of(tmp_path / "archive/a.png")
-    monkeypatch.setattr("cxrbatch.reading.zipped.read_entries", None)
+    monkeypatch.setattr("cxrbatch.reading.containers.zip.read_entries", None)
     assert isinstance(revisit(origin, "z.zip!/in/a.png", 0, hashed), Reading)
 
 

@@ -16,10 +16,10 @@ from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.claim import claimed, partial_folder
 from cxrbatch.scoring.engine import score_archive
-from cxrbatch.scoring.isolation import Fault
 from cxrbatch.scoring.rows import FileReader, LoadedFiles
 from cxrbatch.scoring.runs import Culprits
 from cxrbatch.scoring.settings import ScoringOptions, Summary
+from cxrbatch.workers.isolation import Fault
 
 FILES = 40
 

@@ -19,12 +19,12 @@ from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import read_radiographs
 from cxrbatch.results.truth import LabelledFile
 from cxrbatch.sample.archive import write_sample
-from cxrbatch.scoring.isolation import Limits
 from cxrbatch.training import cache
 from cxrbatch.training.cache import InputReader, fill, in_order, store_place, take
 from cxrbatch.training.data import Inputs, Unreadable, forget_inputs, prepare_inputs, sides_of
 from cxrbatch.training.labelled import Labelled
 from cxrbatch.training.store import opened
+from cxrbatch.workers.isolation import Limits
 
 RECIPE = Recipe(size=32)
 SECRET = bytes(range(32))

@@ -14,7 +14,7 @@ from trainees import CARD, CPU, OPTIONS, new_model, run, side
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.resnet import RadiographResNet
-from cxrbatch.results.metrics import macro_auc
+from cxrbatch.results.statistics.metrics import macro_auc
 from cxrbatch.training import states
 from cxrbatch.training.history import Epoch
 from cxrbatch.training.options import TrainingOptions

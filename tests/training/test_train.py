@@ -12,7 +12,7 @@ from cxrbatch.errors import CxrbatchError, LabelError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.results import metrics
+from cxrbatch.results.statistics import metrics
 from cxrbatch.results.truth import SPLITS, LabelledFile
 from cxrbatch.training.data import Unreadable, prepare_inputs
 from cxrbatch.training.initial import Initial, read_initial

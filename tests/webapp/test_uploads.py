@@ -24,11 +24,11 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.test import encode_multipart
 
 from cxrbatch.results.table import open_table
-from cxrbatch.scoring.isolation import Fault, Limits
 from cxrbatch.webapp.app import create_app
 from cxrbatch.webapp.children import Busy, Children, Queue
 from cxrbatch.webapp.hosts import allowed_hosts
 from cxrbatch.webapp.services import NAME, close
+from cxrbatch.workers.isolation import Fault, Limits
 
 TOKEN = "a-token-of-the-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

@@ -1,0 +1,1 @@
+"""Files within files: zip, tar, compressed tar, and a file that is compressed alone."""

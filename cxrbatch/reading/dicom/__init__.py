@@ -1,0 +1,1 @@
+"""DICOM files to Readings: header, kind of object, pixel data, display transforms."""

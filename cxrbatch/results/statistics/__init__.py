@@ -1,0 +1,1 @@
+"""Statistics of scores against truth: pure functions on arrays."""

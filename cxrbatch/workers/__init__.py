@@ -1,0 +1,1 @@
+"""Processes that read hostile files: they may crash, hang or run out of memory."""

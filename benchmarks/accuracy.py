@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cxrbatch.results.labels import SPLITS, read_labels
 from cxrbatch.results.statistics import metrics
 from cxrbatch.results.table import open_table
-from cxrbatch.results.truth import SPLITS, read_labels
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ import numpy as np
 from scipy.stats import norm
 
 from cxrbatch.results.statistics import delong
+from cxrbatch.results.statistics.curves import Ranking
 from cxrbatch.results.statistics.intervals import Interval, Weights, bootstrap_by_group
 from cxrbatch.results.statistics.metrics import Values
-from cxrbatch.results.statistics.ranking import Ranking
 
 _IMAGES, _CORRELATION = 5, 0.5
 _SHIFT = 1.5

@@ -22,9 +22,9 @@ from cxrbatch.model.checkpoint import build_model
 from cxrbatch.model.inference import Precision
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.scoring.allocation import keep_freed_memory
-from cxrbatch.training.fit import fit
+from cxrbatch.training.dataset import Side
+from cxrbatch.training.loop import fit
 from cxrbatch.training.options import TrainingOptions
-from cxrbatch.training.side import Side
 
 _CLASSES = ("A", "B", "C", "D")
 _BATCH = 32

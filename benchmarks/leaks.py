@@ -22,7 +22,7 @@ from PIL import Image, ImageEnhance
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.grey import GreyImage
 from cxrbatch.reading.radiograph import ReadingOptions, read_radiographs
-from cxrbatch.results.truth import LabelledFile, read_labels
+from cxrbatch.results.labels import LabelledFile, read_labels
 from cxrbatch.training.duplicates import near_duplicates
 from cxrbatch.training.split import LeakError, split_files
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from cxrbatch.model.checkpoint import read_card
+from cxrbatch.results.labels import LabelledFile, read_labels
 from cxrbatch.results.statistics.metrics import balanced_accuracy, one_vs_rest_auc
 from cxrbatch.results.table import open_table
-from cxrbatch.results.truth import LabelledFile, read_labels
 
 
 def reduced(

@@ -1,11 +1,132 @@
 """The charts of the page: curves, calibration and histograms."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
 
 from markupsafe import Markup
 
-from cxrbatch.reports.drawing import Plot, interval_bar
 from cxrbatch.results.figures import Calibration, Curve, Figure, Histogram, OperatingFigures
+
+Range = tuple[float, float]
+
+_LONGEST_TITLE = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A rectangle with two linear axes.
+
+    Attributes:
+        x: The values at its left and right edge.
+        y: The values at its lower and upper edge.
+        width: Of the whole picture, in user units of which a page shows about one per px.
+        height: Likewise.
+    """
+
+    x: Range
+    y: Range
+    width: int = 300
+    height: int = 270
+    left: int = 44
+    right: int = 12
+    top: int = 10
+    bottom: int = 42
+
+    def across(self, value: float) -> float:
+        """Where a value of the x axis lies."""
+        return self.left + (self.width - self.left - self.right) * _share(value, self.x)
+
+    def down(self, value: float) -> float:
+        """Where a value of the y axis lies."""
+        return (
+            self.height
+            - self.bottom
+            - (self.height - self.top - self.bottom) * _share(value, self.y)
+        )
+
+    def axes(
+        self,
+        *,
+        x_ticks: Sequence[tuple[float, str]],
+        y_ticks: Sequence[tuple[float, str]],
+        x_label: str,
+        y_label: str,
+    ) -> str:
+        """Give grid lines with numbers, and the names of the axes."""
+        left, right = self.across(self.x[0]), self.across(self.x[1])
+        low, high = self.down(self.y[0]), self.down(self.y[1])
+        parts = []
+        for value, text in y_ticks:
+            y = self.down(value)
+            parts.append(_line("grid", left, y, right, y))
+            parts.append(_text("tick", left - 6, y + 4, text, anchor="end"))
+        for value, text in x_ticks:
+            x = self.across(value)
+            parts.append(_line("grid", x, low, x, high))
+            parts.append(_text("tick", x, low + 16, text, anchor="middle"))
+        parts.append(_text("axis", (left + right) / 2, self.height - 6, x_label, anchor="middle"))
+        y = (low + high) / 2
+        parts.append(
+            f'<text class="axis" text-anchor="middle" transform="translate(12 {y:.1f}) '
+            f'rotate(-90)">{escape(y_label)}</text>'
+        )
+        return "".join(parts)
+
+    def line(self, kind: str, x: Sequence[float], y: Sequence[float]) -> str:
+        """Give a line through points."""
+        points = " ".join(
+            f"{self.across(a):.1f},{self.down(b):.1f}" for a, b in zip(x, y, strict=True)
+        )
+        return f'<polyline class="{kind}" points="{points}"/>'
+
+    def bar(self, kind: str, x: Range, y: Range) -> str:
+        """Give a rectangle between two values of each axis."""
+        left, right = self.across(x[0]), self.across(x[1])
+        low, high = self.down(y[0]), self.down(y[1])
+        return (
+            f'<rect class="{kind}" x="{left:.1f}" y="{high:.1f}" width="{right - left:.1f}" '
+            f'height="{max(0.0, low - high):.1f}"/>'
+        )
+
+    def dot(self, kind: str, x: float, y: float, *, radius: float = 4) -> str:
+        """Give a point."""
+        return (
+            f'<circle class="{kind}" cx="{self.across(x):.1f}" cy="{self.down(y):.1f}" '
+            f'r="{radius:g}"/>'
+        )
+
+    def picture(self, title: str, body: str) -> Markup:
+        """Put all together; `title` is what a screen reader says in its place."""
+        label = escape(title[:_LONGEST_TITLE])
+        return Markup(
+            f'<svg viewBox="0 0 {self.width} {self.height}" width="{self.width}" '
+            f'height="{self.height}" role="img" aria-label="{label}">{body}</svg>'
+        )
+
+
+def interval_bar(title: str, *, value: float, low: float | None, high: float | None) -> Markup:
+    """Give a point with its interval on a line from 0 to 1, as high as a line of text."""
+    plot = Plot((0, 1), (0, 1), width=110, height=16, left=4, right=4, top=0, bottom=0)
+    body = _line("grid", plot.across(0), 8, plot.across(1), 8)
+    if low is not None and high is not None:
+        body += _line("whisker", plot.across(low), 8, plot.across(high), 8)
+    return plot.picture(title, body + plot.dot("mark", value, 0.5, radius=3.5))
+
+
+def _share(value: float, of: Range) -> float:
+    return (min(max(value, of[0]), of[1]) - of[0]) / (of[1] - of[0])
+
+
+def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _text(kind: str, x: float, y: float, text: str, *, anchor: str) -> str:
+    return (
+        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    )
+
 
 _UNIT = [(tick / 4, f"{tick / 4:g}") for tick in range(5)]
 

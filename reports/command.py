@@ -76,7 +76,7 @@ def command(
       cxrbatch report results.parquet --prevalence COVID-19=0.05 --json figures.json
     """
     from cxrbatch.errors import UsageError
-    from cxrbatch.results.paths import check_output
+    from cxrbatch.paths import check_output
 
     for target in filter(None, (output, figures)):
         check_output(target, overwrite=overwrite, source=table)
@@ -85,10 +85,10 @@ def command(
     if figures is not None and figures.resolve() == output.resolve():
         raise UsageError("--json and --output name one file; choose two")
 
+    from cxrbatch.atomic import written_whole
     from cxrbatch.reports.page import render
     from cxrbatch.reports.report import make_report
     from cxrbatch.reports.subgroups import FEW
-    from cxrbatch.scoring.durable import written_whole
 
     report = make_report(
         table,

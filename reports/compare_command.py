@@ -13,7 +13,7 @@ from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.reports import options
 
 if TYPE_CHECKING:
-    from cxrbatch.reports.comparing import Compared
+    from cxrbatch.reports.comparison import Compared
     from cxrbatch.results.figures import Figure
     from cxrbatch.results.statistics.intervals import Estimate
 
@@ -73,7 +73,7 @@ def command(
       cxrbatch compare old.parquet new.parquet --labels labels.csv -o compare.html
       cxrbatch compare old.parquet new.parquet --fail-if-worse 0.01 --json figures.json
     """
-    from cxrbatch.results.paths import check_output
+    from cxrbatch.paths import check_output
 
     targets = [target for target in (output, figures) if target is not None]
     for target in targets:
@@ -82,9 +82,9 @@ def command(
     if len(targets) == 2 and targets[0].resolve() == targets[1].resolve():
         raise UsageError("--json and --output name one file; choose two")
 
-    from cxrbatch.reports.comparing import make_comparison
+    from cxrbatch.atomic import written_whole
+    from cxrbatch.reports.comparison import make_comparison
     from cxrbatch.reports.page import render
-    from cxrbatch.scoring.durable import written_whole
 
     found = make_comparison(
         first,
@@ -147,7 +147,7 @@ def _lines(found: "Compared") -> Iterator[str]:
 
 def _plain(name: str) -> str:
     """A foreign name that can do nothing to a terminal."""
-    from cxrbatch.results.paths import shown
+    from cxrbatch.paths import shown
 
     return shown(name)[1:-1]
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from cxrbatch.reading.outcomes import Kind, Outcome
 from cxrbatch.results.joining import UNKNOWN, Truth
+from cxrbatch.results.labels import SPLITS
 from cxrbatch.results.scores import Scores
-from cxrbatch.results.truth import SPLITS
 
 Positions = npt.NDArray[np.int64]
 

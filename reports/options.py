@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import click
 
@@ -58,3 +58,10 @@ class Steps:
         """Say what begins."""
         if self._shows:
             click.echo(f"{what} …", err=True)
+
+
+class Progress(Protocol):
+    """Told of each step as it begins."""
+
+    def step(self, what: str) -> None:
+        """Something begins, named as a person would."""

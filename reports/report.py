@@ -15,14 +15,13 @@ from cxrbatch.errors import LabelError
 from cxrbatch.reading.outcomes import Flag
 from cxrbatch.reports.copies import Copies, find_copies
 from cxrbatch.reports.flow import Flow, Positions, follow
-from cxrbatch.reports.gallery import ClassChoices, choose
-from cxrbatch.reports.pictures import Picture, read_pictures
-from cxrbatch.reports.progress import Progress
+from cxrbatch.reports.gallery import ClassChoices, Picture, choose, read_pictures
+from cxrbatch.reports.options import Progress
 from cxrbatch.reports.subgroups import Subgroups, by_facts
-from cxrbatch.results.class_names import class_numbers
 from cxrbatch.results.evaluation import evaluate
 from cxrbatch.results.figures import Evaluation
 from cxrbatch.results.joining import UNKNOWN, Truth, find_truth, patients_of
+from cxrbatch.results.labels import class_numbers
 from cxrbatch.results.scores import Scores, card_of, read_scores
 from cxrbatch.results.table import Table, open_table
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from cxrbatch.results.evaluation import evaluate_subgroup
 from cxrbatch.results.figures import SubgroupFigures
-from cxrbatch.results.statistics.groups import Groups
+from cxrbatch.results.statistics.intervals import Groups
 from cxrbatch.results.table import Table
 
 FEW = 20

@@ -5,12 +5,20 @@ image in its own way: a Gaussian blur per image alone would take a tenth of a tr
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample, pad
+from torch.nn.functional import affine_grid, cross_entropy, grid_sample, pad
+
+from cxrbatch.atomic import writing, written_whole
+from cxrbatch.training.dataset import Side
 
 ROTATION = math.radians(15.0)
 ZOOM = 0.16
@@ -162,3 +170,120 @@ def _strip(pixels: int, device: torch.device) -> Tensor:
     """Grain for an image of so many pixels from every start: the same in every process."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(_STRIP_STARTS + pixels, generator=generator).to(device)
+
+
+def draw_shares(count: int, *, generator: torch.Generator) -> Tensor:
+    """Draw how much of each image stays its own; the rest comes from its partner.
+
+    Args:
+        count: Images in the batch.
+        generator: Source of all randomness, on the CPU.
+
+    Returns:
+        Shape (count,), in [0, 1], of the Beta(1/2, 1/2) distribution, whose mass is at the ends;
+        one value for both of a pair.
+    """
+    angles = torch.rand(-(-count // 2), generator=generator) * (math.pi / 2.0)
+    return angles.sin().square().repeat_interleave(2)[:count]
+
+
+def mix(images: Tensor, shares: Tensor) -> Tensor:
+    """Mix each image with its partner.
+
+    Args:
+        images: Shape (n, 1, size, size).
+        shares: Shape (n,), on any device.
+
+    Returns:
+        Same shape.
+    """
+    own = shares.to(images.device)[:, None, None, None]
+    return images[_partners(images)].lerp(images, own)
+
+
+def mixed_cross_entropy(
+    logits: Tensor, truth: Tensor, shares: Tensor, *, label_smoothing: float
+) -> Tensor:
+    """Average the cross entropies with both labels of each image, in their shares.
+
+    Args:
+        logits: Shape (n, classes).
+        truth: Shape (n,), class indices before mixing.
+        shares: As given to `mix`.
+        label_smoothing: Share of the target spread over all classes.
+    """
+    own, other = (
+        cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
+        for labels in (truth, truth[_partners(truth)])
+    )
+    return other.lerp(own, shares.to(logits)).mean()
+
+
+def _partners(values: Tensor) -> Tensor:
+    """Neighbours of the first axis are partners; a last one that has none is its own."""
+    return (torch.arange(len(values), device=values.device) ^ 1).clamp(max=len(values) - 1)
+
+
+_VERSIONS = 5
+_MOST_CELL = 224
+_GAP, _LINE = 4, 18
+_FONT_SIZE = 12
+_INK = 230
+
+
+def write_contact_sheet(
+    path: Path, side: Side, *, classes: Sequence[str], flip: bool, seed: int, rows: int = 8
+) -> None:
+    """Write originals, each with five augmented versions to its right, as a PNG.
+
+    Args:
+        path: The file.
+        side: What to show images of, the classes in turn.
+        classes: Names by class index.
+        flip: As in training.
+        seed: Of the choice and of the changes.
+        rows: Originals, at most.
+
+    Raises:
+        TableError: It cannot be written.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = _in_turn(side.truth, rows, generator)
+    lines = []
+    for original, index in zip(side.images(chosen), side.truth[chosen], strict=True):
+        same = torch.from_numpy(original)[None, None].repeat(_VERSIONS, 1, 1, 1).float() / 255.0
+        changes = draw_changes(_VERSIONS, generator=generator, flip=flip)
+        varied = augment(same, changes)[:, 0].mul(255.0).round().byte().numpy()
+        lines.append((classes[int(index)], [original, *varied]))
+    _save(_drawn(lines, edge=min(_MOST_CELL, side.inputs.shape[1])), path)
+
+
+def _in_turn(
+    truth: npt.NDArray[np.int64], count: int, generator: torch.Generator
+) -> npt.NDArray[np.int64]:
+    """Positions of up to `count` images, one of each class after the other."""
+    order = torch.randperm(len(truth), generator=generator).numpy()
+    turn = np.empty(len(truth), np.int64)
+    for c in np.unique(truth):
+        members = np.flatnonzero(truth[order] == c)
+        turn[members] = np.arange(len(members))
+    return order[np.lexsort((truth[order], turn))][:count]
+
+
+def _drawn(lines: Sequence[tuple[str, list[npt.NDArray[np.uint8]]]], *, edge: int) -> Image.Image:
+    step = edge + _GAP
+    size = (step * (_VERSIONS + 1) + _GAP, (step + _LINE) * len(lines) + _GAP)
+    sheet = Image.new("L", size)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
+    for row, (name, images) in enumerate(lines):
+        top = row * (step + _LINE) + _GAP
+        pen.text((_GAP, top), f"{name}: original, then as trained on", fill=_INK, font=font)
+        for column, image in enumerate(images):
+            cell = Image.fromarray(image).resize((edge, edge), Image.Resampling.BILINEAR)
+            sheet.paste(cell, (column * step + _GAP, top + _LINE))
+    return sheet
+
+
+def _save(sheet: Image.Image, path: Path) -> None:
+    with writing(path), written_whole(path) as file:
+        sheet.save(file, format="PNG")

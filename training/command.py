@@ -163,14 +163,14 @@ def command(
       cxrbatch train a.csv b.parquet --root /films -o model.safetensors --cache inputs
       torchrun --nproc-per-node 2 -m cxrbatch train labels.csv -o model.safetensors
     """
-    from cxrbatch.training.telling import Progress
+    from cxrbatch.training.console import Progress
 
     told = Progress()
     with Interruption(told.interrupted) as interruption:
         from cxrbatch.errors import UsageError
         from cxrbatch.model.card import MAX_TEXT
         from cxrbatch.model.inference import choose_device, choose_precision
-        from cxrbatch.results.paths import check_output
+        from cxrbatch.paths import check_output
         from cxrbatch.training.distributed import local_device
         from cxrbatch.training.options import TrainingOptions
         from cxrbatch.training.session import Session, Sources, run_session

@@ -8,29 +8,33 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from cxrbatch.atomic import writing
 from cxrbatch.errors import LabelError, UsageError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
+from cxrbatch.paths import check_output
 from cxrbatch.reading.outcomes import Kind
-from cxrbatch.results.paths import check_output
-from cxrbatch.scoring.claim import writing
-from cxrbatch.training import states, telling
-from cxrbatch.training.curves import write_curves
-from cxrbatch.training.data import Inputs, forget_inputs, prepare_inputs
+from cxrbatch.training import console as telling
+from cxrbatch.training import states
+from cxrbatch.training.augment import write_contact_sheet
+from cxrbatch.training.console import write_curves
+from cxrbatch.training.dataset import Inputs, forget_inputs, prepare_inputs
 from cxrbatch.training.distributed import World, joined
 from cxrbatch.training.duplicates import near_duplicates
-from cxrbatch.training.fit import options_fingerprint
-from cxrbatch.training.groups import write_leaks
-from cxrbatch.training.history import Epoch
-from cxrbatch.training.initial import Initial, read_initial
-from cxrbatch.training.labelled import Labelled, collect, order_classes
-from cxrbatch.training.mismatches import describe_mismatches, refuse_mismatches, write_mismatches
+from cxrbatch.training.groups import join_patients, write_leaks
+from cxrbatch.training.initial import Initial, check_teachers, read_initial
+from cxrbatch.training.labels import (
+    Labelled,
+    collect,
+    describe_mismatches,
+    order_classes,
+    refuse_mismatches,
+    write_mismatches,
+)
+from cxrbatch.training.loop import Epoch, options_fingerprint
 from cxrbatch.training.options import TrainingOptions
-from cxrbatch.training.patients import join_patients
-from cxrbatch.training.scored import write_results
-from cxrbatch.training.sheet import write_contact_sheet
+from cxrbatch.training.results import write_results
 from cxrbatch.training.split import LeakError, Split, check_split, split_files
-from cxrbatch.training.teaching import check_teachers
 from cxrbatch.training.train import Data, prepare_data, train
 
 _MAX_UNREADABLE = 0.05

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cxrbatch.atomic import writing, written_whole
 from cxrbatch.errors import LabelError
-from cxrbatch.results.paths import shown
-from cxrbatch.results.truth import SPLITS, LabelledFile
-from cxrbatch.scoring.claim import writing
-from cxrbatch.scoring.durable import written_whole
+from cxrbatch.paths import shown
+from cxrbatch.results.labels import SPLITS, LabelledFile
 from cxrbatch.training.duplicates import Pair
-from cxrbatch.training.groups import Leak, find_leaks, group_files
-from cxrbatch.training.patients import PatientCounts
+from cxrbatch.training.groups import Leak, PatientCounts, find_leaks, group_files
 from cxrbatch.training.split_report import SplitReport, report_split
 
 _SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cxrbatch.results.paths import shown
-from cxrbatch.results.truth import SPLITS, LabelledFile
+from cxrbatch.paths import shown
+from cxrbatch.results.labels import SPLITS, LabelledFile
 from cxrbatch.training.duplicates import Pair
-from cxrbatch.training.patients import PatientCounts
+from cxrbatch.training.groups import PatientCounts
 
 _LINES = 20
 

@@ -15,11 +15,11 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
+from cxrbatch.atomic import written_whole
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import WeightsError, packed_checkpoint
-from cxrbatch.model.resnet import RadiographResNet
-from cxrbatch.scoring.durable import written_whole
+from cxrbatch.model.network import RadiographResNet
 
 _KEPT = 2
 _BEST = "best.safetensors"

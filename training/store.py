@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cxrbatch.atomic import written_whole
 from cxrbatch.errors import CxrbatchError
 from cxrbatch.model.preprocessing import ModelInput
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.scoring.durable import written_whole
 
 _MAGIC = b"cxrbatch inputs 2\n"
 _HEAD_BYTES = 128

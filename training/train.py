@@ -15,19 +15,24 @@ from cxrbatch.errors import CxrbatchError, LabelError
 from cxrbatch.model.card import Card, Normalisation
 from cxrbatch.model.checkpoint import Checkpoint, build_model, round_as_stored
 from cxrbatch.model.features import describe_features
+from cxrbatch.model.network import RadiographResNet
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.model.resnet import RadiographResNet
 from cxrbatch.training.calibrate import fit_offsets, fit_temperature
-from cxrbatch.training.data import Inputs, Unreadable, sides_of
+from cxrbatch.training.dataset import Inputs, Side, Unreadable, sides_of
 from cxrbatch.training.distributed import ALONE, World
-from cxrbatch.training.fit import fit
-from cxrbatch.training.history import Epoch, best_epoch
+from cxrbatch.training.evaluation import (
+    Figures,
+    Logits,
+    features_of,
+    judge,
+    judge_controls,
+    operating_points,
+    predict,
+)
 from cxrbatch.training.initial import Initial, start_from
-from cxrbatch.training.judging import Figures, judge, judge_controls, operating_points
-from cxrbatch.training.labelled import Labelled
+from cxrbatch.training.labels import Labelled
+from cxrbatch.training.loop import Epoch, best_epoch, fit
 from cxrbatch.training.options import TrainingOptions
-from cxrbatch.training.predict import Logits, features_of, predict
-from cxrbatch.training.side import Side
 from cxrbatch.training.split import Split
 
 LIMITS = (

@@ -1,23 +1,147 @@
 """One step after the other: everything that changes while a network is trained."""
 
+import copy
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel
 
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint
-from cxrbatch.model.resnet import RadiographResNet
-from cxrbatch.training.augment import Changes, augment
-from cxrbatch.training.batchnorm import with_shared_statistics
+from cxrbatch.model.network import RadiographResNet
+from cxrbatch.training.augment import Changes, augment, mix, mixed_cross_entropy
 from cxrbatch.training.distributed import World
-from cxrbatch.training.mixing import mix, mixed_cross_entropy
-from cxrbatch.training.optimisation import new_average, new_optimiser, new_schedule
+from cxrbatch.training.initial import Teachers
 from cxrbatch.training.options import TrainingOptions
-from cxrbatch.training.teaching import Teachers
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def new_optimiser(model: nn.Module, options: TrainingOptions) -> torch.optim.AdamW:
+    """AdamW that decays weights of convolutions and the head only.
+
+    Decay pulls biases and batch norm scales towards 0 for no gain in generalisation.
+    """
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": options.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+
+
+def new_schedule(
+    optimiser: torch.optim.Optimizer, *, steps: int, warmup: float
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """A linear rise over a share `warmup` of all steps, then half a cosine down to 0."""
+    rising = max(1, round(steps * warmup))
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+
+
+def new_average(model: nn.Module, *, decay: float) -> AveragedModel:
+    """An exponential moving average of the weights.
+
+    The decay grows to its value as (1 + t) / (10 + t), so that a short training is not an average
+    over its random start. Batch statistics are copied: they are moving averages already, and one
+    more would trail behind the weights.
+    """
+
+    def update(averaged: _Tensors, current: _Tensors, _count: object) -> None:
+        step = int(average.n_averaged)  # on the CPU, where reading it waits for nothing
+        weight = 1.0 - min(decay, (1.0 + step) / (10.0 + step))
+        torch._foreach_lerp_(averaged, current, weight)
+
+    average = AveragedModel(model, multi_avg_fn=update)
+    average.eval()
+    return average
+
+
+def with_shared_statistics(model: RadiographResNet, device: torch.device) -> RadiographResNet:
+    """Copy a network into one whose batch statistics are those of all processes.
+
+    Parameters and buffers keep their names, so that a state dict of one fits the other.
+    """
+    copied = copy.deepcopy(model)
+    if device.type == "cuda":
+        return cast(RadiographResNet, nn.SyncBatchNorm.convert_sync_batchnorm(copied))
+    _replace(copied)
+    return copied
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """Batch norm whose statistics in training are those of the batches of all processes together.
+
+    All processes must have batches of one size.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise shape (n, channels, h, w)."""
+        if not self.training:
+            return super().forward(images)
+        values = images if images.dtype == torch.float64 else images.float()
+        own = torch.stack([values.mean((0, 2, 3)), values.var((0, 2, 3), correction=0)])
+        # A sum of slots that are zero but one gathers, and its gradient is a sum again.
+        none = torch.zeros_like(own)
+        slots = [own if r == dist.get_rank() else none for r in range(dist.get_world_size())]
+        means, variances = _Total.apply(torch.stack(slots)).unbind(1)
+        mean = means.mean(0)
+        variance = (variances + (means - mean) ** 2).mean(0)
+        self._remember(mean, variance, images.numel() // len(mean) * len(means))
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        normalised = values * scale[:, None, None] + shift[:, None, None]
+        return cast(Tensor, normalised.to(images.dtype))
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        momentum = self.momentum or 0.0
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance * (count / max(1, count - 1)), momentum)
+
+
+class _Total(torch.autograd.Function):
+    """The sum over all processes; torch.distributed.nn has one that is deprecated."""
+
+    @staticmethod
+    def forward(ctx: object, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _replace(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            shared = SharedBatchNorm(child.num_features, eps=child.eps, momentum=child.momentum)
+            shared.to(child.weight.device, child.weight.dtype)
+            shared.load_state_dict(child.state_dict())
+            setattr(module, name, shared)
+        else:
+            _replace(child)
+
 
 _CLIP_NORM = 5.0
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

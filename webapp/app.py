@@ -8,14 +8,12 @@ from flask import Flask
 
 from cxrbatch import __version__
 from cxrbatch.webapp import api, failures, images, runs, uploads
-from cxrbatch.webapp.access import guard
 from cxrbatch.webapp.children import Children, Queue
 from cxrbatch.webapp.export import Exports
 from cxrbatch.webapp.films import Films
-from cxrbatch.webapp.hosts import Hosts
-from cxrbatch.webapp.keeping import Keeper
 from cxrbatch.webapp.library import Library
-from cxrbatch.webapp.scorer import UploadScorer
+from cxrbatch.webapp.scorer import Keeper, UploadScorer
+from cxrbatch.webapp.security import Hosts, guard
 from cxrbatch.webapp.services import NAME, Services
 from cxrbatch.webapp.summaries import Summaries
 from cxrbatch.webapp.uploads import UploadRequest

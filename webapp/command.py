@@ -75,8 +75,8 @@ def command(
     import secrets
 
     from cxrbatch.webapp.app import create_app
-    from cxrbatch.webapp.hosts import allowed_hosts
-    from cxrbatch.webapp.serving import serve
+    from cxrbatch.webapp.security import allowed_hosts
+    from cxrbatch.webapp.server import serve
 
     hosts = allowed_hosts(host, allow_host)
     with _listening(host, port) as listener:

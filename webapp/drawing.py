@@ -4,8 +4,7 @@ import io
 from dataclasses import dataclass
 
 from cxrbatch.reading.grey import GreyImage
-from cxrbatch.scoring.pictures import grey_picture
-from cxrbatch.scoring.revisiting import Origin, revisit
+from cxrbatch.scoring.pictures import Origin, grey_picture, revisit
 
 _THUMBNAIL_EDGE = 192
 _THUMBNAIL_QUALITY = 80

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from cxrbatch.errors import CxrbatchError, TableError
 from cxrbatch.results.table import PROVENANCE_KEY
-from cxrbatch.scoring.writing import table_writer
+from cxrbatch.scoring.table_writer import table_writer
 from cxrbatch.webapp.children import Busy, Queue
 from cxrbatch.webapp.filters import Filter
 from cxrbatch.webapp.opened import OpenedTable

@@ -12,10 +12,10 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from cxrbatch.errors import CxrbatchError, TableError
-from cxrbatch.webapp.access import sign_in_page
 from cxrbatch.webapp.children import Busy
 from cxrbatch.webapp.export import NoRoom, Unwanted
-from cxrbatch.webapp.keeping import NotKept
+from cxrbatch.webapp.scorer import NotKept
+from cxrbatch.webapp.security import sign_in_page
 from cxrbatch.webapp.services import services
 
 _LOG = logging.getLogger(__name__)

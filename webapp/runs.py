@@ -12,11 +12,11 @@ from cxrbatch.errors import CheckpointError, TableError
 from cxrbatch.model.card import Card
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.results.table import Table
-from cxrbatch.webapp.accuracy import Accuracy
 from cxrbatch.webapp.export import FORMATS
 from cxrbatch.webapp.filters import Filter, is_labelled, parse_filter, sortable
 from cxrbatch.webapp.library import Found
 from cxrbatch.webapp.services import asked_table, services
+from cxrbatch.webapp.summaries import Accuracy
 
 PER_PAGE = {"table": 50, "sheet": 60}
 _MOST_PAGES = 10_000_000

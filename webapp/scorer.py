@@ -1,20 +1,80 @@
 """Scores one upload at a time, by the functions and in the batch shape of a run."""
 
+import json
 import os
 import secrets
+import shutil
+import tempfile
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
+
+from cxrbatch.atomic import written_whole
+from cxrbatch.errors import UsageError
 from cxrbatch.model.checkpoint import bundled_checkpoint, read_card
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.results.table import ImageScores, Row
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.rows import FileReader
+from cxrbatch.scoring.file_reader import FileReader, LoadedFiles
 from cxrbatch.webapp.children import Children, Queue
-from cxrbatch.webapp.uploaded import ReadUpload, Upload, read_upload
+from cxrbatch.webapp.drawing import png
 from cxrbatch.workers.isolation import Fault
+
+MOST_FRAMES = 16
+"""Frames of a file that are looked at."""
+
+_LONGEST_SHOWN = 1600
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An uploaded file, for a child process.
+
+    Attributes:
+        reader: Makes rows of it, as a run would.
+        file: The file, where `reader` finds it.
+    """
+
+    reader: FileReader
+    file: ArchiveFile
+
+
+@dataclass(frozen=True, slots=True)
+class ReadUpload:
+    """What was made of it.
+
+    Attributes:
+        loaded: The rows of its first frames, with their inputs.
+        picture: The first frame as PNG, made smaller; empty where it gave no image.
+    """
+
+    loaded: LoadedFiles
+    picture: bytes
+
+
+def read_upload(upload: Upload) -> ReadUpload:
+    """Read each frame once, to its row, its input and the first one's picture."""
+    reader, file = upload.reader, upload.file
+    pairs, picture = [], b""
+    for reading in islice(reader.readings(file), MOST_FRAMES):
+        pairs.append(reader.row(file, reading))
+        if len(pairs) == 1 and reading.image is not None:
+            picture = png(reading.image, longest=_LONGEST_SHOWN)
+    inputs = [prepared for _, prepared in pairs if prepared is not None]
+    size = reader.recipe.size
+    loaded = LoadedFiles(
+        [row for row, _ in pairs],
+        [prepared is not None for _, prepared in pairs],
+        np.stack(inputs) if inputs else np.empty((0, size, size), np.uint8),
+    )
+    return ReadUpload(loaded, picture)
+
 
 if TYPE_CHECKING:
     from cxrbatch.model.inference import Scorer
@@ -82,7 +142,7 @@ class UploadScorer:
     def _scored(self, read: ReadUpload) -> list[tuple[Row, ImageScores | None]]:
         if not any(read.loaded.scorable):
             return [(row, None) for row in read.loaded.rows]
-        from cxrbatch.scoring.batching import score_batches
+        from cxrbatch.scoring.dataset import score_batches
 
         with self._lock:
             scored = score_batches([read.loaded], self._ready())
@@ -106,3 +166,65 @@ class UploadScorer:
                 precision=choose_precision("auto", device),
             )
         return self._scorer
+
+
+_PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
+
+
+class NotKept(Exception):
+    """The upload cannot be kept; the message is the system's."""
+
+
+class Keeper:
+    """Keeps uploads in a private folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder, or see that it can be written to and is private.
+
+        Raises:
+            UsageError: It cannot be used.
+        """
+        self._folder = folder
+        try:
+            folder.mkdir(_PRIVATE_FOLDER, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+            mode = folder.stat().st_mode
+        except OSError as error:
+            raise UsageError(
+                f"cannot keep uploads in {folder}: {error.strerror}; name another folder"
+            ) from None
+        if mode & 0o077:
+            raise UsageError(f"others may look into {folder}: chmod 700 it, or name another folder")
+
+    def keep(self, file: BinaryIO, form: str, told: Sequence[Any]) -> None:
+        """Write an upload and what was told of it: both, or neither.
+
+        Args:
+            file: The upload.
+            form: Its format, which ends its name.
+            told: JSON values.
+
+        Raises:
+            NotKept: It cannot be written.
+        """
+        name = secrets.token_hex(16)
+        content, row = (self._folder / f"{name}.{end}" for end in (form, "json"))
+        try:
+            with _written(content) as kept:
+                file.seek(0)
+                shutil.copyfileobj(file, kept)
+            with _written(row) as kept:
+                kept.write(json.dumps(told, indent=1).encode())
+        except OSError as error:
+            for path in (content, row):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+            raise NotKept(error.strerror) from None
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[BinaryIO]:
+    with written_whole(path) as file:
+        os.fchmod(file.fileno(), _PRIVATE_FILE)
+        yield file

@@ -9,10 +9,9 @@ from werkzeug.exceptions import NotFound
 from cxrbatch.webapp.children import Children
 from cxrbatch.webapp.export import Exports
 from cxrbatch.webapp.films import Films
-from cxrbatch.webapp.keeping import Keeper
 from cxrbatch.webapp.library import Found, Library
 from cxrbatch.webapp.opened import OpenedTable
-from cxrbatch.webapp.scorer import UploadScorer
+from cxrbatch.webapp.scorer import Keeper, UploadScorer
 from cxrbatch.webapp.summaries import Summaries
 
 NAME = "cxrbatch"

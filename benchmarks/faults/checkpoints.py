@@ -37,8 +37,8 @@ from cxrbatch.model.card import Card, Normalisation
 from cxrbatch.model.checkpoint import build_model, load_checkpoint, packed_checkpoint
 from cxrbatch.model.features import describe_features
 from cxrbatch.model.inference import Precision, Scorer
+from cxrbatch.model.network import RadiographResNet
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.model.resnet import RadiographResNet
 from cxrbatch.reading.grey import GreyImage
 
 # Of a probability; and of a logit, as a share of the magnitudes of what it is the sum of: where

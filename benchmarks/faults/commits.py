@@ -15,7 +15,7 @@ from pathlib import Path
 from runs import check, link_many, start, write_checkpoint, write_films
 
 from cxrbatch.scoring.provenance import run_id
-from cxrbatch.scoring.runs import Culprits, saved_run, shard_path
+from cxrbatch.scoring.run import Culprits, saved_run, shard_path
 from cxrbatch.scoring.shards import shard_holds
 
 _MOST_FOR_COMMITS, _MOST_FOR_GOING_ON = 0.02, 0.01

@@ -23,14 +23,14 @@ from runs import check, write_checkpoint, write_films  # isort: skip
 from forged_labels import forged_labels
 from forged_tables import Forger, forged_tables
 
-import cxrbatch.reports.comparing
+import cxrbatch.reports.comparison
 import cxrbatch.reports.page
 import cxrbatch.reports.report
 import cxrbatch.training.command
 import cxrbatch.training.train  # noqa: F401  so that forks have these loaded
 from cxrbatch.cli import main as command
 from cxrbatch.webapp.app import create_app
-from cxrbatch.webapp.hosts import allowed_hosts
+from cxrbatch.webapp.security import allowed_hosts
 
 _TOKEN = "a-token-of-the-benchmark"
 _MOST_SECONDS = 120

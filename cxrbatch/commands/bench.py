@@ -54,7 +54,7 @@ def command(
     with Interruption(lambda: click.echo("interrupted", err=True)) as interruption, closing(told):
         from cxrbatch.model.checkpoint import bundled_checkpoint
         from cxrbatch.sample.archive import write_sample
-        from cxrbatch.scoring.settings import ScoringOptions
+        from cxrbatch.scoring.run import ScoringOptions
         from cxrbatch.speed.measuring import measure
 
         with tempfile.TemporaryDirectory(prefix="cxrbatch-bench-") as folder:

@@ -62,8 +62,8 @@ def command(
     """
     from cxrbatch.errors import UsageError
     from cxrbatch.model.checkpoint import bundled_checkpoint
+    from cxrbatch.paths import check_output
     from cxrbatch.reading.outcomes import Kind
-    from cxrbatch.results.paths import check_output
     from cxrbatch.scoring.inspection import Inspector
 
     if overlay and not checkpoint:
@@ -89,7 +89,7 @@ def command(
 def _place(file: str) -> tuple[bytes, bytes | None]:
     """Path and member of what was asked for: a file, or container!/member as tables write it."""
     from cxrbatch.errors import UsageError
-    from cxrbatch.results.paths import text_to_place
+    from cxrbatch.paths import text_to_place
 
     if os.path.isfile(file):
         return os.fsencode(file), None

@@ -22,12 +22,12 @@ def command(output: Path, parts: tuple[Path, ...], overwrite: bool) -> None:
     Example:
       cxrbatch merge results.parquet part-1.parquet part-2.parquet
     """
-    from cxrbatch.results.paths import check_output, path_to_text
-    from cxrbatch.scoring.claim import claimed
+    from cxrbatch.atomic import claimed
+    from cxrbatch.paths import check_output, path_to_text
 
     check_output(output, overwrite=overwrite)
     with claimed(output):
-        from cxrbatch.scoring.merging import merge_parts
+        from cxrbatch.scoring.merge import merge_parts
 
         counts = merge_parts(output, parts)
     click.echo(f"files        {counts.files:>9,}   rows {counts.rows:,}")

@@ -91,7 +91,7 @@ def import_(
     from cxrbatch.model.card import Card, Normalisation
     from cxrbatch.model.checkpoint import import_state_dict, save_checkpoint
     from cxrbatch.model.preprocessing import Recipe
-    from cxrbatch.results.paths import check_output
+    from cxrbatch.paths import check_output
 
     check_output(output, overwrite=overwrite)
     try:

@@ -15,7 +15,7 @@ from cxrbatch.interruption import Interruption
 if TYPE_CHECKING:
     from cxrbatch.model.inference import Backend, Precision
     from cxrbatch.scoring.quantisation import Quantisation
-    from cxrbatch.scoring.settings import Summary
+    from cxrbatch.scoring.run import Summary
 
 
 @click.command("score")
@@ -142,8 +142,8 @@ def command(
     told = EventLog(paths=log_paths) if log_format == "json" else Bar()
     again = shlex.join(["cxrbatch", *(click.get_current_context().obj or ())])
     with Interruption(lambda: told.interrupted(again)) as interruption, closing(told):
-        from cxrbatch.results.paths import check_output
-        from cxrbatch.scoring.claim import claimed
+        from cxrbatch.atomic import claimed
+        from cxrbatch.paths import check_output
         from cxrbatch.workers.forkserver_client import Nursery
 
         check_output(output, overwrite=True, source=archive)
@@ -154,8 +154,7 @@ def command(
             from cxrbatch.model.checkpoint import bundled_checkpoint
             from cxrbatch.reading.radiograph import RADIOGRAPH_MODALITIES
             from cxrbatch.scoring.engine import score_archive
-            from cxrbatch.scoring.runs import Part
-            from cxrbatch.scoring.settings import ScoringOptions
+            from cxrbatch.scoring.run import Part, ScoringOptions
 
             elsewhere = None
             if engine == "ray":
@@ -217,8 +216,8 @@ def _cost(quantisation: "Quantisation") -> str:
 
 
 def _print_summary(summary: "Summary") -> None:
+    from cxrbatch.paths import path_to_text
     from cxrbatch.reading.outcomes import Outcome
-    from cxrbatch.results.paths import path_to_text
 
     counts = summary.counts
     click.echo(f"files        {counts.files:>9,}   rows {counts.rows:,}")

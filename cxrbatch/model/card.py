@@ -36,7 +36,7 @@ class Card:
 
     Attributes:
         name: Short name shown to people.
-        architecture: One of `cxrbatch.model.resnet.ARCHITECTURES`.
+        architecture: One of `cxrbatch.model.network.ARCHITECTURES`.
         classes: Class names in the order of the logits.
         recipe: How radiographs become inputs.
         normalisation: How inputs are scaled on the device.

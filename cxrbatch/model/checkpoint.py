@@ -29,7 +29,7 @@ from cxrbatch.model.weight_files import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cxrbatch.model.resnet import RadiographResNet
+    from cxrbatch.model.network import RadiographResNet
 
 _CARD_KEY = "cxrbatch"
 _LARGEST_WEIGHT = 65_504
@@ -183,7 +183,7 @@ def build_model(card: Card) -> "RadiographResNet":
     Raises:
         CheckpointError: The architecture is unknown.
     """
-    from cxrbatch.model.resnet import ARCHITECTURES, RadiographResNet
+    from cxrbatch.model.network import ARCHITECTURES, RadiographResNet
 
     if card.architecture not in ARCHITECTURES:
         raise CheckpointError(

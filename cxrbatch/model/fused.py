@@ -15,7 +15,7 @@ from torch.nn.functional import conv2d
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from cxrbatch.errors import CheckpointError
-from cxrbatch.model.resnet import Block, RadiographResNet, Scores, pool_stem, score_features
+from cxrbatch.model.network import Block, RadiographResNet, Scores, pool_stem, score_features
 
 _onednn = torch.ops.mkldnn
 

@@ -14,15 +14,12 @@ import torch
 from torch import Tensor
 
 from cxrbatch.errors import CxrbatchError, UsageError
-from cxrbatch.model.batch_scores import BatchScores
 from cxrbatch.model.card import Normalisation
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.fused import FusedResNet
-from cxrbatch.model.heatmaps import quantise
-from cxrbatch.model.lanes import Lanes
-from cxrbatch.model.resnet import Scores
+from cxrbatch.model.lanes import Arrays, BatchScores, Lanes, Transfer
+from cxrbatch.model.network import Scores, quantise
 from cxrbatch.model.soundness import PlainScores, Trial
-from cxrbatch.model.transfer import Arrays, Transfer
 
 Backend = Literal["torch", "openvino"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]

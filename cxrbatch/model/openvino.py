@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from cxrbatch.model.fused import fold
 from cxrbatch.model.lanes import divided
-from cxrbatch.model.resnet import Block, RadiographResNet, Scores, score_features
+from cxrbatch.model.network import Block, RadiographResNet, Scores, score_features
 
 # OpenVINO tells its makers that it was imported wherever it finds this package.
 sys.modules.setdefault("openvino_telemetry", cast(Any, None))

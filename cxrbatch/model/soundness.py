@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Card, Normalisation
-from cxrbatch.model.resnet import RadiographResNet
+from cxrbatch.model.network import RadiographResNet
 
 Images = npt.NDArray[np.uint8]
 

@@ -14,17 +14,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cxrbatch.paths import shown
 from cxrbatch.results.pages import (
     DELTA_BYTE_ARRAY,
     DICTIONARY_ENCODINGS,
+    OFFSET_BYTES,
     Chunk,
     Page,
     TooLarge,
     check_footer,
+    portions,
     read_pages,
+    unpacked,
+    unpacked_size,
 )
-from cxrbatch.results.paths import shown
-from cxrbatch.results.shared_texts import OFFSET_BYTES, portions, unpacked, unpacked_size
 
 _MOST_ROWS = 65_536
 # What the rows of one batch may take, and what the pages and dictionaries that they are in.

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cxrbatch.errors import LabelError
-from cxrbatch.results.paths import path_to_text, shown
-from cxrbatch.results.truth import LabelledFile
+from cxrbatch.paths import path_to_text, shown
+from cxrbatch.results.labels import LabelledFile
 
 _SHOWN = 5
 

@@ -5,6 +5,13 @@ All numbers are Python's own, so that `dataclasses.asdict` is ready for JSON.
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+from cxrbatch.results.statistics.delong import Area, interval
+from cxrbatch.results.statistics.intervals import Estimate, Groups, wilson
+from cxrbatch.results.statistics.metrics import Probabilities, Values
+
 Numbers = tuple[float, ...]
 Counts = tuple[int, ...]
 
@@ -244,3 +251,91 @@ class SubgroupFigures:
     balanced_accuracy: Figure
     macro_auc: Figure
     sensitivity: tuple[Figure, ...]
+
+
+Chosen = npt.NDArray[np.bool_]
+
+WILSON, WILSON_OF_PATIENTS = "Wilson", "Wilson over patients"
+BOOTSTRAP = "patient bootstrap"
+DELONG, DELONG_OF_PATIENTS = "DeLong", "DeLong over patients"
+
+NO_IMAGES = "no images"
+NO_POSITIVE, NO_NEGATIVE = "no image is of this class", "every image is of this class"
+
+_HISTOGRAM_BINS = 20
+_MOST_POINTS = 300
+
+
+def one_each(groups: Groups) -> bool:
+    """Whether every patient has one image."""
+    return len(groups) == 0 or int(groups.max()) + 1 == len(groups)
+
+
+def undefined(n: int, reason: str) -> Figure:
+    """A statistic without a value."""
+    return Figure(None, None, None, n, None, reason)
+
+
+def resampled(estimate: Estimate, n: int, reason: str) -> Figure:
+    """A statistic with its bootstrap interval; `reason` is said where it is undefined."""
+    if estimate.value is None:
+        return undefined(n, reason)
+    if estimate.interval is None:
+        return Figure(estimate.value, None, None, n, None, estimate.reason)
+    return Figure(estimate.value, *estimate.interval, n, BOOTSTRAP)
+
+
+def proportion(estimate: Estimate, among: Chosen, groups: Groups, reason: str) -> Figure:
+    """A share of the images chosen by `among`, with Wilson's interval or the bootstrap's.
+
+    Where every patient's images agree that it is all or none, resampling shows no spread, and
+    Wilson's interval with patients for images is given.
+    """
+    n = int(np.count_nonzero(among))
+    if n == 0 or estimate.value is None:
+        return undefined(n, reason)
+    if one_each(groups):
+        return Figure(estimate.value, *wilson(round(estimate.value * n), n), n, WILSON)
+    if estimate.constant and estimate.value in (0.0, 1.0):
+        patients = len(np.unique(groups[among]))
+        bounds = wilson(round(estimate.value * patients), patients)
+        return Figure(estimate.value, *bounds, n, WILSON_OF_PATIENTS)
+    return resampled(estimate, n, reason)
+
+
+def proportion_of_images(hits: int, n: int) -> Figure:
+    """A share with Wilson's interval, as if every image were of another patient."""
+    if n == 0:
+        return undefined(0, NO_IMAGES)
+    return Figure(hits / n, *wilson(hits, n), n, WILSON)
+
+
+def area_figure(value: float | None, found: Area | None, groups: Groups, reason: str) -> Figure:
+    """An area under a ROC curve with DeLong's interval."""
+    n = len(groups)
+    if value is None:
+        return undefined(n, reason)
+    if found is None:
+        too_few = "no interval: fewer than two patients on one side"
+        return Figure(value, None, None, n, None, too_few)
+    bounds = interval(found)
+    if bounds is None:
+        return Figure(value, None, None, n, None, "no interval: DeLong's variance is 0")
+    method = DELONG if one_each(groups) else DELONG_OF_PATIENTS
+    return Figure(value, *bounds, n, method)
+
+
+def histogram(positive: Chosen, score: Probabilities) -> Histogram:
+    """Scores in [0, 1] by truth."""
+    edges = np.linspace(0.0, 1.0, _HISTOGRAM_BINS + 1)
+    counts = [np.histogram(score[side], edges)[0] for side in (positive, ~positive)]
+    first, second = (tuple(map(int, side)) for side in counts)
+    return Histogram(tuple(edges.tolist()), first, second)
+
+
+def thinned(x: Values, y: Values) -> Curve:
+    """Points of a curve at equal steps along it, its ends included."""
+    along = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
+    wanted = np.searchsorted(along, np.linspace(0.0, along[-1], _MOST_POINTS))
+    kept = np.unique(np.concatenate([[0], np.minimum(wanted, len(x) - 1), [len(x) - 1]]))
+    return Curve(tuple(x[kept].tolist()), tuple(y[kept].tolist()))

@@ -11,11 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cxrbatch.errors import LabelError
-from cxrbatch.results.class_names import class_numbers, folded, folded_numbers
-from cxrbatch.results.paths import path_to_text
-from cxrbatch.results.statistics.groups import Groups, patient_groups
+from cxrbatch.paths import path_to_text
+from cxrbatch.results.labels import (
+    SPLITS,
+    check_each_once,
+    class_numbers,
+    folded,
+    folded_numbers,
+    labels_by_key,
+)
+from cxrbatch.results.statistics.intervals import Groups, patient_groups
 from cxrbatch.results.table import TRUTH_COLUMNS, Table
-from cxrbatch.results.truth import SPLITS, check_each_once, labels_by_key
 
 UNKNOWN = -1
 

@@ -11,8 +11,7 @@ import pyarrow.compute as pc
 
 from cxrbatch.errors import LabelError
 from cxrbatch.results.bounded import BoundedParquet
-from cxrbatch.results.pages import TooLarge
-from cxrbatch.results.shared_texts import text_lengths
+from cxrbatch.results.pages import TooLarge, text_lengths
 
 LONGEST_VALUE = 1 << 16
 TOO_LONG = f"a field is longer than {LONGEST_VALUE} characters"

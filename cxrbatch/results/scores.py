@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cxrbatch.errors import TableError
+from cxrbatch.paths import shown
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.results.paths import shown
 from cxrbatch.results.table import Table, too_large
 
 # Scores of a million rows fit into memory anywhere. More need a file that can hold them: a scored

@@ -17,11 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cxrbatch.errors import TableError
+from cxrbatch.paths import shown
 from cxrbatch.reading.facts import HeaderFacts
 from cxrbatch.results.bounded import BoundedParquet, open_bounded
 from cxrbatch.results.columns import column_of
 from cxrbatch.results.pages import TooLarge
-from cxrbatch.results.paths import shown
 
 SCHEMA_VERSION = "2.1"
 PROVENANCE_KEY = b"cxrbatch"
@@ -67,7 +67,7 @@ class Row(NamedTuple):
     A tuple, as millions of them travel between processes.
 
     Attributes:
-        path: Relative to the archive's root, see `cxrbatch.results.paths`.
+        path: Relative to the archive's root, see `cxrbatch.paths`.
         frame: 0-based.
         file_size: In bytes.
         file_modified_ns: Modification time of the file, nanoseconds since 1970: what an archive

@@ -29,8 +29,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from cxrbatch.sample.grey import Grey, Stored
-from cxrbatch.sample.projection import Plane
+from cxrbatch.sample.projection import Grey, Plane, Stored
 
 JPEG_QUALITY = 92
 

@@ -18,7 +18,6 @@ from pydicom.uid import (
 )
 
 from cxrbatch.sample.dicom_writer import Person, Wrapping
-from cxrbatch.sample.grey import Grey, Voi
 from cxrbatch.sample.phantom import (
     CLASSES,
     PhantomRequest,
@@ -26,7 +25,7 @@ from cxrbatch.sample.phantom import (
     draw_frontal,
     draw_lateral,
 )
-from cxrbatch.sample.projection import Film, Plane
+from cxrbatch.sample.projection import Film, Grey, Plane, Voi
 
 
 class Subject(StrEnum):

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cxrbatch.errors import UsageError
+from cxrbatch.paths import path_to_text
 from cxrbatch.reading.containers.listing import is_container, list_members
 from cxrbatch.reading.containers.members import Fault
 from cxrbatch.reading.outcomes import reading_error
-from cxrbatch.results.paths import path_to_text
 
 _LARGEST_SIZE = _LATEST = (1 << 63) - 1
 # PATH_MAX of Linux less NAME_MAX: beyond it a folder has entries that cannot be named.

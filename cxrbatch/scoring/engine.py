@@ -13,17 +13,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from cxrbatch.atomic import clear, partial_folder, writing
 from cxrbatch.errors import TableError, UsageError
 from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.inference import Scorer, choose_device, choose_precision, describe_device
 from cxrbatch.results.table import Table, open_table, table_schema
 from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.scoring.archive import Walk
-from cxrbatch.scoring.claim import clear, partial_folder, writing
-from cxrbatch.scoring.earlier import EarlierRows, is_up_to_date, updatable
+from cxrbatch.scoring.dataset import Sharding
+from cxrbatch.scoring.file_reader import FileReader
 from cxrbatch.scoring.manifest import ManifestWriter
 from cxrbatch.scoring.patients import patient_secret
-from cxrbatch.scoring.progress import Progress
 from cxrbatch.scoring.provenance import (
     differences,
     fingerprint,
@@ -32,12 +32,10 @@ from cxrbatch.scoring.provenance import (
     whole_provenance,
 )
 from cxrbatch.scoring.quantisation import Quantisation
-from cxrbatch.scoring.rows import FileReader
-from cxrbatch.scoring.runs import Run, saved_run, shard_path
-from cxrbatch.scoring.settings import ScoringOptions, Summary
-from cxrbatch.scoring.sharding import Sharding
+from cxrbatch.scoring.run import Progress, Run, ScoringOptions, Summary, saved_run, shard_path
 from cxrbatch.scoring.shards import read_shard, shard_holds
-from cxrbatch.scoring.writing import Counts, write_table
+from cxrbatch.scoring.table_writer import Counts, write_table
+from cxrbatch.scoring.update import EarlierRows, is_up_to_date, updatable
 from cxrbatch.workers.forkserver_client import Nursery
 
 # With fewer, there is not always one for each lane, and a model looks idle that is not.
@@ -284,7 +282,7 @@ class Engine:
         if labels is None:
             return None
         # It needs scikit-learn, which takes a second to load.
-        from cxrbatch.scoring.calibrating import quantise_network
+        from cxrbatch.scoring.int8 import quantise_network
 
         return quantise_network(self._loaded, labels, self.options)
 

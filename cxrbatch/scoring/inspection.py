@@ -11,8 +11,8 @@ from PIL import Image
 
 from cxrbatch.errors import UsageError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
-from cxrbatch.model.heatmaps import dequantise
 from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Scorer, choose_device, choose_precision
+from cxrbatch.model.network import dequantise
 from cxrbatch.model.preprocessing import area_resize
 from cxrbatch.reading.containers.listing import members_named
 from cxrbatch.reading.outcomes import Outcome, ReadingError, reading_error

@@ -12,13 +12,13 @@ from typing import Any
 from cxrbatch import __version__
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.inference import Backend
-from cxrbatch.model.resnet import STRIDE
-from cxrbatch.results.paths import path_to_text
+from cxrbatch.model.network import STRIDE
+from cxrbatch.paths import path_to_text
 from cxrbatch.results.table import SCHEMA_VERSION
 from cxrbatch.scoring.patients import secret_id
 from cxrbatch.scoring.quantisation import Quantisation
-from cxrbatch.scoring.runs import Run
-from cxrbatch.scoring.writing import Counts
+from cxrbatch.scoring.run import Run
+from cxrbatch.scoring.table_writer import Counts
 
 _LONGEST_VALUE = 60
 # What a run was made without that does not say it was made with it.

@@ -20,11 +20,11 @@ from typing import Any, NoReturn
 import torch
 
 from cxrbatch.errors import CxrbatchError, UsageError
-from cxrbatch.results.paths import path_to_text
+from cxrbatch.paths import path_to_text
 from cxrbatch.scoring.engine import Engine
 from cxrbatch.scoring.manifest import read_manifest
 from cxrbatch.scoring.ray_worker import Errand, Report, ShardScorer
-from cxrbatch.scoring.runs import Run
+from cxrbatch.scoring.run import Run
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -13,15 +13,13 @@ from typing import Any
 
 import torch
 
+from cxrbatch.atomic import writing
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.scoring.claim import writing
 from cxrbatch.scoring.engine import Engine
 from cxrbatch.scoring.manifest import read_manifest
-from cxrbatch.scoring.progress import Progress
 from cxrbatch.scoring.provenance import differences
-from cxrbatch.scoring.runs import Run, saved_run, shard_path
-from cxrbatch.scoring.settings import ScoringOptions
+from cxrbatch.scoring.run import Progress, Run, ScoringOptions, saved_run, shard_path
 
 _OUTCOMES = {code.value: code for code in Outcome}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from cxrbatch.atomic import written_whole
 from cxrbatch.errors import TableError
 from cxrbatch.results.table import ImageScores, Row, record_batch
-from cxrbatch.scoring.durable import written_whole
 
 ScoredRow = tuple[Row, ImageScores | None]
 

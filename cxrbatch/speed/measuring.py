@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from cxrbatch.atomic import claimed
 from cxrbatch.errors import UsageError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.inference import (
@@ -30,31 +31,91 @@ from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.scoring.archive import ArchiveFile, Walk
-from cxrbatch.scoring.claim import claimed
 from cxrbatch.scoring.engine import score_archive
-from cxrbatch.scoring.progress import Progress
-from cxrbatch.scoring.rows import FileReader, LoadedFiles
-from cxrbatch.scoring.settings import ScoringOptions
+from cxrbatch.scoring.file_reader import FileReader, LoadedFiles
+from cxrbatch.scoring.run import Progress, ScoringOptions
 from cxrbatch.speed.bare import BareFile, find_pixels
 from cxrbatch.speed.capacities import (
     Capacities,
+    Demands,
+    Rounds,
     available_cores,
     disk_rate,
     native_precisions,
-    seconds_per_byte_copied,
-    seconds_per_operation,
-)
-from cxrbatch.speed.clock import RunClock
-from cxrbatch.speed.demands import (
-    Demands,
     operations_of,
     seconds_of_codec,
     seconds_of_forward,
+    seconds_per_byte_copied,
+    seconds_per_operation,
 )
-from cxrbatch.speed.rounds import Rounds
 from cxrbatch.workers.forkserver_client import Nursery
 from cxrbatch.workers.pool import ReadingPool, Unheard
 from cxrbatch.workers.scheduler import Unread
+
+
+class RunClock:
+    """Passes progress on, and times a run without the filling and draining of what is on its way.
+
+    The clock starts when some files were taken. It stands still from when the last one is taken
+    until its score is there, as the scores of others were on their way when it started: between,
+    as many images are scored as are taken. Where no file is to be taken before, all counts.
+
+    Attributes:
+        before: Files that were taken before the clock started.
+    """
+
+    def __init__(self, progress: Progress, *, after: int) -> None:
+        """Wait for the run.
+
+        Args:
+            progress: Told what the clock is told.
+            after: Files that are taken before it starts.
+        """
+        self._progress = progress
+        self._after = after
+        self._started = self._last_taken = self._drained = 0.0
+        self.before = 0
+
+    @property
+    def seconds(self) -> float:
+        """From its start to now, when the run has ended."""
+        draining = self._drained - self._last_taken if self._after else 0.0
+        return time.perf_counter() - self._started - draining
+
+    def found(self, files: int) -> None:
+        """As of `Progress`."""
+        self._progress.found(files)
+
+    def start(self, files: int, *, done: int) -> None:
+        """As of `Progress`."""
+        self._progress.start(files, done=done)
+        self._started = time.perf_counter()
+
+    def advance(self, files: int) -> None:
+        """As of `Progress`."""
+        self._progress.advance(files)
+        self._last_taken = time.perf_counter()
+        if self.before < self._after:
+            self.before += files
+            self._started = self._last_taken
+
+    def shard_done(self, files: int) -> None:
+        """As of `Progress`."""
+        self._progress.shard_done(files)
+        self._drained = time.perf_counter()
+
+    def failed(self, number: int, path: str, outcome: Outcome) -> None:
+        """As of `Progress`."""
+        self._progress.failed(number, path, outcome)
+
+    def retried(self, number: int, path: str) -> None:
+        """As of `Progress`."""
+        self._progress.retried(number, path)
+
+    def fewer_workers(self) -> None:
+        """As of `Progress`."""
+        self._progress.fewer_workers()
+
 
 _WALKED_SECONDS = 5.0
 _SAMPLE = 64

@@ -70,7 +70,7 @@ _KIBIBYTE = 1024
 _FORGET_PEAK = b"5"  # as of proc_pid_clear_refs(5)
 _LINE = 128
 
-_PRELOADED = ("cxrbatch.scoring.rows", "cxrbatch.reading.dicom.reader", "scipy.sparse")
+_PRELOADED = ("cxrbatch.scoring.file_reader", "cxrbatch.reading.dicom.reader", "scipy.sparse")
 
 # Items begun; bytes that the last one is allowed, and the peak of what was resident before it; CPU
 # seconds before it.

@@ -18,8 +18,7 @@ from typing import TypeVar
 
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.workers.forkserver import TOGETHER, UNKNOWN_STATUS, End
-from cxrbatch.workers.forkserver_client import Nursery, NurseryClosed
-from cxrbatch.workers.gate import Aside
+from cxrbatch.workers.forkserver_client import Aside, Nursery, NurseryClosed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

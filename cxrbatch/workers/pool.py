@@ -14,7 +14,7 @@ from cxrbatch.errors import CxrbatchError
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.rows import LoadedFiles
+from cxrbatch.scoring.file_reader import LoadedFiles
 from cxrbatch.workers.forkserver_client import Nursery
 from cxrbatch.workers.isolation import Fault, IsolatedProcess, Limits
 from cxrbatch.workers.scheduler import CHUNK, Chunk, Dealer, Loaded, Unread

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cxrbatch.model.checkpoint import load_checkpoint
-from cxrbatch.model.resnet import RadiographResNet
+from cxrbatch.model.network import RadiographResNet
 
 sys.path.insert(0, str(Path(__file__).parent))
 

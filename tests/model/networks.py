@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from cxrbatch.model.resnet import RadiographResNet
+from cxrbatch.model.network import RadiographResNet
 
 
 def trained(architecture: str) -> RadiographResNet:

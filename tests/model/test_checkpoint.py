@@ -26,7 +26,7 @@ from cxrbatch.model.checkpoint import (
     read_card,
     save_checkpoint,
 )
-from cxrbatch.model.resnet import RadiographResNet
+from cxrbatch.model.network import RadiographResNet
 
 Tensors = dict[str, Tensor]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import import_state_dict
-from cxrbatch.model.resnet import RadiographResNet
+from cxrbatch.model.network import RadiographResNet
 
 
 @pytest.fixture(scope="module")

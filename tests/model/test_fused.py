@@ -8,7 +8,7 @@ from networks import trained
 
 from cxrbatch.model import fused
 from cxrbatch.model.fused import FusedResNet, pool_positive
-from cxrbatch.model.resnet import ARCHITECTURES, pool_stem
+from cxrbatch.model.network import ARCHITECTURES, pool_stem
 
 CPU = torch.device("cpu")
 

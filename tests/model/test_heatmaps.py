@@ -5,8 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from cxrbatch.model.heatmaps import class_activation_maps, dequantise, quantise
-from cxrbatch.model.resnet import ARCHITECTURES, RadiographResNet
+from cxrbatch.model.network import (
+    ARCHITECTURES,
+    RadiographResNet,
+    class_activation_maps,
+    dequantise,
+    quantise,
+)
 
 CLASSES = 4
 

@@ -9,9 +9,7 @@ import torch
 from scipy.special import softmax
 
 from cxrbatch.errors import CxrbatchError, UsageError
-from cxrbatch.model.batch_scores import BatchScores
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
-from cxrbatch.model.heatmaps import dequantise
 from cxrbatch.model.inference import (
     Precision,
     Scorer,
@@ -19,6 +17,8 @@ from cxrbatch.model.inference import (
     choose_precision,
     describe_device,
 )
+from cxrbatch.model.lanes import BatchScores
+from cxrbatch.model.network import dequantise
 
 CPU = torch.device("cpu")
 

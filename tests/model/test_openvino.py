@@ -17,9 +17,8 @@ from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model import inference
 from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.fused import FusedResNet, fold
-from cxrbatch.model.heatmaps import quantise
 from cxrbatch.model.inference import Scorer, choose_device, choose_precision, describe_device
-from cxrbatch.model.resnet import ARCHITECTURES, RadiographResNet
+from cxrbatch.model.network import ARCHITECTURES, RadiographResNet, quantise
 
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None,
@@ -140,7 +139,7 @@ import sys
 seen = []
 sys.addaudithook(lambda event, _: event.startswith("socket.") and seen.append(event))
 from cxrbatch.model.openvino import OpenVinoResNet
-from cxrbatch.model.resnet import RadiographResNet
+from cxrbatch.model.network import RadiographResNet
 model = RadiographResNet("resnet18", classes=2)
 OpenVinoResNet(model.eval(), batch_size=1, size=32, precision="fp32")
 print([event for event in seen if event != "socket.__new__"])
@@ -150,7 +149,7 @@ print([event for event in seen if event != "socket.__new__"])
 _FREED_IN_ORDER = """
 import signal
 from cxrbatch.model.openvino import OpenVinoResNet
-from cxrbatch.model.resnet import RadiographResNet
+from cxrbatch.model.network import RadiographResNet
 
 model = RadiographResNet("resnet18", classes=4).eval()
 first, second = (OpenVinoResNet(model, batch_size=1, size=64, precision="fp32") for _ in range(2))

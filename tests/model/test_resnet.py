@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 
-from cxrbatch.model.resnet import ARCHITECTURES, STRIDE, RadiographResNet
+from cxrbatch.model.network import ARCHITECTURES, STRIDE, RadiographResNet
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

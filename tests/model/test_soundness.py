@@ -18,7 +18,7 @@ from cxrbatch.model.card import Card, Normalisation
 from cxrbatch.model.checkpoint import Checkpoint, import_state_dict, load_checkpoint
 from cxrbatch.model.fused import FusedResNet
 from cxrbatch.model.inference import Backend, Precision, Scorer
-from cxrbatch.model.resnet import ARCHITECTURES, RadiographResNet
+from cxrbatch.model.network import ARCHITECTURES, RadiographResNet
 from cxrbatch.model.soundness import check_images, check_network
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import pytest
 from makers import JPEG_BASELINE, dataset_of, make_dicom, make_encapsulated, make_image_file
 from PIL import Image
 
-from cxrbatch.reading.dicom.palette import expand_segments
+from cxrbatch.reading.dicom.colour import expand_segments
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.reading.radiograph import Reading, read_radiographs_bytes
 

@@ -13,8 +13,7 @@ import pytest
 from makers import make_image_file
 from PIL import Image, ImageOps
 
-from cxrbatch.reading.codecs.completeness import ran_out
-from cxrbatch.reading.codecs.jpeg import list_scans, read_jpeg_header
+from cxrbatch.reading.codecs.jpeg import list_scans, ran_out, read_jpeg_header
 from cxrbatch.reading.codecs.reduced import faultless_jpeg
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs_bytes

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cxrbatch.reading.codecs.completeness import ran_out
-from cxrbatch.reading.codecs.jpeg import list_scans, padded
+from cxrbatch.reading.codecs.jpeg import list_scans, padded, ran_out
 from cxrbatch.reading.codecs.lossless_jpeg import holds_last_row
 
 END = b"\xff\xd9"

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from cxrbatch.errors import LabelError, TableError
-from cxrbatch.results import bounded, pages, truth
+from cxrbatch.results import bounded, pages
+from cxrbatch.results import labels as truth
 from cxrbatch.results.bounded import BoundedParquet, open_bounded
+from cxrbatch.results.labels import labels_in
 from cxrbatch.results.pages import Chunk, TooLarge, check_footer, read_pages
 from cxrbatch.results.table import PROVENANCE_KEY, SCHEMA_VERSION, Table, open_table, table_schema
-from cxrbatch.results.truth import labels_in
 
 CLASSES = ("Normal", "COVID-19")
 ROWS = 24_000

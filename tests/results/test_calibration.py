@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxrbatch.results.statistics.calibration import Reliability, expected_calibration_error
+from cxrbatch.results.statistics.decisions import Reliability, expected_calibration_error
 
 
 @pytest.mark.parametrize(("images", "sharpness"), [(100, 1.0), (400, 3.0), (5000, 2.0)])

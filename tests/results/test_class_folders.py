@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from cxrbatch.errors import LabelError
+from cxrbatch.paths import text_to_path
 from cxrbatch.results.class_folders import files_below, labels_from_folders
-from cxrbatch.results.paths import text_to_path
-from cxrbatch.results.truth import LabelledFile
+from cxrbatch.results.labels import LabelledFile
 
 
 def make(root: Path, *names: str) -> None:

@@ -6,8 +6,8 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from cxrbatch.results.statistics import delong
+from cxrbatch.results.statistics.curves import Ranking
 from cxrbatch.results.statistics.intervals import bootstrap_by_group
-from cxrbatch.results.statistics.ranking import Ranking
 
 
 def by_pairs(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

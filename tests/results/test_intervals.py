@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from cxrbatch.results.statistics.groups import numbered
 from cxrbatch.results.statistics.intervals import (
     Statistics,
     bootstrap_by_group,
+    numbered,
     replicates_for,
     wilson,
 )

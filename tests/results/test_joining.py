@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cxrbatch.errors import LabelError
-from cxrbatch.results.class_names import class_numbers
 from cxrbatch.results.joining import UNKNOWN, find_truth
+from cxrbatch.results.labels import class_numbers
 from cxrbatch.results.table import PROVENANCE_KEY, SCHEMA_VERSION, Table, open_table, table_schema
 
 CLASSES = ("Normal", "Viral Pneumonia", "COVID-19")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxrbatch.results.statistics.operating import operating_points, roc
+from cxrbatch.results.statistics.curves import operating_points, roc
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -27,9 +27,8 @@ from pydicom.uid import (
 
 from cxrbatch.sample.archive import SampleSummary
 from cxrbatch.sample.dicom_writer import Wrapping, dicom_bytes, stable_uid
-from cxrbatch.sample.grey import Grey, Voi
 from cxrbatch.sample.plan import PERSONS, PhantomFile, Picture, Raster, phantom_files
-from cxrbatch.sample.projection import Plane
+from cxrbatch.sample.projection import Grey, Plane, Voi
 
 DCM2PNM = shutil.which("dcm2pnm")
 NATIVE = {

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from cxrbatch.sample.anatomy import Body
-from cxrbatch.sample.findings import FINDINGS
 from cxrbatch.sample.phantom import (
     CLASSES,
+    FINDINGS,
     PhantomRequest,
     draw_forearm,
     draw_frontal,

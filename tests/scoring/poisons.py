@@ -15,7 +15,7 @@ from cxrbatch.reading.allowance import claim
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import read_radiographs
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.rows import FileReader, LoadedFiles
+from cxrbatch.scoring.file_reader import FileReader, LoadedFiles
 from cxrbatch.workers.forkserver import TOGETHER
 
 SIZE = 32

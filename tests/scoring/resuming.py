@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cxrbatch.atomic import claimed
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.scoring.claim import claimed
 from cxrbatch.scoring.engine import score_archive
-from cxrbatch.scoring.settings import ScoringOptions, Summary
+from cxrbatch.scoring.run import ScoringOptions, Summary
 
 SHARD = 8
 

@@ -16,11 +16,11 @@ import pytest
 from listeners import Silent
 from PIL import Image
 
+from cxrbatch.atomic import claimed
 from cxrbatch.scoring.archive import ArchiveFile, Walk
-from cxrbatch.scoring.claim import claimed
 from cxrbatch.scoring.engine import score_archive
 from cxrbatch.scoring.manifest import ManifestWriter, read_manifest
-from cxrbatch.scoring.settings import ScoringOptions, Summary
+from cxrbatch.scoring.run import ScoringOptions, Summary
 
 IMAGES = 40
 

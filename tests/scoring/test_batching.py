@@ -13,8 +13,8 @@ from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.inference import Launched, Scorer
 from cxrbatch.reading.facts import HeaderFacts
 from cxrbatch.results.table import Row, facts_of
-from cxrbatch.scoring.batching import score_batches
-from cxrbatch.scoring.rows import LoadedFiles
+from cxrbatch.scoring.dataset import score_batches
+from cxrbatch.scoring.file_reader import LoadedFiles
 
 CPU = torch.device("cpu")
 READY = pa.table({"path": ["of an earlier run"]})

@@ -10,8 +10,8 @@ import pytest
 from cxrbatch.errors import UsageError
 from cxrbatch.results.table import PROVENANCE_KEY, SCHEMA_VERSION, open_table, table_schema
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.earlier import EarlierRows
-from cxrbatch.scoring.merging import merge_parts
+from cxrbatch.scoring.merge import merge_parts
+from cxrbatch.scoring.update import EarlierRows
 
 
 def forged(path: Path, paths: list[str | None], **told: object) -> Path:

@@ -10,12 +10,12 @@ import pytest
 from listeners import Silent
 from PIL import Image
 
+from cxrbatch.atomic import claimed
 from cxrbatch.errors import TableError, UsageError
 from cxrbatch.results.table import open_table
-from cxrbatch.scoring import writing
-from cxrbatch.scoring.claim import claimed
+from cxrbatch.scoring import table_writer as writing
 from cxrbatch.scoring.engine import score_archive
-from cxrbatch.scoring.settings import ScoringOptions, Summary
+from cxrbatch.scoring.run import ScoringOptions, Summary
 
 IMAGES = 41
 
@@ -202,7 +202,7 @@ def test_row_groups_have_one_number_of_rows(
     archive: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cxrbatch.scoring.shards._RECORD_BATCH", 4)
-    monkeypatch.setattr("cxrbatch.scoring.writing._ROW_GROUP", 8)
+    monkeypatch.setattr("cxrbatch.scoring.table_writer._ROW_GROUP", 8)
     score(archive, tmp_path / "r.parquet", tiny_checkpoint)
     with pq.ParquetFile(tmp_path / "r.parquet") as file:
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]

@@ -12,6 +12,7 @@ import pytest
 from listeners import Silent
 from PIL import Image
 
+from cxrbatch.atomic import claimed
 from cxrbatch.cli import main
 from cxrbatch.errors import CxrbatchError, LabelError, UsageError
 from cxrbatch.model.checkpoint import bundled_checkpoint, load_checkpoint
@@ -19,10 +20,9 @@ from cxrbatch.model.preprocessing import image_hash
 from cxrbatch.results.statistics.metrics import one_vs_rest_auc
 from cxrbatch.results.table import Table, open_table
 from cxrbatch.sample.archive import write_sample
-from cxrbatch.scoring.claim import claimed
 from cxrbatch.scoring.engine import score_archive
-from cxrbatch.scoring.labelled import read_labelled
-from cxrbatch.scoring.settings import ScoringOptions
+from cxrbatch.scoring.int8 import read_labelled
+from cxrbatch.scoring.run import ScoringOptions
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None,

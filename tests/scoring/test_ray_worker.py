@@ -12,14 +12,13 @@ import pytest
 from listeners import Silent
 from PIL import Image
 
+from cxrbatch.atomic import claimed
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.scoring.claim import claimed
 from cxrbatch.scoring.engine import Elsewhere, Engine, score_archive
 from cxrbatch.scoring.ray_engine import RayEngine
 from cxrbatch.scoring.ray_worker import Errand, Report, ShardScorer
-from cxrbatch.scoring.runs import Run
-from cxrbatch.scoring.settings import ScoringOptions, Summary
+from cxrbatch.scoring.run import Run, ScoringOptions, Summary
 
 FILES, SHARD, CUT = 30, 4, 17
 

@@ -14,13 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from resuming import SHARD, Killed, Watcher, run_of, write_film
 
+from cxrbatch.atomic import claimed, partial_folder
 from cxrbatch.errors import TableError, UsageError
 from cxrbatch.results.table import open_table
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.claim import claimed, partial_folder
-from cxrbatch.scoring.rows import FileReader, LoadedFiles
-from cxrbatch.scoring.runs import Part
-from cxrbatch.scoring.settings import Summary
+from cxrbatch.scoring.file_reader import FileReader, LoadedFiles
+from cxrbatch.scoring.run import Part, Summary
 
 FILES = 100
 FILM_NAMES = [f"{number // 10}/film{number:03d}" for number in range(FILES)]

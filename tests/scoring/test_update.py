@@ -11,14 +11,13 @@ import pydicom.data
 import pytest
 from PIL import Image
 
+from cxrbatch.atomic import claimed, partial_folder
 from cxrbatch.errors import UsageError
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.claim import claimed, partial_folder
 from cxrbatch.scoring.engine import score_archive
-from cxrbatch.scoring.rows import FileReader, LoadedFiles
-from cxrbatch.scoring.runs import Culprits
-from cxrbatch.scoring.settings import ScoringOptions, Summary
+from cxrbatch.scoring.file_reader import FileReader, LoadedFiles
+from cxrbatch.scoring.run import Culprits, ScoringOptions, Summary
 from cxrbatch.workers.isolation import Fault
 
 FILES = 40
@@ -142,7 +141,7 @@ def test_small_row_groups_give_the_same(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("cxrbatch.scoring.writing._ROW_GROUP", 6)
+    monkeypatch.setattr("cxrbatch.scoring.table_writer._ROW_GROUP", 6)
     score(tmp_path / "r.parquet")
     to_read = change(archive)
     assert score(tmp_path / "r.parquet", update=True).read == to_read

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxrbatch.results.table import table_schema
-from cxrbatch.scoring.writing import table_writer
+from cxrbatch.scoring.table_writer import table_writer
 
 
 def test_few_rows_can_be_looked_up_without_reading_the_others() -> None:

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.speed.clock import RunClock
+from cxrbatch.speed.measuring import RunClock
 
 
 class Told:

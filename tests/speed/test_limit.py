@@ -2,8 +2,7 @@
 
 import pytest
 
-from cxrbatch.speed.capacities import Capacities
-from cxrbatch.speed.demands import Demands
+from cxrbatch.speed.capacities import Capacities, Demands
 from cxrbatch.speed.measuring import Measurement
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from cxrbatch.cli import main
 from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.results.table import open_table
-from cxrbatch.training.scored import write_results
+from cxrbatch.training.results import write_results
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.split.csv", "labels.mismatches.csv"])

@@ -17,12 +17,12 @@ from cxrbatch.errors import CxrbatchError
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import read_radiographs
-from cxrbatch.results.truth import LabelledFile
+from cxrbatch.results.labels import LabelledFile
 from cxrbatch.sample.archive import write_sample
 from cxrbatch.training import cache
 from cxrbatch.training.cache import InputReader, fill, in_order, store_place, take
-from cxrbatch.training.data import Inputs, Unreadable, forget_inputs, prepare_inputs, sides_of
-from cxrbatch.training.labelled import Labelled
+from cxrbatch.training.dataset import Inputs, Unreadable, forget_inputs, prepare_inputs, sides_of
+from cxrbatch.training.labels import Labelled
 from cxrbatch.training.store import opened
 from cxrbatch.workers.isolation import Limits
 
@@ -33,7 +33,7 @@ FEW = Limits(seconds=2.0, memory=1 << 30)
 
 @pytest.fixture(autouse=True)
 def secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cxrbatch.training.data.patient_secret", lambda: SECRET)
+    monkeypatch.setattr("cxrbatch.training.dataset.patient_secret", lambda: SECRET)
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def test_keys_of_another_secret_are_never_found(
     secrets = (b"1" * 32, b"2" * 32) if lasting else (None, None)
     keys = []
     for secret in secrets:
-        monkeypatch.setattr("cxrbatch.training.data.patient_secret", lambda secret=secret: secret)
+        monkeypatch.setattr("cxrbatch.training.dataset.patient_secret", lambda key=secret: key)
         keys += prepared([path], tmp_path / "cache").patients
     assert None not in keys
     assert keys[0] != keys[1]

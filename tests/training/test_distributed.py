@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, {tests!r})
 torch.set_num_threads(1)
 from trainees import CPU, OPTIONS, losses_of_steps, new_model, run, side
-from cxrbatch.training.batchnorm import SharedBatchNorm
+from cxrbatch.training.trainer import SharedBatchNorm
 from cxrbatch.training.distributed import joined
 
 given = torch.load({folder!r} + "/given.pt", weights_only=True)

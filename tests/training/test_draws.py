@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cxrbatch.training.draws import draw_epoch
+from cxrbatch.training.dataset import draw_epoch
 
 
 def drawn(truth: np.ndarray, count: int, seed: int = 0) -> np.ndarray:

@@ -13,13 +13,13 @@ from trainees import CARD, CPU, OPTIONS, new_model, run, side
 
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model.checkpoint import load_checkpoint
-from cxrbatch.model.resnet import RadiographResNet
+from cxrbatch.model.network import RadiographResNet
 from cxrbatch.results.statistics.metrics import macro_auc
 from cxrbatch.training import states
-from cxrbatch.training.history import Epoch
+from cxrbatch.training.dataset import Side
+from cxrbatch.training.evaluation import logits_to_probabilities, predict
+from cxrbatch.training.loop import Epoch
 from cxrbatch.training.options import TrainingOptions
-from cxrbatch.training.predict import logits_to_probabilities, predict
-from cxrbatch.training.side import Side
 from cxrbatch.training.trainer import Trainer
 
 
@@ -60,7 +60,7 @@ def test_the_weights_are_those_of_the_best_epoch() -> None:
 
 
 def test_training_stops_when_it_gets_no_better(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cxrbatch.training import fit as fitting
+    from cxrbatch.training import loop as fitting
 
     found = iter([(0.5, 1.0), (0.8, 1.0), (0.8, 1.1), (0.7, 0.1), (0.9, 1.0)])
     monkeypatch.setattr(fitting, "_judge", lambda *args, **kwargs: next(found))
@@ -141,13 +141,13 @@ def test_a_state_that_does_not_fit_is_refused_in_one_line(
     options = replace(OPTIONS, epochs=1, draws=8)
     kept: dict[str, Any] = {}
     monkeypatch.setattr(
-        "cxrbatch.training.fit.write_state", lambda _, state, **__: kept.update(state)
+        "cxrbatch.training.loop.write_state", lambda _, state, **__: kept.update(state)
     )
     run(new_model(), train, val, options, folder=tmp_path)
     damaged = {**kept, part: {"conv1.weight": torch.zeros(1)}}
     if part == "variances":
         kept["best"]["bn1.running_var"][3] = -1.0
-    monkeypatch.setattr("cxrbatch.training.fit.read_state", lambda *_, **__: damaged)
+    monkeypatch.setattr("cxrbatch.training.loop.read_state", lambda *_, **__: damaged)
     with pytest.raises(UsageError, match="damaged; give --overwrite"):
         run(new_model(), train, val, options, folder=tmp_path, resume=True)
 
@@ -173,7 +173,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_best_checkpoint(
 
 def test_logits_that_are_no_numbers_end_the_run_too(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = np.full((8, 2), np.inf, np.float32)
-    monkeypatch.setattr("cxrbatch.training.fit.predict", lambda *_, **__: logits)
+    monkeypatch.setattr("cxrbatch.training.loop.predict", lambda *_, **__: logits)
     with pytest.raises(CxrbatchError, match="epoch 1; try a lower --learning-rate"):
         run(new_model(), side(8, 8), side(4, 4, seed=1))
 

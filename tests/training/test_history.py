@@ -2,7 +2,7 @@
 
 import pytest
 
-from cxrbatch.training.history import Epoch, best_epoch, is_over
+from cxrbatch.training.loop import Epoch, best_epoch, is_over
 
 
 def epochs(*figures: tuple[float, float]) -> list[Epoch]:

@@ -3,9 +3,15 @@
 import numpy as np
 import pytest
 
-from cxrbatch.training.judging import border_warning, judge, judge_controls, operating_points
-from cxrbatch.training.predict import Logits, logits_to_probabilities
-from cxrbatch.training.side import Side
+from cxrbatch.training.dataset import Side
+from cxrbatch.training.evaluation import (
+    Logits,
+    border_warning,
+    judge,
+    judge_controls,
+    logits_to_probabilities,
+    operating_points,
+)
 
 CLASSES = ("A", "B", "C")
 

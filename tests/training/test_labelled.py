@@ -6,9 +6,15 @@ from pathlib import Path
 import pytest
 
 from cxrbatch.errors import LabelError
-from cxrbatch.results.truth import LabelledFile
-from cxrbatch.training.labelled import Labelled, collect, order_classes
-from cxrbatch.training.mismatches import Mismatch, Reason, refuse_mismatches
+from cxrbatch.results.labels import LabelledFile
+from cxrbatch.training.labels import (
+    Labelled,
+    Mismatch,
+    Reason,
+    collect,
+    order_classes,
+    refuse_mismatches,
+)
 
 
 def labelled(*labels: str) -> list[LabelledFile]:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from cxrbatch.training.mixing import draw_shares, mix, mixed_cross_entropy
+from cxrbatch.training.augment import draw_shares, mix, mixed_cross_entropy
 
 
 def shares(count: int, seed: int = 0) -> Tensor:

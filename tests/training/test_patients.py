@@ -14,9 +14,8 @@ from films import write_film
 from cxrbatch.cli import main
 from cxrbatch.errors import LabelError
 from cxrbatch.model.checkpoint import read_card
-from cxrbatch.results.truth import LabelledFile
-from cxrbatch.training.groups import group_files
-from cxrbatch.training.patients import PatientCounts, join_patients
+from cxrbatch.results.labels import LabelledFile
+from cxrbatch.training.groups import PatientCounts, group_files, join_patients
 from cxrbatch.training.split import LeakError, split_files
 
 CANARY = "MRN-4711-Mustermann"

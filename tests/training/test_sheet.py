@@ -8,7 +8,7 @@ from PIL import Image
 from trainees import side
 
 from cxrbatch.errors import CxrbatchError
-from cxrbatch.training.sheet import write_contact_sheet
+from cxrbatch.training.augment import write_contact_sheet
 
 
 def sheet(path: Path, *, seed: int = 0) -> np.ndarray:

@@ -14,7 +14,7 @@ from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.training.augment import draw_changes
 from cxrbatch.training.distributed import ALONE
-from cxrbatch.training.teaching import Teachers
+from cxrbatch.training.initial import Teachers
 from cxrbatch.training.trainer import Trainer
 
 

@@ -12,14 +12,13 @@ from cxrbatch.errors import CxrbatchError, LabelError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Outcome
+from cxrbatch.results.labels import SPLITS, LabelledFile
 from cxrbatch.results.statistics import metrics
-from cxrbatch.results.truth import SPLITS, LabelledFile
-from cxrbatch.training.data import Unreadable, prepare_inputs
+from cxrbatch.training.dataset import Side, Unreadable, prepare_inputs
+from cxrbatch.training.evaluation import logits_to_probabilities, predict
 from cxrbatch.training.initial import Initial, read_initial
-from cxrbatch.training.labelled import collect, order_classes
+from cxrbatch.training.labels import collect, order_classes
 from cxrbatch.training.options import TrainingOptions
-from cxrbatch.training.predict import logits_to_probabilities, predict
-from cxrbatch.training.side import Side
 from cxrbatch.training.split import split_files
 from cxrbatch.training.train import LIMITS, Data, prepare_data, train
 

@@ -7,16 +7,13 @@ import torch
 
 from cxrbatch.model.card import Card, Normalisation
 from cxrbatch.model.checkpoint import build_model
+from cxrbatch.model.network import RadiographResNet
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.model.resnet import RadiographResNet
-from cxrbatch.training.augment import draw_changes
+from cxrbatch.training.augment import draw_changes, draw_shares
+from cxrbatch.training.dataset import Side, draw_epoch
 from cxrbatch.training.distributed import ALONE, World
-from cxrbatch.training.draws import draw_epoch
-from cxrbatch.training.fit import fit
-from cxrbatch.training.history import Epoch
-from cxrbatch.training.mixing import draw_shares
+from cxrbatch.training.loop import Epoch, fit
 from cxrbatch.training.options import TrainingOptions
-from cxrbatch.training.side import Side
 from cxrbatch.training.trainer import Trainer
 
 CPU = torch.device("cpu")

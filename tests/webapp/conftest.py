@@ -33,7 +33,7 @@ from cxrbatch.results.table import (
     table_schema,
 )
 from cxrbatch.webapp.app import create_app
-from cxrbatch.webapp.hosts import allowed_hosts
+from cxrbatch.webapp.security import allowed_hosts
 from cxrbatch.webapp.services import close
 from cxrbatch.webapp.summaries import Summaries
 

@@ -9,8 +9,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from cxrbatch.cli import main
-from cxrbatch.webapp.access import OPEN_ENDPOINTS
 from cxrbatch.webapp.app import MOST_BYTES
+from cxrbatch.webapp.security import OPEN_ENDPOINTS
 
 TOKEN = "a-token-of-the-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

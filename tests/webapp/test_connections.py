@@ -9,9 +9,10 @@ from contextlib import closing, contextmanager, suppress
 import pytest
 from flask import Flask, request
 
-from cxrbatch.webapp import connections, places
+from cxrbatch.webapp import connections
+from cxrbatch.webapp import server as places
 from cxrbatch.webapp.connections import DEADLINE_SECONDS, LEAST_BYTES_A_SECOND, Channel
-from cxrbatch.webapp.places import Server
+from cxrbatch.webapp.server import Server
 
 TOKEN = {"Authorization": "Bearer known"}
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"

@@ -13,7 +13,7 @@ from flask import Flask
 from cxrbatch.cli import main
 from cxrbatch.errors import UsageError
 from cxrbatch.webapp.app import create_app
-from cxrbatch.webapp.hosts import allowed_hosts, parse_host
+from cxrbatch.webapp.security import allowed_hosts, parse_host
 from cxrbatch.webapp.services import close
 
 TOKEN = "a-token-of-the-tests"

@@ -13,8 +13,8 @@ from flask.testing import FlaskClient
 from cxrbatch.cli import main
 from cxrbatch.errors import UsageError
 from cxrbatch.webapp.app import create_app
-from cxrbatch.webapp.hosts import allowed_hosts
-from cxrbatch.webapp.keeping import Keeper, NotKept
+from cxrbatch.webapp.scorer import Keeper, NotKept
+from cxrbatch.webapp.security import allowed_hosts
 from cxrbatch.webapp.services import close
 
 TOKEN = "a-token-of-the-tests"

@@ -13,9 +13,8 @@ from sklearn.metrics import roc_auc_score
 
 from cxrbatch.results.table import open_table
 from cxrbatch.webapp import library
-from cxrbatch.webapp.api import described
+from cxrbatch.webapp.api import described, document
 from cxrbatch.webapp.filters import PARAMETERS
-from cxrbatch.webapp.openapi import document
 
 HOSTILE = ["=1+1", "+cmd|' /C calc'!A0", "-2", "@SUM(A1)", "\t=1", "<script>alert(1)</script>"]
 

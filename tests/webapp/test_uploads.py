@@ -26,7 +26,7 @@ from werkzeug.test import encode_multipart
 from cxrbatch.results.table import open_table
 from cxrbatch.webapp.app import create_app
 from cxrbatch.webapp.children import Busy, Children, Queue
-from cxrbatch.webapp.hosts import allowed_hosts
+from cxrbatch.webapp.security import allowed_hosts
 from cxrbatch.webapp.services import NAME, close
 from cxrbatch.workers.isolation import Fault, Limits
 

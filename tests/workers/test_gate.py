@@ -8,7 +8,7 @@ from threading import BoundedSemaphore, Lock
 
 import pytest
 
-from cxrbatch.workers.gate import ReadingGate
+from cxrbatch.workers.forkserver_client import ReadingGate
 
 SECONDS = 60
 

@@ -14,7 +14,7 @@ from cxrbatch.errors import CxrbatchError
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.rows import LoadedFiles
+from cxrbatch.scoring.file_reader import LoadedFiles
 from cxrbatch.workers.forkserver_client import Nursery
 from cxrbatch.workers.isolation import Fault, Limits
 from cxrbatch.workers.pool import Portion, ReadingPool
@@ -240,7 +240,7 @@ from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.workers.scheduler import Unread
 from cxrbatch.workers.isolation import Limits
 from cxrbatch.workers.pool import ReadingPool, Unheard
-from cxrbatch.scoring.rows import FileReader
+from cxrbatch.scoring.file_reader import FileReader
 
 reader = FileReader(b"/nowhere", Recipe(32), ReadingOptions(), b"secret")
 pool = ReadingPool(reader, workers=2, limits=Limits(), listener=Unheard())

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrbatch.reading.codecs.codestreams import Codestream, codestream_end, inspect_codestream
-from cxrbatch.reading.codecs.completeness import ran_out
+from cxrbatch.reading.codecs.jpeg import ran_out
 from cxrbatch.reading.codecs.reduced import faultless_jpeg, reduced_j2k
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 

@@ -16,9 +16,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxrbatch.reading.allowance import claim
-from cxrbatch.reading.codecs.completeness import ran_out
-from cxrbatch.reading.codecs.exif import UPRIGHT, lies_on_its_side, orientation, upright
-from cxrbatch.reading.codecs.jpeg import JpegHeader, Scan, list_scans, read_jpeg_header
+from cxrbatch.reading.codecs.jpeg import (
+    UPRIGHT,
+    JpegHeader,
+    Scan,
+    lies_on_its_side,
+    list_scans,
+    orientation,
+    ran_out,
+    read_jpeg_header,
+    upright,
+)
 from cxrbatch.reading.codecs.png import SPARE_BYTES, PngChunks, read_chunks
 from cxrbatch.reading.codecs.reduced import aspect_in_full, faultless_jpeg, halvings
 from cxrbatch.reading.codecs.significant_bits import UNSCALED, ShownRange, shown_range, stretched

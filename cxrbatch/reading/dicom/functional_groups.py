@@ -18,8 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from cxrbatch.reading.dicom.element_reader import ENCODINGS, ElementReader, Encoding
-from cxrbatch.reading.dicom.elements import first_item
-from cxrbatch.reading.dicom.raw_elements import raw_element
+from cxrbatch.reading.dicom.elements import first_item, raw_element
 from cxrbatch.reading.outcomes import ReadingError
 
 SHARED_GROUPS = 0x52009229

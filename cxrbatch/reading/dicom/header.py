@@ -13,7 +13,7 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from cxrbatch.reading.containers.inflation import InflatedStream
+from cxrbatch.reading.containers.compression import InflatedStream
 from cxrbatch.reading.dicom.element_reader import (
     ENCODINGS,
     HEADER_BYTES,
@@ -24,14 +24,13 @@ from cxrbatch.reading.dicom.element_reader import (
     Head,
     element_name,
 )
-from cxrbatch.reading.dicom.elements import text, values_of
+from cxrbatch.reading.dicom.elements import raw_element, text, values_of
 from cxrbatch.reading.dicom.functional_groups import (
     FRAME_GROUPS,
     SHARED_GROUPS,
     GroupItems,
     list_items,
 )
-from cxrbatch.reading.dicom.raw_elements import raw_element
 from cxrbatch.reading.outcomes import ReadingError, reading_error
 from cxrbatch.reading.sniffing import HEAD_BYTES, is_big_endian, is_implicit, preamble_length
 

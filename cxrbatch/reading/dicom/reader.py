@@ -9,8 +9,20 @@ from pydicom.uid import UID
 from cxrbatch.reading.allowance import claim
 from cxrbatch.reading.codecs.decoders import DECODERS, DecodedFrame, FrameShape
 from cxrbatch.reading.codecs.reduced import aspect_in_full, halvings
-from cxrbatch.reading.dicom.colour import GREYSCALES, read_photometric, render_colour
-from cxrbatch.reading.dicom.description import describe, header_flags, object_kind, pixel_aspect
+from cxrbatch.reading.dicom.colour import (
+    GREYSCALES,
+    Palette,
+    read_palette,
+    read_photometric,
+    render_colour,
+)
+from cxrbatch.reading.dicom.description import (
+    describe,
+    header_flags,
+    object_kind,
+    pixel_aspect,
+    read_modality,
+)
 from cxrbatch.reading.dicom.elements import quietly, unknown
 from cxrbatch.reading.dicom.functional_groups import FRAME_GROUPS, SHARED_GROUPS, FunctionalGroups
 from cxrbatch.reading.dicom.header import (
@@ -22,10 +34,12 @@ from cxrbatch.reading.dicom.header import (
     PixelElement,
     read_header,
 )
-from cxrbatch.reading.dicom.modality import read_modality
-from cxrbatch.reading.dicom.palette import Palette, read_palette
-from cxrbatch.reading.dicom.pixel_data import EncapsulatedFrames, NativeFrames
-from cxrbatch.reading.dicom.pixel_module import frame_count, read_shape
+from cxrbatch.reading.dicom.pixel_data import (
+    EncapsulatedFrames,
+    NativeFrames,
+    frame_count,
+    read_shape,
+)
 from cxrbatch.reading.dicom.transforms import TransformReader, Transforms
 from cxrbatch.reading.display import StoredLayout, render
 from cxrbatch.reading.facts import HeaderFacts

@@ -7,8 +7,7 @@ import numpy.typing as npt
 from scipy.special import ndtri
 from scipy.stats import norm, rankdata
 
-from cxrbatch.results.statistics.groups import Groups
-from cxrbatch.results.statistics.intervals import LEVEL, Interval
+from cxrbatch.results.statistics.intervals import LEVEL, Groups, Interval
 from cxrbatch.results.statistics.metrics import Probabilities, Values
 
 _Z = float(ndtri((1.0 + LEVEL) / 2.0))

@@ -1,0 +1,204 @@
+"""The ranges of 8-bit arithmetic, found with labelled images and refused where they cost accuracy.
+
+What is compared is the area under each class's ROC curve against all others, on the same images:
+by PyTorch's scores in float32, and by those in 8 bits. Some of these images gave the ranges. They
+are not held back, for ranges are extremes of activations, in which no label has a part, and with
+fewer images the areas would be known the less exactly.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cxrbatch.errors import CxrbatchError, LabelError
+from cxrbatch.model.card import Card
+from cxrbatch.model.checkpoint import Checkpoint
+from cxrbatch.model.inference import Scorer, memory_explained, normalised
+from cxrbatch.model.preprocessing import image_hash
+from cxrbatch.paths import shown, text_to_path
+from cxrbatch.results.class_folders import labels_from_folders
+from cxrbatch.results.labels import LabelledFile, class_numbers, read_labels
+from cxrbatch.results.statistics.metrics import one_vs_rest_auc
+from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.scoring.file_reader import FileReader
+from cxrbatch.scoring.quantisation import MOST_CHANGE, Quantisation
+from cxrbatch.scoring.run import ScoringOptions
+from cxrbatch.workers.pool import ReadingPool, Unheard
+from cxrbatch.workers.scheduler import Unread
+
+LEAST_OF_A_CLASS = 25
+"""With fewer images one pair in another order would change an area by more than is allowed."""
+
+_MOST_FILES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImages:
+    """Images whose class is known.
+
+    Attributes:
+        inputs: Shape (n, size, size), uint8.
+        classes: Shape (n,), class indices.
+        unreadable: Files that gave no image.
+    """
+
+    inputs: npt.NDArray[np.uint8]
+    classes: npt.NDArray[np.int64]
+    unreadable: int
+
+
+def read_labelled(labels: Path, card: Card, options: ScoringOptions) -> LabelledImages:
+    """Read labelled files, some hundreds at most of each class.
+
+    Of a file of labels with splits only those of "val" count.
+
+    Args:
+        labels: Folder of class folders, or a CSV or Parquet file with paths relative to its folder.
+        card: The model's.
+        options: How files are read.
+
+    Raises:
+        LabelError: The labels cannot be used, or a class has fewer than `LEAST_OF_A_CLASS` images
+            that can be read.
+    """
+    is_folder = labels.is_dir()
+    files = labels_from_folders(labels) if is_folder else _of_val(read_labels(labels))
+    numbers = class_numbers({file.label for file in files}, card.classes)
+    base = labels if is_folder else labels.parent
+    chosen = _some(files, numbers, classes=len(card.classes))
+    entries = [Unread(i, _archived(base, file)) for i, file in enumerate(chosen)]
+    reader = FileReader(b"", card.recipe, options.reading(card.recipe), b"")
+    inputs: list[npt.NDArray[np.uint8]] = []
+    classes: list[int] = []
+    unreadable = 0
+    with ReadingPool(
+        reader, workers=options.workers, limits=options.limits, listener=Unheard()
+    ) as pool:
+        for file, loaded in zip(chosen, pool.load(entries), strict=True):
+            inputs += list(loaded.inputs)
+            classes += [numbers[file.label]] * len(loaded.inputs)
+            unreadable += not len(loaded.inputs)
+    _check_counts(Counter(classes), card.classes, labels, unreadable=unreadable)
+    return LabelledImages(np.stack(inputs), np.array(classes), unreadable)
+
+
+def _of_val(files: Sequence[LabelledFile]) -> Sequence[LabelledFile]:
+    """Those to choose by, where the labels say which: a model knows "train", and "test" is kept."""
+    has_splits = any(file.split is not None for file in files)
+    return [file for file in files if file.split == "val"] if has_splits else files
+
+
+def _some(
+    files: Sequence[LabelledFile], numbers: Mapping[str, int], *, classes: int
+) -> list[LabelledFile]:
+    """Choose up to as many of each class, without regard to their order."""
+    most = max(_MOST_FILES // classes, LEAST_OF_A_CLASS)
+    taken: Counter[int] = Counter()
+    chosen = []
+    for file in sorted(files, key=lambda file: hashlib.sha256(file.path.encode()).digest()):
+        number = numbers[file.label]
+        taken[number] += 1
+        if taken[number] <= most:
+            chosen.append(file)
+    return chosen
+
+
+def _archived(base: Path, file: LabelledFile) -> ArchiveFile:
+    try:
+        path = text_to_path(file.path)
+    except ValueError:
+        path = os.fsencode(file.path)  # as the person writes it
+    return ArchiveFile(os.path.join(os.fsencode(base.absolute()), path), 0)
+
+
+def _check_counts(
+    counts: Counter[int], classes: Sequence[str], labels: Path, *, unreadable: int
+) -> None:
+    least = min(range(len(classes)), key=lambda number: counts[number])
+    if counts[least] < LEAST_OF_A_CLASS:
+        lost = f" ({unreadable} files could not be read)" if unreadable else ""
+        raise LabelError(
+            f"{counts[least]} calibration images of {shown(classes[least])} in {labels}{lost}; "
+            f"at least {LEAST_OF_A_CLASS} of each class are needed"
+        )
+
+
+_FOR_RANGES = 128
+_CPU = torch.device("cpu")
+
+
+def quantise_network(checkpoint: Checkpoint, labels: Path, options: ScoringOptions) -> Quantisation:
+    """Find the ranges of a network, and what they cost.
+
+    Args:
+        checkpoint: Of which network.
+        labels: Folder of class folders, or a CSV or Parquet file of labels.
+        options: The run's.
+
+    Raises:
+        LabelError: The labels cannot be used, or a class has too few images that can be read.
+        CxrbatchError: An area changes by more than `MOST_CHANGE`.
+    """
+    from cxrbatch.model.openvino import activation_ranges
+
+    found = read_labelled(labels, checkpoint.card, options)
+    hashes = [image_hash(prepared) for prepared in found.inputs]
+    # By hash: whatever the order of the files, the same images give the same ranges.
+    some = np.argsort(hashes)[:_FOR_RANGES]
+    batches = _batches(found.inputs[some], options.batch_size)
+    norm = checkpoint.card.normalisation
+    with memory_explained(options.batch_size):
+        ranges = activation_ranges(
+            checkpoint.model, (normalised(torch.from_numpy(b)[:, None], norm) for b in batches)
+        )
+    made = partial(Scorer, checkpoint, batch_size=options.batch_size, device=_CPU)
+    before = made(precision="fp32")
+    after = made(precision="int8", backend="openvino", ranges=ranges)
+    classes = checkpoint.card.classes
+    counts = np.bincount(found.classes, minlength=len(classes)).tolist()
+    quantisation = Quantisation(
+        ranges,
+        images=dict(zip(classes, counts, strict=True)),
+        unreadable=found.unreadable,
+        sha256=_sha256(hashes, [classes[number] for number in found.classes]),
+        auc_before=_areas(found, before, classes),
+        auc_after=_areas(found, after, classes),
+    )
+    _check(quantisation)
+    return quantisation
+
+
+def _check(quantisation: Quantisation) -> None:
+    name = quantisation.worst
+    change = quantisation.auc_change[name]
+    if abs(change) > MOST_CHANGE:
+        raise CxrbatchError(
+            f"int8 changes the AUC of {shown(name)} by {change:+.4f} on the calibration images, "
+            f"more than {MOST_CHANGE}; use --precision bf16 or fp32, or calibrate with more images"
+        )
+
+
+def _areas(found: LabelledImages, scorer: Scorer, classes: Sequence[str]) -> dict[str, float]:
+    scores = scorer.score_all(_batches(found.inputs, scorer.batch_size))
+    areas = one_vs_rest_auc(found.classes, np.concatenate([s.probabilities for s in scores]))
+    # Each class has images, so each has an area.
+    return {name: float(area or 0.0) for name, area in zip(classes, areas, strict=True)}
+
+
+def _sha256(hashes: Sequence[str], labels: Sequence[str]) -> str:
+    """A hash of which pictures have which class, in whatever files and order."""
+    told = sorted(zip(hashes, labels, strict=True))
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _batches(inputs: npt.NDArray[np.uint8], size: int) -> Iterator[npt.NDArray[np.uint8]]:
+    return (inputs[start : start + size] for start in range(0, len(inputs), size))

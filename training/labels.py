@@ -1,0 +1,325 @@
+"""Labels from several sources, each joined with its file, and the classes that they name."""
+
+import csv
+import io
+import os
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import chain, islice
+from pathlib import Path
+
+from cxrbatch.atomic import writing, written_whole
+from cxrbatch.errors import LabelError
+from cxrbatch.model.card import check_classes
+from cxrbatch.paths import path_to_text, shown, text_to_path
+from cxrbatch.reading.containers.listing import open_regular
+from cxrbatch.reading.outcomes import ReadingError
+from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
+from cxrbatch.results.class_folders import files_below, labels_from_folders
+from cxrbatch.results.labels import LabelledFile, folded, labels_in
+
+_LINES = 20
+_NAMES = 3
+
+
+class Reason(StrEnum):
+    """Why a label and a file do not fit."""
+
+    remedy: str
+
+    def __new__(cls, value: str, remedy: str) -> "Reason":
+        """Make a member that is its text and carries a remedy."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.remedy = remedy
+        return member
+
+    NO_FILE = "label without a file", "correct the path, or say with --root what it is relative to"
+    TWO_FILES = "file under two roots", "write its path in full, or give one --root of the two"
+    TWO_LABELS = "file with two labels", "keep the row that is right"
+    TWO_ROWS = "file named twice", "keep one of the rows"
+    NO_LABEL = "file without a label", "label the image to have it used"
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A label that does not fit a file, or a file that has none.
+
+    Attributes:
+        path: As the labels name it; of a file without a label, where it lies.
+        reason: What is wrong.
+        detail: What was found instead; empty for a file without a label.
+    """
+
+    path: str
+    reason: Reason
+    detail: str = ""
+
+    @property
+    def is_fatal(self) -> bool:
+        """Whether nothing can be trained on before it is put right."""
+        return self.reason is not Reason.NO_LABEL
+
+
+def write_mismatches(mismatches: Sequence[Mismatch], path: Path) -> None:
+    """List all of them in a CSV file; without any, remove the list of an earlier run.
+
+    Raises:
+        TableError: The disk refuses.
+    """
+    with writing(path):
+        if not mismatches:
+            path.unlink(missing_ok=True)
+            return
+        with written_whole(path) as file:
+            text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")
+            table = csv.writer(text, lineterminator="\n")
+            table.writerow(["path", "reason", "detail", "remedy"])
+            table.writerows([m.path, m.reason, m.detail, m.reason.remedy] for m in mismatches)
+            text.detach()
+
+
+def describe_mismatches(mismatches: Sequence[Mismatch], *, listing: Path) -> Iterator[str]:
+    """Lines for a person: the first of each kind, their number, and where all are."""
+    for reason in Reason:
+        of_kind = [mismatch for mismatch in mismatches if mismatch.reason is reason]
+        if reason is not Reason.NO_LABEL:
+            yield from (f"{reason}: {shown(m.path)} ({m.detail})" for m in of_kind[:_LINES])
+            if len(of_kind) > _LINES:
+                yield f"{reason}: {len(of_kind) - _LINES} more in {listing}"
+        elif of_kind:
+            names = ", ".join(shown(mismatch.path) for mismatch in of_kind[:_NAMES])
+            yield (
+                f"warning: images without a label are left out: {len(of_kind)}, such as {names}; "
+                f"all are in {listing}; {reason.remedy}"
+            )
+
+
+def refuse_mismatches(mismatches: Sequence[Mismatch], *, listing: Path) -> None:
+    """Go no further where labels and files do not fit.
+
+    Raises:
+        LabelError: Some of them are fatal; the counts and the remedies.
+    """
+    counts = Counter(mismatch.reason for mismatch in mismatches if mismatch.is_fatal)
+    if counts:
+        told = "; ".join(f"{n} x {reason}: {reason.remedy}" for reason, n in counts.items())
+        raise LabelError(f"labels and files do not fit: {told} (all are in {listing})")
+
+
+_IMAGE_SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg")
+# A labels file may lie in a folder that holds much else, such as a home.
+_MOST_LOOKED_AT = 1_000_000
+_SHOWN = 5
+_MOST_NAMED = 100
+# Where a million labels name no file, the places of the first are enough.
+_MOST_EXPLAINED = 100_000
+
+_Place = tuple[int, int]
+"""Device and inode: what a file is, by whatever name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Labelled files and where they are.
+
+    Attributes:
+        files: The labels; their paths are what the person wrote, absolute where two sources have
+            the same relative one.
+        located: Of the same length and order: the files, absolute.
+        mismatches: What does not fit; files of fatal ones are not in `files`.
+    """
+
+    files: tuple[LabelledFile, ...]
+    located: tuple[Path, ...]
+    mismatches: tuple[Mismatch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A labelled file, where it is, what it is, and the root that it was found below."""
+
+    item: LabelledFile
+    location: str
+    place: _Place
+    root: Path | None
+
+
+def collect(sources: Sequence[Path], *, roots: Sequence[Path] = ()) -> Labelled:
+    """Join the labels of all sources with their files.
+
+    Args:
+        sources: Folders of class folders, and CSV or Parquet files of labels.
+        roots: What relative paths in labels files are relative to; if empty, each labels file's
+            own folder.
+
+    Raises:
+        LabelError: A source or a root cannot be read.
+    """
+    if missing := [root for root in roots if not root.is_dir()]:
+        raise LabelError(f"--root {missing[0]} is not a folder")
+    found: list[_Found] = []
+    lost: list[Mismatch] = []
+    for result in chain.from_iterable(_find_all(source, roots) for source in sources):
+        if isinstance(result, _Found):
+            found.append(result)
+        else:
+            lost.append(result if len(lost) < _MOST_EXPLAINED else replace(result, detail=""))
+    once, doubled = _once_each(found)
+    mismatches = (*lost, *doubled, *_without_label(found))
+    located = tuple(Path(one.location) for one in once)
+    return Labelled(_named_apart(once), located, mismatches)
+
+
+def order_classes(labelled: Sequence[LabelledFile], wanted: Sequence[str]) -> tuple[str, ...]:
+    """Give the class names in the order of the logits.
+
+    Args:
+        labelled: All labelled files.
+        wanted: The order asked for; empty for the alphabet's.
+
+    Raises:
+        LabelError: One class only, two spellings of one class, a label that is not in `wanted`,
+            or a wanted class without an image.
+    """
+    counts = Counter(item.label for item in labelled)
+    spellings: dict[str, str] = {}
+    for name in sorted(counts):
+        other = spellings.setdefault(folded(name), name)
+        if other != name:
+            raise LabelError(
+                f"one class in two spellings: {shown(other)} ({counts[other]} images) and "
+                f"{shown(name)} ({counts[name]}); write both alike"
+            )
+    order = tuple(wanted) or tuple(sorted(counts))
+    if empty := [name for name in order if name not in counts]:
+        raise LabelError(
+            f"no image of {_listed(empty)}; label some, or take the name out of --classes"
+        )
+    if unknown := sorted(counts.keys() - set(order)):
+        raise LabelError(
+            f"the label {_listed(unknown)} is not in --classes; add it there, or remove its rows"
+        )
+    if len(counts) < 2:
+        raise LabelError(f"all images are {_listed(counts)}; training needs at least two classes")
+    try:
+        check_classes(order)
+    except ValueError as error:
+        raise LabelError(
+            f"{error}; rename its folder, or correct the labels or --classes"
+        ) from None
+    return order
+
+
+def _find_all(source: Path, roots: Sequence[Path]) -> Iterator[_Found | Mismatch]:
+    if source.is_dir():
+        for item in labels_from_folders(source):
+            yield _find(item, {os.path.join(source, os.fsdecode(text_to_path(item.path))): source})
+        return
+    for item in labels_in(source):
+        spellings = [item.path]
+        # A table of scores writes names that are no UTF-8 with escapes.
+        if "\\" in item.path:
+            spellings += _unescaped(item.path)
+        for spelling in spellings:
+            bases = roots or [source.parent]
+            if os.path.isabs(spelling):
+                result = _find(item, {spelling: None})
+            else:
+                result = _find(item, {os.path.join(base, spelling): base for base in bases})
+            if isinstance(result, _Found):
+                break
+        yield result
+
+
+def _find(item: LabelledFile, candidates: Mapping[str, Path | None]) -> _Found | Mismatch:
+    """Find the one file among the places where it may be, each given with its root."""
+    there: dict[_Place, tuple[str, Path | None]] = {}
+    faults = []
+    for location, root in candidates.items():
+        try:
+            state = os.stat(location)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            faults.append(f"{shown(location)}: {getattr(error, 'strerror', 'no possible path')}")
+            continue
+        if stat.S_ISREG(state.st_mode):
+            there.setdefault((state.st_dev, state.st_ino), (location, root))
+        else:
+            faults.append(f"{shown(location)}: not a regular file")
+    if not there:
+        return Mismatch(item.path, Reason.NO_FILE, "; ".join(faults))
+    if len(there) > 1:
+        locations = " and ".join(shown(location) for location, _ in there.values())
+        return Mismatch(item.path, Reason.TWO_FILES, locations)
+    ((place, (location, root)),) = there.items()
+    return _Found(item, os.path.abspath(location), place, root)
+
+
+def _unescaped(text: str) -> list[str]:
+    try:
+        return [os.fsdecode(text_to_path(text))]
+    except ValueError:
+        return []
+
+
+def _once_each(found: Sequence[_Found]) -> tuple[list[_Found], list[Mismatch]]:
+    rows: defaultdict[_Place, list[_Found]] = defaultdict(list)
+    for one in found:
+        rows[one.place].append(one)
+    once, doubled = [], []
+    for same in rows.values():
+        if len(same) == 1:
+            once.append(same[0])
+            continue
+        differ = len({one.item.label for one in same}) > 1
+        told = [f"{shown(one.item.path)} as {shown(one.item.label)}" for one in same[:_MOST_NAMED]]
+        more = f" and {len(same) - len(told):,} more" if same[_MOST_NAMED:] else ""
+        reason = Reason.TWO_LABELS if differ else Reason.TWO_ROWS
+        doubled.append(Mismatch(same[0].item.path, reason, f"{', '.join(told)}{more}"))
+    return once, doubled
+
+
+def _without_label(found: Sequence[_Found]) -> Iterator[Mismatch]:
+    """Yield the images below the roots that no label names; none of them is decoded."""
+    labelled = {one.place for one in found}
+    roots = dict.fromkeys(one.root for one in found if one.root is not None)
+    below = ((root, name) for root in roots for name in files_below(root, pass_unreadable=True))
+    for root, name in islice(below, _MOST_LOOKED_AT):
+        location = os.path.join(root, name)
+        place = _unlabelled_image(location, labelled)
+        if place is not None:
+            labelled.add(place)  # roots may overlap; it is told once
+            yield Mismatch(path_to_text(os.fsencode(location)), Reason.NO_LABEL)
+
+
+def _unlabelled_image(location: str, labelled: Set[_Place]) -> _Place | None:
+    try:
+        state = os.stat(location)
+        place = state.st_dev, state.st_ino
+        if place in labelled or not stat.S_ISREG(state.st_mode):
+            return None
+        if location.lower().endswith(_IMAGE_SUFFIXES):
+            return place
+        with open_regular(location) as stream:
+            return place if sniff(stream.read(HEAD_BYTES), size=state.st_size) != "other" else None
+    except (OSError, ReadingError):
+        return None
+
+
+def _named_apart(found: Sequence[_Found]) -> tuple[LabelledFile, ...]:
+    """Give files of several sources that have one relative path their absolute ones."""
+    counts = Counter(one.item.path for one in found)
+    return tuple(
+        one.item
+        if counts[one.item.path] == 1
+        else replace(one.item, path=path_to_text(os.fsencode(one.location)))
+        for one in found
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    told = list(names)
+    return ", ".join(map(shown, told[:_SHOWN])) + (" …" if len(told) > _SHOWN else "")

@@ -5,4 +5,6 @@ in `from cxrbatch.reading.radiograph import read_radiographs`. Research software
 device.
 """
 
-__version__ = "0.1.0"
+from cxrbatch.version import VERSION as __version__
+
+__all__ = ["__version__"]

@@ -14,9 +14,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cxrbatch import __version__
 from cxrbatch.reports import charts
 from cxrbatch.results.figures import Figure
+from cxrbatch.version import VERSION
 
 _LONGEST = 300
 
@@ -32,7 +32,7 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     template_of = _environment().get_template(template)
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = template_of.render(
-        values, style=Markup(style), policy=policy, made=made, version=__version__
+        values, style=Markup(style), policy=policy, made=made, version=VERSION
     )
     return visible(page)
 

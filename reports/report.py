@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cxrbatch import __version__
 from cxrbatch.errors import LabelError
 from cxrbatch.reading.outcomes import Flag
 from cxrbatch.reports.copies import Copies, find_copies
@@ -24,6 +23,7 @@ from cxrbatch.results.joining import UNKNOWN, Truth, find_truth, patients_of
 from cxrbatch.results.labels import class_numbers
 from cxrbatch.results.scores import Scores, card_of, read_scores
 from cxrbatch.results.table import Table, open_table
+from cxrbatch.version import VERSION
 
 _BINS = 20
 _HOTTEST = 100.0
@@ -115,7 +115,7 @@ class Report:
         # What was edited may hold numbers that JSON has no way to write.
         made = {name: self.provenance.get(name) for name in ("schema_version", *told)}
         return {
-            "cxrbatch": __version__,
+            "cxrbatch": VERSION,
             "table": {name: as_text(value) for name, value in made.items()},
             "model": as_text(self.card.get("name")),
             "architecture": as_text(self.card.get("architecture")),

@@ -20,11 +20,12 @@ TOP = Path(__file__).parents[1]
 PARTS = [name for name in ("training", "reports", "webapp") if (TOP / name).is_dir()]
 MOST_WEIGHTS = 25 * 1024 * 1024
 
-GROUND = {"", "atomic", "errors", "paths", "streams"}
+GROUND = {"atomic", "errors", "paths", "streams", "version"}
 LIBRARY = {"reading", "model", "results", "workers", "scoring", "sample"}
 EDGE = {"options", "interruption"}
 LAW = {
-    "": set(),
+    "": {"version"},
+    "version": set(),
     "errors": set(),
     "paths": {"errors"},
     "atomic": {"errors", "paths"},

@@ -6,7 +6,7 @@ from flask import Blueprint, jsonify, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import BadRequest
 
-from cxrbatch import __version__
+from cxrbatch.version import VERSION
 from cxrbatch.webapp.filters import PARAMETERS, is_labelled, parse_filter
 from cxrbatch.webapp.runs import Overview, overview, page_number
 from cxrbatch.webapp.services import asked_table, services
@@ -42,7 +42,7 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "cxrbatch",
-            "version": __version__,
+            "version": VERSION,
             "description": "Research use only: a prediction is not a diagnosis.",
         },
         "security": [{"token": []}],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flask import Flask
 
-from cxrbatch import __version__
+from cxrbatch.version import VERSION
 from cxrbatch.webapp import api, failures, images, runs, uploads
 from cxrbatch.webapp.children import Children, Queue
 from cxrbatch.webapp.export import Exports
@@ -69,7 +69,7 @@ def create_app(
     guard(app, token=token, hosts=hosts)
     failures.explain(app)
     app.jinja_env.filters.update(percent=_percent, day=_day, thousands=_thousands)
-    app.jinja_env.globals.update(version=__version__)
+    app.jinja_env.globals.update(version=VERSION)
     for feature in (runs, images, uploads, api):
         app.register_blueprint(feature.blueprint)
     return app

@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cxrbatch import __version__
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.inference import Backend
 from cxrbatch.model.network import STRIDE
@@ -19,6 +18,7 @@ from cxrbatch.scoring.patients import secret_id
 from cxrbatch.scoring.quantisation import Quantisation
 from cxrbatch.scoring.run import Run
 from cxrbatch.scoring.table_writer import Counts
+from cxrbatch.version import VERSION
 
 _LONGEST_VALUE = 60
 # What a run was made without that does not say it was made with it.
@@ -73,7 +73,7 @@ def fingerprint(
         "archive_root": path_to_text(os.fsencode(archive_root.resolve())),
         "patient_secret_id": secret_id(patient_secret),
         "versions": {
-            "cxrbatch": __version__,
+            "cxrbatch": VERSION,
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "torchvision", "pydicom", "pillow")},
         },

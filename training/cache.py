@@ -55,13 +55,20 @@ def store_place(folder: Path, recipe: Recipe, *, secret: bytes, lasting: bool = 
 
 @lru_cache(maxsize=1)
 def reading_version() -> str:
-    """Hash of all that turns bytes into inputs: the reader's own sources and its decoders.
+    """Hash the code that turns a file's bytes into a network input.
 
-    A number to be raised by hand would be forgotten one day, and the cache be wrong.
+    The hash covers the name and content of every source file of `cxrbatch.reading`, of
+    `cxrbatch.model.preprocessing`, and the versions of the decoding libraries. A version number
+    that someone must raise by hand would be forgotten one day, and the cache would return inputs
+    of an earlier reader.
+
+    Returns:
+        SHA-256, 64 hexadecimal digits.
     """
     folder = Path(str(reading.__file__)).parent
-    digest = hashlib.sha256()
-    for source in (*sorted(folder.glob("*.py")), Path(preprocessing.__file__)):
+    digest = hashlib.sha256(Path(preprocessing.__file__).read_bytes())
+    for source in sorted(folder.rglob("*.py")):
+        digest.update(source.relative_to(folder).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(source.read_bytes()).digest())
     digest.update(" ".join(version(name) for name in _DECODERS).encode())
     return digest.hexdigest()

@@ -147,8 +147,9 @@ def test_another_recipe_or_reader_finds_nothing_of_the_first(
     assert filled(films[:1], tmp_path / "cache", reader=refusing).outcomes == crashed
 
 
+@pytest.mark.parametrize("module", ["display.py", "codecs/png.py", "dicom/header.py"])
 def test_the_version_of_the_reader_follows_its_sources(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
     folder = Path(str(cache.reading.__file__)).parent
     shutil.copytree(folder, tmp_path / "reading", ignore=shutil.ignore_patterns("__pycache__"))
@@ -156,9 +157,14 @@ def test_the_version_of_the_reader_follows_its_sources(
     version = cache.reading_version.__wrapped__
     unchanged = version()
     assert unchanged == cache.reading_version()
-    with (tmp_path / "reading" / "display.py").open("a") as source:
+    (tmp_path / "reading" / module).rename(tmp_path / "reading" / "renamed.py")
+    renamed = version()
+    assert renamed != unchanged
+    (tmp_path / "reading" / "renamed.py").rename(tmp_path / "reading" / module)
+    assert version() == unchanged
+    with (tmp_path / "reading" / module).open("a") as source:
         source.write("# changed\n")
-    assert version() != unchanged
+    assert version() not in (unchanged, renamed)
 
 
 def test_patients_are_known_by_key_and_from_the_cache_too(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from cxrbatch.scoring.pictures import (
     heat_picture,
     revisit,
 )
-from cxrbatch.workers.forkserver_client import Nursery
-from cxrbatch.workers.isolation import Fault, IsolatedProcess, Limits
+from cxrbatch.workers.forkserver_client import Forkserver
+from cxrbatch.workers.worker import WorkerFault, WorkerLimits, WorkerProcess
 
 EACH = 3
 _LOOKED_THROUGH = 64
@@ -201,10 +201,10 @@ def read_pictures(
 
 
 def _joined(
-    drawn: _Drawn | Fault, table: Table, heatmaps: bytes | None, number: int, geometry: str
+    drawn: _Drawn | WorkerFault, table: Table, heatmaps: bytes | None, number: int, geometry: str
 ) -> Picture:
-    if isinstance(drawn, Fault) or drawn.absence:
-        return _absent(MISSING if isinstance(drawn, Fault) else drawn.absence)
+    if isinstance(drawn, WorkerFault) or drawn.absence:
+        return _absent(MISSING if isinstance(drawn, WorkerFault) else drawn.absence)
     heat = b""
     if heatmaps:
         levels = np.frombuffer(heatmaps, np.uint8).reshape(len(table.classes), -1)[number]
@@ -231,26 +231,26 @@ def _heat_layer(
 
 def _in_children(
     draw: "partial[_Drawn]", wanted: Sequence[_Wanted], workers: int
-) -> Iterator[_Drawn | Fault]:
+) -> Iterator[_Drawn | WorkerFault]:
     """Read in several processes, each its share."""
     count = max(1, min(workers, _MOST_PROCESSES, len(wanted)))
     if not wanted:
         return
-    nursery = Nursery()
+    forkserver = Forkserver(preload=("cxrbatch.scoring.file_reader",))
     try:
         with ThreadPoolExecutor(count) as threads:
             shares = [wanted[start::count] for start in range(count)]
-            read = list(threads.map(lambda share: _in_child(draw, share, nursery), shares))
+            read = list(threads.map(lambda share: _in_child(draw, share, forkserver), shares))
     finally:
-        nursery.close()
+        forkserver.close()
     for place in range(len(wanted)):
         yield read[place % count][place // count]
 
 
 def _in_child(
-    draw: "partial[_Drawn]", wanted: Sequence[_Wanted], nursery: Nursery
-) -> list[_Drawn | Fault]:
-    process = IsolatedProcess(nursery, Limits(seconds=_SECONDS))
+    draw: "partial[_Drawn]", wanted: Sequence[_Wanted], forkserver: Forkserver
+) -> list[_Drawn | WorkerFault]:
+    process = WorkerProcess(forkserver, WorkerLimits(seconds=_SECONDS))
     try:
         return list(process.map(draw, wanted))
     finally:

@@ -35,7 +35,7 @@ LAW = {
     "reading": GROUND,
     "model": GROUND | {"reading"},
     "results": GROUND | {"reading"},
-    "workers": GROUND | {"reading", "model", "scoring"},
+    "workers": GROUND | {"reading"},
     "scoring": GROUND | {"reading", "model", "results", "workers"},
     "sample": GROUND | {"reading", "model", "results"},
     "speed": GROUND | LIBRARY,

@@ -28,12 +28,12 @@ open(sys.argv[1], "w").write(f"{numbers} {code} {os.open(os.devnull, os.O_RDONLY
 
 READ = """
 import sys
-from cxrbatch.workers.isolation import IsolatedProcess, Limits
-from cxrbatch.workers.forkserver_client import Nursery
+from cxrbatch.workers.worker import WorkerProcess, WorkerLimits
+from cxrbatch.workers.forkserver_client import Forkserver
 
-nursery = Nursery()
-read = list(IsolatedProcess(nursery, Limits()).map(str.upper, ["a", "b"]))
-nursery.close()
+forkserver = Forkserver()
+read = list(WorkerProcess(forkserver, WorkerLimits()).map(str.upper, ["a", "b"]))
+forkserver.close()
 open(sys.argv[1], "w").write(repr(read))
 """
 

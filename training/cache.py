@@ -26,9 +26,9 @@ from cxrbatch.reading.readings import Reading, file_limit
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.patients import patient_key, secret_id
 from cxrbatch.training.store import Place, Store, reported, stored_keys
-from cxrbatch.workers.isolation import Fault, Limits
-from cxrbatch.workers.pool import ReadingPool
-from cxrbatch.workers.scheduler import Unread
+from cxrbatch.workers.pool import PoolListener, ReadingPool
+from cxrbatch.workers.scheduler import PendingItem
+from cxrbatch.workers.worker import WorkerFault, WorkerLimits
 
 _DECODERS = ("imagecodecs", "numpy", "pillow", "pydicom", "scipy")
 _COPIED_AT_ONCE = 256
@@ -111,9 +111,8 @@ class InputReader:
     opened_ns: int
     patient_secret: bytes = field(repr=False)
 
-    def load(self, files: list[ArchiveFile]) -> Decoded:
+    def read(self, file: ArchiveFile) -> Decoded:
         """Read one file; whatever is wrong with it is its outcome."""
-        (file,) = files
         options = ReadingOptions(no_voi=self.recipe.no_voi)
         try:
             with open_regular(file.path) as stream:
@@ -150,7 +149,7 @@ def fill(
     *,
     reader: InputReader,
     workers: int,
-    limits: Limits,
+    limits: WorkerLimits,
     progress: Callable[[int], object],
 ) -> tuple[npt.NDArray[np.int64], list[Outcome], list[str | None]]:
     """Decode the files whose bytes the store does not know.
@@ -173,10 +172,16 @@ def fill(
     rows: npt.NDArray[np.int64] = np.full(len(files), -1, dtype=np.int64)
     outcomes, patients = [], []
     culprits = _Culprits(store.place)
-    with ReadingPool(reader, workers=workers, limits=limits, listener=culprits) as pool:
-        unread = (Unread(i, ArchiveFile(os.fsencode(path), 0)) for i, path in enumerate(files))
+    with ReadingPool(
+        reader,
+        workers=workers,
+        limits=limits,
+        result_bytes=reader.recipe.size**2,
+        listener=culprits,
+    ) as pool:
+        unread = (PendingItem(i, ArchiveFile(os.fsencode(path), 0)) for i, path in enumerate(files))
         decoded: Decoded
-        for number, decoded in enumerate(pool.load(unread)):
+        for number, decoded in enumerate(pool.map(unread)):
             key, outcome = decoded.key or culprits.keys.get(number), decoded.outcome
             patient = decoded.patient
             if outcome is None:
@@ -238,30 +243,24 @@ def take(
 
 
 @dataclass(slots=True)
-class _Culprits:
+class _Culprits(PoolListener[ArchiveFile]):
     """Keys of files that end the process which reads them; told by several threads."""
 
     place: Place
     began_ns: int = field(default_factory=lambda: time.time_ns() - _CLOCK_NS)
     keys: dict[int, bytes] = field(default_factory=dict)
 
-    def retried(self, unread: Unread) -> None:
-        """Nothing is known yet."""
-
-    def fewer_workers(self) -> None:
-        """Leave it to the outcomes."""
-
-    def lost(self, unread: Unread, fault: Fault) -> None:
+    def lost(self, pending: PendingItem[ArchiveFile], fault: WorkerFault) -> None:
         """Remember the bytes, if they are the ones that were read."""
         if not fault.lasting:
             return
         key = _started(self.place)
         try:
-            with open_regular(unread.file.path) as stream:
+            with open_regular(pending.item.path) as stream:
                 while block := stream.read(1 << 20):
                     key.update(block)
                 if os.fstat(stream.fileno()).st_ctime_ns < self.began_ns:
-                    self.keys[unread.number] = key.digest()
+                    self.keys[pending.number] = key.digest()
         except (OSError, ReadingError):
             return
 

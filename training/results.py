@@ -22,8 +22,8 @@ from cxrbatch.scoring.provenance import fingerprint, heatmap_size
 from cxrbatch.scoring.run import ScoringOptions
 from cxrbatch.scoring.shards import ScoredRow
 from cxrbatch.scoring.table_writer import write_table
-from cxrbatch.workers.pool import ReadingPool, Unheard
-from cxrbatch.workers.scheduler import Unread
+from cxrbatch.workers.pool import ReadingPool
+from cxrbatch.workers.scheduler import PendingItem
 
 
 def write_results(
@@ -60,10 +60,15 @@ def write_results(
     scorer = Scorer(model, batch_size=DEFAULT_BATCH_SIZE, device=device, precision=precision)
     classes = model.card.classes
     cells = heatmap_size(model)
-    with ReadingPool(reader, workers=workers, limits=options.limits, listener=Unheard()) as pool:
-        entries = [Unread(i, _archived(file, base)) for i, file in enumerate(located)]
-        rows = list(score_batches(pool.load(entries), scorer))
-    names = [path_to_text(entry.file.path) for entry in entries]
+    with ReadingPool(
+        reader,
+        workers=workers,
+        limits=options.limits,
+        result_bytes=model.card.recipe.size**2,
+    ) as pool:
+        entries = [PendingItem(i, _archived(file, base)) for i, file in enumerate(located)]
+        rows = list(score_batches(pool.map(entries), scorer))
+    names = [path_to_text(entry.item.path) for entry in entries]
     labels = dict(zip(names, files, strict=True))
     table = _with_truth(
         rows, labels, classes=classes, schema=table_schema(classes, heatmap_size=cells)

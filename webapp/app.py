@@ -17,7 +17,7 @@ from cxrbatch.webapp.security import Hosts, guard
 from cxrbatch.webapp.services import NAME, Services
 from cxrbatch.webapp.summaries import Summaries
 from cxrbatch.webapp.uploads import UploadRequest
-from cxrbatch.workers.isolation import Limits
+from cxrbatch.workers.worker import WorkerLimits
 
 MOST_BYTES = 100 << 20
 """Largest body that is taken."""
@@ -56,7 +56,7 @@ def create_app(
         MAX_CONTENT_LENGTH=MOST_BYTES,
         MAX_FORM_PARTS=8,
     )
-    children = Children(Limits())
+    children = Children(WorkerLimits())
     app.extensions[NAME] = Services(
         children=children,
         exports=Exports(Queue(at_work=2, waiting=4)),

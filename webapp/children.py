@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from cxrbatch.workers.forkserver_client import Nursery, NurseryClosed
-from cxrbatch.workers.isolation import Fault, IsolatedProcess, Limits
+from cxrbatch.workers.forkserver_client import Forkserver, ForkserverClosed
+from cxrbatch.workers.worker import WorkerFault, WorkerLimits, WorkerProcess
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -52,7 +52,7 @@ class Children:
         is_closed: Whether the server is ending.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: WorkerLimits) -> None:
         """Start nothing yet.
 
         Args:
@@ -60,17 +60,17 @@ class Children:
         """
         self._limits = limits
         self._lock = threading.Lock()
-        self._nursery: Nursery | None = None
+        self._forkserver: Forkserver | None = None
         self.is_closed = False
 
-    def call(self, function: Callable[[Item], Result], item: Item) -> Result | Fault:
+    def call(self, function: Callable[[Item], Result], item: Item) -> Result | WorkerFault:
         """Give the function's result, or why it has none.
 
         Raises:
             CxrbatchError: No process can be started.
-            NurseryClosed: `close` was called.
+            ForkserverClosed: `close` was called.
         """
-        process = IsolatedProcess(self._started(), self._limits)
+        process = WorkerProcess(self._started(), self._limits)
         try:
             (result,) = process.map(function, [item])
         finally:
@@ -81,13 +81,13 @@ class Children:
         """End all children."""
         with self._lock:
             self.is_closed = True
-            if self._nursery is not None:
-                self._nursery.close()
+            if self._forkserver is not None:
+                self._forkserver.close()
 
-    def _started(self) -> Nursery:
+    def _started(self) -> Forkserver:
         with self._lock:
             if self.is_closed:
-                raise NurseryClosed
-            if self._nursery is None:
-                self._nursery = Nursery()
-            return self._nursery
+                raise ForkserverClosed
+            if self._forkserver is None:
+                self._forkserver = Forkserver(preload=("cxrbatch.scoring.file_reader",))
+            return self._forkserver

@@ -10,7 +10,7 @@ from cxrbatch.scoring.pictures import UNKNOWN_ORIGIN, Origin, heat_picture
 from cxrbatch.webapp.children import Children, Queue
 from cxrbatch.webapp.drawing import Film, Wanted, draw
 from cxrbatch.webapp.opened import OpenedTable, Row
-from cxrbatch.workers.isolation import Fault
+from cxrbatch.workers.worker import WorkerFault
 
 _MOST_THUMBNAILS = 2000
 _HEAT_EDGE = 256
@@ -63,7 +63,7 @@ class Films:
         wanted = Wanted(origin, row["path"], row["frame"], row["image_hash"], is_thumbnail)
         with self._queue.turn():
             drawn = self._children.call(draw, wanted)
-        return Film(b"", drawn.detail) if isinstance(drawn, Fault) else drawn
+        return Film(b"", drawn.detail) if isinstance(drawn, WorkerFault) else drawn
 
 
 def heat_layer(levels: npt.NDArray[np.uint8]) -> bytes:

@@ -21,10 +21,10 @@ from cxrbatch.model.checkpoint import bundled_checkpoint, read_card
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.results.table import ImageScores, Row
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.file_reader import FileReader, LoadedFiles
+from cxrbatch.scoring.file_reader import FileReader, LoadedFile
 from cxrbatch.webapp.children import Children, Queue
 from cxrbatch.webapp.drawing import png
-from cxrbatch.workers.isolation import Fault
+from cxrbatch.workers.worker import WorkerFault
 
 MOST_FRAMES = 16
 """Frames of a file that are looked at."""
@@ -54,7 +54,7 @@ class ReadUpload:
         picture: The first frame as PNG, made smaller; empty where it gave no image.
     """
 
-    loaded: LoadedFiles
+    loaded: LoadedFile
     picture: bytes
 
 
@@ -68,7 +68,7 @@ def read_upload(upload: Upload) -> ReadUpload:
             picture = png(reading.image, longest=_LONGEST_SHOWN)
     inputs = [prepared for _, prepared in pairs if prepared is not None]
     size = reader.recipe.size
-    loaded = LoadedFiles(
+    loaded = LoadedFile(
         [row for row, _ in pairs],
         [prepared is not None for _, prepared in pairs],
         np.stack(inputs) if inputs else np.empty((0, size, size), np.uint8),
@@ -135,7 +135,7 @@ class UploadScorer:
         named = ArchiveFile(str(number).encode(), os.fstat(number).st_size)
         with self._queue.turn():
             read = self._children.call(read_upload, Upload(reader, named))
-            if isinstance(read, Fault):
+            if isinstance(read, WorkerFault):
                 read = ReadUpload(reader.failed(named, read.outcome, read.detail), b"")
             return Scored(self._scored(read), read.picture)
 

@@ -15,8 +15,8 @@ from cxrbatch.results.table import open_table
 from cxrbatch.webapp.children import Children
 from cxrbatch.webapp.filters import is_labelled
 from cxrbatch.webapp.opened import OpenedTable
-from cxrbatch.workers.forkserver_client import NurseryClosed
-from cxrbatch.workers.isolation import Fault
+from cxrbatch.workers.forkserver_client import ForkserverClosed
+from cxrbatch.workers.worker import WorkerFault
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,6 @@ class Summaries:
     def _added_up(self, opened: OpenedTable) -> Accuracy | None:
         try:
             found = self._children.call(add_up, opened.place)
-        except (CxrbatchError, NurseryClosed):
+        except (CxrbatchError, ForkserverClosed):
             return None
-        return None if isinstance(found, Fault) else found
+        return None if isinstance(found, WorkerFault) else found

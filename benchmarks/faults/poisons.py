@@ -64,7 +64,7 @@ def write_hook(folder: Path) -> Path:
     native = folder / "native.so"
     compiler = ["gcc", "-shared", "-fPIC", "-O0", "-o", str(native), str(folder / "native.c")]
     subprocess.run(compiler, check=True)
-    patch = _PATCH.format(native=str(native), patched="nursery.serve")
+    patch = _PATCH.format(native=str(native), patched="forkserver.serve")
     (folder / "sitecustomize.py").write_text(patch)
     return folder
 

@@ -144,11 +144,15 @@ def command(
     with Interruption(lambda: told.interrupted(again)) as interruption, closing(told):
         from cxrbatch.atomic import claimed
         from cxrbatch.paths import check_output
-        from cxrbatch.workers.forkserver_client import Nursery
+        from cxrbatch.workers.forkserver_client import Forkserver
 
         check_output(output, overwrite=True, source=archive)
         reads_here = workers and engine == "local"
-        with claimed(output), closing(Nursery()) if reads_here else nullcontext() as nursery:
+        reading = ("cxrbatch.scoring.file_reader",)
+        with (
+            claimed(output),
+            closing(Forkserver(preload=reading)) if reads_here else nullcontext() as forkserver,
+        ):
             # torch takes seconds to load: a second run is refused before that, and what reads
             # files starts beside it.
             from cxrbatch.model.checkpoint import bundled_checkpoint
@@ -185,7 +189,7 @@ def command(
                 progress=told,
                 overwrite=overwrite,
                 update=update,
-                nursery=nursery,
+                forkserver=forkserver,
                 elsewhere=elsewhere,
             )
         told.finished(rows=summary.counts.rows, outcomes=summary.counts.outcomes)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +16,19 @@ from cxrbatch.model.lanes import BatchScores
 from cxrbatch.paths import path_to_text
 from cxrbatch.reading.outcomes import Kind, Outcome
 from cxrbatch.results.table import ImageScores, Row
-from cxrbatch.scoring.file_reader import FileReader, LoadedFiles
+from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.scoring.file_reader import FileReader, LoadedFile
 from cxrbatch.scoring.manifest import read_manifest
 from cxrbatch.scoring.run import Culprits, Progress, ScoringOptions, Summary
 from cxrbatch.scoring.shards import ScoredRow, write_shard
 from cxrbatch.scoring.update import EarlierRows
-from cxrbatch.workers.forkserver_client import Nursery
-from cxrbatch.workers.isolation import Fault
-from cxrbatch.workers.pool import Portion, ReadingPool
-from cxrbatch.workers.scheduler import Unread
+from cxrbatch.workers.forkserver_client import Forkserver
+from cxrbatch.workers.pool import PoolListener, ReadingPool
+from cxrbatch.workers.scheduler import PendingItem
+from cxrbatch.workers.worker import WorkerFault
+
+Portion: TypeAlias = LoadedFile | pa.Table
+"""A file's rows with their inputs; or rows of an earlier table, which are finished."""
 
 _Waiting = list[tuple[Row | pa.Table, npt.NDArray[np.uint8] | None]]
 
@@ -111,7 +116,7 @@ class Sharding:
         options: The run's options.
         progress: Told how far the run is.
         summary: Counts what was read.
-        nursery: Starts the processes that read; None starts one.
+        forkserver: Starts the processes that read; None starts one.
     """
 
     folder: Path
@@ -123,7 +128,7 @@ class Sharding:
     options: ScoringOptions
     progress: Progress
     summary: Summary
-    nursery: Nursery | None = None
+    forkserver: Forkserver | None = None
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[Mapping[Path, range]], None]]:
@@ -141,10 +146,13 @@ class Sharding:
             yield lambda left: self._write(left, culprits, pool)
 
     def _write(
-        self, left: Mapping[Path, range], culprits: Culprits, pool: ReadingPool[LoadedFiles]
+        self,
+        left: Mapping[Path, range],
+        culprits: Culprits,
+        pool: ReadingPool[ArchiveFile, Portion],
     ) -> None:
         # One stream over all shards: reading does not pause where one of them ends.
-        portions = pool.load(self._entries(left.values(), culprits))
+        portions = pool.map(self._entries(left.values(), culprits))
         for path, numbers in left.items():
             write_shard(
                 path,
@@ -155,18 +163,21 @@ class Sharding:
             )
             self.progress.shard_done(len(numbers))
 
-    def _pool(self, culprits: Culprits) -> ReadingPool[LoadedFiles]:
+    def _pool(self, culprits: Culprits) -> ReadingPool[ArchiveFile, Portion]:
         options = self.options
         listener = _Listener(culprits, self.progress)
         return ReadingPool(
             self.reader,
             workers=options.workers,
             limits=options.limits,
+            result_bytes=self.reader.recipe.size**2,
             listener=listener,
-            nursery=self.nursery,
+            forkserver=self.forkserver,
         )
 
-    def _entries(self, left: Iterable[range], culprits: Culprits) -> Iterator[Unread | Portion]:
+    def _entries(
+        self, left: Iterable[range], culprits: Culprits
+    ) -> Iterator[PendingItem[ArchiveFile] | Portion]:
         """Each file of the shards that are left: to be read, or ready without."""
         for numbers in left:
             files = read_manifest(self.folder, start=numbers.start, stop=numbers.stop)
@@ -177,13 +188,13 @@ class Sharding:
                 elif fault := culprits.get(number):
                     yield self.reader.failed(file, fault.outcome, fault.detail)
                 else:
-                    yield Unread(number, file)
+                    yield PendingItem(number, file)
 
     def _told(self, portions: Iterator[Portion], numbers: range) -> Iterator[Portion]:
         # The numbers come first: where they end, no portion of the next shard is taken.
         for number, portion in zip(numbers, portions, strict=False):
             yield portion
-            if isinstance(portion, LoadedFiles):
+            if isinstance(portion, LoadedFile):
                 self.summary.read += 1
                 self.summary.images += sum(portion.scorable)
                 for row in portion.rows:
@@ -193,18 +204,19 @@ class Sharding:
 
 
 @dataclass(frozen=True, slots=True)
-class _Listener:
+class _Listener(PoolListener[ArchiveFile]):
     """Writes culprits down and tells of them."""
 
     culprits: Culprits
     progress: Progress
 
-    def retried(self, unread: Unread) -> None:
-        self.progress.retried(unread.number, path_to_text(unread.file.path, unread.file.member))
+    def retried(self, pending: PendingItem[ArchiveFile]) -> None:
+        file = pending.item
+        self.progress.retried(pending.number, path_to_text(file.path, file.member))
 
     def fewer_workers(self) -> None:
         self.progress.fewer_workers()
 
-    def lost(self, unread: Unread, fault: Fault) -> None:
+    def lost(self, pending: PendingItem[ArchiveFile], fault: WorkerFault) -> None:
         if fault.lasting:
-            self.culprits.add(unread.number, fault)
+            self.culprits.add(pending.number, fault)

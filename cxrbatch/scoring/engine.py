@@ -36,7 +36,7 @@ from cxrbatch.scoring.run import Progress, Run, ScoringOptions, Summary, saved_r
 from cxrbatch.scoring.shards import read_shard, shard_holds
 from cxrbatch.scoring.table_writer import Counts, write_table
 from cxrbatch.scoring.update import EarlierRows, is_up_to_date, updatable
-from cxrbatch.workers.forkserver_client import Nursery
+from cxrbatch.workers.forkserver_client import Forkserver
 
 # With fewer, there is not always one for each lane, and a model looks idle that is not.
 _ENOUGH_BATCHES = 20
@@ -51,7 +51,7 @@ def score_archive(
     progress: Progress,
     overwrite: bool = False,
     update: bool = False,
-    nursery: Nursery | None = None,
+    forkserver: Forkserver | None = None,
     elsewhere: "Elsewhere | None" = None,
 ) -> Summary:
     """Score every file of an archive into a results table.
@@ -66,7 +66,7 @@ def score_archive(
         progress: Told how far the run is.
         overwrite: Replace an output that is there.
         update: Keep those rows of an output that is there whose files have not changed.
-        nursery: Starts the processes that read; one may be given that has been starting meanwhile.
+        forkserver: Starts the processes that read; one that has been starting may be given.
         elsewhere: Has shards written by other processes; this one writes them if None.
 
     Raises:
@@ -77,7 +77,7 @@ def score_archive(
         CxrbatchError: The model's scores are not finite, or no process can be started.
     """
     engine = Engine(
-        archive, output, checkpoint, options, progress, nursery=nursery, elsewhere=elsewhere
+        archive, output, checkpoint, options, progress, forkserver=forkserver, elsewhere=elsewhere
     )
     with writing(output):
         return engine.run(overwrite=overwrite, update=update)
@@ -95,7 +95,7 @@ class Engine:
         progress: Progress,
         *,
         secret: bytes | None = None,
-        nursery: Nursery | None = None,
+        forkserver: Forkserver | None = None,
         elsewhere: "Elsewhere | None" = None,
     ) -> None:
         """Begin nothing yet.
@@ -107,7 +107,7 @@ class Engine:
             options: The run's options.
             progress: Told how far the run is.
             secret: Key of the patient hash; the user's own if None.
-            nursery: As of `score_archive`.
+            forkserver: As of `score_archive`.
             elsewhere: As of `score_archive`.
 
         Raises:
@@ -129,7 +129,7 @@ class Engine:
         self.card = loaded.card
         self.options = options
         self.progress = progress
-        self.nursery = nursery
+        self.forkserver = forkserver
         self.elsewhere = elsewhere
         self.walk = Walk(archive, follow_links=options.follow_links)
         self._loaded = loaded
@@ -261,7 +261,7 @@ class Engine:
         """What writes the shards of a run in this process."""
         reading = self.options.reading(self.card.recipe)
         base = os.fsencode(self.walk.base)
-        nursery, self.nursery = self.nursery, None  # it serves one pool
+        forkserver, self.forkserver = self.forkserver, None  # it serves one pool
         return Sharding(
             folder=self.folder,
             run=run_id(run),
@@ -272,7 +272,7 @@ class Engine:
             options=self.options,
             progress=self.progress,
             summary=self.summary,
-            nursery=nursery,
+            forkserver=forkserver,
         )
 
     def _quantised(self) -> Quantisation | None:

@@ -23,11 +23,11 @@ from cxrbatch.scoring.patients import patient_key
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedFiles:
-    """Rows of some files, and the inputs of those rows that may be scored.
+class LoadedFile:
+    """Rows of one file, and the network inputs of those rows that may be scored.
 
     Attributes:
-        rows: In the order of files and frames.
+        rows: One for each frame.
         scorable: For each row, whether it has an input.
         inputs: Shape (number of true `scorable`, size, size), uint8.
     """
@@ -53,22 +53,22 @@ class FileReader:
     options: ReadingOptions
     patient_secret: bytes = field(repr=False)
 
-    def load(self, files: list[ArchiveFile]) -> LoadedFiles:
-        """Read files; whatever is wrong with one of them is in its row."""
-        loaded = [self.row(file, reading) for file in files for reading in self.readings(file)]
+    def read(self, file: ArchiveFile) -> LoadedFile:
+        """Read a file; its defects are in the outcome of its row, never an exception."""
+        loaded = [self.row(file, reading) for reading in self.readings(file)]
         inputs = [prepared for _, prepared in loaded if prepared is not None]
         size = self.recipe.size
-        return LoadedFiles(
+        return LoadedFile(
             [row for row, _ in loaded],
             [prepared is not None for _, prepared in loaded],
             np.stack(inputs) if inputs else np.empty((0, size, size), dtype=np.uint8),
         )
 
-    def failed(self, file: ArchiveFile, outcome: Outcome, detail: str) -> LoadedFiles:
+    def failed(self, file: ArchiveFile, outcome: Outcome, detail: str) -> LoadedFile:
         """Give the row of a file that could not be read in this process at all."""
         size = self.recipe.size
         row, _ = self.row(file, _failed(outcome, detail))
-        return LoadedFiles([row], [False], np.empty((0, size, size), dtype=np.uint8))
+        return LoadedFile([row], [False], np.empty((0, size, size), dtype=np.uint8))
 
     def readings(self, file: ArchiveFile) -> Iterator[Reading]:
         """Read a file: one Reading, or one per frame, decoded as they are asked for."""

@@ -32,8 +32,8 @@ from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.file_reader import FileReader
 from cxrbatch.scoring.quantisation import MOST_CHANGE, Quantisation
 from cxrbatch.scoring.run import ScoringOptions
-from cxrbatch.workers.pool import ReadingPool, Unheard
-from cxrbatch.workers.scheduler import Unread
+from cxrbatch.workers.pool import ReadingPool
+from cxrbatch.workers.scheduler import PendingItem
 
 LEAST_OF_A_CLASS = 25
 """With fewer images one pair in another order would change an area by more than is allowed."""
@@ -75,15 +75,18 @@ def read_labelled(labels: Path, card: Card, options: ScoringOptions) -> Labelled
     numbers = class_numbers({file.label for file in files}, card.classes)
     base = labels if is_folder else labels.parent
     chosen = _some(files, numbers, classes=len(card.classes))
-    entries = [Unread(i, _archived(base, file)) for i, file in enumerate(chosen)]
+    entries = [PendingItem(i, _archived(base, file)) for i, file in enumerate(chosen)]
     reader = FileReader(b"", card.recipe, options.reading(card.recipe), b"")
     inputs: list[npt.NDArray[np.uint8]] = []
     classes: list[int] = []
     unreadable = 0
     with ReadingPool(
-        reader, workers=options.workers, limits=options.limits, listener=Unheard()
+        reader,
+        workers=options.workers,
+        limits=options.limits,
+        result_bytes=card.recipe.size**2,
     ) as pool:
-        for file, loaded in zip(chosen, pool.load(entries), strict=True):
+        for file, loaded in zip(chosen, pool.map(entries), strict=True):
             inputs += list(loaded.inputs)
             classes += [numbers[file.label]] * len(loaded.inputs)
             unreadable += not len(loaded.inputs)

@@ -17,7 +17,7 @@ from cxrbatch.reading.outcomes import Kind, Outcome
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.scoring.quantisation import Quantisation
 from cxrbatch.scoring.table_writer import Counts
-from cxrbatch.workers.isolation import Fault, Limits
+from cxrbatch.workers.worker import WorkerFault, WorkerLimits
 
 _CULPRITS = "culprits"
 _OUTCOMES = {code.value: code for code in Outcome}
@@ -123,11 +123,11 @@ class Culprits:
         self._descriptor = os.open(folder / _CULPRITS, flags, 0o644)
         sync_folder(folder)
 
-    def get(self, number: int) -> Fault | None:
+    def get(self, number: int) -> WorkerFault | None:
         """The fault of a file, if it is known."""
         return self._known.get(number)
 
-    def add(self, number: int, fault: Fault) -> None:
+    def add(self, number: int, fault: WorkerFault) -> None:
         """Write one down.
 
         Raises:
@@ -143,7 +143,7 @@ class Culprits:
         os.close(self._descriptor)
 
 
-def _read(path: Path) -> Iterator[tuple[int, Fault]]:
+def _read(path: Path) -> Iterator[tuple[int, WorkerFault]]:
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
@@ -151,7 +151,7 @@ def _read(path: Path) -> Iterator[tuple[int, Fault]]:
     for line in lines:
         try:
             number, outcome, detail = json.loads(line)
-            yield int(number), Fault(_OUTCOMES[outcome], str(detail), lasting=True)
+            yield int(number), WorkerFault(_OUTCOMES[outcome], str(detail), lasting=True)
         except (ValueError, TypeError, KeyError):
             continue  # empty, or cut short when the run was killed
 
@@ -185,15 +185,15 @@ class ScoringOptions:
     follow_links: bool = False
     max_pixels: int = ReadingOptions().max_pixels
     modalities: frozenset[str] = ReadingOptions().modalities
-    deadline: float = Limits().seconds
+    deadline: float = WorkerLimits().seconds
     commit_every: int = 4096
     part: Part = field(default_factory=Part)
     fast_decode: bool = False
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> WorkerLimits:
         """What one file may use."""
-        return Limits(seconds=self.deadline, memory=memory_for(self.max_pixels))
+        return WorkerLimits(seconds=self.deadline, memory=memory_for(self.max_pixels))
 
     def reading(self, recipe: Recipe) -> ReadingOptions:
         """How files are read for a model of this recipe."""

@@ -32,7 +32,7 @@ from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.scoring.archive import ArchiveFile, Walk
 from cxrbatch.scoring.engine import score_archive
-from cxrbatch.scoring.file_reader import FileReader, LoadedFiles
+from cxrbatch.scoring.file_reader import FileReader, LoadedFile
 from cxrbatch.scoring.run import Progress, ScoringOptions
 from cxrbatch.speed.bare import BareFile, find_pixels
 from cxrbatch.speed.capacities import (
@@ -48,9 +48,9 @@ from cxrbatch.speed.capacities import (
     seconds_per_byte_copied,
     seconds_per_operation,
 )
-from cxrbatch.workers.forkserver_client import Nursery
-from cxrbatch.workers.pool import ReadingPool, Unheard
-from cxrbatch.workers.scheduler import Unread
+from cxrbatch.workers.forkserver_client import Forkserver
+from cxrbatch.workers.pool import ReadingPool
+from cxrbatch.workers.scheduler import PendingItem
 
 
 class RunClock:
@@ -247,15 +247,18 @@ def _sample(archive: Path, loaded: Checkpoint, options: ScoringOptions) -> list[
     recipe = loaded.card.recipe
     reader = FileReader(os.fsencode(base), recipe, ReadingOptions(no_voi=recipe.no_voi), b"")
     with ReadingPool(
-        reader, workers=max(1, options.workers), limits=options.limits, listener=Unheard()
+        reader,
+        workers=max(1, options.workers),
+        limits=options.limits,
+        result_bytes=recipe.size**2,
     ) as pool:
         end = time.monotonic() + _SAMPLED_SECONDS
         in_time = takewhile(lambda _: time.monotonic() < end, enumerate(chosen))
-        portions = pool.load(Unread(number, file) for number, file in in_time)
+        portions = pool.map(PendingItem(number, file) for number, file in in_time)
         single = [
             base / os.fsdecode(file.path)
             for file, portion in zip(chosen, portions, strict=False)
-            if isinstance(portion, LoadedFiles)
+            if isinstance(portion, LoadedFile)
             and [row.outcome for row in portion.rows] == [Outcome.SCORED.value]
         ]
     found = [bare for bare in map(find_pixels, single) if bare is not None]
@@ -318,13 +321,13 @@ def _run(
             link = archive / f"{number:06d}"
             link.symlink_to(files[number % len(files)].path.absolute())
         with claimed(output):
-            nursery = Nursery() if options.workers else None
+            forkserver = Forkserver(preload=(FileReader.__module__,)) if options.workers else None
             score_archive(
                 archive,
                 output,
                 checkpoint=checkpoint,
                 options=replace(options, follow_links=True),
                 progress=clock,
-                nursery=nursery,
+                forkserver=forkserver,
             )
             return images - clock.before, clock.seconds

@@ -1,8 +1,12 @@
-"""The process that forks reading processes: small, of one thread, and never touched by a file.
+"""The process that forks worker processes: small, of one thread, and never touched by a file.
 
-`nursery_client` starts it with a socket as its standard input. A fork of it costs milliseconds and
-a few megabytes, where a fork of the main process would copy a model, its threads and its device.
-It ends when the main process does, and its children end with it.
+`forkserver_client` starts it with a socket as its standard input. A fork of it costs milliseconds
+and a few megabytes; a fork of the main process would copy a model, its threads and its device. It
+ends when the main process does, and its children end with it.
+
+The forkserver of Python's multiprocessing does not replace it: the peak memory and CPU time of a
+child that crashed are known only to the process that waits for it (wait4), and that one reports
+the exit status alone. Here they decide between a crash, a timeout and too much memory.
 """
 
 import ctypes
@@ -17,7 +21,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -27,16 +31,16 @@ from cxrbatch.reading.outcomes import reading_error
 from cxrbatch.streams import open_standard_streams
 
 REQUEST = struct.Struct("<q")
-"""Positive, with a socket: fork, and let it have so many bytes. Negative: end that child."""
+"""Positive, with a socket: fork a child that may use so many bytes. Negative: end that child."""
 
 REPLY = struct.Struct("<qqqqd")
-"""To a fork: its process id. To an end: the fields of `End`."""
+"""After a fork: `End` whose status is the process id. After an end: the fields of `End`."""
 
 UNKNOWN_STATUS = -1
 
 TOGETHER = 0.05
-"""Seconds since the last message after which an item that ends is told of, with those before it:
-a message wakes the main process, which for small images costs a tenth of what reading them does."""
+"""Seconds for which a child gathers results before it sends them: a message wakes the main process,
+which for small images costs a tenth of the time that reading them takes."""
 
 
 class End(NamedTuple):
@@ -44,10 +48,10 @@ class End(NamedTuple):
 
     Attributes:
         status: Exit status as of waitpid, or `UNKNOWN_STATUS`.
-        begun: Items that it began.
-        taken: Bytes that the last of these took at its peak.
-        allowed: Bytes that the last was allowed.
-        seconds: CPU seconds since the last was begun.
+        begun: Number of items that it began.
+        taken: Bytes that the last item took at its peak.
+        allowed: Bytes that the last item was allowed.
+        seconds: CPU seconds since the last item began.
     """
 
     status: int
@@ -58,11 +62,11 @@ class End(NamedTuple):
 
 
 GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C and the signals of a batch system, which reach the whole group. The main process decides
-what follows; a child that ended by one would look like a crash of its file."""
+"""Ctrl-C and the signals of a batch system reach the whole process group. The main process decides
+what follows; a child that ended by such a signal would look like a crash of its file."""
 
-# Reading runs ahead of the forward pass and yields to it: where there are more processes and
-# threads than cores, a thread that is kept waiting keeps all threads of a layer waiting.
+# Reading runs ahead of the forward pass and yields to it: with more processes and threads than
+# cores, a thread that waits for a core keeps all threads of a layer waiting.
 _NICENESS = 10
 _LAST_WAIT = 1.0
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -70,23 +74,27 @@ _KIBIBYTE = 1024
 _FORGET_PEAK = b"5"  # as of proc_pid_clear_refs(5)
 _LINE = 128
 
-_PRELOADED = ("cxrbatch.scoring.file_reader", "cxrbatch.reading.dicom.reader", "scipy.sparse")
+_PRELOADED = ("cxrbatch.reading.dicom.reader", "scipy.sparse")
 
-# Items begun; bytes that the last one is allowed, and the peak of what was resident before it; CPU
-# seconds before it.
+# Items begun; bytes that the last one is allowed; peak of resident bytes before it; CPU seconds
+# before it.
 _ENTRIES = struct.Struct("<qqqd")
 
 
-def serve() -> None:
-    """Fork and end children as asked for, until the main process closes the socket."""
+def serve(preload: Sequence[str]) -> None:
+    """Fork and end children on request, until the main process closes the socket.
+
+    Args:
+        preload: Modules that are imported before the first fork, beside those that read images.
+    """
     open_standard_streams()
     control = socket.socket(fileno=0)
     for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     os.nice(_NICENESS)
-    # What children need is loaded before they are forked, and here alone: the main process starts
-    # this one first and loads meanwhile what it needs itself.
-    for name in _PRELOADED:
+    # What children need is loaded before they are forked; the main process loads its own modules
+    # meanwhile.
+    for name in (*_PRELOADED, *preload):
         importlib.import_module(name)
     gc.freeze()
     children: dict[int, _Ledger] = {}
@@ -97,7 +105,7 @@ def serve() -> None:
         os.kill(pid, signal.SIGKILL)
     for pid, ledger in children.items():
         _end(pid, ledger)
-    # Without the interpreter's own end, which takes a tenth of a second and does nothing here.
+    # The interpreter's own end takes a tenth of a second and does nothing here.
     os._exit(0)
 
 
@@ -116,12 +124,12 @@ def _obey(control: socket.socket, children: "dict[int, _Ledger]") -> None:
             control.send(REPLY.pack(*End(pid)))
         elif -number in children:
             control.send(REPLY.pack(*_end(-number, children.pop(-number))))
-        else:  # of an earlier nursery
+        else:  # a child of an earlier forkserver
             control.send(REPLY.pack(*End(UNKNOWN_STATUS)))
 
 
 class _Ledger:
-    """What a child has begun, and the memory that it may have; can be read when it has ended."""
+    """Shared memory in which a child records what it began; readable after the child's end."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -131,24 +139,24 @@ class _Ledger:
         self._seconds = 0.0
 
     def open(self) -> None:
-        """In the child: keep open what is asked twice for each file, and let it have the most."""
+        """In the child: open the kernel's files that each item needs; allow the most memory."""
         self._sizes = os.open("/proc/self/statm", os.O_RDONLY)
         with suppress(OSError):
             self._peak = os.open("/proc/self/clear_refs", os.O_WRONLY)
         self.allow_most()
 
     def begin(self) -> None:
-        """In the child: begin an item, with all the memory that any may have."""
+        """In the child: record that an item begins; allow the most memory."""
         self._begun += 1
         self._seconds = time.process_time()
         self.allow_most()
 
     def allow_most(self) -> None:
-        """In the child: let it have all that any item may have."""
+        """In the child: allow as much memory as any item may use."""
         self.allow(self._most)
 
     def allow(self, memory: int) -> None:
-        """In the child: let it have so many bytes beyond what it has, and count its peak anew."""
+        """In the child: allow so many more bytes than are mapped now, and reset the peak."""
         memory = min(memory, self._most)
         mapped = int(os.pread(self._sizes, _LINE, 0).split()[0]) * resource.getpagesize()
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
@@ -160,19 +168,19 @@ class _Ledger:
         self._shared[:] = _ENTRIES.pack(self._begun, memory, peak, self._seconds)
 
     def begun(self) -> int:
-        """In the parent: items that the child began."""
+        """In the parent: read the number of items that the child began."""
         begun: int = _ENTRIES.unpack(self._shared[:])[0]
         return begun
 
     def end(self, status: int, usage: resource.struct_rusage) -> End:
-        """In the parent: what became of the child."""
+        """In the parent: make the `End` of a child from its status and resource usage."""
         begun, allowed, peak, seconds = _ENTRIES.unpack(self._shared[:])
         taken = max(0, usage.ru_maxrss * _KIBIBYTE - peak)
         return End(status, begun, taken, allowed, usage.ru_utime + usage.ru_stime - seconds)
 
 
 def _fork(descriptor: int, ledger: _Ledger) -> int:
-    """Give the process id of a new child, or the system's error number, negative."""
+    """Return the process id of a new child, or the negative error number of the system."""
     parent = os.getpid()
     try:
         pid = os.fork()
@@ -190,7 +198,7 @@ def _fork(descriptor: int, ledger: _Ledger) -> int:
 def _end(pid: int, ledger: _Ledger) -> End:
     handle = os.pidfd_open(pid)
     os.kill(pid, signal.SIGKILL)  # it changes nothing where the child has ended already
-    # A child that waits for a dead disk cannot be ended; it must not keep the others waiting.
+    # A child that waits for a dead disk does not end; the other requests must not wait for it.
     select.select([handle], [], [], _LAST_WAIT)
     os.close(handle)
     ended, status, usage = os.wait4(pid, os.WNOHANG)
@@ -221,28 +229,28 @@ def _confine(parent: int, descriptor: int, ledger: _Ledger) -> None:
 
 
 def _answer(connection: Connection, ledger: _Ledger) -> None:
-    """Call functions on items; tell of the results and refusals of quick ones together."""
+    """Call functions on items; send the results of quick ones together."""
     while True:
         try:
             function, items = connection.recv()
         except EOFError:
             os._exit(0)
         answers: list[bytes] = []
-        told = time.monotonic()
+        sent = time.monotonic()
         for left in reversed(range(len(items))):
             ledger.begin()
             answers.append(_answer_to(function, items[-1 - left]))
-            if not left or time.monotonic() - told > TOGETHER:
-                ledger.allow_most()  # as the last item's claim does not explain these
+            if not left or time.monotonic() - sent > TOGETHER:
+                ledger.allow_most()  # the last item's claim does not cover the message
                 try:
                     connection.send(answers)
                 except OSError:
-                    os._exit(0)  # nobody waits for them any more
-                answers, told = [], time.monotonic()
+                    os._exit(0)  # nobody waits for the results any more
+                answers, sent = [], time.monotonic()
 
 
 def _answer_to(function: Callable[[Any], object], item: object) -> bytes:
-    """Give the result or the refusal, pickled: what cannot be pickled is refused as well."""
+    """Pickle (result, None), or (None, (outcome, detail)) where reading or pickling fails."""
     try:
         return pickle.dumps((function(item), None))
     except BaseException as error:

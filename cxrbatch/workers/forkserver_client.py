@@ -1,4 +1,4 @@
-"""The main process's side of the nursery: it starts it, and asks it for child processes."""
+"""The main process's handle of the forkserver: starts it and requests worker processes of it."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing.connection import Connection
 from threading import Condition, Lock
@@ -15,30 +15,29 @@ from typing import TypeAlias
 from cxrbatch.errors import CxrbatchError
 from cxrbatch.workers.forkserver import GROUP_SIGNALS, PR_SET_PDEATHSIG, REPLY, REQUEST, End
 
-Aside: TypeAlias = Callable[[], AbstractContextManager[object]]
-"""Makes a context in which a thread gives up its worker slot; at its end it has one again."""
+WithoutSlot: TypeAlias = Callable[[], AbstractContextManager[object]]
+"""Makes a context in which a thread has no worker slot; it waits for a slot at the end."""
 
 
 class ReadingGate:
-    """Counts the threads whose process reads, and lets one wait until no other does.
+    """Lets worker threads read side by side, or one of them alone.
 
-    Who waits here has no worker slot: another may need it for the reading that is waited for.
+    A thread that waits here releases its worker slot: the reading that it waits for may need it.
     """
 
     def __init__(self) -> None:
-        """Let any number of threads read."""
         self._reading = self._alone = 0
         self._lock = Lock()
         self._changed = Condition(self._lock)
 
     @contextmanager
-    def beside_others(self, aside: Aside) -> Iterator[None]:
-        """Read in this context; wait before it while another reads alone, or is about to."""
+    def beside_others(self, without_slot: WithoutSlot) -> Iterator[None]:
+        """Enter at once, unless another thread reads alone or waits to: then after it."""
         with self._lock:
             may_read = not self._alone
             self._reading += may_read
         if not may_read:
-            with aside(), self._lock:
+            with without_slot(), self._lock:
                 self._changed.wait_for(lambda: not self._alone)
                 self._reading += 1
         try:
@@ -47,9 +46,9 @@ class ReadingGate:
             self._leave(alone=0)
 
     @contextmanager
-    def alone(self, aside: Aside) -> Iterator[None]:
-        """Read in this context alone; wait before it until no other thread reads."""
-        with aside(), self._lock:
+    def alone(self, without_slot: WithoutSlot) -> Iterator[None]:
+        """Enter when no other thread reads; none enters until this context ends."""
+        with without_slot(), self._lock:
             self._alone += 1
             self._changed.wait_for(lambda: not self._reading)
             self._reading += 1
@@ -67,41 +66,51 @@ class ReadingGate:
 
 _LAST_WAIT = 1.0
 
-# It ends with the thread that starts it even while it imports, which takes it a second.
+# PR_SET_PDEATHSIG comes first, so that it ends with its parent even during its second of imports.
 _START = (
     f"import ctypes, sys; ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, {int(signal.SIGKILL)}); "
-    "sys.path[:] = {path!r}; from cxrbatch.workers import forkserver; forkserver.serve()"
+    "sys.path[:] = {path!r}; from cxrbatch.workers import forkserver; forkserver.serve({preload!r})"
 )
 
 
-class NurseryClosed(Exception):
-    """No more processes are started, as the run is ending."""
+class ForkserverClosed(Exception):
+    """The forkserver was closed, as the run is ending."""
 
 
-class Nursery:
-    """Starts and ends child processes; may be used by several threads.
+class Forkserver:
+    """Starts and ends worker processes; may be used by several threads.
 
     Attributes:
-        gate: Lets a child read alone.
+        gate: Lets one worker process read alone.
     """
 
-    def __init__(self) -> None:
-        """Start the process that forks the children.
+    def __init__(self, *, preload: Sequence[str] = ()) -> None:
+        """Start the process that forks the worker processes.
+
+        Args:
+            preload: Modules that it imports once, so that no worker process has to.
 
         Raises:
             CxrbatchError: It cannot be started.
         """
         self.gate = ReadingGate()
+        self._preload = tuple(preload)
         self._lock = threading.Lock()
         self._closed = False
         self._begin()
 
     def start(self, *, memory: int) -> tuple[int, Connection]:
-        """Fork a child; give its process id and the way to it.
+        """Fork a worker process.
+
+        Args:
+            memory: Bytes that one item may use at most.
+
+        Returns:
+            Its process id and a connection to it.
 
         Raises:
             CxrbatchError: The system starts no more processes.
-            NurseryClosed: The nursery was closed.
+            ForkserverClosed: `close` was called.
         """
         ours, theirs = socket.socketpair()
         with ours, theirs:
@@ -111,16 +120,16 @@ class Nursery:
             return pid, Connection(ours.detach())
 
     def end(self, pid: int) -> End:
-        """End a child.
+        """End a worker process, and report how it ended and what it used.
 
         Raises:
-            NurseryClosed: The nursery was closed, and all children with it.
+            ForkserverClosed: `close` was called, which ended all worker processes.
         """
         return self._ask(-pid)
 
     def close(self) -> None:
-        """End all children."""
-        # A thread may hold the lock while it waits for an answer; this ends its waiting.
+        """End the forkserver and all worker processes."""
+        # A thread may hold the lock while it waits for an answer; the shutdown ends its waiting.
         self._closed = True
         with suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
@@ -128,18 +137,18 @@ class Nursery:
             try:
                 self._process.wait(_LAST_WAIT)
             except subprocess.TimeoutExpired:
-                self._process.kill()  # and with it what it waits for
+                self._process.kill()  # and with it the children that it waits for
                 self._process.wait()
             self._control.close()
 
     def _begin(self) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # -P and this path: a child finds what its parent found, and nothing of the folder that
-        # the program is called in. One thread each: a fork copies no other.
-        command = [sys.executable, "-P", "-c", _START.format(path=sys.path)]
+        # -P and this path: the modules are those of the main process, never those of the current
+        # folder. One thread each: a fork copies no other thread.
+        command = [sys.executable, "-P", "-c", _START.format(path=sys.path, preload=self._preload)]
         lone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        # It ignores the signals to the group as soon as it can; until then, while it imports, it
-        # has them blocked, as a process is born with the mask of the thread that starts it.
+        # It ignores signals to the process group once it runs. Until then they are blocked: a
+        # process inherits the mask of the thread that starts it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
         try:
             self._process = subprocess.Popen(
@@ -158,8 +167,7 @@ class Nursery:
         with self._lock:
             answer = b"" if self._closed else self._exchange(number, passed)
             if not answer and not self._closed:
-                # Someone ended it, as the system does where memory is short; its children have
-                # gone with it.
+                # It was killed, as the system does where memory is short; its children ended too.
                 self._process.wait()
                 self._control.close()
                 self._begin()
@@ -167,7 +175,7 @@ class Nursery:
         if answer:
             return End(*REPLY.unpack(answer))
         if self._closed:
-            raise NurseryClosed
+            raise ForkserverClosed
         raise _cannot_start("it ended at once")
 
     def _exchange(self, number: int, passed: socket.socket | None) -> bytes:

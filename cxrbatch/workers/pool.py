@@ -1,4 +1,4 @@
-"""Files to loaded rows, in order, whatever the files do to the processes that read them."""
+"""Reads items in worker processes and gives the results in the items' order."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -6,124 +6,106 @@ from itertools import islice
 from queue import LifoQueue
 from threading import Lock, Thread
 from types import TracebackType
-from typing import Generic, Protocol, TypeAlias, TypeVar, cast
-
-import pyarrow as pa
+from typing import Generic, Protocol, TypeVar, cast
 
 from cxrbatch.errors import CxrbatchError
-from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.file_reader import LoadedFiles
-from cxrbatch.workers.forkserver_client import Nursery
-from cxrbatch.workers.isolation import Fault, IsolatedProcess, Limits
-from cxrbatch.workers.scheduler import CHUNK, Chunk, Dealer, Loaded, Unread
+from cxrbatch.workers.forkserver_client import Forkserver
+from cxrbatch.workers.scheduler import CHUNK, Chunk, Item, PendingItem, Result, Scheduler
+from cxrbatch.workers.worker import WorkerFault, WorkerLimits, WorkerProcess
 
 _LEAST_AHEAD = 2
 _MOST_AHEAD = 64
 _BYTES_AHEAD = 32 << 20
-_MOST_ASIDE = 4
+_SPARE_WORKERS = 4
 
-Loaded_co = TypeVar("Loaded_co", covariant=True)
-
-Portion: TypeAlias = LoadedFiles | pa.Table
-"""What a file of a table is after it was read: rows with inputs; or rows of an earlier table."""
+Item_contra = TypeVar("Item_contra", contravariant=True)
+Result_co = TypeVar("Result_co", covariant=True)
 
 
-class Reader(Protocol[Loaded_co]):
-    """Makes of a file what is wanted of it; travels to the worker processes."""
+class Reader(Protocol[Item_contra, Result_co]):
+    """Turns items into results; is pickled into the worker processes."""
 
-    @property
-    def recipe(self) -> Recipe:
-        """How display images become inputs."""
+    def read(self, item: Item_contra, /) -> Result_co:
+        """Read one item; its own defects are part of the result, not exceptions."""
 
-    def load(self, files: list[ArchiveFile], /) -> Loaded_co:
-        """Read files; whatever is wrong with one of them is in what it gives."""
-
-    def failed(self, file: ArchiveFile, outcome: Outcome, detail: str, /) -> Loaded_co:
-        """Stand in for a file that could not be read in this process at all."""
+    def failed(self, item: Item_contra, outcome: Outcome, detail: str, /) -> Result_co:
+        """Make the result of an item whose worker process was lost; called in this process."""
 
 
-class FaultListener(Protocol):
-    """Told by several threads what goes wrong."""
+class PoolListener(Generic[Item]):
+    """Receives what goes wrong in a pool, from several threads; by default ignores it."""
 
-    def retried(self, unread: Unread) -> None:
-        """The process that read this file was lost; it is tried once more."""
+    def retried(self, pending: PendingItem[Item]) -> None:
+        """The worker process of this item was lost; the item is read once more."""
 
-    def lost(self, unread: Unread, fault: Fault) -> None:
-        """This file gets the row of a fault."""
+    def lost(self, pending: PendingItem[Item], fault: WorkerFault) -> None:
+        """The item gets the result of `Reader.failed`."""
 
     def fewer_workers(self) -> None:
-        """Several reading processes were killed: fewer read at once from now on; told once."""
+        """Several worker processes were killed, so fewer read at once; called at most once."""
 
 
-class Unheard:
-    """Tells nobody: a row says what became of its file, or nobody asks."""
+class ReadingPool(Generic[Item, Result]):
+    """Worker processes that read items ahead of the caller who consumes the results.
 
-    def retried(self, unread: Unread) -> None:
-        """Do nothing."""
-
-    def lost(self, unread: Unread, fault: Fault) -> None:
-        """Do nothing."""
-
-    def fewer_workers(self) -> None:
-        """Do nothing."""
-
-
-class ReadingPool(Generic[Loaded]):
-    """Processes that read files ahead of the one who scores them.
-
-    Each thread keeps one child process busy and waits for it, so a lost child costs the others
-    nothing. One whose file hangs steps aside, and another works in its place until the deadline
-    has passed. Where processes are killed from outside, as the system does when memory is short,
-    fewer work from the second time on. PyTorch's DataLoader is not used here: it forks the process
-    that holds the model, and the death of one of its workers ends all of them.
+    Each thread keeps one worker process busy and waits for it, so a lost process costs the others
+    nothing. A thread whose item hangs releases its slot, and a spare one works in its place until
+    the item's deadline. Where processes are killed from outside, as the system does when memory is
+    short, fewer work from the second kill on. The worker processes of PyTorch's DataLoader are not
+    used: they are forked from the process that holds the model, and the death of one ends all.
     """
 
     def __init__(
         self,
-        reader: Reader[Loaded],
+        reader: Reader[Item, Result],
         *,
         workers: int,
-        limits: Limits,
-        listener: FaultListener,
-        nursery: Nursery | None = None,
+        limits: WorkerLimits,
+        result_bytes: int,
+        listener: PoolListener[Item] | None = None,
+        forkserver: Forkserver | None = None,
     ) -> None:
-        """Start the nursery; the threads begin with the `with`.
+        """Start the forkserver; the threads start when the pool is entered.
 
         Args:
-            reader: Makes the rows, or what else is wanted of a file.
-            workers: Processes; 0 reads in this one, where a crash of a decoder ends it.
-            limits: What one file may use.
-            listener: Told of what goes wrong.
-            nursery: Starts the processes, and is closed in the end; by default a new one.
+            reader: Reads the items.
+            workers: Processes; 0 reads in this process, where a crash of a decoder ends it.
+            limits: Time and memory that one item may use.
+            result_bytes: Typical size of a result: bounds the number of results read ahead.
+            listener: Receives retries and losses.
+            forkserver: Starts the processes, and is closed with the pool; by default a new one.
         """
         self._reader = reader
         self._workers = workers
-        # Far ahead, so that one file that hangs does not keep the others waiting for its deadline.
-        chunks = _BYTES_AHEAD // (CHUNK * reader.recipe.size**2)
-        self._ahead = max(_LEAST_AHEAD * workers, min(chunks, _MOST_AHEAD))
-        self._listener = listener
+        # Far ahead, so that an item that hangs does not keep the others waiting for its deadline.
+        chunks = _BYTES_AHEAD // (CHUNK * result_bytes)
+        self._chunks_ahead = max(_LEAST_AHEAD * workers, min(chunks, _MOST_AHEAD))
+        self._listener = listener or PoolListener()
         if workers:
-            self._nursery = nursery or Nursery()
+            self._forkserver = forkserver or Forkserver(preload=(type(reader).__module__,))
             self._threads: list[Thread] = []
-            self._killing = Lock()
+            self._counting_kills = Lock()
             self._kills, self._all_work = 0, True
-            self._dealer: Dealer[Loaded] = Dealer(workers)
-            # The last one used comes first: the others start no child as long as none hangs.
-            self._idle: LifoQueue[IsolatedProcess] = LifoQueue()
-            for _ in range(workers + _MOST_ASIDE):
-                self._idle.put(IsolatedProcess(self._nursery, limits, aside=self._dealer.aside))
+            self._scheduler: Scheduler[Item, Result] = Scheduler(workers)
+            # The last one used comes first: spare ones start no process as long as nothing hangs.
+            self._idle: LifoQueue[WorkerProcess] = LifoQueue()
+            for _ in range(workers + _SPARE_WORKERS):
+                self._idle.put(
+                    WorkerProcess(
+                        self._forkserver, limits, without_slot=self._scheduler.without_slot
+                    )
+                )
 
-    def __enter__(self) -> "ReadingPool[Loaded]":
+    def __enter__(self) -> "ReadingPool[Item, Result]":
         if self._workers:
             try:
-                for _ in range(self._workers + _MOST_ASIDE):
-                    # A daemon: a program that ends without an end of the pool does not wait for it.
+                for _ in range(self._workers + _SPARE_WORKERS):
+                    # A daemon: a program that never leaves the pool ends without waiting for it.
                     thread = Thread(target=self._work, daemon=True)
                     thread.start()
                     self._threads.append(thread)
-            except RuntimeError as error:  # the system's limit
+            except RuntimeError as error:  # the system's limit of threads
                 self._close()
                 raise CxrbatchError(f"{error}; try fewer --workers") from None
         return self
@@ -138,97 +120,99 @@ class ReadingPool(Generic[Loaded]):
             self._close()
 
     def _close(self) -> None:
-        self._dealer.close()
-        # The children go first, as threads wait for them.
-        self._nursery.close()
+        self._scheduler.close()
+        # The processes end first, as threads wait for them.
+        self._forkserver.close()
         for thread in self._threads:
             thread.join()
         while not self._idle.empty():
             self._idle.get().close()
 
-    def load(self, entries: Iterable[Unread | Loaded | pa.Table]) -> Iterator[Loaded | pa.Table]:
-        """Read what is unread, pass on what is ready; one portion for each entry, in order.
+    def map(self, entries: Iterable[PendingItem[Item] | Result]) -> Iterator[Result]:
+        """Read pending items and pass finished results through.
 
         Args:
-            entries: Taken lazily, a little ahead of the portions.
+            entries: Pending items, or results that need no reading; taken lazily, a little ahead
+                of the results.
+
+        Yields:
+            One result for each entry, in order.
 
         Raises:
             CxrbatchError: No process can be started.
-            RuntimeError: The pool was ended.
+            RuntimeError: The pool was closed.
         """
         iterator = iter(entries)
         if not self._workers:
-            yield from map(self._load_here, iterator)
+            for entry in iterator:
+                yield self._reader.read(entry.item) if isinstance(entry, PendingItem) else entry
             return
-        ahead: deque[Chunk[Loaded]] = deque()
+        ahead: deque[Chunk[Item, Result]] = deque()
         following = list(islice(iterator, CHUNK))
         while taken := following:
             following = list(islice(iterator, CHUNK))
-            chunk: Chunk[Loaded] = Chunk(taken)
+            chunk: Chunk[Item, Result] = Chunk(taken)
             ahead.append(chunk)
-            self._dealer.add(chunk, last=not following)
-            if len(ahead) > self._ahead:
-                yield from ahead.popleft().portions()
+            self._scheduler.add(chunk, last=not following)
+            if len(ahead) > self._chunks_ahead:
+                yield from ahead.popleft().results()
         while ahead:
-            yield from ahead.popleft().portions()
-
-    def _load_here(self, entry: Unread | Loaded | pa.Table) -> Loaded | pa.Table:
-        return self._reader.load([entry.file]) if isinstance(entry, Unread) else entry
+            yield from ahead.popleft().results()
 
     def _work(self) -> None:
-        while self._works():
+        while self._work_once():
             pass
 
-    def _works(self) -> bool:
-        """Do one part of the work; in a frame of its own, or it is held while none is due."""
-        if (taken := self._dealer.take()) is None:
+    def _work_once(self) -> bool:
+        """Work on one slice; a frame of its own, which keeps nothing alive while none is due."""
+        if (taken := self._scheduler.take()) is None:
             return False
         try:
-            portions = self._loaded(taken.entries, places=self._dealer.places)
+            results = self._results(taken.entries, slots=self._scheduler.slots)
         except BaseException as error:
-            self._dealer.fail(taken, error)
+            self._scheduler.fail(taken, error)
         else:
-            self._dealer.put(taken, portions)
+            self._scheduler.put(taken, results)
         return True
 
-    def _loaded(
-        self, entries: list[Unread | Loaded | pa.Table], *, places: int
-    ) -> list[Loaded | pa.Table]:
-        unread = [entry for entry in entries if isinstance(entry, Unread)]
-        if not unread:
-            return cast("list[Loaded | pa.Table]", entries)
+    def _results(self, entries: list[PendingItem[Item] | Result], *, slots: int) -> list[Result]:
+        pending = [entry for entry in entries if isinstance(entry, PendingItem)]
+        if not pending:
+            return cast("list[Result]", entries)
         process = self._idle.get()
         kills = process.kills
         try:
-            read = iter(self._read(process, unread))
+            read = iter(self._read(process, pending))
             if process.kills > kills:
-                self._work_less(places)
+                self._count_kill(slots)
         finally:
             self._idle.put(process)
-        return [next(read) if isinstance(entry, Unread) else entry for entry in entries]
+        return [next(read) if isinstance(entry, PendingItem) else entry for entry in entries]
 
-    def _work_less(self, places: int) -> None:
-        """Have fewer processes work after one was killed, unless it was the first.
+    def _count_kill(self, slots: int) -> None:
+        """Halve the number of threads that work at once, unless this was the first kill.
 
         Args:
-            places: How many might work when it began: what killed several of them counts once.
+            slots: Their number when the slice was begun: what killed several processes at once
+                counts once.
         """
-        with self._killing:
+        with self._counting_kills:
             self._kills += 1
-            if self._kills > 1 and self._dealer.halve(places) and self._all_work:
+            if self._kills > 1 and self._scheduler.halve(slots) and self._all_work:
                 self._all_work = False
                 self._listener.fewer_workers()
 
-    def _read(self, process: IsolatedProcess, unread: list[Unread]) -> list[Loaded]:
-        files = [[entry.file] for entry in unread]
+    def _read(self, process: WorkerProcess, pending: list[PendingItem[Item]]) -> list[Result]:
         results = process.map(
-            self._reader.load, files, retried=lambda i: self._listener.retried(unread[i])
+            self._reader.read,
+            [entry.item for entry in pending],
+            retried=lambda index: self._listener.retried(pending[index]),
         )
         return [
-            self._lost(entry, result) if isinstance(result, Fault) else result
-            for entry, result in zip(unread, results, strict=True)
+            self._failed(entry, result) if isinstance(result, WorkerFault) else result
+            for entry, result in zip(pending, results, strict=True)
         ]
 
-    def _lost(self, entry: Unread, fault: Fault) -> Loaded:
-        self._listener.lost(entry, fault)
-        return self._reader.failed(entry.file, fault.outcome, fault.detail)
+    def _failed(self, pending: PendingItem[Item], fault: WorkerFault) -> Result:
+        self._listener.lost(pending, fault)
+        return self._reader.failed(pending.item, fault.outcome, fault.detail)

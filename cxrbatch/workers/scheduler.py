@@ -1,4 +1,4 @@
-"""What is due, dealt out to those who read it: in order, to so many at once, none woken in vain."""
+"""Deals pending items out to worker threads: in order, to a limited number of threads at once."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -8,134 +8,153 @@ from itertools import accumulate
 from math import ceil
 from queue import SimpleQueue
 from threading import Condition, Lock
-from typing import Generic, TypeVar
-
-import pyarrow as pa
-
-from cxrbatch.scoring.archive import ArchiveFile
+from typing import Generic, Protocol, TypeVar
 
 CHUNK = 16
-"""Entries that are taken at once, at most."""
+"""Entries that a thread takes at once, at most."""
 
-# Nor are more bytes than this, unless it is one file: a film is worth a message of its own, and is
-# not to lie with a process that another film keeps busy.
-_CHUNK_BYTES = 8 << 20
-# Of what is left in the end, a process takes its part of a half.
+# A slice holds no more bytes than this, unless it is one item: a large image is worth a message of
+# its own, and must not wait in a process that is busy with another large image.
+_SLICE_BYTES = 8 << 20
+# Near the end a thread takes one part in `_SHARES * slots` of what is left.
 _SHARES = 2
-_CLOSED = "nobody takes this any more: the dealer is closed"
+_CLOSED = "the scheduler is closed: it gives out no more items"
+
+
+class Sized(Protocol):
+    """An item whose size is known before it is read."""
+
+    @property
+    def size(self) -> int:
+        """Size in bytes."""
+
+
+Item = TypeVar("Item", bound=Sized)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
-    """A file that is to be read, with its number in the manifest."""
+class PendingItem(Generic[Item]):
+    """An item that is to be read.
+
+    Attributes:
+        number: The caller's number of the item.
+        item: The item.
+    """
 
     number: int
-    file: ArchiveFile
+    item: Item
 
 
-Loaded = TypeVar("Loaded")
-
-
-class Chunk(Generic[Loaded]):
-    """Some entries, which are taken from the front, and where they come out of it.
+class Chunk(Generic[Item, Result]):
+    """Consecutive entries of a pool's input, and their results in the same order.
 
     Attributes:
-        waiting: Those that nobody has taken.
+        waiting: Entries that no thread has taken yet.
     """
 
-    def __init__(self, entries: list[Unread | Loaded | pa.Table]) -> None:
+    def __init__(self, entries: list[PendingItem[Item] | Result]) -> None:
         self.waiting = entries
-        self._left = len(entries)
-        self._parts: dict[int, list[Loaded | pa.Table]] = {}
-        # Not a Future: one that is waited for can be left locked by an exception of a signal's.
-        self._said: SimpleQueue[list[Loaded | pa.Table] | BaseException] = SimpleQueue()
+        self._missing = len(entries)
+        self._results: dict[int, list[Result]] = {}
+        # Not a Future: an exception that a signal raises in its waiter can leave a Future locked.
+        self._end: SimpleQueue[list[Result] | BaseException] = SimpleQueue()
 
-    def take(self, most: int) -> "Taken[Loaded]":
-        """Take so many or, if they are large, fewer."""
-        place = -len(self.waiting)
-        sizes = (e.file.size if isinstance(e, Unread) else 0 for e in self.waiting[:most])
-        count = max(1, sum(total <= _CHUNK_BYTES for total in accumulate(sizes)))
+    def take(self, most: int) -> "Slice[Item, Result]":
+        """Remove up to `most` entries from the front of `waiting`; fewer if they are large."""
+        start = -len(self.waiting)
+        sizes = (e.item.size if isinstance(e, PendingItem) else 0 for e in self.waiting[:most])
+        count = max(1, sum(total <= _SLICE_BYTES for total in accumulate(sizes)))
         taken, self.waiting = self.waiting[:count], self.waiting[count:]
-        return Taken(self, place, taken)
+        return Slice(self, start, taken)
 
-    def put(self, place: int, portions: list[Loaded | pa.Table]) -> None:
-        """Give what became of those that were taken there."""
-        self._parts[place] = portions
-        self._left -= len(portions)
-        if not self._left:
-            parts = (self._parts[place] for place in sorted(self._parts))
-            self._said.put([portion for part in parts for portion in part])
+    def put(self, start: int, results: list[Result]) -> None:
+        """Store the results of the slice that starts at `start`."""
+        self._results[start] = results
+        self._missing -= len(results)
+        if not self._missing:
+            slices = (self._results[start] for start in sorted(self._results))
+            self._end.put([result for part in slices for result in part])
 
     def fail(self, error: BaseException) -> None:
-        """Say why nothing became of it; what was said first holds."""
-        self._said.put(error)
+        """Fail the chunk with `error`; only the first failure counts."""
+        self._end.put(error)
 
-    def portions(self) -> list[Loaded | pa.Table]:
-        """Wait for all that became of them, in their order; to be asked once.
+    def results(self) -> list[Result]:
+        """Wait for the results of all entries, in their order; to be called once.
 
         Raises:
-            BaseException: What it failed by.
+            BaseException: The error that the chunk failed with.
         """
-        said = self._said.get()
-        if isinstance(said, BaseException):
-            raise said
-        return said
+        end = self._end.get()
+        if isinstance(end, BaseException):
+            raise end
+        return end
 
 
 @dataclass(frozen=True, slots=True)
-class Taken(Generic[Loaded]):
-    """Entries that were taken out of a chunk, and which of it they are."""
-
-    chunk: Chunk[Loaded]
-    place: int
-    entries: list[Unread | Loaded | pa.Table]
-
-
-class Dealer(Generic[Loaded]):
-    """Deals entries out to threads, so many of which may work at once.
-
-    One that waits for a file may leave its place meanwhile; when it comes back it goes before those
-    who begin. A semaphore would let in who happens to ask first: mostly the one that has just left.
-    And whoever has done its part goes on with the next one without waking another: to wake all that
-    wait, for each part, costs what reading two small images does.
+class Slice(Generic[Item, Result]):
+    """Entries of a chunk that one thread has taken.
 
     Attributes:
-        places: Threads that may work at once.
+        chunk: The chunk.
+        start: Position of the first entry, counted from the end of the chunk, negative.
+        entries: The entries.
     """
 
-    def __init__(self, places: int) -> None:
-        """Have nothing due.
+    chunk: Chunk[Item, Result]
+    start: int
+    entries: list[PendingItem[Item] | Result]
 
-        Args:
-            places: Threads that may work at once.
-        """
-        self.places = self._free = places
-        self._shares = _SHARES * places
+
+class Scheduler(Generic[Item, Result]):
+    """Gives slices of chunks to threads; at most `slots` threads work at once.
+
+    A thread that waits for a slow item may release its slot meanwhile. When it wants a slot again,
+    it goes before threads that begin a slice. A semaphore would prefer whoever asks first: mostly
+    the thread that has just left. A thread that has finished a slice takes the next one without
+    waking another thread: waking all of them for each slice costs as much as reading two small
+    images.
+
+    Attributes:
+        slots: Threads that may work at once.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.slots = self._free = slots
+        self._shares = _SHARES * slots
         self._returning = 0
-        self._due: deque[Chunk[Loaded]] = deque()
+        self._due: deque[Chunk[Item, Result]] = deque()
         self._all_are_due = self._closed = False
-        # Taken by itself: a condition, entered, is left locked by an exception of a signal's that
-        # comes between its lock and its `with`.
+        # Entered by itself: a condition that is entered stays locked if a signal raises an
+        # exception between its lock and its `with`.
         self._lock = Lock()
         self._may_begin, self._may_return = Condition(self._lock), Condition(self._lock)
 
-    def add(self, chunk: Chunk[Loaded], *, last: bool) -> None:
-        """Have a chunk dealt out; after the last, none follows soon.
+    def add(self, chunk: Chunk[Item, Result], *, last: bool) -> None:
+        """Append a chunk to those that are due.
+
+        Args:
+            chunk: The chunk.
+            last: Whether no other chunk follows soon.
 
         Raises:
-            RuntimeError: All is over.
+            RuntimeError: The scheduler was closed.
         """
         with self._lock:
             if self._closed:
                 raise RuntimeError(_CLOSED)
             self._due.append(chunk)
             self._all_are_due = last
-            self._let_begin()
+            self._wake_beginner()
 
-    def take(self) -> Taken[Loaded] | None:
-        """Wait for a place and for something to do there, and take both; None when all is over.
+    def take(self) -> Slice[Item, Result] | None:
+        """Wait for a free slot and a due entry, and occupy the slot.
 
-        Of the last chunks less and less is taken, so that all processes end together.
+        Of the last chunks the slices get smaller and smaller, so that all threads end together.
+
+        Returns:
+            The slice to work on; None if the scheduler was closed.
 
         Source: Polychronopoulos and Kuck, "Guided Self-Scheduling", IEEE Transactions on Computers
         1987.
@@ -147,38 +166,38 @@ class Dealer(Generic[Loaded]):
                     return None
                 chunk = self._due[0]
                 try:
-                    taken = chunk.take(self._most())
+                    taken = chunk.take(self._slice_length())
                 except BaseException as error:
                     self._due.popleft()
-                    chunk.fail(error)  # or it would be waited for
+                    chunk.fail(error)  # else the caller would wait for its results for ever
                     continue
                 self._free -= 1
                 if not chunk.waiting:
                     self._due.popleft()
-                self._let_begin()
+                self._wake_beginner()
                 return taken
 
-    def put(self, taken: Taken[Loaded], portions: list[Loaded | pa.Table]) -> None:
-        """Leave the place, and give what became of what was taken."""
+    def put(self, taken: Slice[Item, Result], results: list[Result]) -> None:
+        """Release the slot and store the results of the slice."""
         with self._lock:
-            self._leave()
+            self._release()
             try:
-                taken.chunk.put(taken.place, portions)
+                taken.chunk.put(taken.start, results)
             except BaseException as error:
-                taken.chunk.fail(error)  # or it would be waited for
+                taken.chunk.fail(error)  # else the caller would wait for its results for ever
 
-    def fail(self, taken: Taken[Loaded], error: BaseException) -> None:
-        """Leave the place, and say why nothing became of it."""
+    def fail(self, taken: Slice[Item, Result], error: BaseException) -> None:
+        """Release the slot and fail the slice's chunk with `error`."""
         with self._lock:
             taken.chunk.fail(error)
-            self._leave()
+            self._release()
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Leave the place to others for a while."""
+    def without_slot(self) -> Iterator[None]:
+        """Release the caller's slot in this context; wait for a slot at its end."""
         with self._lock:
-            self._leave()
-            self._let_begin()
+            self._release()
+            self._wake_beginner()
         try:
             yield
         finally:
@@ -187,45 +206,45 @@ class Dealer(Generic[Loaded]):
                 self._may_return.wait_for(lambda: self._free > 0)
                 self._returning -= 1
                 self._free -= 1
-                self._let_begin()
+                self._wake_beginner()
 
-    def halve(self, places: int) -> bool:
-        """Let half as many threads work at once from now on, at least one.
+    def halve(self, slots: int) -> bool:
+        """Halve the number of slots, down to one at least.
 
         Args:
-            places: Threads that may work, as the caller knows it: if fewer may by now, nothing
-                changes.
+            slots: The number that the caller has seen. If there are fewer by now, another thread
+                has halved it already and nothing changes.
 
         Returns:
-            Whether it was changed.
+            Whether the number changed.
         """
         with self._lock:
-            if places == 1 or places > self.places:
+            if slots == 1 or slots > self.slots:
                 return False
-            self.places = places // 2
-            self._free -= places - self.places
+            self.slots = slots // 2
+            self._free -= slots - self.slots
             return True
 
     def close(self) -> None:
-        """Deal out no more; what is due fails."""
+        """Give out no more slices; chunks that still have waiting entries fail."""
         with self._lock:
             self._closed = True
             while self._due:
                 self._due.popleft().fail(RuntimeError(_CLOSED))
             self._may_begin.notify_all()
 
-    def _most(self) -> int:
+    def _slice_length(self) -> int:
         if not self._all_are_due or len(self._due) > self._shares:
             return CHUNK
         return ceil(sum(len(due.waiting) for due in self._due) / self._shares)
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         self._free += 1
         self._may_return.notify()
 
     def _one_may_begin(self) -> bool:
         return bool(self._free > 0 and self._due and not self._returning)
 
-    def _let_begin(self) -> None:
+    def _wake_beginner(self) -> None:
         if self._one_may_begin():
             self._may_begin.notify()

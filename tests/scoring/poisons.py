@@ -15,7 +15,7 @@ from cxrbatch.reading.allowance import claim
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import read_radiographs
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.file_reader import FileReader, LoadedFiles
+from cxrbatch.scoring.file_reader import FileReader, LoadedFile
 from cxrbatch.workers.forkserver import TOGETHER
 
 SIZE = 32
@@ -123,13 +123,8 @@ def _eat_natively() -> None:
 class PoisonedReader(FileReader):
     """Reads the names of files in place of the files; input levels are their sizes."""
 
-    def load(self, files: list[ArchiveFile]) -> LoadedFiles:
-        """Swallow the first word of each name."""
-        for file in files:
-            swallow(file.path.decode().partition("-")[0])
-        rows = [
-            super(PoisonedReader, self).failed(file, Outcome.NOT_AN_IMAGE, "").rows[0]
-            for file in files
-        ]
-        inputs = np.stack([np.full((SIZE, SIZE), file.size % 256, np.uint8) for file in files])
-        return LoadedFiles(rows, [True] * len(files), inputs)
+    def read(self, file: ArchiveFile) -> LoadedFile:
+        """Swallow the first word of the name."""
+        swallow(file.path.decode().partition("-")[0])
+        rows = super(PoisonedReader, self).failed(file, Outcome.NOT_AN_IMAGE, "").rows
+        return LoadedFile(rows, [True], np.full((1, SIZE, SIZE), file.size % 256, np.uint8))

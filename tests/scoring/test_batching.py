@@ -14,7 +14,7 @@ from cxrbatch.model.inference import Launched, Scorer
 from cxrbatch.reading.facts import HeaderFacts
 from cxrbatch.results.table import Row, facts_of
 from cxrbatch.scoring.dataset import score_batches
-from cxrbatch.scoring.file_reader import LoadedFiles
+from cxrbatch.scoring.file_reader import LoadedFile
 
 CPU = torch.device("cpu")
 READY = pa.table({"path": ["of an earlier run"]})
@@ -42,7 +42,7 @@ def row(number: int) -> Row:
     return Row(str(number), 0, 1, 1, "png", "", "", (), None, None, None, facts_of(HeaderFacts()))
 
 
-def portions(count: int) -> Iterator[LoadedFiles | pa.Table]:
+def portions(count: int) -> Iterator[LoadedFile | pa.Table]:
     """Of every seven files four have an image, one has two, one none, and one is ready."""
     rng = np.random.default_rng(3)
     for number in range(count):
@@ -52,7 +52,7 @@ def portions(count: int) -> Iterator[LoadedFiles | pa.Table]:
         yield (
             READY
             if number % 7 == 3
-            else LoadedFiles([row(number)] * len(scorable), scorable, inputs)
+            else LoadedFile([row(number)] * len(scorable), scorable, inputs)
         )
 
 
@@ -89,10 +89,10 @@ def test_rows_without_images_are_not_held_back(tiny_checkpoint: Path) -> None:
     scorer = Scorer(load_checkpoint(tiny_checkpoint), batch_size=4, device=CPU, precision="fp32")
     taken = []
 
-    def files() -> Iterator[LoadedFiles]:
+    def files() -> Iterator[LoadedFile]:
         for number in range(3):
             taken.append(number)
-            yield LoadedFiles([row(number)], [False], np.empty((0, 64, 64), np.uint8))
+            yield LoadedFile([row(number)], [False], np.empty((0, 64, 64), np.uint8))
 
     found = iter(score_batches(files(), scorer))
     assert next(found) == (row(0), None)

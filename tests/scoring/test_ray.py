@@ -199,7 +199,7 @@ def begin(
 ) -> Iterator[Begin]:
     """Begins a run over the archive, with one secret and one broken decoder for all."""
     home = tmp_path_factory.mktemp("home")
-    hook = write_hook(home / "hook", where="nursery.serve", endless=(SPIN, EAT))
+    hook = write_hook(home / "hook", where="forkserver.serve", endless=(SPIN, EAT))
     runs: list[Run] = []
 
     def run(output: Path, engine: str, *, hooked: Path = hook, workers: int = 2) -> Run:

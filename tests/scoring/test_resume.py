@@ -18,7 +18,7 @@ from cxrbatch.atomic import claimed, partial_folder
 from cxrbatch.errors import TableError, UsageError
 from cxrbatch.results.table import open_table
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.file_reader import FileReader, LoadedFiles
+from cxrbatch.scoring.file_reader import FileReader, LoadedFile
 from cxrbatch.scoring.run import Part, Summary
 
 FILES = 100
@@ -201,14 +201,14 @@ def test_culprits_are_not_met_again(
     line = json.dumps([number, "decoder_timeout", "no image after 60 s"])
     with (partial_folder(output) / "culprits").open("a") as culprits:
         culprits.write(f'\n{line}\n\n[1, "decoder_cr')  # the last one was cut short
-    load = FileReader.load
+    read = FileReader.read
     met: list[bytes] = []
 
-    def noted(reader: FileReader, files: list[ArchiveFile]) -> LoadedFiles:
-        met.extend(file.path for file in files)
-        return load(reader, files)
+    def noted(reader: FileReader, file: ArchiveFile) -> LoadedFile:
+        met.append(file.path)
+        return read(reader, file)
 
-    monkeypatch.setattr(FileReader, "load", noted)
+    monkeypatch.setattr(FileReader, "read", noted)
     watcher = Watcher()
     score(output, watcher=watcher)
     assert b"1/film012" not in met

@@ -16,9 +16,9 @@ from cxrbatch.errors import UsageError
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.engine import score_archive
-from cxrbatch.scoring.file_reader import FileReader, LoadedFiles
+from cxrbatch.scoring.file_reader import FileReader, LoadedFile
 from cxrbatch.scoring.run import Culprits, ScoringOptions, Summary
-from cxrbatch.workers.isolation import Fault
+from cxrbatch.workers.worker import WorkerFault
 
 FILES = 40
 
@@ -209,16 +209,15 @@ def test_what_may_be_the_machine_s_doing_is_tried_again(
         b"2/10": Outcome.OUT_OF_MEMORY,
         b"2/22": Outcome.READER_KILLED,
     }
-    load = FileReader.load
+    read = FileReader.read
 
-    def lose(reader: FileReader, files: list[ArchiveFile]) -> LoadedFiles:
-        (file,) = files
+    def lose(reader: FileReader, file: ArchiveFile) -> LoadedFile:
         if file.path in lost:
             return reader.failed(file, lost[file.path], "the process ended")
-        return load(reader, files)
+        return read(reader, file)
 
     with monkeypatch.context() as patched:
-        patched.setattr(FileReader, "load", lose)
+        patched.setattr(FileReader, "read", lose)
         score(tmp_path / "r.parquet")
         before = (tmp_path / "r.parquet").read_bytes()
         # Where it is the file's doing after all, the table stays as it is.
@@ -236,7 +235,7 @@ def test_an_update_does_not_believe_the_culprits_of_an_unfinished_run(
     with pytest.raises(Killed):
         score(tmp_path / "r.parquet", stop=8)
     with closing(Culprits(partial_folder(tmp_path / "r.parquet"))) as culprits:
-        culprits.add(30, Fault(Outcome.DECODER_CRASHED, "the process ended", lasting=True))
+        culprits.add(30, WorkerFault(Outcome.DECODER_CRASHED, "the process ended", lasting=True))
     assert score(tmp_path / "r.parquet").counts.outcomes["decoder_crashed"] == 1
     assert score(tmp_path / "r.parquet", update=True).counts.outcomes["decoder_crashed"] == 0
     score(tmp_path / "whole.parquet")

@@ -24,11 +24,11 @@ from cxrbatch.training.cache import InputReader, fill, in_order, store_place, ta
 from cxrbatch.training.dataset import Inputs, Unreadable, forget_inputs, prepare_inputs, sides_of
 from cxrbatch.training.labels import Labelled
 from cxrbatch.training.store import opened
-from cxrbatch.workers.isolation import Limits
+from cxrbatch.workers.worker import WorkerLimits
 
 RECIPE = Recipe(size=32)
 SECRET = bytes(range(32))
-FEW = Limits(seconds=2.0, memory=1 << 30)
+FEW = WorkerLimits(seconds=2.0, memory=1 << 30)
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ from cxrbatch.webapp.app import create_app
 from cxrbatch.webapp.children import Busy, Children, Queue
 from cxrbatch.webapp.security import allowed_hosts
 from cxrbatch.webapp.services import NAME, close
-from cxrbatch.workers.isolation import Fault, Limits
+from cxrbatch.workers.worker import WorkerFault, WorkerLimits
 
 TOKEN = "a-token-of-the-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -306,12 +306,12 @@ def test_too_many_at_once_are_turned_away(
 
 
 def test_a_reader_that_is_killed_is_not_held_against_the_file() -> None:
-    children = Children(Limits())
+    children = Children(WorkerLimits())
     try:
         fault = children.call(signal.raise_signal, signal.SIGKILL)
     finally:
         children.close()
-    assert isinstance(fault, Fault)
+    assert isinstance(fault, WorkerFault)
     assert fault.outcome == "reader_killed"
 
 

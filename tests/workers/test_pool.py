@@ -14,17 +14,20 @@ from cxrbatch.errors import CxrbatchError
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.file_reader import LoadedFiles
-from cxrbatch.workers.forkserver_client import Nursery
-from cxrbatch.workers.isolation import Fault, Limits
-from cxrbatch.workers.pool import Portion, ReadingPool
-from cxrbatch.workers.scheduler import Unread
+from cxrbatch.scoring.file_reader import LoadedFile
+from cxrbatch.workers.forkserver_client import Forkserver
+from cxrbatch.workers.pool import PoolListener, ReadingPool
+from cxrbatch.workers.scheduler import PendingItem
+from cxrbatch.workers.worker import WorkerFault, WorkerLimits
 
 READER = PoisonedReader(b"/nowhere", Recipe(SIZE), ReadingOptions(), b"secret")
-LIMITS = Limits(seconds=2.0, memory=256 << 20)
+LIMITS = WorkerLimits(seconds=2.0, memory=256 << 20)
 
 
-class Heard:
+Portion = LoadedFile | pa.Table
+
+
+class Heard(PoolListener[ArchiveFile]):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
@@ -32,13 +35,13 @@ class Heard:
         self.gone: list[tuple[int, str]] = []
         self.fewer = 0
 
-    def retried(self, unread: Unread) -> None:
+    def retried(self, pending: PendingItem[ArchiveFile]) -> None:
         """Note a second try."""
-        self.again.append(unread.number)
+        self.again.append(pending.number)
 
-    def lost(self, unread: Unread, fault: Fault) -> None:
+    def lost(self, pending: PendingItem[ArchiveFile], fault: WorkerFault) -> None:
         """Note a culprit."""
-        self.gone.append((unread.number, fault.outcome))
+        self.gone.append((pending.number, fault.outcome))
 
     def fewer_workers(self) -> None:
         """Count it."""
@@ -50,15 +53,17 @@ def load(
     *,
     workers: int,
     ready: dict[int, pa.Table] | None = None,
-    limits: Limits = LIMITS,
+    limits: WorkerLimits = LIMITS,
 ) -> tuple[list[Portion], Heard]:
-    entries: list[Unread | Portion] = [
-        (ready or {}).get(number, Unread(number, ArchiveFile(name.encode(), number)))
+    entries: list[PendingItem[ArchiveFile] | Portion] = [
+        (ready or {}).get(number, PendingItem(number, ArchiveFile(name.encode(), number)))
         for number, name in enumerate(names)
     ]
     heard = Heard()
-    with ReadingPool(READER, workers=workers, limits=limits, listener=heard) as pool:
-        return list(pool.load(entries)), heard
+    with ReadingPool(
+        READER, workers=workers, limits=limits, result_bytes=SIZE**2, listener=heard
+    ) as pool:
+        return list(pool.map(entries)), heard
 
 
 def rows(portions: Sequence[Portion]) -> list[tuple[str, str]]:
@@ -86,10 +91,14 @@ def test_who_stepped_aside_comes_back_before_others_begin(tmp_path: Path) -> Non
     notes = tmp_path / "notes"
     names = [f"await {made}", *(f"{number}" for number in range(15)), f"make {made}"]
     names += [f"note {bytes(notes).hex()} later"] * 400
-    entries = [Unread(number, ArchiveFile(name.encode(), 0)) for number, name in enumerate(names)]
-    limits = Limits(seconds=60, memory=LIMITS.memory)
-    with ReadingPool(READER, workers=1, limits=limits, listener=Heard()) as pool:
-        next(pool.load(entries))
+    entries = [
+        PendingItem(number, ArchiveFile(name.encode(), 0)) for number, name in enumerate(names)
+    ]
+    limits = WorkerLimits(seconds=60, memory=LIMITS.memory)
+    with ReadingPool(
+        READER, workers=1, limits=limits, result_bytes=SIZE**2, listener=Heard()
+    ) as pool:
+        next(pool.map(entries))
         assert notes.read_text().split().count("later") < 100
 
 
@@ -107,11 +116,14 @@ def test_large_files_wait_for_nobody_who_has_taken_them(tmp_path: Path) -> None:
     made = str(tmp_path / "made").encode().hex()
     names = [f"await {made}", f"make {made}", *(f"{number}" for number in range(98))]
     entries = [
-        Unread(number, ArchiveFile(name.encode(), 5 << 20)) for number, name in enumerate(names)
+        PendingItem(number, ArchiveFile(name.encode(), 5 << 20))
+        for number, name in enumerate(names)
     ]
     heard = Heard()
-    with ReadingPool(READER, workers=2, limits=LIMITS, listener=heard) as pool:
-        assert rows(list(pool.load(entries))) == [(name, "not_an_image") for name in names]
+    with ReadingPool(
+        READER, workers=2, limits=LIMITS, result_bytes=SIZE**2, listener=heard
+    ) as pool:
+        assert rows(list(pool.map(entries))) == [(name, "not_an_image") for name in names]
     assert heard.again == []
     assert heard.gone == []
 
@@ -142,10 +154,14 @@ def test_fewer_work_after_several_kills_and_this_is_told_once() -> None:
     for number in (5, 100, 200, 290):
         names[number] = "kill"
     heard = Heard()
-    entries = [Unread(number, ArchiveFile(name.encode(), 0)) for number, name in enumerate(names)]
-    with ReadingPool(READER, workers=4, limits=LIMITS, listener=heard) as pool:
-        found = rows(list(pool.load(entries)))
-        assert 1 <= pool._dealer.places < 4
+    entries = [
+        PendingItem(number, ArchiveFile(name.encode(), 0)) for number, name in enumerate(names)
+    ]
+    with ReadingPool(
+        READER, workers=4, limits=LIMITS, result_bytes=SIZE**2, listener=heard
+    ) as pool:
+        found = rows(list(pool.map(entries)))
+        assert 1 <= pool._scheduler.slots < 4
     assert [path for path, _ in found] == names
     killed = [number for number, (_, code) in enumerate(found) if code == "reader_killed"]
     assert killed == sorted(heard.again) == [5, 100, 200, 290]
@@ -173,7 +189,7 @@ def test_who_hangs_keeps_nobody_waiting(tmp_path: Path) -> None:
     made = str(tmp_path / "made").encode().hex()
     # The one worker is free again for a file that is read far behind.
     names = [f"await {made}", *(f"{number:03d}" for number in range(40)), f"make {made}"]
-    limits = Limits(seconds=60, memory=LIMITS.memory)
+    limits = WorkerLimits(seconds=60, memory=LIMITS.memory)
     portions, heard = load(names, workers=1, limits=limits)
     assert rows(portions) == [(name, "not_an_image") for name in names]
     assert heard.gone == []
@@ -187,16 +203,20 @@ def test_what_is_ready_keeps_its_place(workers: int) -> None:
         if number in finished:
             assert portion is finished[number]
         else:
-            assert isinstance(portion, LoadedFiles)
+            assert isinstance(portion, LoadedFile)
             assert portion.rows[0].path == f"{number}"
 
 
 def test_an_end_in_the_middle_leaves_nothing_waiting() -> None:
     heard = Heard()
-    entries = [Unread(number, ArchiveFile(name, 0)) for number, name in enumerate(_BEFORE_A_SLEEP)]
-    limits = Limits(seconds=600)
-    with ReadingPool(READER, workers=2, limits=limits, listener=heard) as pool:
-        first = next(pool.load(entries))  # both threads wait for a sleeper, or soon will
+    entries = [
+        PendingItem(number, ArchiveFile(name, 0)) for number, name in enumerate(_BEFORE_A_SLEEP)
+    ]
+    limits = WorkerLimits(seconds=600)
+    with ReadingPool(
+        READER, workers=2, limits=limits, result_bytes=SIZE**2, listener=heard
+    ) as pool:
+        first = next(pool.map(entries))  # both threads wait for a sleeper, or soon will
     assert rows([first]) == [("a", "not_an_image")]
     assert heard.again == []
     assert heard.gone == []
@@ -217,35 +237,44 @@ def test_a_thread_that_cannot_start_is_an_error_that_leaves_nothing(
         started.append(thread)
         start(thread)
 
-    nursery = Nursery()
-    pool = ReadingPool(READER, workers=2, limits=LIMITS, listener=Heard(), nursery=nursery)
+    forkserver = Forkserver()
+    pool = ReadingPool(
+        READER,
+        workers=2,
+        limits=LIMITS,
+        result_bytes=SIZE**2,
+        listener=Heard(),
+        forkserver=forkserver,
+    )
     monkeypatch.setattr(Thread, "start", start_two)
     with pytest.raises(CxrbatchError, match="new thread; try fewer --workers"), pool:
         raise AssertionError("it was entered")
     assert [thread.is_alive() for thread in started] == [False, False]
-    assert nursery._process.poll() is not None
+    assert forkserver._process.poll() is not None
 
 
 def test_an_ended_pool_reads_no_more() -> None:
-    with ReadingPool(READER, workers=1, limits=LIMITS, listener=Heard()) as pool:
+    with ReadingPool(
+        READER, workers=1, limits=LIMITS, result_bytes=SIZE**2, listener=Heard()
+    ) as pool:
         pass
     with pytest.raises(RuntimeError, match="closed"):
-        list(pool.load([Unread(0, ArchiveFile(b"0", 0))]))
+        list(pool.map([PendingItem(0, ArchiveFile(b"0", 0))]))
 
 
 _LEFT_OPEN = """
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.workers.scheduler import Unread
-from cxrbatch.workers.isolation import Limits
-from cxrbatch.workers.pool import ReadingPool, Unheard
+from cxrbatch.workers.scheduler import PendingItem
+from cxrbatch.workers.worker import WorkerLimits
+from cxrbatch.workers.pool import ReadingPool
 from cxrbatch.scoring.file_reader import FileReader
 
 reader = FileReader(b"/nowhere", Recipe(32), ReadingOptions(), b"secret")
-pool = ReadingPool(reader, workers=2, limits=Limits(), listener=Unheard())
+pool = ReadingPool(reader, workers=2, limits=WorkerLimits(), result_bytes=1024)
 pool.__enter__()
-print(len(list(pool.load(Unread(n, ArchiveFile(b"x", 0)) for n in range(20)))))
+print(len(list(pool.map(PendingItem(n, ArchiveFile(b"x", 0)) for n in range(20)))))
 """
 
 

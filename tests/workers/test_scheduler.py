@@ -12,82 +12,84 @@ from types import FrameType
 import pytest
 
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.workers.scheduler import CHUNK, Chunk, Dealer, Taken, Unread
+from cxrbatch.workers.scheduler import CHUNK, Chunk, PendingItem, Scheduler, Slice
 
 SECONDS = 60
 
 
-def files(first: int, count: int, *, size: int = 1) -> list[Unread]:
-    return [Unread(first + i, ArchiveFile(str(first + i).encode(), size)) for i in range(count)]
+def files(first: int, count: int, *, size: int = 1) -> list[PendingItem[ArchiveFile]]:
+    return [
+        PendingItem(first + i, ArchiveFile(str(first + i).encode(), size)) for i in range(count)
+    ]
 
 
-def numbers(taken: Taken[int] | None) -> list[int]:
+def numbers(taken: Slice[ArchiveFile, int] | None) -> list[int]:
     assert taken is not None
-    return [entry.number for entry in taken.entries if isinstance(entry, Unread)]
+    return [entry.number for entry in taken.entries if isinstance(entry, PendingItem)]
 
 
 def test_a_chunk_is_taken_whole_until_the_last_ones_are_due() -> None:
-    dealer: Dealer[int] = Dealer(2)
+    scheduler: Scheduler[ArchiveFile, int] = Scheduler(2)
     for first in range(0, 8 * CHUNK, CHUNK):
-        dealer.add(Chunk(list(files(first, CHUNK))), last=first == 7 * CHUNK)
+        scheduler.add(Chunk(list(files(first, CHUNK))), last=first == 7 * CHUNK)
     sizes: list[int] = []
     while sum(sizes) < 8 * CHUNK:
-        taken = dealer.take()
+        taken = scheduler.take()
         assert taken
         assert numbers(taken)[0] == sum(sizes)
         sizes.append(len(taken.entries))
-        dealer.put(taken, [0] * len(taken.entries))
+        scheduler.put(taken, [0] * len(taken.entries))
     assert sizes[:5] == [CHUNK] * 5
     assert max(sizes[5:]) < CHUNK
     assert sizes[-1] == 1
 
 
 def test_parts_come_out_in_their_order() -> None:
-    dealer: Dealer[int] = Dealer(3)
-    chunk: Chunk[int] = Chunk(list(files(0, 3, size=1 << 30)))
-    dealer.add(chunk, last=False)
-    parts = [dealer.take() for _ in range(3)]
+    scheduler: Scheduler[ArchiveFile, int] = Scheduler(3)
+    chunk: Chunk[ArchiveFile, int] = Chunk(list(files(0, 3, size=1 << 30)))
+    scheduler.add(chunk, last=False)
+    parts = [scheduler.take() for _ in range(3)]
     assert list(map(numbers, parts)) == [[0], [1], [2]]
     for part in reversed(parts):
         assert part
-        dealer.put(part, numbers(part))
-    assert chunk.portions() == [0, 1, 2]
+        scheduler.put(part, numbers(part))
+    assert chunk.results() == [0, 1, 2]
 
 
 def test_the_first_failure_of_a_chunk_is_its_own() -> None:
-    dealer: Dealer[int] = Dealer(3)
-    chunk: Chunk[int] = Chunk(list(files(0, 3, size=1 << 30)))
-    dealer.add(chunk, last=False)
-    first, second, third = (dealer.take() for _ in range(3))
+    scheduler: Scheduler[ArchiveFile, int] = Scheduler(3)
+    chunk: Chunk[ArchiveFile, int] = Chunk(list(files(0, 3, size=1 << 30)))
+    scheduler.add(chunk, last=False)
+    first, second, third = (scheduler.take() for _ in range(3))
     assert first
     assert second
     assert third
-    dealer.fail(second, MemoryError("second"))
-    dealer.fail(first, OSError("first"))
-    dealer.put(third, [2])
+    scheduler.fail(second, MemoryError("second"))
+    scheduler.fail(first, OSError("first"))
+    scheduler.put(third, [2])
     with pytest.raises(MemoryError, match="second"):
-        chunk.portions()
-    dealer.add(Chunk(list(files(3, 1))), last=True)
-    assert numbers(dealer.take()) == [3]
+        chunk.results()
+    scheduler.add(Chunk(list(files(3, 1))), last=True)
+    assert numbers(scheduler.take()) == [3]
 
 
 def test_what_cannot_be_put_is_a_failure_that_costs_no_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def full(chunk: Chunk[int], place: int, portions: list[int]) -> None:
+    def full(chunk: Chunk[ArchiveFile, int], start: int, results: list[int]) -> None:
         raise MemoryError("full")
 
-    dealer: Dealer[int] = Dealer(1)
-    chunk: Chunk[int] = Chunk(list(files(0, 1)))
-    dealer.add(chunk, last=False)
-    taken = dealer.take()
+    scheduler: Scheduler[ArchiveFile, int] = Scheduler(1)
+    chunk: Chunk[ArchiveFile, int] = Chunk(list(files(0, 1)))
+    scheduler.add(chunk, last=False)
+    taken = scheduler.take()
     assert taken
     monkeypatch.setattr(Chunk, "put", full)
-    dealer.put(taken, [0])
+    scheduler.put(taken, [0])
     with pytest.raises(MemoryError, match="full"):
-        chunk.portions()
-    dealer.add(Chunk(list(files(1, 1))), last=False)
-    assert numbers(dealer.take()) == [1]
+        chunk.results()
+    scheduler.add(Chunk(list(files(1, 1))), last=False)
+    assert numbers(scheduler.take()) == [1]
 
 
 def test_what_cannot_be_taken_is_a_failure_and_the_next_is_taken(
@@ -95,48 +97,50 @@ def test_what_cannot_be_taken_is_a_failure_and_the_next_is_taken(
 ) -> None:
     take = Chunk.take
 
-    def full(chunk: Chunk[int], most: int) -> Taken[int]:
+    def full(chunk: Chunk[ArchiveFile, int], most: int) -> Slice[ArchiveFile, int]:
         if chunk is first:
             raise MemoryError("full")
         return take(chunk, most)
 
     monkeypatch.setattr(Chunk, "take", full)
-    dealer: Dealer[int] = Dealer(1)
-    first: Chunk[int] = Chunk(list(files(0, 1)))
+    scheduler: Scheduler[ArchiveFile, int] = Scheduler(1)
+    first: Chunk[ArchiveFile, int] = Chunk(list(files(0, 1)))
     with ThreadPoolExecutor(1) as other:
-        taken = other.submit(dealer.take)
-        dealer.add(first, last=False)
-        dealer.add(Chunk(list(files(1, 1))), last=False)
+        taken = other.submit(scheduler.take)
+        scheduler.add(first, last=False)
+        scheduler.add(Chunk(list(files(1, 1))), last=False)
         try:
             assert numbers(taken.result(SECONDS)) == [1]
         finally:
-            dealer.close()
+            scheduler.close()
     with pytest.raises(MemoryError, match="full"):
-        first.portions()
+        first.results()
 
 
 def test_nothing_is_added_to_what_is_over() -> None:
-    dealer: Dealer[int] = Dealer(1)
-    dealer.close()
+    scheduler: Scheduler[ArchiveFile, int] = Scheduler(1)
+    scheduler.close()
     with pytest.raises(RuntimeError, match="closed"):
-        dealer.add(Chunk(list(files(0, 1))), last=True)
+        scheduler.add(Chunk(list(files(0, 1))), last=True)
 
 
 def test_what_nobody_took_fails_at_the_end() -> None:
-    dealer: Dealer[int] = Dealer(2)
-    whole, in_part, due = (Chunk[int](list(files(0, 2, size=1 << 22))) for _ in range(3))
+    scheduler: Scheduler[ArchiveFile, int] = Scheduler(2)
+    whole, in_part, due = (
+        Chunk[ArchiveFile, int](list(files(0, 2, size=1 << 22))) for _ in range(3)
+    )
     in_part.waiting.extend(files(2, 1, size=1 << 30))
     for chunk in (whole, in_part, due):
-        dealer.add(chunk, last=False)
-    taken = [dealer.take(), dealer.take()]
-    dealer.close()
+        scheduler.add(chunk, last=False)
+    taken = [scheduler.take(), scheduler.take()]
+    scheduler.close()
     for part in taken:
         assert part
-        dealer.put(part, numbers(part))
-    assert whole.portions() == [0, 1]
+        scheduler.put(part, numbers(part))
+    assert whole.results() == [0, 1]
     for chunk in (in_part, due):
         with pytest.raises(RuntimeError, match="closed"):
-            chunk.portions()
+            chunk.results()
 
 
 class Ping(Exception):
@@ -163,19 +167,19 @@ def is_interrupted(moment: int, work: Callable[[], object]) -> bool:
 
 def test_an_exception_of_a_signal_leaves_nothing_locked() -> None:
     def work() -> None:
-        dealer.add(chunk, last=False)
+        scheduler.add(chunk, last=False)
         chunk.fail(OSError())
         with suppress(OSError):
-            chunk.portions()
-        dealer.close()
+            chunk.results()
+        scheduler.close()
 
     def end() -> None:
-        dealer.close()
+        scheduler.close()
         chunk.fail(OSError())
 
     for moment in count():
-        dealer: Dealer[int] = Dealer(1)
-        chunk: Chunk[int] = Chunk(list(files(0, 1)))
+        scheduler: Scheduler[ArchiveFile, int] = Scheduler(1)
+        chunk: Chunk[ArchiveFile, int] = Chunk(list(files(0, 1)))
         interrupted = is_interrupted(moment, work)
         ending = threading.Thread(target=end, daemon=True)
         ending.start()
@@ -187,68 +191,68 @@ def test_an_exception_of_a_signal_leaves_nothing_locked() -> None:
 
 
 def test_a_place_is_left_to_others_meanwhile() -> None:
-    dealer: Dealer[int] = Dealer(1)
-    dealer.add(Chunk(list(files(0, CHUNK))), last=False)
-    dealer.add(Chunk(list(files(CHUNK, CHUNK))), last=False)
-    first = dealer.take()
+    scheduler: Scheduler[ArchiveFile, int] = Scheduler(1)
+    scheduler.add(Chunk(list(files(0, CHUNK))), last=False)
+    scheduler.add(Chunk(list(files(CHUNK, CHUNK))), last=False)
+    first = scheduler.take()
     assert first
     with ThreadPoolExecutor(1) as other:
-        second = other.submit(dealer.take)
+        second = other.submit(scheduler.take)
         try:
-            with dealer.aside():
+            with scheduler.without_slot():
                 found = second.result(SECONDS)
                 assert found
                 assert numbers(found) == list(range(CHUNK, 2 * CHUNK))
-                dealer.put(found, [0] * CHUNK)
+                scheduler.put(found, [0] * CHUNK)
         finally:
-            dealer.close()
+            scheduler.close()
 
 
 def test_all_who_wait_are_given_a_part_of_the_last_chunk() -> None:
     for _ in range(50):
-        dealer: Dealer[int] = Dealer(2)
+        scheduler: Scheduler[ArchiveFile, int] = Scheduler(2)
         with ThreadPoolExecutor(2) as threads:
-            waiting = [threads.submit(dealer.take) for _ in range(2)]
-            dealer.add(Chunk(list(files(0, CHUNK))), last=True)
+            waiting = [threads.submit(scheduler.take) for _ in range(2)]
+            scheduler.add(Chunk(list(files(0, CHUNK))), last=True)
             try:
                 parts = [numbers(one.result(SECONDS)) for one in waiting]
             finally:
-                dealer.close()
+                scheduler.close()
         assert sorted(parts) == [[0, 1, 2, 3], [4, 5, 6]]
 
 
 def test_nobody_waits_for_what_does_not_come() -> None:
-    dealer: Dealer[int] = Dealer(2)
+    scheduler: Scheduler[ArchiveFile, int] = Scheduler(2)
     with ThreadPoolExecutor(4) as threads:
-        waiting = [threads.submit(dealer.take) for _ in range(4)]
-        dealer.close()
+        waiting = [threads.submit(scheduler.take) for _ in range(4)]
+        scheduler.close()
         assert [one.result(SECONDS) for one in waiting] == [None] * 4
 
 
 @pytest.mark.parametrize("places", [1, 2, 5])
 def test_nothing_is_forgotten_where_many_step_aside(places: int) -> None:
-    dealer: Dealer[int] = Dealer(places)
+    scheduler: Scheduler[ArchiveFile, int] = Scheduler(places)
     rng = random.Random(places)
     sizes = [rng.choice([1, 1 << 22, 1 << 30]) for _ in range(60_000)]
 
     def work(seed: int) -> None:
         moods = random.Random(seed)
-        while taken := dealer.take():
+        while taken := scheduler.take():
             if moods.random() < 0.2:
-                with dealer.aside():
+                with scheduler.without_slot():
                     pass
-            dealer.put(taken, numbers(taken))
+            scheduler.put(taken, numbers(taken))
 
-    chunks: list[Chunk[int]] = []
+    chunks: list[Chunk[ArchiveFile, int]] = []
     with ThreadPoolExecutor(places + 4) as threads:
         try:
             working: list[Future[None]] = [threads.submit(work, n) for n in range(places + 4)]
             for number, size in enumerate(sizes):
                 if number % CHUNK == 0:
                     chunks.append(Chunk(list(files(number, CHUNK, size=size))))
-                    dealer.add(chunks[-1], last=number + CHUNK >= len(sizes))
-            found = [number for chunk in chunks for number in chunk.portions()]
+                    scheduler.add(chunks[-1], last=number + CHUNK >= len(sizes))
+            found = [number for chunk in chunks for number in chunk.results()]
         finally:
-            dealer.close()
+            scheduler.close()
         assert not wait(working, SECONDS).not_done
     assert found == list(range(len(chunks) * CHUNK))

@@ -14,16 +14,10 @@ import numpy.typing as npt
 from markupsafe import Markup
 from PIL import Image
 
+from cxrbatch.model.overlays import grey_picture, heat_picture
 from cxrbatch.reading.outcomes import Flag
 from cxrbatch.results.table import Table
-from cxrbatch.scoring.pictures import (
-    MISSING,
-    UNKNOWN_ORIGIN,
-    Origin,
-    grey_picture,
-    heat_picture,
-    revisit,
-)
+from cxrbatch.scoring.revisiting import MISSING, UNKNOWN_ORIGIN, Origin, revisit
 from cxrbatch.workers.forkserver_client import Forkserver
 from cxrbatch.workers.worker import WorkerFault, WorkerLimits, WorkerProcess
 
@@ -220,13 +214,8 @@ def _heat_layer(
     cells = round(len(levels) ** 0.5)
     square = levels.reshape(cells, cells).astype(np.float32)
     strength = square / max(float(square.max()), 1.0)
-    layer = heat_picture(strength, edge=_HEAT_EDGE, opacity=_HEAT_OPACITY)
-    if geometry == "pad":
-        # The map covers the black borders too.
-        width, height = (round(_HEAT_EDGE * side / max(size)) or 1 for side in size)
-        left, top = (_HEAT_EDGE - width) // 2, (_HEAT_EDGE - height) // 2
-        layer = layer.crop((left, top, left + width, top + height))
-    return layer
+    padded = size if geometry == "pad" else None
+    return heat_picture(strength, edge=_HEAT_EDGE, opacity=_HEAT_OPACITY, padded=padded)
 
 
 def _in_children(

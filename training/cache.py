@@ -135,12 +135,8 @@ class InputReader:
     def _decode(self, key: bytes, data: bytes, options: ReadingOptions) -> Decoded:
         first: Reading = next(read_radiographs_bytes(data, options))
         patient = patient_key(first.facts, self.patient_secret)
-        if first.outcome is not Outcome.SCORED or first.image is None:
-            return Decoded(key, first.outcome, patient=patient)
-        try:
-            return Decoded(key, first.outcome, self.recipe.prepare(first.image), patient)
-        except Exception as error:
-            return Decoded(key, reading_error(error).outcome, patient=patient)
+        reading, prepared = self.recipe.prepare_reading(first)
+        return Decoded(key, reading.outcome, prepared, patient)
 
 
 def fill(

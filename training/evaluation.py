@@ -10,8 +10,9 @@ from scipy.special import log_softmax, softmax
 
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint
-from cxrbatch.model.inference import Precision, Scorer
+from cxrbatch.model.inference import Precision
 from cxrbatch.model.network import RadiographResNet
+from cxrbatch.model.predictor import Predictor
 from cxrbatch.results.statistics import metrics
 from cxrbatch.results.statistics.curves import Ranking, roc
 from cxrbatch.results.statistics.curves import operating_points as points_of
@@ -115,9 +116,9 @@ def log_loss(logits: Logits, truth: npt.NDArray[np.int64]) -> float:
 
 def _scorer(
     model: RadiographResNet, card: Card, device: torch.device, precision: Precision
-) -> Scorer:
+) -> Predictor:
     checkpoint = Checkpoint(card, "", model.eval())
-    return Scorer(checkpoint, batch_size=_BATCH, device=device, precision=precision)
+    return Predictor(checkpoint, batch_size=_BATCH, device=device, precision=precision)
 
 
 Truth = npt.NDArray[np.int64]

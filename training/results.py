@@ -9,7 +9,8 @@ import pyarrow as pa
 import torch
 
 from cxrbatch.model.checkpoint import load_checkpoint
-from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Precision, Scorer, describe_device
+from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Precision, describe_device
+from cxrbatch.model.predictor import Predictor
 from cxrbatch.paths import path_to_text
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.results.labels import LabelledFile
@@ -57,7 +58,7 @@ def write_results(
     secret = patient_secret() or secrets.token_bytes(32)
     reading = ReadingOptions(no_voi=model.card.recipe.no_voi)
     reader = FileReader(os.fsencode(base), model.card.recipe, reading, secret)
-    scorer = Scorer(model, batch_size=DEFAULT_BATCH_SIZE, device=device, precision=precision)
+    scorer = Predictor(model, batch_size=DEFAULT_BATCH_SIZE, device=device, precision=precision)
     classes = model.card.classes
     cells = heatmap_size(model)
     with ReadingPool(

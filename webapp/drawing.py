@@ -3,8 +3,9 @@
 import io
 from dataclasses import dataclass
 
+from cxrbatch.model.overlays import grey_picture
 from cxrbatch.reading.grey import GreyImage
-from cxrbatch.scoring.pictures import Origin, grey_picture, revisit
+from cxrbatch.scoring.revisiting import Origin, revisit
 
 _THUMBNAIL_EDGE = 192
 _THUMBNAIL_QUALITY = 80

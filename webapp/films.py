@@ -6,7 +6,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from cxrbatch.scoring.pictures import UNKNOWN_ORIGIN, Origin, heat_picture
+from cxrbatch.model.overlays import heat_picture
+from cxrbatch.scoring.revisiting import UNKNOWN_ORIGIN, Origin
 from cxrbatch.webapp.children import Children, Queue
 from cxrbatch.webapp.drawing import Film, Wanted, draw
 from cxrbatch.webapp.opened import OpenedTable, Row

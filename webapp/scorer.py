@@ -77,7 +77,7 @@ def read_upload(upload: Upload) -> ReadUpload:
 
 
 if TYPE_CHECKING:
-    from cxrbatch.model.inference import Scorer
+    from cxrbatch.model.predictor import Predictor
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class UploadScorer:
         self._children = children
         self._queue = queue
         self._lock = threading.Lock()
-        self._scorer: Scorer | None = None
+        self._predictor: Predictor | None = None
 
     def score(self, file: BinaryIO) -> Scored:
         """Read and score a file that need not have a name.
@@ -148,24 +148,12 @@ class UploadScorer:
             scored = score_batches([read.loaded], self._ready())
             return [pair for pair in scored if isinstance(pair, tuple)]
 
-    def _ready(self) -> "Scorer":
-        if self._scorer is None:
-            from cxrbatch.model.checkpoint import load_checkpoint
-            from cxrbatch.model.inference import (
-                DEFAULT_BATCH_SIZE,
-                Scorer,
-                choose_device,
-                choose_precision,
-            )
+    def _ready(self) -> "Predictor":
+        if self._predictor is None:
+            from cxrbatch.model.predictor import load_model
 
-            device = choose_device("auto")
-            self._scorer = Scorer(
-                load_checkpoint(self._path),
-                batch_size=DEFAULT_BATCH_SIZE,
-                device=device,
-                precision=choose_precision("auto", device),
-            )
-        return self._scorer
+            self._predictor = load_model(self._path)
+        return self._predictor
 
 
 _PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600

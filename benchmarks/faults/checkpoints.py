@@ -36,8 +36,9 @@ from cxrbatch.errors import CxrbatchError
 from cxrbatch.model.card import Card, Normalisation
 from cxrbatch.model.checkpoint import build_model, load_checkpoint, packed_checkpoint
 from cxrbatch.model.features import describe_features
-from cxrbatch.model.inference import Precision, Scorer
+from cxrbatch.model.inference import Precision
 from cxrbatch.model.network import RadiographResNet
+from cxrbatch.model.predictor import Predictor
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.grey import GreyImage
 
@@ -261,7 +262,7 @@ def scored(path: Path, precision: Precision, chance: np.random.Generator) -> str
     try:
         checkpoint = load_checkpoint(path)
         inputs = images(checkpoint.card.recipe.size, chance)
-        scorer = Scorer(
+        scorer = Predictor(
             checkpoint, batch_size=_BATCH, device=torch.device("cpu"), precision=precision
         )
         scores = scorer.score(inputs)

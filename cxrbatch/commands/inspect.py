@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,8 @@ from cxrbatch import options as shared
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from cxrbatch.scoring.inspection import Inspection
+    from cxrbatch.model.prediction import Prediction
+    from cxrbatch.reading.radiograph import Reading, ReadingOptions
 
 _MOST_FRAMES_SHOWN = 20
 
@@ -61,10 +64,10 @@ def command(
       cxrbatch inspect 'export.zip!/a/film.dcm'
     """
     from cxrbatch.errors import UsageError
-    from cxrbatch.model.checkpoint import bundled_checkpoint
+    from cxrbatch.model.prediction import Prediction
     from cxrbatch.paths import check_output
     from cxrbatch.reading.outcomes import Kind
-    from cxrbatch.scoring.inspection import Inspector
+    from cxrbatch.reading.radiograph import ReadingOptions
 
     if overlay and not checkpoint:
         raise UsageError("--overlay needs --checkpoint (--checkpoint default for the bundled one)")
@@ -72,22 +75,29 @@ def command(
     for output in (display, overlay):
         if output:
             check_output(output, overwrite=overwrite, source=Path(os.fsdecode(path)))
-    weights = bundled_checkpoint() if checkpoint == "default" else checkpoint
-    inspected = []
-    inspector = Inspector(Path(weights) if weights else None, max_pixels=max_pixels)
-    for number, found in enumerate(inspector.inspect(path, member)):
+    options = ReadingOptions(render_all=True, max_pixels=max_pixels)
+    predict: Callable[[Reading], Prediction] = Prediction
+    if checkpoint:
+        from cxrbatch.model.predictor import load_model
+
+        model = load_model(None if checkpoint == "default" else checkpoint)
+        predict, options = model.predict, replace(options, no_voi=model.card.recipe.no_voi)
+    frames, any_failed = [], False
+    for number, reading in enumerate(_readings(path, member, options)):
+        prediction = predict(reading)
         if number == 0:
-            _write_images(found, display=display, overlay=overlay)
-        inspected.append((_facts(found), found.reading.outcome.kind is Kind.FAILED))
+            _write_images(prediction, display=display, overlay=overlay)
+        frames.append(_facts(prediction))
+        any_failed |= prediction.outcome.kind is Kind.FAILED
     if as_json:
-        click.echo(json.dumps([facts for facts, _ in inspected], indent=2))
+        click.echo(json.dumps(frames, indent=2))
     else:
-        _print_frames([facts for facts, _ in inspected])
-    return shared.SOME_UNREADABLE if any(failed for _, failed in inspected) else 0
+        _print_frames(frames)
+    return shared.SOME_UNREADABLE if any_failed else 0
 
 
 def _place(file: str) -> tuple[bytes, bytes | None]:
-    """Path and member of what was asked for: a file, or container!/member as tables write it."""
+    """Split the argument FILE into a path and, for container!/member, the member's name."""
     from cxrbatch.errors import UsageError
     from cxrbatch.paths import text_to_place
 
@@ -100,17 +110,43 @@ def _place(file: str) -> tuple[bytes, bytes | None]:
     raise UsageError(f"{file} is not a file")
 
 
-def _write_images(found: "Inspection", *, display: Path | None, overlay: Path | None) -> None:
-    from cxrbatch.scoring.inspection import grey_image, overlay_image
+def _readings(path: bytes, member: bytes | None, options: "ReadingOptions") -> "Iterator[Reading]":
+    """Read each frame of a file, or of the members of this name of the container at `path`."""
+    from cxrbatch.errors import UsageError
+    from cxrbatch.reading.containers.listing import members_named
+    from cxrbatch.reading.outcomes import ReadingError, reading_error
+    from cxrbatch.reading.radiograph import read_member, read_radiographs
+    from cxrbatch.reading.readings import failed
 
-    pixels, prediction = found.reading.display, found.prediction
+    if member is None:
+        yield from read_radiographs(path, options)
+        return
+    count = 0
+    try:
+        for entry in members_named(path, member):
+            if entry.kind != "file":
+                continue
+            count += 1
+            if entry.fault is None:
+                yield from read_member(path, member, entry.offset, options)
+            else:
+                yield failed("other", ReadingError(*entry.fault))
+    except Exception as error:
+        if not count:
+            yield failed("other", reading_error(error))
+            return
+    if not count:
+        raise UsageError(f"{os.fsdecode(path)} has no such member")
+
+
+def _write_images(prediction: "Prediction", *, display: Path | None, overlay: Path | None) -> None:
+    from cxrbatch.model.overlays import grey_picture
+
+    image = prediction.reading.image
     if display:
-        _save(None if pixels is None else grey_image(pixels), display)
+        _save(None if image is None else grey_picture(image), display)
     if overlay:
-        drawn = None
-        if pixels is not None and prediction is not None:
-            drawn = overlay_image(pixels, prediction.heatmaps[prediction.label])
-        _save(drawn, overlay)
+        _save(prediction.overlay() if prediction.label else None, overlay)
 
 
 def _save(image: "Image | None", path: Path) -> None:
@@ -120,10 +156,10 @@ def _save(image: "Image | None", path: Path) -> None:
         image.save(path, format="PNG")
 
 
-def _facts(found: "Inspection") -> dict[str, Any]:
+def _facts(prediction: "Prediction") -> dict[str, Any]:
     from cxrbatch.results.table import FACTS
 
-    reading, prediction = found.reading, found.prediction
+    reading = prediction.reading
     facts: dict[str, Any] = {
         "frame": reading.frame,
         "format": reading.format,
@@ -135,7 +171,7 @@ def _facts(found: "Inspection") -> dict[str, Any]:
     }
     if reading.image is not None and reading.image.pixel_aspect != 1:
         facts["pixel_aspect"] = reading.image.pixel_aspect
-    if prediction is not None:
+    if prediction.label:
         facts["prediction"] = prediction.label
         facts["probabilities"] = prediction.probabilities
         facts["logits"] = prediction.logits

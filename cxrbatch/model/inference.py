@@ -1,12 +1,12 @@
-"""Batches of inputs to scores on a device, at one precision and one fixed shape."""
+"""How batches are computed: the device and its precision, threads, transfers, and the network."""
 
 import re
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,43 +17,28 @@ from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model.card import Normalisation
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.fused import FusedResNet
-from cxrbatch.model.lanes import Arrays, BatchScores, Lanes, Transfer
-from cxrbatch.model.network import Scores, quantise
-from cxrbatch.model.soundness import PlainScores, Trial
+
+if TYPE_CHECKING:
+    from cxrbatch.model.openvino import OpenVinoResNet
 
 Backend = Literal["torch", "openvino"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
-
-DEFAULT_BATCH_SIZE = 32
-
-# A GPU computes one batch after the other.
-_AHEAD_ON_GPU = 2
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
+Network: TypeAlias = "FusedResNet | OpenVinoResNet"
+Inputs = npt.NDArray[np.uint8]
 Result = TypeVar("Result")
 
-Launched = Callable[[], BatchScores]
-"""Waits for the scores of a batch."""
-
-
-class Network(Protocol):
-    """A network that is ready to score batches of one shape."""
-
-    def features(self, images: Tensor) -> Tensor:
-        """Give the last convolutional layer's activations, as `RadiographResNet.features`."""
-
-    def score(self, images: Tensor) -> Scores:
-        """Give logits and heat maps, as `RadiographResNet.score`."""
+DEFAULT_BATCH_SIZE = 32
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Each lane holds the activations of a batch.
+_MOST_LANES = 4
 
 
 def choose_device(name: str, backend: Backend = "torch") -> torch.device:
-    """Resolve "auto", "cpu", "cuda" or "cuda:1".
+    """Return the device that "auto", "cpu", "cuda" or "cuda:1" names.
 
     Raises:
-        UsageError: The device does not exist here, or the backend is not installed or is not for
-            the device.
+        UsageError: The device does not exist here, the backend is not installed, or the backend
+            does not compute on the device.
     """
     if backend == "openvino":
         if find_spec("openvino") is None:
@@ -81,11 +66,11 @@ def choose_device(name: str, backend: Backend = "torch") -> torch.device:
 def choose_precision(
     precision: Precision, device: torch.device, backend: Backend = "torch"
 ) -> Precision:
-    """Resolve "auto": bf16 where the processor computes in it, else fp32.
+    """Return `precision`; for "auto" bf16 where the processor computes in it, else fp32.
 
     Raises:
         UsageError: fp16 on a CPU, which computes it more slowly than fp32; int8 by PyTorch; or
-            bf16 by OpenVINO, which takes fp32 instead where the processor does not compute in it.
+            bf16 by OpenVINO on a processor without it, where OpenVINO would take fp32 unasked.
     """
     if precision == "fp16" and device.type == "cpu":
         raise UsageError("--precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
@@ -98,8 +83,14 @@ def choose_precision(
     return "bf16" if _has_native_bf16(device) else "fp32"
 
 
+def _has_native_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def describe_device(device: torch.device, backend: Backend = "torch") -> str:
-    """Name the processor, and what computes on it if not PyTorch, for the table's provenance."""
+    """Return the text that a table's metadata has for the processor, its threads and OpenVINO."""
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     threads = f"{torch.get_num_threads()} threads"
@@ -116,15 +107,18 @@ def make_network(
     backend: Backend = "torch",
     ranges: npt.NDArray[np.float32] | None = None,
 ) -> Network:
-    """Make a checkpoint's network ready.
+    """Build the network of a checkpoint in its form for inference.
 
     Args:
-        checkpoint: Of which network.
+        checkpoint: The checkpoint.
         batch_size: Images per forward pass.
-        device: Where to compute.
+        device: The device that computes.
         precision: A resolved precision, not "auto".
-        backend: What computes.
-        ranges: What `openvino.activation_ranges` gives, for int8.
+        backend: The library that computes.
+        ranges: For int8, the result of `openvino.activation_ranges`.
+
+    Raises:
+        CheckpointError: A weight with its batch norm is not finite at this precision.
     """
     if backend == "torch":
         return FusedResNet(checkpoint.model, device=device, dtype=DTYPES[precision])
@@ -140,200 +134,147 @@ def make_network(
 
 
 def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
-    """Give what the network sees of inputs, shape (n, 1, size, size), uint8: float32."""
+    """Scale uint8 images to what the network sees, in float32.
+
+    Args:
+        images: Shape (n, 1, size, size), uint8.
+        normalisation: Mean and standard deviation of images in [0, 1].
+
+    Returns:
+        Same shape, float32, channels last.
+    """
     scaled = images.to(torch.float32, memory_format=torch.channels_last)
     mean, std = normalisation.mean, normalisation.std
     return scaled.mul_(1.0 / (255.0 * std)).sub_(mean / std)
 
 
-class Scorer:
-    """A checkpoint made ready on a device.
-
-    Every forward pass has the same shape: a shorter batch is padded with black images. So the
-    kernels, and with them the last bits, are the same for every image of a run, and a GPU never
-    plans for a second shape.
+@dataclass(frozen=True, slots=True)
+class BatchScores:
+    """Scores of n images over c classes.
 
     Attributes:
-        seconds: That the device has worked for scores so far, of lanes each its share.
-        ahead: Batches that are to be launched before the scores of one are waited for.
+        logits: Shape (n, c), float32.
+        probabilities: Shape (n, c), float32, calibrated by the card's temperature; rows sum to 1.
+        heatmaps: Shape (n, c, h, w), uint8.
+        heatmap_scale: Shape (n,), float32.
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        *,
-        batch_size: int,
-        device: torch.device,
-        precision: Precision,
-        backend: Backend = "torch",
-        ranges: npt.NDArray[np.float32] | None = None,
-    ) -> None:
-        """Make the network ready.
+    logits: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float32]
+    heatmaps: npt.NDArray[np.uint8]
+    heatmap_scale: npt.NDArray[np.float32]
+
+    @property
+    def are_finite(self) -> bool:
+        """Whether no score and no heat map is infinite or NaN."""
+        arrays = (self.logits, self.probabilities, self.heatmap_scale)
+        return all(np.isfinite(values).all() for values in arrays)
+
+    def first(self, count: int) -> "BatchScores":
+        """Return the scores of the first `count` images."""
+        return BatchScores(
+            self.logits[:count],
+            self.probabilities[:count],
+            self.heatmaps[:count],
+            self.heatmap_scale[:count],
+        )
+
+
+class Lanes:
+    """Threads that each compute one batch, with an equal share of PyTorch's threads.
+
+    Threads that divide a layer wait for the slowest of them at its end, and keep their cores busy
+    with waiting. Where files are read beside them that is often. A thread that has a batch to
+    itself waits for nobody.
+
+    Attributes:
+        count: Number of lanes.
+    """
+
+    def __init__(self) -> None:
+        """Divide PyTorch's threads into lanes; no thread starts before the first batch."""
+        self.count, share = divide_threads(torch.get_num_threads())
+        # The number of threads is that of the thread which sets it.
+        self._threads = ThreadPoolExecutor(self.count, "lane", torch.set_num_threads, (share,))
+
+    def start(self, compute: Callable[[], Result]) -> Callable[[], Result]:
+        """Call `compute` in the next free lane; the returned function waits for its result."""
+        return self._threads.submit(compute).result
+
+
+def divide_threads(threads: int) -> tuple[int, int]:
+    """Return the number of lanes for so many threads, at most 4, and the threads of each."""
+    lanes = max(n for n in range(1, _MOST_LANES + 1) if threads % n == 0)
+    return lanes, threads // lanes
+
+
+class Transfer:
+    """Copies inputs to a device and results back, without waiting where the device is a GPU.
+
+    A GPU is given the next batches while it computes: inputs travel from pinned memory on a stream
+    of their own, results to pinned memory, and no thread waits for either before it needs them.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Create the stream for inputs where the device is a GPU."""
+        self._device = device
+        self._sending = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def send(self, inputs: Inputs, *, batch_size: int) -> Tensor:
+        """Copy inputs to the device as a batch filled up with black images.
 
         Args:
-            checkpoint: What to score with.
-            batch_size: Images per forward pass.
-            device: Where to compute.
-            precision: A resolved precision, not "auto".
-            backend: What computes.
-            ranges: What `openvino.activation_ranges` gives, for int8.
+            inputs: Shape (n, size, size), uint8, n at most `batch_size`.
+            batch_size: Images in the batch.
 
-        Raises:
-            CheckpointError: The weights are not finite at this precision.
-            CxrbatchError: OpenVINO, which takes its memory at once, does not get it.
+        Returns:
+            Shape (batch_size, 1, size, size), uint8.
         """
-        self.card = checkpoint.card
-        self.batch_size = batch_size
-        self.device = device
-        self.precision = precision
-        self.seconds = 0.0
-        self._transfer = Transfer(device)
-        self._lanes = Lanes() if device.type == "cpu" else None
-        self.ahead = self._lanes.count if self._lanes else _AHEAD_ON_GPU
-        with memory_explained(batch_size):
-            self._model = make_network(
-                checkpoint,
-                batch_size=batch_size,
-                device=device,
-                precision=precision,
-                backend=backend,
-                ranges=ranges,
-            )
-        self._trial: Trial | None = None
-        if precision != "int8":  # which is judged by the AUC that it costs
-            self._trial = Trial(
-                checkpoint.model,
-                checkpoint.card,
-                precision="fp16" if device.type == "cuda" and precision == "fp32" else precision,
-            )
+        shape = (batch_size, 1, *inputs.shape[1:])
+        host = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._sending is not None)
+        host[: len(inputs), 0] = torch.from_numpy(inputs)
+        if self._sending is None:
+            return host
+        with torch.cuda.stream(self._sending):
+            sent = host.to(self._device, non_blocking=True)
+        computing = torch.cuda.current_stream(self._device)
+        computing.wait_stream(self._sending)
+        # Or its memory would be given to the next batch while this one is computed with.
+        sent.record_stream(computing)
+        return sent
 
-    def score(self, inputs: npt.NDArray[np.uint8]) -> BatchScores:
-        """Score up to a batch of inputs.
+    def fetch(self, results: Sequence[Tensor]) -> Callable[[], list[npt.NDArray[Any]]]:
+        """Begin to copy results back; the returned function waits for them."""
+        if self._sending is None:
+            return lambda: [result.numpy() for result in results]
+        hosts = [torch.empty_like(result, device="cpu", pin_memory=True) for result in results]
+        for host, result in zip(hosts, results, strict=True):
+            host.copy_(result, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record(torch.cuda.current_stream(self._device))
 
-        Args:
-            inputs: Shape (n, size, size), uint8, 1 <= n <= batch_size.
-
-        Raises:
-            CheckpointError: The first scores are not those of plain PyTorch.
-            CxrbatchError: A score is not finite, as when float16 overflows, or the batch does not
-                fit into memory.
-        """
-        return self.launch(inputs)()
-
-    def score_all(self, batches: Iterable[npt.NDArray[np.uint8]]) -> Iterator[BatchScores]:
-        """Score batches, each as `score` does, some of them ahead."""
-        launched: deque[Launched] = deque()
-        for inputs in batches:
-            launched.append(self.launch(inputs))
-            if len(launched) > self.ahead:
-                yield launched.popleft()()
-        while launched:
-            yield launched.popleft()()
-
-    def launch(self, inputs: npt.NDArray[np.uint8]) -> Launched:
-        """Begin to score up to a batch of inputs, as `score`; gives what waits for the scores."""
-        trial, self._trial = self._trial, None
-        if trial is None:
-            return self._launched(inputs)
-        given = trial.filled(inputs, batch_size=self.batch_size)
-
-        def score_plainly() -> PlainScores:
-            return trial.score_plainly(given)
-
-        plain = self._lanes.start(score_plainly) if self._lanes else score_plainly
-        launched = self._launched(given)
-
-        def wait() -> BatchScores:
-            try:
-                scored = launched()
-                with memory_explained(self.batch_size):
-                    trial.judge(scored.logits, plain())
-            except CxrbatchError:
-                self._trial = trial  # nothing is scored before a batch has passed
-                raise
-            return scored.first(len(inputs))
+        def wait() -> list[npt.NDArray[Any]]:
+            copied.synchronize()
+            # A copy: pinned memory is scarce, and rows of the table are kept for long.
+            return [host.numpy().copy() for host in hosts]
 
         return wait
-
-    def _launched(self, inputs: npt.NDArray[np.uint8]) -> Launched:
-        if self._lanes:
-            fetched = self._lanes.start(lambda: _timed(lambda: self._begun(inputs)()))
-            lanes = self._lanes.count
-        else:
-            begun, seconds = _timed(lambda: self._begun(inputs))
-            fetched, lanes = (lambda: _timed(begun)), 1
-            self.seconds += seconds
-
-        def wait() -> BatchScores:
-            with memory_explained(self.batch_size):
-                arrays, seconds = fetched()
-            self.seconds += seconds / lanes
-            scored = BatchScores(*arrays)
-            if not scored.are_finite:
-                raise CxrbatchError(
-                    f"the model gave scores that are not finite at {self.precision}; "
-                    "try a wider --precision, or another checkpoint or learning rate"
-                )
-            return scored
-
-        return wait
-
-    def _begun(self, inputs: npt.NDArray[np.uint8]) -> Callable[[], Arrays]:
-        """Begin to compute on the device; gives what waits for it."""
-        count = len(inputs)
-        with torch.inference_mode(), memory_explained(self.batch_size):
-            scores = self._model.score(self._batch(inputs))
-            logits = scores.logits[:count]
-            probabilities = (logits / self.card.temperature).softmax(dim=1)
-            maps = quantise(scores.heatmaps[:count])
-            return self._transfer.fetch([logits, probabilities, maps.levels, maps.scale])
-
-    def features(self, inputs: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Give what the head sees of up to a batch of inputs, shape (n, k).
-
-        Args:
-            inputs: Shape (n, size, size), uint8, 1 <= n <= batch_size.
-
-        Raises:
-            CxrbatchError: The batch does not fit into memory.
-        """
-        with torch.inference_mode(), memory_explained(self.batch_size):
-            activations = self._model.features(self._batch(inputs))
-            features = activations.float().mean((2, 3))[: len(inputs)]
-            found: npt.NDArray[np.float32] = features.cpu().numpy()
-            return found
-
-    def _batch(self, inputs: npt.NDArray[np.uint8]) -> Tensor:
-        images = self._transfer.send(inputs, batch_size=self.batch_size)
-        return normalised(images, self.card.normalisation)
 
 
 @contextmanager
 def memory_explained(batch_size: int) -> Iterator[None]:
-    """Say in one line where a batch does not fit into memory.
+    """Turn errors of a batch that does not fit into memory into one line for a person.
 
     Raises:
-        CxrbatchError: It does not.
+        CxrbatchError: Memory ran out within the `with` block.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # PyTorch has a class of its own for it on a GPU; else only the text tells.
+        # On a GPU PyTorch has a class of its own for it; on a CPU only the text says so.
         classes = (torch.OutOfMemoryError, MemoryError)
         if isinstance(error, classes) or re.search("allocate|bad_alloc", str(error)):
             raise CxrbatchError(
                 f"not enough memory for {batch_size} images at once; try a smaller --batch-size"
             ) from None
         raise
-
-
-def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
-    start = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - start
-
-
-def _has_native_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

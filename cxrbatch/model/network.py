@@ -6,13 +6,11 @@ there, as importing torchvision takes longer than importing torch: seconds befor
 
 from typing import NamedTuple, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-LEVELS = 255
+from cxrbatch.model.overlays import LEVELS
 
 
 class QuantisedHeatmaps(NamedTuple):
@@ -54,24 +52,6 @@ def quantise(heatmaps: Tensor) -> QuantisedHeatmaps:
     divisor = scale.clamp(min=1e-30)[:, None, None, None]
     levels = (heatmaps * (LEVELS / divisor)).round().byte()
     return QuantisedHeatmaps(levels, scale)
-
-
-def dequantise(
-    stored: bytes, *, scale: float, classes: int, size: tuple[int, int]
-) -> npt.NDArray[np.float32]:
-    """Rebuild an image's heat maps from the table.
-
-    Args:
-        stored: The `heatmaps` column, classes * h * w bytes.
-        scale: The `heatmap_scale` column.
-        classes: Number of classes.
-        size: (h, w) of one map.
-
-    Returns:
-        Shape (classes, h, w), float32, within scale / 510 of the maps that were stored.
-    """
-    levels = np.frombuffer(stored, dtype=np.uint8).reshape(classes, *size)
-    return levels.astype(np.float32) * np.float32(scale / LEVELS)
 
 
 _WIDTHS = (64, 128, 256, 512)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from cxrbatch.model.fused import fold
-from cxrbatch.model.lanes import divided
+from cxrbatch.model.inference import divide_threads
 from cxrbatch.model.network import Block, RadiographResNet, Scores, score_features
 
 # OpenVINO tells its makers that it was imported wherever it finds this package.
@@ -67,7 +67,7 @@ class OpenVinoResNet:
             CheckpointError: As for `fused.fold`.
         """
         graph = _Graph(model, (batch_size, 1, size, size), ranges=ranges)
-        lanes, _ = divided(torch.get_num_threads())
+        lanes, _ = divide_threads(torch.get_num_threads())
         compiled = _compiled([graph.features], graph.images, hint=_HINTS[precision], streams=lanes)
         self._idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
         for _ in range(lanes):

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -17,9 +17,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from cxrbatch.reading.grey import Display, GreyImage
+from cxrbatch.reading.outcomes import Outcome, reading_error
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
+
+    from cxrbatch.reading.radiograph import Reading
 
 ModelInput = npt.NDArray[np.uint8]
 
@@ -103,7 +106,7 @@ class Recipe:
         """
         extent = image.shape
         if self.geometry == "pad":
-            image = _with_square_pixels(image)
+            image = with_square_pixels(image)
             extent = (max(image.shape),) * 2
         if min(extent) < self.size or extent == (self.size, self.size):
             padded = _pad(image.whole(), extent)
@@ -111,6 +114,26 @@ class Recipe:
         tall = _average_rows(image, extent[0], self.size)
         weights = _area_weights(image.shape[1], extent[1], self.size)
         return np.ascontiguousarray(_to_uint8(weights @ np.ascontiguousarray(tall.T)).T)
+
+    def prepare_reading(self, reading: "Reading") -> "tuple[Reading, ModelInput | None]":
+        """Turn the image of a Reading into the network's input, if it may be scored.
+
+        Args:
+            reading: What was read of one frame.
+
+        Returns:
+            A Reading and its input, shape (size, size), uint8. The input is None unless the
+            outcome is `scored`. If `prepare` raises, as when memory runs out, the returned Reading
+            has the outcome and detail of that error and no image.
+        """
+        if reading.outcome is not Outcome.SCORED or reading.image is None:
+            return reading, None
+        try:
+            return reading, self.prepare(reading.image)
+        except Exception as error:
+            failure = reading_error(error)
+            outcome, detail = failure.outcome, failure.detail
+            return replace(reading, outcome=outcome, detail=detail, image=None), None
 
 
 def area_resize(display: Display, *, rows: int, columns: int) -> Display:
@@ -229,8 +252,8 @@ def _area_weights(source: int, extent: int, target: int) -> "csr_array":
     )
 
 
-def _with_square_pixels(image: GreyImage) -> GreyImage:
-    """Shrink the axis that has more pixels to a length; what is square stays as it is."""
+def with_square_pixels(image: GreyImage) -> GreyImage:
+    """Shrink the axis that has more pixels to a length; return an image of square pixels as is."""
     rows, columns = image.shape
     if image.pixel_aspect > 1:
         columns = max(1, round(columns / image.pixel_aspect))

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cxrbatch.model.inference import Scorer
-from cxrbatch.model.lanes import BatchScores
+from cxrbatch.model.inference import BatchScores
+from cxrbatch.model.predictor import Predictor
 from cxrbatch.paths import path_to_text
 from cxrbatch.reading.outcomes import Kind, Outcome
 from cxrbatch.results.table import ImageScores, Row
@@ -33,7 +33,7 @@ Portion: TypeAlias = LoadedFile | pa.Table
 _Waiting = list[tuple[Row | pa.Table, npt.NDArray[np.uint8] | None]]
 
 
-def score_batches(portions: Iterable[Portion], scorer: Scorer) -> Iterator[ScoredRow | pa.Table]:
+def score_batches(portions: Iterable[Portion], scorer: Predictor) -> Iterator[ScoredRow | pa.Table]:
     """Gather inputs to full batches, score them, and give the rows back in their order.
 
     Args:
@@ -62,7 +62,7 @@ def score_batches(portions: Iterable[Portion], scorer: Scorer) -> Iterator[Score
 class _Launched:
     """Some rows in their order, and the scores of theirs that are on their way."""
 
-    def __init__(self, waiting: _Waiting, scorer: Scorer) -> None:
+    def __init__(self, waiting: _Waiting, scorer: Predictor) -> None:
         inputs = [prepared for _, prepared in waiting if prepared is not None]
         self._rows = [(row, prepared is not None) for row, prepared in waiting]
         self._wait = scorer.launch(np.stack(inputs)) if inputs else None
@@ -123,7 +123,7 @@ class Sharding:
     run: str
     schema: pa.Schema
     reader: FileReader
-    scorer: Scorer
+    scorer: Predictor
     earlier: EarlierRows | None
     options: ScoringOptions
     progress: Progress

@@ -16,7 +16,8 @@ from typing import Any, TypeAlias
 from cxrbatch.atomic import clear, partial_folder, writing
 from cxrbatch.errors import TableError, UsageError
 from cxrbatch.model.checkpoint import load_checkpoint
-from cxrbatch.model.inference import Scorer, choose_device, choose_precision, describe_device
+from cxrbatch.model.inference import choose_device, choose_precision, describe_device
+from cxrbatch.model.predictor import Predictor
 from cxrbatch.results.table import Table, open_table, table_schema
 from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.scoring.archive import Walk
@@ -287,8 +288,8 @@ class Engine:
         return quantise_network(self._loaded, labels, self.options)
 
     @cached_property
-    def _scorer(self) -> Scorer:
-        return Scorer(
+    def _scorer(self) -> Predictor:
+        return Predictor(
             self._loaded,
             batch_size=self.options.batch_size,
             device=self.device,

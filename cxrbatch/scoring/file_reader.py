@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cxrbatch.model.preprocessing import ModelInput, Recipe, difference_hash, image_hash
 from cxrbatch.paths import path_to_text
 from cxrbatch.reading.facts import HeaderFacts
-from cxrbatch.reading.outcomes import Outcome, reading_error
+from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import (
     Reading,
     ReadingOptions,
@@ -84,7 +84,7 @@ class FileReader:
 
     def row(self, file: ArchiveFile, reading: Reading) -> tuple[Row, ModelInput | None]:
         """Give the row of a Reading, and its input if it may be scored."""
-        prepared, reading = self._prepared(reading)
+        reading, prepared = self.recipe.prepare_reading(reading)
         row = Row(
             path=path_to_text(file.path, file.member),
             frame=reading.frame,
@@ -101,16 +101,6 @@ class FileReader:
             facts=facts_of(reading.facts),
         )
         return row, prepared
-
-    def _prepared(self, reading: Reading) -> tuple[ModelInput | None, Reading]:
-        if reading.outcome is not Outcome.SCORED or reading.image is None:
-            return None, reading
-        try:
-            return self.recipe.prepare(reading.image), reading
-        except Exception as error:
-            failure = reading_error(error)
-            failed = replace(reading, outcome=failure.outcome, detail=failure.detail, image=None)
-            return None, failed
 
 
 def _has_changed(location: bytes, member: ArchiveFile) -> bool:

@@ -22,7 +22,8 @@ import torch
 from cxrbatch.errors import CxrbatchError, LabelError
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint
-from cxrbatch.model.inference import Scorer, memory_explained, normalised
+from cxrbatch.model.inference import memory_explained, normalised
+from cxrbatch.model.predictor import Predictor
 from cxrbatch.model.preprocessing import image_hash
 from cxrbatch.paths import shown, text_to_path
 from cxrbatch.results.class_folders import labels_from_folders
@@ -163,7 +164,7 @@ def quantise_network(checkpoint: Checkpoint, labels: Path, options: ScoringOptio
         ranges = activation_ranges(
             checkpoint.model, (normalised(torch.from_numpy(b)[:, None], norm) for b in batches)
         )
-    made = partial(Scorer, checkpoint, batch_size=options.batch_size, device=_CPU)
+    made = partial(Predictor, checkpoint, batch_size=options.batch_size, device=_CPU)
     before = made(precision="fp32")
     after = made(precision="int8", backend="openvino", ranges=ranges)
     classes = checkpoint.card.classes
@@ -190,7 +191,7 @@ def _check(quantisation: Quantisation) -> None:
         )
 
 
-def _areas(found: LabelledImages, scorer: Scorer, classes: Sequence[str]) -> dict[str, float]:
+def _areas(found: LabelledImages, scorer: Predictor, classes: Sequence[str]) -> dict[str, float]:
     scores = scorer.score_all(_batches(found.inputs, scorer.batch_size))
     areas = one_vs_rest_auc(found.classes, np.concatenate([s.probabilities for s in scores]))
     # Each class has images, so each has an area.

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cxrbatch.model.checkpoint import Checkpoint
-from cxrbatch.model.inference import DTYPES, Network, choose_precision
-from cxrbatch.model.lanes import Lanes
+from cxrbatch.model.inference import DTYPES, Lanes, Network, choose_precision
 from cxrbatch.speed.bare import BareFile, decode_all
 
 _GEMM_EDGE = {"cpu": 1536, "cuda": 8192}

@@ -9,9 +9,9 @@ from cxrbatch.model.network import (
     ARCHITECTURES,
     RadiographResNet,
     class_activation_maps,
-    dequantise,
     quantise,
 )
+from cxrbatch.model.overlays import dequantise
 
 CLASSES = 4
 

@@ -11,14 +11,14 @@ from scipy.special import softmax
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.inference import (
+    BatchScores,
     Precision,
-    Scorer,
     choose_device,
     choose_precision,
     describe_device,
 )
-from cxrbatch.model.lanes import BatchScores
-from cxrbatch.model.network import dequantise
+from cxrbatch.model.overlays import dequantise
+from cxrbatch.model.predictor import Predictor
 
 CPU = torch.device("cpu")
 
@@ -44,7 +44,7 @@ def score(
     precision: Precision = "fp32",
 ) -> BatchScores:
     """Score any number of inputs, batch by batch."""
-    scorer = Scorer(checkpoint, batch_size=batch_size, device=CPU, precision=precision)
+    scorer = Predictor(checkpoint, batch_size=batch_size, device=CPU, precision=precision)
     starts = range(0, len(inputs), batch_size)
     batches = [scorer.score(inputs[i : i + batch_size]) for i in starts]
     return BatchScores(

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from cxrbatch.model.checkpoint import load_checkpoint
-from cxrbatch.model.inference import Backend, Precision, Scorer
-from cxrbatch.model.lanes import Lanes, divided
+from cxrbatch.model.inference import Backend, Lanes, Precision, divide_threads
+from cxrbatch.model.predictor import Predictor
 
 CPU = torch.device("cpu")
 BATCH = 4
@@ -30,7 +30,7 @@ def four_threads() -> Iterator[None]:
     [(1, 1, 1), (2, 2, 1), (3, 3, 1), (4, 4, 1), (5, 1, 5), (6, 3, 2), (8, 4, 2), (64, 4, 16)],
 )
 def test_no_thread_is_left_out(threads: int, lanes: int, share: int) -> None:
-    assert divided(threads) == (lanes, share)
+    assert divide_threads(threads) == (lanes, share)
     assert lanes * share == threads
 
 
@@ -60,8 +60,8 @@ def test_scores_are_those_of_one_lane(
     inputs = np.random.default_rng(5).integers(0, 256, (41 * BATCH + 3, 64, 64), dtype=np.uint8)
     batches = [inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH)]
 
-    def scorer() -> Scorer:
-        return Scorer(
+    def scorer() -> Predictor:
+        return Predictor(
             checkpoint, batch_size=BATCH, device=CPU, precision=precision, backend=backend
         )
 
@@ -83,7 +83,7 @@ def test_scores_are_those_of_one_lane(
 def test_a_batch_that_fails_fails_alone(tiny_checkpoint: Path) -> None:
     """What goes wrong in a lane is raised where its scores are waited for, and nowhere else."""
     checkpoint = load_checkpoint(tiny_checkpoint)
-    scorer = Scorer(checkpoint, batch_size=BATCH, device=CPU, precision="fp32")
+    scorer = Predictor(checkpoint, batch_size=BATCH, device=CPU, precision="fp32")
     good = np.zeros((BATCH, 64, 64), np.uint8)
     too_many = np.zeros((BATCH + 1, 64, 64), np.uint8)
     before, wrong, after = map(scorer.launch, [good, too_many, good])
@@ -96,7 +96,7 @@ def test_a_batch_that_fails_fails_alone(tiny_checkpoint: Path) -> None:
 def test_the_model_is_at_work_for_no_longer_than_there_was(tiny_checkpoint: Path) -> None:
     checkpoint = load_checkpoint(tiny_checkpoint)
     batches = [np.zeros((BATCH, 64, 64), np.uint8)] * 200
-    scorer = Scorer(checkpoint, batch_size=BATCH, device=CPU, precision="fp32")
+    scorer = Predictor(checkpoint, batch_size=BATCH, device=CPU, precision="fp32")
     start = time.perf_counter()
     assert len(list(scorer.score_all(batches))) == 200
     # Four lanes that are all at work all the time are one model at work.

@@ -17,8 +17,9 @@ from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model import inference
 from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.fused import FusedResNet, fold
-from cxrbatch.model.inference import Scorer, choose_device, choose_precision, describe_device
+from cxrbatch.model.inference import choose_device, choose_precision, describe_device
 from cxrbatch.model.network import ARCHITECTURES, RadiographResNet, quantise
+from cxrbatch.model.predictor import Predictor
 
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None,
@@ -180,7 +181,9 @@ def test_it_computes_on_the_cpu_and_says_so() -> None:
 def test_a_batch_that_does_not_fit_is_one_line(tiny_checkpoint: Path) -> None:
     checkpoint = load_checkpoint(tiny_checkpoint)
     with pytest.raises(CxrbatchError, match="not enough memory for 200000000 images"):
-        Scorer(checkpoint, batch_size=200_000_000, device=CPU, precision="fp32", backend="openvino")
+        Predictor(
+            checkpoint, batch_size=200_000_000, device=CPU, precision="fp32", backend="openvino"
+        )
 
 
 def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

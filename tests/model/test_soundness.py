@@ -17,8 +17,9 @@ from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Card, Normalisation
 from cxrbatch.model.checkpoint import Checkpoint, import_state_dict, load_checkpoint
 from cxrbatch.model.fused import FusedResNet
-from cxrbatch.model.inference import Backend, Precision, Scorer
+from cxrbatch.model.inference import Backend, Precision
 from cxrbatch.model.network import ARCHITECTURES, RadiographResNet
+from cxrbatch.model.predictor import Predictor
 from cxrbatch.model.soundness import check_images, check_network
 
 CPU = torch.device("cpu")
@@ -47,9 +48,9 @@ def scorer(
     precision: Precision = "fp32",
     batch_size: int = 4,
     backend: Backend = "torch",
-) -> Scorer:
+) -> Predictor:
     checkpoint = Checkpoint(card, "", network)
-    return Scorer(
+    return Predictor(
         checkpoint, batch_size=batch_size, device=CPU, precision=precision, backend=backend
     )
 

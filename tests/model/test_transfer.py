@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cxrbatch.model.lanes import Transfer
+from cxrbatch.model.inference import Transfer
 
 GPU = pytest.param(
     "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")

@@ -10,7 +10,7 @@ import torch
 from scipy.special import softmax
 
 from cxrbatch.model.checkpoint import load_checkpoint
-from cxrbatch.model.inference import Launched, Scorer
+from cxrbatch.model.predictor import Launched, Predictor
 from cxrbatch.reading.facts import HeaderFacts
 from cxrbatch.results.table import Row, facts_of
 from cxrbatch.scoring.dataset import score_batches
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 READY = pa.table({"path": ["of an earlier run"]})
 
 
-class Ahead(Scorer):
+class Ahead(Predictor):
     """Scores like any other, wants batches ahead, and counts those on their way."""
 
     ahead = 0
@@ -64,7 +64,7 @@ def test_order_and_scores_are_those_of_one_after_the_other(
     scorer = Ahead(checkpoint, batch_size=4, device=CPU, precision="fp32")
     scorer.ahead = ahead
     found = iter(score_batches(portions(60), scorer))
-    alone = Scorer(checkpoint, batch_size=4, device=CPU, precision="fp32")
+    alone = Predictor(checkpoint, batch_size=4, device=CPU, precision="fp32")
     for portion in portions(60):
         if isinstance(portion, pa.Table):
             assert next(found) is READY
@@ -86,7 +86,7 @@ def test_order_and_scores_are_those_of_one_after_the_other(
 
 def test_rows_without_images_are_not_held_back(tiny_checkpoint: Path) -> None:
     """An archive without images is told row by row."""
-    scorer = Scorer(load_checkpoint(tiny_checkpoint), batch_size=4, device=CPU, precision="fp32")
+    scorer = Predictor(load_checkpoint(tiny_checkpoint), batch_size=4, device=CPU, precision="fp32")
     taken = []
 
     def files() -> Iterator[LoadedFile]:

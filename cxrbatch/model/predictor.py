@@ -1,0 +1,319 @@
+"""The Predictor: the one way from a radiograph to scores and heat maps."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cxrbatch.errors import CxrbatchError
+from cxrbatch.model.checkpoint import Checkpoint, bundled_checkpoint, load_checkpoint
+from cxrbatch.model.inference import (
+    DEFAULT_BATCH_SIZE,
+    Backend,
+    BatchScores,
+    Inputs,
+    Lanes,
+    Precision,
+    Result,
+    Transfer,
+    choose_device,
+    choose_precision,
+    make_network,
+    memory_explained,
+    normalised,
+)
+from cxrbatch.model.network import quantise
+from cxrbatch.model.overlays import dequantise
+from cxrbatch.model.prediction import Prediction, array_reading
+from cxrbatch.model.soundness import PlainScores, Trial
+from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs
+
+# A GPU computes one batch after the other.
+_AHEAD_ON_GPU = 2
+
+Launched = Callable[[], BatchScores]
+"""Waits for the scores of a batch and returns them."""
+
+Item: TypeAlias = "str | Path | bytes | npt.NDArray[np.generic] | Reading"
+"""What can be predicted: a file's path, a display image as an array, or a Reading."""
+
+
+def load_model(
+    path: str | Path | None = None, device: str = "auto", *, batch_size: int = DEFAULT_BATCH_SIZE
+) -> "Predictor":
+    """Load a checkpoint to predict with, at the precision that `cxrbatch score` chooses.
+
+    Args:
+        path: A checkpoint (.safetensors); None for the one that comes with the package.
+        device: "auto", "cpu", "cuda" or "cuda:1"; "auto" takes a GPU if there is one.
+        batch_size: Images per forward pass. Only with the batch size that a table was scored with
+            are scores equal to the table's to the last bit.
+
+    Raises:
+        CheckpointError: The file is no checkpoint, or its weights are unsound.
+        UsageError: The device does not exist here.
+    """
+    checkpoint = load_checkpoint(bundled_checkpoint() if path is None else Path(path))
+    chosen = choose_device(device)
+    precision = choose_precision("auto", chosen)
+    return Predictor(checkpoint, batch_size=batch_size, device=chosen, precision=precision)
+
+
+class Predictor:
+    """A checkpoint made ready on a device.
+
+    Every forward pass has the same shape: a shorter batch is filled up with black images. So the
+    kernels, and with them the last bits, are the same for every image: one image by itself, the
+    same image in a batch, and its row in a table of `cxrbatch score` agree bit for bit. A GPU
+    moreover never plans for a second shape.
+
+    Attributes:
+        card: The checkpoint's card: classes, recipe, temperature, operating points.
+        batch_size: Images per forward pass.
+        device: The device that computes.
+        precision: The precision of the convolutions.
+        seconds: Time that the device has computed so far; of several lanes, the mean.
+        ahead: Number of batches to launch before waiting for the scores of the first.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        batch_size: int,
+        device: torch.device,
+        precision: Precision,
+        backend: Backend = "torch",
+        ranges: npt.NDArray[np.float32] | None = None,
+    ) -> None:
+        """Build the network for inference on a device.
+
+        Args:
+            checkpoint: The checkpoint.
+            batch_size: Images per forward pass.
+            device: The device that computes.
+            precision: A resolved precision, not "auto".
+            backend: The library that computes.
+            ranges: For int8, the result of `openvino.activation_ranges`.
+
+        Raises:
+            CheckpointError: The weights are not finite at this precision.
+            CxrbatchError: OpenVINO, which allocates its memory at once, does not get it.
+        """
+        self.card = checkpoint.card
+        self.batch_size = batch_size
+        self.device = device
+        self.precision = precision
+        self.seconds = 0.0
+        self._transfer = Transfer(device)
+        self._lanes = Lanes() if device.type == "cpu" else None
+        self.ahead = self._lanes.count if self._lanes else _AHEAD_ON_GPU
+        with memory_explained(batch_size):
+            self._network = make_network(
+                checkpoint,
+                batch_size=batch_size,
+                device=device,
+                precision=precision,
+                backend=backend,
+                ranges=ranges,
+            )
+        self._trial: Trial | None = None
+        if precision != "int8":  # which is judged by the AUC that it costs
+            self._trial = Trial(
+                checkpoint.model,
+                checkpoint.card,
+                precision="fp16" if device.type == "cuda" and precision == "fp32" else precision,
+            )
+
+    def predict(self, item: Item) -> Prediction:
+        """Score one radiograph, with the bits that a run of the same batch size gives its row.
+
+        Args:
+            item: A path, an array or a Reading, as for `predict_batch`.
+
+        Raises:
+            UsageError: An array is not a display image.
+            CheckpointError: The first scores are not those of plain PyTorch.
+            CxrbatchError: A score is not finite, or the batch does not fit into memory.
+        """
+        return self.predict_batch([item])[0]
+
+    def predict_batch(self, items: Iterable[Item]) -> list[Prediction]:
+        """Score radiographs; a file that cannot be read or scored has its outcome and no scores.
+
+        Args:
+            items: Each is one of: the path of a DICOM, PNG or JPEG file, of which the first frame
+                is scored; a display image with square pixels, shape (rows, columns), 0 is black,
+                as floats in [0, 1], or as uint8 or uint16, which are divided by 255 or 65535; a
+                Reading, as `read_radiographs` yields for each frame of a file.
+
+        Returns:
+            One Prediction for each item, in their order.
+
+        Raises:
+            UsageError: An array is not a display image.
+            CheckpointError: The first scores are not those of plain PyTorch.
+            CxrbatchError: A score is not finite, or the batch does not fit into memory.
+        """
+        prepare = self.card.recipe.prepare_reading
+        prepared = [prepare(self._reading(item)) for item in items]
+        inputs = [image for _, image in prepared if image is not None]
+        starts = range(0, len(inputs), self.batch_size)
+        batches = (np.stack(inputs[start : start + self.batch_size]) for start in starts)
+        scores = (
+            (batch, place)
+            for batch in self.score_all(batches)
+            for place in range(len(batch.logits))
+        )
+        return [
+            Prediction(reading) if image is None else self._prediction(reading, *next(scores))
+            for reading, image in prepared
+        ]
+
+    def score(self, inputs: Inputs) -> BatchScores:
+        """Score up to a batch of inputs.
+
+        Args:
+            inputs: Shape (n, size, size), uint8, 1 <= n <= batch_size.
+
+        Raises:
+            CheckpointError: The first scores are not those of plain PyTorch.
+            CxrbatchError: A score is not finite, as when float16 overflows, or the batch does not
+                fit into memory.
+        """
+        return self.launch(inputs)()
+
+    def score_all(self, batches: Iterable[Inputs]) -> Iterator[BatchScores]:
+        """Yield the scores of each batch, as `score` does, with `ahead` batches on their way."""
+        launched: deque[Launched] = deque()
+        for inputs in batches:
+            launched.append(self.launch(inputs))
+            if len(launched) > self.ahead:
+                yield launched.popleft()()
+        while launched:
+            yield launched.popleft()()
+
+    def launch(self, inputs: Inputs) -> Launched:
+        """Begin to score up to a batch of inputs; the returned function waits for the scores.
+
+        Args:
+            inputs: As for `score`, which also says what the returned function raises.
+        """
+        trial, self._trial = self._trial, None
+        if trial is None:
+            return self._launch(inputs)
+        given = trial.filled(inputs, batch_size=self.batch_size)
+
+        def score_plainly() -> PlainScores:
+            return trial.score_plainly(given)
+
+        plain = self._lanes.start(score_plainly) if self._lanes else score_plainly
+        launched = self._launch(given)
+
+        def wait() -> BatchScores:
+            try:
+                scored = launched()
+                with memory_explained(self.batch_size):
+                    trial.judge(scored.logits, plain())
+            except CxrbatchError:
+                self._trial = trial  # nothing is scored before a batch has passed
+                raise
+            return scored.first(len(inputs))
+
+        return wait
+
+    def features(self, inputs: Inputs) -> npt.NDArray[np.float32]:
+        """Compute the k features that the network's head sees of up to a batch of inputs.
+
+        Args:
+            inputs: Shape (n, size, size), uint8, 1 <= n <= batch_size.
+
+        Returns:
+            Shape (n, k), float32.
+
+        Raises:
+            CxrbatchError: The batch does not fit into memory.
+        """
+        with torch.inference_mode(), memory_explained(self.batch_size):
+            activations = self._network.features(self._batch(inputs))
+            features = activations.float().mean((2, 3))[: len(inputs)]
+            found: npt.NDArray[np.float32] = features.cpu().numpy()
+            return found
+
+    def _launch(self, inputs: Inputs) -> Launched:
+        if self._lanes:
+            fetched = self._lanes.start(lambda: _timed(lambda: self._compute(inputs)()))
+            lanes = self._lanes.count
+        else:
+            fetch, seconds = _timed(lambda: self._compute(inputs))
+            fetched, lanes = (lambda: _timed(fetch)), 1
+            self.seconds += seconds
+
+        def wait() -> BatchScores:
+            with memory_explained(self.batch_size):
+                arrays, seconds = fetched()
+            self.seconds += seconds / lanes
+            scored = BatchScores(*arrays)
+            if not scored.are_finite:
+                raise CxrbatchError(
+                    f"the model gave scores that are not finite at {self.precision}; "
+                    "try a wider --precision, or another checkpoint or learning rate"
+                )
+            return scored
+
+        return wait
+
+    def _compute(self, inputs: Inputs) -> Callable[[], list[npt.NDArray[Any]]]:
+        """Begin to compute on the device; the returned function waits for the four arrays."""
+        count = len(inputs)
+        with torch.inference_mode(), memory_explained(self.batch_size):
+            scores = self._network.score(self._batch(inputs))
+            logits = scores.logits[:count]
+            probabilities = (logits / self.card.temperature).softmax(dim=1)
+            maps = quantise(scores.heatmaps[:count])
+            return self._transfer.fetch([logits, probabilities, maps.levels, maps.scale])
+
+    def _batch(self, inputs: Inputs) -> Tensor:
+        images = self._transfer.send(inputs, batch_size=self.batch_size)
+        return normalised(images, self.card.normalisation)
+
+    def _reading(self, item: Item) -> Reading:
+        if isinstance(item, Reading):
+            return item
+        if isinstance(item, np.ndarray):
+            return array_reading(item)
+        options = ReadingOptions(no_voi=self.card.recipe.no_voi)
+        return next(read_radiographs(item, options))
+
+    def _prediction(self, reading: Reading, batch: BatchScores, place: int) -> Prediction:
+        classes = self.card.classes
+        maps = dequantise(
+            batch.heatmaps[place].tobytes(),
+            scale=float(batch.heatmap_scale[place]),
+            classes=len(classes),
+            size=batch.heatmaps.shape[2:],
+        )
+        return Prediction(
+            reading,
+            label=classes[int(batch.probabilities[place].argmax())],
+            probabilities=_by_class(classes, batch.probabilities[place]),
+            logits=_by_class(classes, batch.logits[place]),
+            heatmaps=dict(zip(classes, maps, strict=True)),
+            geometry=self.card.recipe.geometry,
+        )
+
+
+def _by_class(classes: Sequence[str], values: npt.NDArray[np.float32]) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(classes, values, strict=True)}
+
+
+def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    start = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - start

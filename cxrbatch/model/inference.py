@@ -130,6 +130,7 @@ def make_network(
         size=checkpoint.card.recipe.size,
         precision=precision,
         ranges=ranges,
+        lanes=divide_threads(torch.get_num_threads())[0],
     )
 
 

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from cxrbatch.model.fused import fold
-from cxrbatch.model.inference import divide_threads
 from cxrbatch.model.network import Block, RadiographResNet, Scores, score_features
 
 # OpenVINO tells its makers that it was imported wherever it finds this package.
@@ -53,21 +52,22 @@ class OpenVinoResNet:
         size: int,
         precision: str,
         ranges: Ranges | None = None,
+        lanes: int = 1,
     ) -> None:
-        """Build and compile, for as many threads as PyTorch computes with, in its lanes.
+        """Build and compile the network, for as many threads as PyTorch computes with.
 
         Args:
             model: The network, in float32; it is left as it is.
             batch_size: Images per forward pass.
             size: Edge of an image, px.
             precision: "fp32", "bf16" or "int8": what convolutions compute in.
-            ranges: What `activation_ranges` gives, for int8.
+            ranges: For int8, the result of `activation_ranges`.
+            lanes: Batches that may be computed at once; they share the threads.
 
         Raises:
             CheckpointError: As for `fused.fold`.
         """
         graph = _Graph(model, (batch_size, 1, size, size), ranges=ranges)
-        lanes, _ = divide_threads(torch.get_num_threads())
         compiled = _compiled([graph.features], graph.images, hint=_HINTS[precision], streams=lanes)
         self._idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
         for _ in range(lanes):

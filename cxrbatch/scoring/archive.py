@@ -13,8 +13,8 @@ from pathlib import Path
 
 from cxrbatch.errors import UsageError
 from cxrbatch.paths import path_to_text
+from cxrbatch.reading.containers import MemberFault
 from cxrbatch.reading.containers.listing import is_container, list_members
-from cxrbatch.reading.containers.members import Fault
 from cxrbatch.reading.outcomes import reading_error
 
 _LARGEST_SIZE = _LATEST = (1 << 63) - 1
@@ -44,7 +44,7 @@ class ArchiveFile:
     modified_ns: int = 0
     member: bytes | None = None
     offset: int = 0
-    fault: Fault | None = None
+    fault: MemberFault | None = None
 
 
 @dataclass(slots=True)
@@ -157,7 +157,7 @@ class Walk:
                 )
         except Exception as error:
             failure = reading_error(error)
-            yield replace(container, fault=Fault(failure.outcome, failure.detail))
+            yield replace(container, fault=MemberFault(failure.outcome, failure.detail))
             return
         if is_empty:
             self.passed_over["empty_container"] += 1

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from cxrbatch.reading.containers.members import Fault
+from cxrbatch.reading.containers import MemberFault
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.archive import ArchiveFile, Walk
 
@@ -115,5 +115,5 @@ def _with_inside(file: ArchiveFile, inside: bytes) -> ArchiveFile:
         file,
         member=None if member is None else member.encode("latin-1"),
         offset=offset,
-        fault=None if fault is None else Fault(Outcome[fault[0]], fault[1]),
+        fault=None if fault is None else MemberFault(Outcome[fault[0]], fault[1]),
     )

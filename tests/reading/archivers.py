@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from makers import make_dicom, make_image_file, ramp
 
+from cxrbatch.reading.containers import Member
 from cxrbatch.reading.containers.listing import is_container, list_members, open_member
-from cxrbatch.reading.containers.members import Member
 from cxrbatch.reading.outcomes import ReadingError
 from cxrbatch.reading.radiograph import Reading, read_member
 

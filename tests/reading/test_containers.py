@@ -195,17 +195,17 @@ def test_a_container_that_changed_since_is_noticed(container: bytes) -> None:
 def test_a_compressed_tar_is_inflated_once_for_members_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cxrbatch.reading.containers import members as streams
+    from cxrbatch.reading.containers.compression import DecompressedFile
 
     path = os.fsencode(make_compressed_tar(tmp_path / "all.tgz", {f"{i}": PNG for i in range(40)}))
     found = list(list_members(path))
     starts = []
-    start = streams.Inflated._start
+    start = DecompressedFile._start
 
-    def counted(inflated: streams.Inflated) -> None:
+    def counted(inflated: DecompressedFile) -> None:
         starts.append(inflated)
         start(inflated)
 
-    monkeypatch.setattr(streams.Inflated, "_start", counted)
+    monkeypatch.setattr(DecompressedFile, "_start", counted)
     assert all(read(path, member).outcome is Outcome.SCORED for member in found)
     assert len(starts) == 1

@@ -25,7 +25,7 @@ from archivers import (
     to_v7,
 )
 
-from cxrbatch.reading.containers import hardlinks
+from cxrbatch.reading.containers import tar
 from cxrbatch.reading.containers.listing import is_container, list_members, open_member
 from cxrbatch.reading.containers.tar import is_tar_header
 from cxrbatch.reading.outcomes import Outcome
@@ -260,7 +260,7 @@ def test_a_hard_link_in_a_tar_that_changed_is_not_followed(tmp_path: Path) -> No
 def test_hard_links_have_a_failure_where_there_is_no_room_for_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hardlinks, "_MOST_BYTES", 0)
+    monkeypatch.setattr(tar, "_MOST_INDEX_BYTES", 0)
     path = linked_tar(tmp_path / "a.tar", [("other", PNG), ("film", PNG), ("twin", "film")])
     assert outcomes(path)[b"twin"] == "unreadable_file"
 
@@ -268,7 +268,7 @@ def test_hard_links_have_a_failure_where_there_is_no_room_for_names(
 def test_hard_links_cost_a_compressed_tar_no_second_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cxrbatch.reading.containers import members as streams
+    from cxrbatch.reading.containers.compression import DecompressedFile
 
     noise = [os.urandom(1 << 17) + bytes([n]) for n in range(10)]
     files = [(f"{n}", data) for n, data in enumerate(noise)]
@@ -276,13 +276,13 @@ def test_hard_links_cost_a_compressed_tar_no_second_pass(
     path = linked_tar(tmp_path / "a.tgz", [*files, *links], "w:gz")
     members = list(list_members(path))
     starts = []
-    start = streams.Inflated._start
+    start = DecompressedFile._start
 
-    def counted(inflated: streams.Inflated) -> None:
+    def counted(inflated: DecompressedFile) -> None:
         starts.append(inflated)
         start(inflated)
 
-    monkeypatch.setattr(streams.Inflated, "_start", counted)
+    monkeypatch.setattr(DecompressedFile, "_start", counted)
     for member in members:
         with open_member(path, member.name, member.offset) as opened:
             content = opened.stream.read()

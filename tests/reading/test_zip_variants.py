@@ -14,7 +14,7 @@ import pytest
 from archivers import DICOM, PNG, by_python, by_unzip, contents, listed, make_zip, outcomes, read
 
 from cxrbatch.reading.containers import zip as zipped
-from cxrbatch.reading.containers import zip_entries
+from cxrbatch.reading.containers import zip_directory
 from cxrbatch.reading.containers.listing import is_container, members_named, open_member
 from cxrbatch.reading.outcomes import Outcome
 
@@ -232,7 +232,7 @@ def test_the_directory_is_read_in_blocks(
     block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, expected = many(tmp_path)
-    monkeypatch.setattr(zip_entries, "_BLOCK", block)
+    monkeypatch.setattr(zip_directory, "_BLOCK", block)
     members, failure = listed(os.fsencode(path))
     assert failure is None
     assert [(member.name, member.size) for member in members] == expected

@@ -1,23 +1,18 @@
-"""Members of a tar file, header by header: Unix V7, ustar, GNU and pax; no claim is trusted.
+"""Lists and opens the members of a tar: Unix V7, ustar, GNU and pax, hard links included.
 
 Source: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block"; for the types L, K,
 M and S and for base-256 numbers the GNU tar manual, appendix D; tar(5) of Unix V7.
 """
 
 import io
+import posixpath
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, cast
 
-from cxrbatch.reading.containers.members import (
-    Held,
-    Member,
-    OpenMember,
-    Window,
-    next_data,
-    nothing_to_verify,
-)
+from cxrbatch.reading.containers import Member, MemberFault, OpenMember
+from cxrbatch.reading.containers.compression import CachedSlice, FileSlice, skip_hole
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 
 TAR_BLOCK = 512
@@ -29,44 +24,48 @@ _KINDS = {
 }
 _WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")
 _HARD_LINK = b"1"
-# Of headers without magic, NUL being that of a file; GNU tar writes M and V without magic too.
+# Types in headers without magic, where NUL is that of a file; GNU tar writes M and V without magic.
 _OLD_TYPES = b"\x0001234567MV"
 _EXTENSIONS = (b"L", b"K", b"x", b"X", b"g")
 _OBSTACLES = {
     b"S": "a sparse member; pack without --sparse",
     b"M": "the end of a member that begins in another volume; join the volumes",
 }
+_NO_END = "the tar ends without its end mark"
+_ENDLESS = "a header in the tar is longer than any"
+_DAMAGED = "a header in the tar is damaged"
 _MOST_EXTENSIONS = 16
 _LONGEST_EXTENSION = 1 << 20
-# The largest record that tar programs pad a tar to; an empty tar is one of zeros.
-_LONGEST_RECORD = 1 << 20
 # Beyond this no seek can go; the largest file that a system holds is 2^63 bytes.
 _FARTHEST = 1 << 62
 _HOLES_LOOKED_FOR = 1 << 20
-# A hard link is opened where its target is: above these bits is a checksum of the target's name.
-_PLACE_BITS = 64
+# A hard link's offset is that of its file, with a checksum of the file's name above these bits.
+_OFFSET_BITS = 64
+# Memory for the names of a tar that has hard links, and what a name takes beside its bytes.
+_MOST_INDEX_BYTES = 128 << 20
+_INDEXED_BYTES = 256
+_TOO_MANY = MemberFault(
+    Outcome.UNREADABLE_FILE,
+    "a hard link in a tar of too many members; pack with --hard-dereference",
+)
 
 
 class _Entry(NamedTuple):
-    """A member's headers, read.
+    """A member with what its headers say.
 
-    `offset`, `content` and `end` are offsets in the tar, `end` that of the next header; `target` is
-    the name that a hard link gives, `obstacle` why the content cannot be read, if so.
+    `obstacle` says why the content cannot be read, or is empty. `content` is the offset of the
+    content in the tar, `end` that of the next header.
     """
 
-    name: bytes
-    kind: str
-    size: int
-    target: bytes
+    member: Member
     obstacle: str
-    offset: int
     content: int
     end: int
 
 
 @dataclass(slots=True)
 class _Extension:
-    """What the headers in front of a member say of it, where they do."""
+    """Values in extension headers that replace those of the member's own header; None if absent."""
 
     name: bytes | None = None
     target: bytes | None = None
@@ -75,34 +74,12 @@ class _Extension:
 
 
 def is_tar_header(block: bytes) -> bool:
-    """Whether a file that starts with these bytes is a tar, be it older than ustar."""
+    """Whether a block of 512 bytes is a tar header, with or without the magic of ustar."""
     if len(block) < TAR_BLOCK or not _has_checksum(block):
         return False
-    return block[257:262] == b"ustar" or _is_old_header(block)
-
-
-def is_tar_start(head: bytes, file: BinaryIO) -> bool:
-    """Whether a file is a tar, be it an empty one with another behind it: zeros, then a header.
-
-    Args:
-        head: The file's first `TAR_BLOCK` bytes or more.
-        file: The file; read, from its start, only where its head is zeros to the end.
-
-    Raises:
-        ReadingError: As for reading the file.
-    """
-    if not head or any(head[:TAR_BLOCK]):
-        return is_tar_header(head[:TAR_BLOCK])
-    if len(head.lstrip(b"\0")) < TAR_BLOCK:
-        file.seek(0)
-        head = file.read(_LONGEST_RECORD)
-    zeros = len(head) - len(head.lstrip(b"\0"))
-    at = zeros // TAR_BLOCK * TAR_BLOCK
-    return is_tar_header(head[at : at + TAR_BLOCK])
-
-
-def _is_old_header(block: bytes) -> bool:
-    """Whether a block without magic has a name, a known type, and numbers where they belong."""
+    if block[257:262] == b"ustar":
+        return True
+    # Without magic: a name, a known type, and numbers where they belong.
     numbers = [block[100:108], block[108:116], block[116:124], block[124:136], block[136:148]]
     digits = [field.strip(b" \0") for field in numbers]
     is_numeric = any(digits) and not b"".join(digits).strip(b"01234567")
@@ -110,85 +87,146 @@ def _is_old_header(block: bytes) -> bool:
 
 
 def tar_members(file: BinaryIO) -> Iterator[Member]:
-    """List the members in their order, those of tars that follow each other too.
+    """List the members in their order, also those of further tars that follow the first.
 
     Args:
-        file: The tar, inflated; read forwards only.
+        file: The tar, decompressed; read forwards only.
+
+    Yields:
+        Each member; hard links as links, with their `target`.
 
     Raises:
         ReadingError: `truncated` without an end mark, `corrupt` at a damaged header or at bytes
-            behind the end mark that are no tar, `too_large` at an endless header; the members
-            before that place have been given.
+            after the end mark that are no tar, `too_large` at an endless header; the members
+            before that place have been yielded.
     """
     offset = 0
     while entry := _read_entry(file, offset):
-        yield Member(entry.name, entry.size, entry.offset, entry.kind, None, entry.target)
+        yield entry.member
         offset = entry.end
 
 
-def link_place(name: bytes, offset: int) -> int:
-    """Offset of a hard link to a file: the file's, with a checksum of the file's name.
+def follow_links(
+    members: Iterable[Member], *, relist: Callable[[], Iterable[Member]]
+) -> Iterator[Member]:
+    """Replace hard links to earlier files by files with the same content.
 
     Args:
-        name: The file's.
-        offset: The file's; or that of a link, which it is given back for.
+        members: The members of a tar, in their order.
+        relist: Lists the tar once more. Called at the first hard link, as most tars have none and
+            their names need not be kept.
+
+    Yields:
+        Each member in order; a hard link to no earlier file stays a link, and one in a tar of too
+        many names is a file with a fault.
     """
-    is_link = offset >> _PLACE_BITS
-    return offset if is_link else (zlib.crc32(name) + 1) << _PLACE_BITS | offset
+    files: _FileIndex | None = None
+    for member in members:
+        if member.target:
+            files = files or _FileIndex(relist(), end=member.offset)
+            member = files.resolve(member)
+        if files is not None:
+            files.add(member)
+        yield member
 
 
-def content_place(member: Member) -> int:
-    """Offset of the headers whose content the member has."""
-    return member.offset & ((1 << _PLACE_BITS) - 1)
+class _FileIndex:
+    """The files of a tar by the path that each is unpacked to, up to a limit of memory."""
+
+    def __init__(self, members: Iterable[Member], *, end: int) -> None:
+        self._files: dict[bytes, Member] = {}
+        self._bytes = 0
+        for member in members:
+            if member.offset >= end:
+                break
+            self.add(member)
+
+    def add(self, member: Member) -> None:
+        # Of two files of one name the later one counts, as when a tar is unpacked.
+        if member.kind == "file" and self._bytes <= _MOST_INDEX_BYTES:
+            self._bytes += _INDEXED_BYTES + len(member.name)
+            self._files[_unpacked_path(member.name)] = member
+
+    def resolve(self, link: Member) -> Member:
+        file = self._files.get(_unpacked_path(link.target))
+        if file:
+            return file._replace(name=link.name, offset=link_offset(file.name, file.offset))
+        is_full = self._bytes > _MOST_INDEX_BYTES
+        return link._replace(kind="file", fault=_TOO_MANY) if is_full else link
+
+
+def _unpacked_path(name: bytes) -> bytes:
+    return posixpath.normpath(name.lstrip(b"/"))
+
+
+def link_offset(name: bytes, offset: int) -> int:
+    """Offset of a hard link to a file, from the file's name and offset.
+
+    It is the file's offset, marked with a checksum of the name; a marked offset is returned as is.
+    """
+    is_marked = offset >> _OFFSET_BITS
+    return offset if is_marked else (zlib.crc32(name) + 1) << _OFFSET_BITS | offset
+
+
+def content_offset(member: Member) -> int:
+    """Offset of the headers of the file whose content a member has."""
+    return member.offset & ((1 << _OFFSET_BITS) - 1)
 
 
 def open_tar_member(file: BinaryIO, name: bytes, offset: int, *, is_compressed: bool) -> OpenMember:
-    """Open the member whose first header is at `offset`, or the file that it links to.
+    """Open the member whose first header is at `offset`, or the file that it is a hard link to.
 
-    A tar has no checksum of content: that of a compressed tar is checked when it is listed.
+    A tar has no checksum of content; that of a compressed tar is verified when it is listed.
+
+    Args:
+        file: The tar, decompressed.
+        name: The member's name.
+        offset: The member's offset.
+        is_compressed: Whether `file` decompresses, so that its length is not known.
 
     Raises:
         ReadingError: `unreadable_file` for a sparse or divided member or a file that has
             changed, `truncated` if the content goes beyond the end.
     """
-    check, place = divmod(offset, 1 << _PLACE_BITS)
-    entry = _read_entry(file, place)
-    is_same = entry and (link_place(entry.name, place) == offset if check else entry.name == name)
-    if entry is None or not is_same:
+    mark, start = divmod(offset, 1 << _OFFSET_BITS)
+    entry = _read_entry(file, start)
+    found = entry and (link_offset(entry.member.name, start) if mark else entry.member.name)
+    if entry is None or found != (offset if mark else name):
         raise ReadingError(Outcome.UNREADABLE_FILE, "the tar has changed since it was listed")
     if entry.obstacle:
         raise ReadingError(Outcome.UNREADABLE_FILE, entry.obstacle)
+    size = entry.member.size
     if is_compressed:
-        held = Held(cast(io.BufferedReader, file), start=entry.content, size=entry.size)
-        return OpenMember(cast(BinaryIO, held), entry.size, held.hold_all)
-    if entry.content + entry.size > file.seek(0, io.SEEK_END):
+        cached = CachedSlice(file, start=entry.content, size=size)
+        return OpenMember(cast(BinaryIO, cached), size, cached.cache_all)
+    if entry.content + size > file.seek(0, io.SEEK_END):
         raise ReadingError(Outcome.TRUNCATED, "the tar ends inside the member")
-    window = Window(file, start=entry.content, size=entry.size)
-    return OpenMember(io.BufferedReader(window), entry.size, nothing_to_verify)
+    content = FileSlice(file, start=entry.content, size=size)
+    return OpenMember(io.BufferedReader(content), size, verify=lambda: None)
 
 
 def _read_entry(file: BinaryIO, offset: int) -> _Entry | None:
-    """Read all headers of the member at `offset`, or behind zeros there; None if none follow."""
+    """Read all headers of the member at `offset`, or after zeros there; None if none follow."""
     if offset > _FARTHEST:
-        raise _end_is_missing()
+        raise ReadingError(Outcome.TRUNCATED, _NO_END)
     file.seek(offset)
-    block = _read_block(file)
+    block = _read_blocks(file, TAR_BLOCK)
     if not block[0] and not any(block):
-        offset, block = _behind_end_mark(file, offset + TAR_BLOCK)
+        offset, block = _after_end_mark(file, offset + TAR_BLOCK)
         if not block:
             return None
     extension = _Extension()
     for _ in range(_MOST_EXTENSIONS):
         if not _has_checksum(block):
-            raise ReadingError(Outcome.CORRUPT, "a header in the tar is damaged")
+            raise ReadingError(Outcome.CORRUPT, _DAMAGED)
         if block[156:157] not in _EXTENSIONS:
             return _entry(file, offset, block, extension)
         _extend(extension, file, block)
-        block = _read_block(file)
+        block = _read_blocks(file, TAR_BLOCK)
     raise ReadingError(Outcome.CORRUPT, "a member of the tar has headers without end")
 
 
-def _behind_end_mark(file: BinaryIO, offset: int) -> tuple[int, bytes]:
+def _after_end_mark(file: BinaryIO, offset: int) -> tuple[int, bytes]:
     """Pass over the end mark and padding, both zeros, to the first header of another tar.
 
     Returns:
@@ -202,7 +240,7 @@ def _behind_end_mark(file: BinaryIO, offset: int) -> tuple[int, bytes]:
             raise ReadingError(Outcome.CORRUPT, detail)
         offset += TAR_BLOCK
         if offset % _HOLES_LOOKED_FOR == 0:
-            offset = next_data(file, offset) // TAR_BLOCK * TAR_BLOCK
+            offset = skip_hole(file, offset) // TAR_BLOCK * TAR_BLOCK
             file.seek(offset)
     return offset, b""
 
@@ -214,31 +252,38 @@ def _entry(file: BinaryIO, offset: int, block: bytes, extension: _Extension) -> 
     target = b""
     if form == _HARD_LINK:
         target = _until_nul(block[157:257]) if extension.target is None else extension.target
-    if form == b"S":
-        _skip_sparse_map(file, block)
+    blocks, has_map = 0, form == b"S" and block[482]
+    while has_map:  # further blocks in which an old GNU sparse member lists its holes
+        blocks, has_map = blocks + 1, _read_blocks(file, TAR_BLOCK)[504]
+        if blocks * TAR_BLOCK > _LONGEST_EXTENSION:
+            raise ReadingError(Outcome.TOO_LARGE, _ENDLESS)
     obstacle = _OBSTACLES.get(b"S" if extension.is_sparse else form, "")
     kind = _KINDS.get(form, "file")
     if form == b"\0" and name.endswith(b"/"):
         kind = "folder"  # before POSIX there was no type for it
     content = file.tell()
-    stored = 0 if form in _WITHOUT_CONTENT else size
-    return _Entry(name, kind, size, target, obstacle, offset, content, content + _padded(stored))
+    end = content + _padded(0 if form in _WITHOUT_CONTENT else size)
+    return _Entry(Member(name, size, offset, kind, None, target), obstacle, content, end)
 
 
 def _extend(extension: _Extension, file: BinaryIO, block: bytes) -> None:
-    """Read what comes in front of a member: its long name, or its pax records."""
+    """Read an extension header: a long name, or pax records of the form "length key=value\\n"."""
     form, size = block[156:157], _number(block[124:136])
     if size > _LONGEST_EXTENSION:
-        raise ReadingError(Outcome.TOO_LARGE, "a header in the tar is longer than any")
-    data = file.read(_padded(size))
-    if len(data) < _padded(size):
-        raise _end_is_missing()
+        raise ReadingError(Outcome.TOO_LARGE, _ENDLESS)
+    data = _read_blocks(file, _padded(size))[:size]
     if form == b"L":
-        extension.name = _until_nul(data[:size])
+        extension.name = _until_nul(data)
     elif form == b"K":
-        extension.target = _until_nul(data[:size])
+        extension.target = _until_nul(data)
     elif form in (b"x", b"X"):
-        for key, value in _pax_records(data[:size]):
+        at = 0
+        while at < size:
+            space = data.find(b" ", at, at + 20)
+            end = at + _decimal(data[at : max(space, at)])
+            if not space < end <= size or data[end - 1 : end] != b"\n":
+                raise ReadingError(Outcome.CORRUPT, _DAMAGED)
+            key, _, value = data[space + 1 : end - 1].partition(b"=")
             if key in (b"path", b"GNU.sparse.name"):
                 extension.name = value
             elif key == b"linkpath":
@@ -246,61 +291,30 @@ def _extend(extension: _Extension, file: BinaryIO, block: bytes) -> None:
             elif key == b"size":
                 extension.size = _decimal(value)
             extension.is_sparse |= key.startswith(b"GNU.sparse.")
+            at = end
 
 
-def _pax_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Records of the form "length key=value\\n"."""
-    at = 0
-    while at < len(data):
-        space = data.find(b" ", at, at + 20)
-        end = at + _decimal(data[at : max(space, at)])
-        if not space < end <= len(data) or data[end - 1 : end] != b"\n":
-            raise ReadingError(Outcome.CORRUPT, "a header in the tar is damaged")
-        key, _, value = data[space + 1 : end - 1].partition(b"=")
-        yield key, value
-        at = end
-
-
-def _skip_sparse_map(file: BinaryIO, block: bytes) -> None:
-    """Go behind the blocks in which an old GNU sparse member lists its holes."""
-    more, blocks = block[482], 0
-    while more:
-        more, blocks = _read_block(file)[504], blocks + 1
-        if blocks * TAR_BLOCK > _LONGEST_EXTENSION:
-            raise ReadingError(Outcome.TOO_LARGE, "a header in the tar is longer than any")
-
-
-def _read_block(file: BinaryIO) -> bytes:
-    block = file.read(TAR_BLOCK)
-    if len(block) < TAR_BLOCK:
-        raise _end_is_missing()
-    return block
-
-
-def _end_is_missing() -> ReadingError:
-    return ReadingError(Outcome.TRUNCATED, "the tar ends without its end mark")
+def _read_blocks(file: BinaryIO, size: int) -> bytes:
+    blocks = file.read(size)
+    if len(blocks) < size:
+        raise ReadingError(Outcome.TRUNCATED, _NO_END)
+    return blocks
 
 
 def _has_checksum(block: bytes) -> bool:
-    """Whether the sum over the header, its own field taken as spaces, is as it says."""
+    """Whether the sum of a header's bytes, its own field taken as spaces, is as it says."""
     digits = block[148:156].strip(b" \0")
     if not digits or digits.strip(b"01234567"):
         return False
     claimed = int(digits, 8) - sum(b" " * 8)
-    if claimed == _sum(block) - sum(block[148:156]):
+    # Adler-32's lower half is one more than the sum, modulo 65,521 (RFC 1950), to which 256 bytes
+    # never add up. It takes a sixth of the time of `sum`.
+    total = (zlib.adler32(block[:256]) & 0xFFFF) + (zlib.adler32(block[256:]) & 0xFFFF) - 2
+    if claimed == total - sum(block[148:156]):
         return True
     # Some systems have summed signed characters.
     others = block[:148] + block[156:]
     return claimed == sum(others) - 256 * sum(byte > 127 for byte in others)
-
-
-def _sum(block: bytes) -> int:
-    """The sum of up to 512 bytes, in a sixth of the time that Python takes to add them up.
-
-    Adler-32's lower half is one more than the sum, modulo 65,521 (RFC 1950); 256 bytes add up to
-    less than that.
-    """
-    return (zlib.adler32(block[:256]) & 0xFFFF) + (zlib.adler32(block[256:]) & 0xFFFF) - 2
 
 
 def _number(field: bytes) -> int:
@@ -317,7 +331,7 @@ def _number(field: bytes) -> int:
 
 def _decimal(digits: bytes) -> int:
     if not digits.isdigit() or len(digits) > 20:
-        raise ReadingError(Outcome.CORRUPT, "a header in the tar is damaged")
+        raise ReadingError(Outcome.CORRUPT, _DAMAGED)
     return int(digits)
 
 

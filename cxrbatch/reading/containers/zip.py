@@ -1,29 +1,35 @@
-"""Members of a zip file: listed by its directory, and opened without unpacking the others.
+"""Lists the members of a zip by its directory, and opens one without unpacking the others.
 
-What the directory says of a member is compared with what the file holds.
+What the directory claims about a member is compared with what the file holds.
 
 Source: PKWARE's APPNOTE.TXT 6.3.10, section 4.
 """
 
 import contextlib
 import io
-import os
 import re
 import struct
-import threading
 import unicodedata
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import BinaryIO, cast
 
-from cxrbatch.reading.containers.compression import DEFLATE
-from cxrbatch.reading.containers.members import Held, Inflated, Member, OpenMember, Window
-from cxrbatch.reading.containers.zip_directory import Directory, find_directory, has_zip_end
-from cxrbatch.reading.containers.zip_entries import Entry, entries_named, read_entries, read_entry
+from cxrbatch.reading.containers import Member, OpenMember
+from cxrbatch.reading.containers.compression import (
+    DEFLATE,
+    CachedSlice,
+    DecompressedFile,
+    FileSlice,
+)
+from cxrbatch.reading.containers.zip_directory import (
+    ZipEntry,
+    entries_named,
+    find_directory,
+    has_zip_end,
+    read_entries,
+    read_entry,
+)
 from cxrbatch.reading.outcomes import Outcome, ReadingError
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _ENCRYPTED = 0x0001 | 0x0040 | 0x2000
@@ -31,7 +37,6 @@ _STORED, _DEFLATED = 0, 8
 # Those that programs of this century write (4.4.5).
 _METHODS = {9: "deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 _BLOCK = 1 << 20
-_HASH_FAILS = "the checksum in the zip does not match"
 # Letters beyond ASCII, and what programs write for letters that a code page lacks.
 _FOREIGN = re.compile(rb"[\x80-\xff?_]+")
 _ROOT = re.compile(rb"(?:\.?/)+")
@@ -46,30 +51,31 @@ def zip_members(file: BinaryIO) -> Iterator[Member]:
     Raises:
         ReadingError: `truncated` without a directory, `corrupt` where it contradicts itself or
             the file, or where bytes other than zeros follow the zip; the members before that
-            place have been given.
+            place have been yielded.
     """
     directory = find_directory(file)
     count, claimed, at = 0, 0, directory.start
     first = directory.start - directory.front
     for entry in read_entries(file, directory):
-        # More bytes than there are: members share them, so that a small file is read for ever.
+        # Members that claim more bytes than there are share them, so that a small file would be
+        # read for ever.
         claimed += _LOCAL.size + entry.packed
         if claimed > directory.start:
             raise ReadingError(Outcome.CORRUPT, "the members of the zip overlap")
-        yield _member(entry)
+        yield Member(entry.name, entry.size, entry.offset, entry.kind)
         first, at, count = min(first, entry.local), entry.end, count + 1
     if at != directory.end or count & 0xFFFF != directory.count:
         raise ReadingError(Outcome.CORRUPT, "the zip holds other members than its directory says")
-    front = Window(file, start=0, size=first + directory.front)
+    front = FileSlice(file, start=0, size=first + directory.front)
     if has_zip_end(cast(BinaryIO, front)):
         raise ReadingError(Outcome.CORRUPT, "another zip lies in front of the zip; divide the file")
-    file.seek(directory.behind)
+    file.seek(directory.file_end)
     if file.read().strip(b"\0"):
         raise ReadingError(Outcome.CORRUPT, "other bytes follow the zip; they are not read")
 
 
 def zip_members_named(file: BinaryIO, name: bytes) -> Iterator[Member]:
-    """List the members of one name; a zip that has one is not listed for it.
+    """List the members of one name; all members are listed only if a quick search finds none.
 
     Raises:
         ReadingError: As `zip_members`.
@@ -77,17 +83,13 @@ def zip_members_named(file: BinaryIO, name: bytes) -> Iterator[Member]:
     is_found = False
     for entry in entries_named(file, find_directory(file), name):
         is_found = True
-        yield _member(entry)
+        yield Member(entry.name, entry.size, entry.offset, entry.kind)
     if not is_found:
         yield from (member for member in zip_members(file) if member.name == name)
 
 
-def _member(entry: Entry) -> Member:
-    return Member(entry.name, entry.size, entry.offset, entry.kind)
-
-
 class OpenZip:
-    """A zip whose directory has been found."""
+    """A zip whose directory has been found, and whose members can be opened."""
 
     def __init__(self, file: BinaryIO) -> None:
         """Find the directory.
@@ -115,159 +117,90 @@ class OpenZip:
             method = _METHODS.get(entry.method, f"method {entry.method}")
             detail = f"zip compression by {method} is not read; pack with deflate"
             raise ReadingError(Outcome.UNREADABLE_FILE, detail)
-        start = _content(self._file, self._directory, entry)
+        start = self._content_offset(entry)
         if self._directory.wraps:
-            entry = _with_whole_sizes(self._file, self._directory, entry, start)
+            entry = self._with_whole_sizes(entry, start)
         if start + entry.packed > self._directory.start:
             raise ReadingError(Outcome.CORRUPT, "the member reaches into the zip's directory")
-        window = Window(self._file, start=start, size=entry.packed)
-        if entry.method == _STORED:
-            return _open_stored(window, entry)
-        return _open_deflated(window, entry)
+        content = FileSlice(self._file, start=start, size=entry.packed)
+        return (_open_stored if entry.method == _STORED else _open_deflated)(content, entry)
+
+    def _content_offset(self, entry: ZipEntry) -> int:
+        """Offset of a member's content, after its local header (4.3.7)."""
+        detail = "the member is not where the zip says"
+        for offset in self._directory.header_offsets(entry.local):
+            self._file.seek(offset)
+            header = self._file.read(_LOCAL.size)
+            if len(header) < _LOCAL.size or not header.startswith(b"PK\x03\x04"):
+                continue
+            _, _, flags, _, _, _, checksum, *_, name_length, extra_length = _LOCAL.unpack(header)
+            name = self._file.read(name_length)
+            is_same = flags & _HAS_DESCRIPTOR or checksum == entry.checksum
+            if _are_alike(name, entry.spelling) or (is_same and not name_length):
+                return offset + _LOCAL.size + int(name_length) + int(extra_length)
+            detail = "the zip gives the member two names; pack it again"
+        raise ReadingError(Outcome.CORRUPT, detail)
+
+    def _with_whole_sizes(self, entry: ZipEntry, start: int) -> ZipEntry:
+        """Restore sizes that are modulo 2^32.
+
+        After a member's content lies its data descriptor, the next member or the directory.
+        """
+        follows = (b"PK\x07\x08", b"PK\x03\x04", b"PK\x01\x02", struct.pack("<L", entry.checksum))
+        for end in self._directory.unwrapped(start + entry.packed):
+            self._file.seek(end)
+            if self._file.read(4) in follows:
+                missing = end - start - entry.packed
+                return entry._replace(packed=entry.packed + missing, size=entry.size + missing)
+        return entry
 
 
-class _LastZip(threading.local):
-    """The zip that this thread read last, open: members are many, and often small."""
-
-    def __init__(self) -> None:
-        self._key: tuple[int, ...] = ()
-        self._zip: OpenZip | None = None
-
-    def get(self, path: bytes) -> OpenZip | None:
-        """The zip at a path, if it is the last one and as it was."""
-        if self._zip is None:
-            return None
-        try:
-            is_same = self._key == _key(os.stat(path))
-        except OSError:
-            is_same = False
-        return self._zip if is_same else None
-
-    def keep(self, file: BinaryIO) -> OpenZip:
-        """Open a zip and keep it in the place of the last one; `file` may be closed then."""
-        own = io.BufferedReader(_Descriptor(os.dup(file.fileno())))
-        opened = OpenZip(cast(BinaryIO, own))
-        self._key, self._zip = _key(os.fstat(file.fileno())), opened
-        return opened
-
-
-last_zip = _LastZip()
-
-
-def _key(state: os.stat_result) -> tuple[int, ...]:
-    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
-
-
-class _Descriptor(io.RawIOBase):
-    """A file that is closed when nothing refers to it any more.
-
-    Its position is its own, also in a child process, which shares that of the descriptor.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        super().__init__()
-        self._descriptor = descriptor
-        self._position = 0
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def seekable(self) -> bool:
-        """Always."""
-        return True
-
-    def readinto(self, buffer: "WriteableBuffer", /) -> int:
-        """Fill a buffer as far as the file goes."""
-        count = os.preadv(self._descriptor, [buffer], self._position)
-        self._position += count
-        return count
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Go to an offset from the start, from here, or from the end."""
-        end = os.fstat(self._descriptor).st_size if whence == io.SEEK_END else 0
-        self._position = offset + (0, self._position, end)[whence]
-        return self._position
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        if not self.closed:
-            os.close(self._descriptor)
-        super().close()
-
-
-def _open_stored(window: Window, entry: Entry) -> OpenMember:
+def _open_stored(content: FileSlice, entry: ZipEntry) -> OpenMember:
     if entry.packed != entry.size:
         raise ReadingError(Outcome.CORRUPT, "the zip gives a stored member two sizes")
-    stream = io.BufferedReader(window)
+    stream = io.BufferedReader(content)
 
     def verify() -> None:
         stream.seek(0)
         checksum = 0
         while block := stream.read(_BLOCK):
             checksum = zlib.crc32(block, checksum)
-        if checksum != entry.checksum:
-            raise ReadingError(Outcome.CORRUPT, _HASH_FAILS)
+        _check_checksum(checksum, entry)
 
     return OpenMember(stream, entry.size, verify)
 
 
-def _open_deflated(window: Window, entry: Entry) -> OpenMember:
-    inflated = Inflated(cast(BinaryIO, window), DEFLATE)
-    held = Held(inflated, start=0, size=entry.size)
+def _open_deflated(content: FileSlice, entry: ZipEntry) -> OpenMember:
+    inflated = DecompressedFile(cast(BinaryIO, content), DEFLATE)
+    cached = CachedSlice(inflated, start=0, size=entry.size)
 
     def verify() -> None:
-        held.hold_all()
+        cached.cache_all()
         if inflated.read(1):
             raise ReadingError(Outcome.CORRUPT, "the member is longer than it claims")
-        if inflated.checksum != entry.checksum:
-            raise ReadingError(Outcome.CORRUPT, _HASH_FAILS)
+        _check_checksum(inflated.checksum, entry)
 
-    return OpenMember(cast(BinaryIO, held), entry.size, verify)
-
-
-def _content(file: BinaryIO, directory: Directory, entry: Entry) -> int:
-    """Offset of a member's content, behind its local header (4.3.7)."""
-    detail = "the member is not where the zip says"
-    for place in directory.places(entry.local):
-        file.seek(place)
-        header = file.read(_LOCAL.size)
-        if len(header) < _LOCAL.size or not header.startswith(b"PK\x03\x04"):
-            continue
-        _, _, flags, _, _, _, checksum, *_, name_length, extra_length = _LOCAL.unpack(header)
-        is_same = flags & _HAS_DESCRIPTOR or checksum == entry.checksum
-        if _is_one_name(file.read(name_length), entry.spelling) or (is_same and not name_length):
-            return place + _LOCAL.size + int(name_length) + int(extra_length)
-        detail = "the zip gives the member two names; pack it again"
-    raise ReadingError(Outcome.CORRUPT, detail)
+    return OpenMember(cast(BinaryIO, cached), entry.size, verify)
 
 
-def _is_one_name(one: bytes, other: bytes) -> bool:
-    """Whether names differ by code page, Unicode form, case, root and sign between folders at most.
+def _check_checksum(checksum: int, entry: ZipEntry) -> None:
+    if checksum != entry.checksum:
+        raise ReadingError(Outcome.CORRUPT, "the checksum in the zip does not match")
 
-    Programs write these as they like, once here and once there; other differences are a trick.
+
+def _are_alike(one: bytes, other: bytes) -> bool:
+    """Whether two names differ at most in ways in which programs spell one name.
+
+    These are code page, Unicode form, case, a root in front and the sign between folders; any other
+    difference is a trick.
     """
-    return one == other or _rough(one) == _rough(other)
+    return one == other or _simplified(one) == _simplified(other)
 
 
-def _rough(name: bytes) -> bytes:
+def _simplified(name: bytes) -> bytes:
     if len(name) <= _LONGEST_NORMALISED:
         with contextlib.suppress(UnicodeDecodeError):
             name = unicodedata.normalize("NFC", name.decode()).encode()
     name = name.replace(b"\\", b"/").rstrip(b"/").lower()
     root = _ROOT.match(name)
     return _FOREIGN.sub(b"?", name[root.end() :] if root else name)
-
-
-def _with_whole_sizes(file: BinaryIO, directory: Directory, entry: Entry, start: int) -> Entry:
-    """An entry of sizes modulo 2^32 with the sizes that it has.
-
-    Behind a member's content lies its data descriptor, the next member or the directory.
-    """
-    follows = (b"PK\x07\x08", b"PK\x03\x04", b"PK\x01\x02", struct.pack("<L", entry.checksum))
-    for end in directory.unwrapped(start + entry.packed):
-        file.seek(end)
-        if file.read(4) in follows:
-            wraps = end - start - entry.packed
-            return entry._replace(packed=entry.packed + wraps, size=entry.size + wraps)
-    return entry

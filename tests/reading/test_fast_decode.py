@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxrbatch.reading.allowance import memory_for
-from cxrbatch.reading.codecs.reduced import halvings
+from cxrbatch.reading.codecs.decoders import halvings
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs_bytes
 

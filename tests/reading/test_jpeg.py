@@ -13,8 +13,8 @@ import pytest
 from makers import make_image_file
 from PIL import Image, ImageOps
 
-from cxrbatch.reading.codecs.jpeg import list_scans, ran_out, read_jpeg_header
-from cxrbatch.reading.codecs.reduced import faultless_jpeg
+from cxrbatch.reading.codecs.codestreams import list_scans, read_jpeg_header
+from cxrbatch.reading.codecs.jpeg_completeness import decode_faultless_jpeg, is_cut_short
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs_bytes
 
@@ -169,7 +169,7 @@ def by_other_means(frame: bytes) -> np.ndarray | None:
     """Samples that need no more data than there are; None where they do, or there are none."""
     try:
         samples = imagecodecs.jpeg8_decode(frame)
-        is_short = ran_out(frame, samples, decode=imagecodecs.jpeg8_decode)
+        is_short = is_cut_short(frame, samples, decode=imagecodecs.jpeg8_decode)
     except (imagecodecs.Jpeg8Error, ReadingError, ValueError):
         return None
     return None if is_short else samples
@@ -191,7 +191,7 @@ def test_a_jpeg_without_fault_is_whole_and_the_same_by_other_means(name: str) ->
             header = read_jpeg_header(frame)
         except ReadingError:
             continue
-        samples = faultless_jpeg(frame, rows=header.rows, columns=header.columns)
+        samples = decode_faultless_jpeg(frame, rows=header.rows, columns=header.columns)
         if samples is not None:
             assert np.array_equal(samples, by_other_means(frame))
             found += 1

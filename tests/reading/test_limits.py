@@ -28,7 +28,7 @@ from makers import (
 )
 from pydicom.dataset import Dataset
 
-from cxrbatch.reading.codecs.jpeg import list_scans
+from cxrbatch.reading.codecs.codestreams import list_scans
 from cxrbatch.reading.outcomes import Kind, Outcome
 from cxrbatch.reading.radiograph import read_radiographs, read_radiographs_bytes
 

@@ -1,8 +1,8 @@
-"""What compressed frames say about themselves, read before a decoder sees them.
+"""Reads what JPEG, JPEG-LS and JPEG 2000 codestreams claim about themselves.
 
 A decoder sizes its memory by the codestream, the caller by the DICOM header; the two must agree
-before either is believed. A codestream that lacks its end marker was cut off, and not every
-decoder tells.
+before either is believed. A codestream without its end marker was cut off, and not every decoder
+reports that.
 
 Source: ITU-T T.81 annex B (JPEG), T.87 annex C (JPEG-LS), T.800 annex A (JPEG 2000).
 """
@@ -15,22 +15,26 @@ from dataclasses import dataclass
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 
 _JPEG_START = b"\xff\xd8"
-_J2K_START = b"\xff\x4f\xff\x51"
+J2K_START = b"\xff\x4f\xff\x51"
 _JP2_START = b"\x00\x00\x00\x0cjP  "
 END = b"\xff\xd9"
 # Frame headers: all SOFn but the three codes in their range that are something else, and
 # JPEG-LS's own.
-FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
-SCAN = 0xDA
-END_OF_IMAGE = 0xD9
-_ADOBE = 0xEE
-# JPEG-LS puts a 0 bit behind a byte of ones, so that any byte below 0x80 follows as data.
 _JPEG_LS = 0xF7
-_JPEG_LS_SCAN_END = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]", re.DOTALL)
+_FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {_JPEG_LS}
+SCAN = 0xDA
+_END_OF_IMAGE = 0xD9
+_APP1 = 0xE1
+_ADOBE = 0xEE
+EXIF_START = b"Exif\0\0"
 _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 # What ends the entropy-coded data of a scan; restart markers are part of them.
 _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
+# JPEG-LS puts a 0 bit after a byte of ones, so that any byte below 0x80 follows as data.
+_JPEG_LS_SCAN_END = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]", re.DOTALL)
 _MOST_SEGMENTS = 10_000
+_MOST_STRAY_BYTES = 4096
+_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 _TILE_PART = 0xFF90
 _START_OF_DATA = 0xFF93
 _CODING_STYLE = 0xFF52
@@ -39,8 +43,6 @@ _CODING_STYLE_OF_COMPONENT = 0xFF53
 _HIGH_THROUGHPUT = 0x40
 # 65,535 tiles, each in at most 255 parts, are more than any radiograph has.
 _MOST_TILE_PARTS = 100_000
-_MOST_STRAY_BYTES = 4096
-_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +50,14 @@ class Codestream:
     """Size of the image in a codestream.
 
     Attributes:
-        rows: Height.
-        columns: Width.
-        samples: Components.
+        rows: Height in pixels.
+        columns: Width in pixels.
+        samples: Number of components.
         precision: Bits per component, the largest of all.
-        is_adobe: Whether Adobe's marker tells the colour space of a JPEG.
+        is_adobe: Whether a JPEG has Adobe's marker, which names its colour space.
         is_signed: Whether the first component is signed; only for JPEG 2000.
-        levels: Resolution levels below the full one that JPEG 2000 has in all components, and whose
-            sides are halves; 0 for high-throughput JPEG 2000.
+        levels: How often JPEG 2000 can halve the sides: resolution levels below the full one that
+            all components have; 0 for high-throughput JPEG 2000.
     """
 
     rows: int
@@ -67,6 +69,38 @@ class Codestream:
     levels: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class JpegHeader:
+    """What a JPEG claims before its first scan.
+
+    Attributes:
+        process: Code of the frame header: 0xC0 baseline, 0xC1 extended, 0xC2 progressive, ...
+        precision: Bits per sample.
+        rows: Height as stored, in pixels.
+        columns: Width as stored, in pixels.
+        samples: Number of components.
+        is_adobe: Whether Adobe's marker names the colour space.
+        exif: The first APP1 segment that holds EXIF data; empty without one.
+    """
+
+    process: int
+    precision: int
+    rows: int
+    columns: int
+    samples: int
+    is_adobe: bool
+    exif: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class JpegScan:
+    """One scan of a JPEG: how many components it codes, and where its data start and end."""
+
+    components: int
+    start: int
+    end: int
+
+
 def inspect_codestream(frame: bytes) -> Codestream:
     """Read the size out of a JPEG, JPEG-LS or JPEG 2000 codestream.
 
@@ -75,7 +109,9 @@ def inspect_codestream(frame: bytes) -> Codestream:
     """
     try:
         if frame.startswith(_JPEG_START):
-            return _inspect_jpeg(frame)
+            header = _jpeg_header(frame)
+            size = header.rows, header.columns, header.samples, header.precision
+            return Codestream(*size, is_adobe=header.is_adobe)
         start = _j2k_start(frame)
         if start is not None:
             return _inspect_j2k(frame, start)
@@ -86,17 +122,17 @@ def inspect_codestream(frame: bytes) -> Codestream:
 
 def starts_codestream(data: bytes) -> bool:
     """Whether the bytes are the first ones of a JPEG, JPEG-LS or JPEG 2000 codestream."""
-    return data.startswith((_JPEG_START + b"\xff", _J2K_START, _JP2_START))
+    return data.startswith((_JPEG_START + b"\xff", J2K_START, _JP2_START))
 
 
 def codestream_end(frame: bytes) -> int:
     """Find the end of the image in a JPEG, JPEG-LS or JPEG 2000 codestream.
 
-    It is found by going from marker to marker: the same two bytes occur in comments, in thumbnails
-    and in what may lie behind.
+    The search goes from marker to marker: the two bytes of the end marker occur in comments, in
+    thumbnails and in what may follow the image, too.
 
     Returns:
-        Offset behind the end marker.
+        Offset after the end marker.
 
     Raises:
         ReadingError: `truncated` without an end marker, `corrupt` if it is no codestream.
@@ -108,11 +144,13 @@ def codestream_end(frame: bytes) -> int:
         if start is not None:
             return _j2k_end(frame, start)
     except (struct.error, EOFError):
-        raise _endless() from None
+        has_end = False
     except (IndexError, ValueError):
-        pass
-    if not _has_end_marker(frame):
-        raise _endless()
+        has_end = _has_end_marker(frame)
+    else:
+        has_end = _has_end_marker(frame)
+    if not has_end:
+        raise ReadingError(Outcome.TRUNCATED, "the compressed frame has no end marker")
     raise ReadingError(Outcome.CORRUPT, "the compressed frame has no readable header")
 
 
@@ -121,16 +159,14 @@ def _has_end_marker(frame: bytes) -> bool:
     return END in frame[-64:] and frame[-64:].rstrip(b"\0\xff").endswith(b"\xd9")
 
 
-def _endless() -> ReadingError:
-    return ReadingError(Outcome.TRUNCATED, "the compressed frame has no end marker")
-
-
 def jpeg_markers(frame: bytes) -> Iterator[tuple[int, int]]:
-    """Give the code and position of each marker up to the end marker, in bounded time.
+    """Walk the markers of a JPEG up to the end marker, in bounded time.
 
     Decoders look for the next marker byte by byte, so that megabytes of nothing between two of
-    them cost minutes. Real files have a few stray bytes there at most. Restart markers inside a
-    scan are not given.
+    them cost minutes. Real files have a few stray bytes there at most.
+
+    Yields:
+        Code and position of each marker; restart markers inside a scan are left out.
 
     Raises:
         ValueError: Too many stray bytes or segments.
@@ -150,7 +186,7 @@ def jpeg_markers(frame: bytes) -> Iterator[tuple[int, int]]:
             raise ValueError("no marker")
         code, position = marker[0][-1], marker.end() - 2
         yield code, position
-        if code == END_OF_IMAGE:
+        if code == _END_OF_IMAGE:
             return
         if code == _JPEG_LS:
             scan_end = _JPEG_LS_SCAN_END
@@ -159,19 +195,59 @@ def jpeg_markers(frame: bytes) -> Iterator[tuple[int, int]]:
     raise ValueError("too many segments")
 
 
-def _inspect_jpeg(frame: bytes) -> Codestream:
-    size: tuple[int, ...] | None = None
-    is_adobe = False
+def read_jpeg_header(frame: bytes) -> JpegHeader:
+    """Read a JPEG up to its first scan; `frame` may end anywhere after that.
+
+    Raises:
+        ReadingError: `truncated` or `corrupt`.
+    """
+    try:
+        return _jpeg_header(frame)
+    except (EOFError, struct.error):
+        raise ReadingError(Outcome.TRUNCATED, "the JPEG ends before its image does") from None
+    except ValueError:
+        raise ReadingError(Outcome.CORRUPT, "the JPEG has no scan behind its header") from None
+
+
+def _jpeg_header(frame: bytes) -> JpegHeader:
+    """As `read_jpeg_header`; raises what `jpeg_markers` raises, ValueError without frame header."""
+    size: tuple[int, int, int, int, int] | None = None
+    exif, is_adobe = b"", False
     for code, position in jpeg_markers(frame):
-        if code in FRAME_HEADERS and size is None:
-            size = struct.unpack_from(">BHHB", frame, position + 4)
+        if code in _FRAME_HEADERS and size is None:
+            size = (code, *struct.unpack_from(">BHHB", frame, position + 4))
+        elif code == _APP1 and not exif and frame.startswith(EXIF_START, position + 4):
+            length = struct.unpack_from(">H", frame, position + 2)[0]
+            exif = frame[position + 4 : position + 2 + length]
         is_adobe |= code == _ADOBE and frame.startswith(b"Adobe", position + 4)
         if code == SCAN:
             break
     if size is None:
         raise ValueError("no frame header before the first scan")
-    precision, rows, columns, samples = size
-    return Codestream(rows, columns, samples, precision, is_adobe)
+    return JpegHeader(*size, is_adobe=is_adobe, exif=exif)
+
+
+def list_scans(frame: bytes) -> list[JpegScan]:
+    """List the scans of a JPEG up to its end marker.
+
+    Raises:
+        ReadingError: `truncated` without an end marker, `corrupt` where a marker is missing.
+    """
+    scans = []
+    start = components = 0
+    try:
+        for code, position in jpeg_markers(frame):
+            if start:
+                scans.append(JpegScan(components, start, position))
+            start = 0
+            if code == SCAN:
+                length, components = struct.unpack_from(">HB", frame, position + 2)
+                start = position + 2 + length
+    except (EOFError, struct.error):
+        raise ReadingError(Outcome.TRUNCATED, "the JPEG has no end marker") from None
+    except ValueError:
+        raise ReadingError(Outcome.CORRUPT, "the JPEG has no marker behind a segment") from None
+    return scans
 
 
 def _inspect_j2k(frame: bytes, start: int) -> Codestream:
@@ -180,7 +256,7 @@ def _inspect_j2k(frame: bytes, start: int) -> Codestream:
     depths = [frame[start + 42 + 3 * number] & 0x7F for number in range(samples)]
     width, height, tiles_left, tiles_top = struct.unpack_from(">4I", frame, start + 24)
     tiles = -(-(right - tiles_left) // width) * -(-(bottom - tiles_top) // height)
-    levels, position = _main_header(frame, start + 2)
+    levels, position = _read_main_header(frame, start + 2)
     if len(_tiles(frame, position)[0]) < tiles:
         raise ReadingError(Outcome.TRUNCATED, "the compressed frame lacks a part of its image")
     return Codestream(
@@ -189,13 +265,13 @@ def _inspect_j2k(frame: bytes, start: int) -> Codestream:
         samples,
         max(depths) + 1,
         is_signed=frame[start + 42] > 0x7F,
-        # What lies off the origin has sides that are rounded by where it begins and ends.
+        # The sides of an image off the origin are not rounded as `halvings` assumes.
         levels=0 if left or top else levels,
     )
 
 
-def _main_header(frame: bytes, position: int) -> tuple[int, int]:
-    """Levels, as of `Codestream`, and where the first tile-part lies (T.800 A.6.1).
+def _read_main_header(frame: bytes, position: int) -> tuple[int, int]:
+    """Read the levels, as in `Codestream`, and the first tile-part's position (T.800 A.6.1).
 
     Raises:
         struct.error: The codestream ends before its first tile-part.
@@ -214,42 +290,37 @@ def _main_header(frame: bytes, position: int) -> tuple[int, int]:
 
 
 def _tiles(frame: bytes, position: int) -> tuple[set[int], int]:
-    """Numbers of the tiles that have a tile-part (T.800 A.4.2), and where the parts end.
+    """Numbers of the tiles that have a tile-part (T.800 A.4.2), and the offset after the parts.
 
-    The last one may not tell its length: then it is its own offset.
+    If the last part does not give its length, the offset is that of its start.
     """
-    found: set[int] = set()
+    tiles: set[int] = set()
     for _ in range(_MOST_TILE_PARTS):
         if not frame.startswith(_TILE_PART.to_bytes(2, "big"), position):
             break
         tile, length = struct.unpack_from(">HI", frame, position + 4)
-        found.add(tile)
+        tiles.add(tile)
         if length == 0:
             break
         position += length
-    return found, position
+    return tiles, position
 
 
 def _j2k_start(frame: bytes) -> int | None:
-    """Offset of the codestream, which may lie in a file of its own format; None if there is none.
+    """Offset of a JPEG 2000 codestream, which may lie in a JP2 file; None if there is none.
 
     Raises:
-        ValueError: Such a file without a codestream.
+        ValueError: A JP2 file without a codestream.
     """
-    start = frame.index(_J2K_START) if frame.startswith(_JP2_START) else 0
-    return start if frame.startswith(_J2K_START, start) else None
+    start = frame.index(J2K_START) if frame.startswith(_JP2_START) else 0
+    return start if frame.startswith(J2K_START, start) else None
 
 
 def _j2k_end(frame: bytes, start: int) -> int:
-    """As of `codestream_end`.
-
-    Raises:
-        struct.error: The codestream ends inside a header.
-        EOFError: It has no end marker.
-    """
-    position = _tiles(frame, _main_header(frame, start + 2)[1])[1]
+    """As `codestream_end`; raises EOFError without an end marker, struct.error inside a header."""
+    position = _tiles(frame, _read_main_header(frame, start + 2)[1])[1]
     if frame.startswith(_TILE_PART.to_bytes(2, "big"), position):
-        # Behind the header of a tile-part no two bytes are as a marker but markers.
+        # After the header of a tile-part only markers look like markers.
         marker, length = _TILE_PART, 10
         while marker != _START_OF_DATA:
             position += 2 + length
@@ -258,6 +329,6 @@ def _j2k_end(frame: bytes, start: int) -> int:
     if position >= 0 and frame.startswith(END, position):
         return position + len(END)
     if _has_end_marker(frame):
-        # Lengths of tile-parts are wrong: what then is there, the decoder knows.
+        # Lengths of tile-parts are wrong: the decoder finds out what is there.
         return len(frame)
     raise EOFError("the codestream has no end marker")

@@ -1,12 +1,13 @@
-"""PNG and JPEG to a display image, as strictly as DICOM.
+"""Reads PNG and JPEG files as display images, as strictly as DICOM.
 
-libpng and libjpeg-turbo decode. What they let pass is checked here, before them or after: the
-claims of a header against limits and the file's length, the order and checksums of chunks, and
-whether the compressed data really were enough for the image.
-A gamma chunk is ignored: radiograph archives store display values, and so do their readers.
+libpng and libjpeg-turbo decode. What they let pass is checked here, before or after: the claims of
+a header against limits and the file's length, the order and checksums of chunks, and whether the
+compressed data lasted to the end of the image. A gamma chunk is ignored: radiograph archives store
+display values, and their readers ignore it too.
 """
 
 import logging
+import struct
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
@@ -16,19 +17,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxrbatch.reading.allowance import claim
-from cxrbatch.reading.codecs.jpeg import (
-    UPRIGHT,
+from cxrbatch.reading.codecs.codestreams import (
+    EXIF_START,
     JpegHeader,
-    Scan,
-    lies_on_its_side,
+    JpegScan,
     list_scans,
-    orientation,
-    ran_out,
     read_jpeg_header,
-    upright,
 )
+from cxrbatch.reading.codecs.decoders import aspect_in_full, halved, halvings
+from cxrbatch.reading.codecs.jpeg_completeness import decode_faultless_jpeg, is_cut_short
 from cxrbatch.reading.codecs.png import SPARE_BYTES, PngChunks, read_chunks
-from cxrbatch.reading.codecs.reduced import aspect_in_full, faultless_jpeg, halvings
 from cxrbatch.reading.codecs.significant_bits import UNSCALED, ShownRange, shown_range, stretched
 from cxrbatch.reading.grey import GreyImage, grey_of
 from cxrbatch.reading.outcomes import Outcome, ReadingError
@@ -41,19 +39,22 @@ _DEFLATE_LIMIT = 1032
 # Whatever has to be inflated further than this is no radiograph: those halve at best.
 _LARGE_BYTES = 64 << 20
 _MOST_EXPANSION = 200
-# What is stored and not compressed is longer than its image, by its filters and block headers.
+# Data that are stored without compression are longer than the image, by filters and block headers.
 _SPARE_PACKED = 1 << 16
 # A block of 8 x 8 samples takes a bit in the first scan of a progressive JPEG, two in others.
 _SAMPLES_PER_BYTE = 512
-# Samples times the scans that code them: each is visited in each scan. Genuine progressive JPEGs
-# visit theirs about six times. Those are held with all coefficients until the end, which is worth
-# eight visits.
+# Samples times the scans that code them, as each scan visits each sample. Genuine progressive JPEGs
+# have about six scans; to hold all coefficients until the end costs as much as eight visits.
 _MOST_VISITS = 1 << 29
-_HELD = 8
+_PROGRESSIVE_VISITS = 8
 # Scans of this length are decoded for any image, longer ones for one of half the length or more.
 _SMALL_BYTES = 1 << 20
 _PROGRESSIVE = 0xC2
 _PROCESSES = (0xC0, 0xC1, _PROGRESSIVE)
+# EXIF: the tag of the orientation, the type of its value, and the value for an upright image.
+_ORIENTATION = 0x0112
+_SHORT = 3
+_UPRIGHT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +63,12 @@ class RasterImage:
 
     Attributes:
         image: The display image.
-        shape: (rows, columns) in full.
+        shape: (rows, columns) in full, before any halving.
         bits: Bits per sample that carry the value.
-        is_colour: Whether the channels really differ.
+        is_colour: Whether the channels differ visibly.
         voi_source: "none_robust" or "none_full_range" where a policy chose the range of grey
             levels, as nothing in the file names it; else None.
-        deviation: How the file breaks its standard although it was read; empty if it does not.
+        deviation: How the file, which was read, breaks its standard; else empty.
     """
 
     image: GreyImage
@@ -81,16 +82,16 @@ class RasterImage:
 def read_png(
     stream: BinaryIO, *, size: int, max_pixels: int, no_voi: str = "robust"
 ) -> RasterImage:
-    """Decode a PNG of any colour type and depth; transparency is laid over black.
+    """Decode a PNG of any colour type and depth; transparent parts become black.
 
-    It is turned as its EXIF says. Samples that use fewer bits than the PNG gives them are shown
-    as `significant_bits` says.
+    The image is turned upright by its EXIF orientation. Samples that use fewer bits than the PNG
+    gives them are shown as `significant_bits` describes.
 
     Args:
         stream: At the start of the file.
         size: Bytes in the file.
         max_pixels: Largest claim of rows x columns x channels that is decoded.
-        no_voi: As of `ReadingOptions`.
+        no_voi: As in `ReadingOptions`: how the range of grey levels is chosen if no chunk names it.
 
     Raises:
         ReadingError: `corrupt`, `truncated` or `too_large`.
@@ -122,8 +123,8 @@ def read_png(
         image, is_colour = grey_of(_over_black(values, chunks))
     if shown.bits != chunks.depth:
         image = stretched(image, shown, depth=chunks.depth, no_voi=no_voi)
-    if (turn := orientation(chunks.exif)) != UPRIGHT:
-        image = replace(image, cells=np.ascontiguousarray(upright(image.cells, turn)))
+    if (turn := _orientation(chunks.exif)) != _UPRIGHT:
+        image = replace(image, cells=_turned_upright(image.cells, turn))
     return RasterImage(
         image,
         image.shape,
@@ -135,11 +136,14 @@ def read_png(
 
 
 def _over_black(values: NDArray[Any], chunks: PngChunks) -> NDArray[Any]:
-    """Grey or RGB samples, transparent parts mixed with black.
+    """Mix the transparent parts of an image with black.
 
     Args:
         values: Shape (rows, columns) or (rows, columns, channels), uint8 or uint16.
-        chunks: The PNG's own words on transparency.
+        chunks: Says what is transparent.
+
+    Returns:
+        Grey or RGB samples, without alpha.
     """
     if chunks.colour_type in (4, 6):
         colours, alpha = values[..., :-1], values[..., -1:]
@@ -157,12 +161,16 @@ def _over_black(values: NDArray[Any], chunks: PngChunks) -> NDArray[Any]:
 
 
 def _widening(values: NDArray[Any], chunks: PngChunks) -> int:
-    """What libpng multiplies by where it widens 1, 2 and 4 bits to 8, indices and keys too."""
+    """Factor by which libpng widens samples, indices and keys of 1, 2 and 4 bits to 8 bits."""
     return int(np.iinfo(values.dtype).max) // ((1 << chunks.depth) - 1)
 
 
 def _palette_image(values: NDArray[np.uint8], chunks: PngChunks) -> tuple[GreyImage, bool]:
-    """Indices as they are, and the grey of the colours that they stand for."""
+    """Look the grey level of each palette index up; the indices stay the image's cells.
+
+    Returns:
+        The image, and whether its colours differ visibly from grey.
+    """
     is_used = np.zeros(256, bool)
     for row in values:
         is_used[row] = True
@@ -181,7 +189,7 @@ def _palette_image(values: NDArray[np.uint8], chunks: PngChunks) -> tuple[GreyIm
 
 
 def _mixed(colours: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-    """Samples times their opacity; as they are where all is opaque."""
+    """Samples in [0, 1], multiplied by their opacity; unchanged samples if all are opaque."""
     full = np.iinfo(colours.dtype).max
     if alpha.min() == full:
         return colours
@@ -195,13 +203,13 @@ def read_jpeg(
 ) -> RasterImage:
     """Decode a JPEG of 8 or 12 bits, progressive or not, grey, YCbCr, RGB, CMYK or YCCK.
 
-    It is turned as its EXIF says.
+    The image is turned upright by its EXIF orientation.
 
     Args:
         stream: At the start of the file.
         size: Bytes in the file.
         max_pixels: Largest claim of rows x columns x components that is decoded.
-        least_size: As of `ReadingOptions`.
+        least_size: As in `ReadingOptions`: a grey JPEG may be halved down to this size.
 
     Raises:
         ReadingError: `corrupt`, `truncated`, `too_large` or `unsupported_image`.
@@ -210,26 +218,27 @@ def read_jpeg(
     _check_jpeg(header, size=size, max_pixels=max_pixels)
     stream.seek(0)
     frame = stream.read()
-    scans = list_scans(frame)
-    _check_scans(header, scans)
+    _check_scans(header, list_scans(frame))
     rows, columns = header.rows, header.columns
     times = halvings(rows, columns, least_size=least_size)
-    values: NDArray[Any] | None = faultless_jpeg(frame, rows=rows, columns=columns, halvings=times)
+    values: NDArray[Any] | None = decode_faultless_jpeg(
+        frame, rows=halved(rows, times), columns=halved(columns, times)
+    )
     if values is None:
         values = _decode_whole_jpeg(frame)
     if header.precision != 8:
-        # Into the range of floats, which is what its 16-bit samples are not full of.
+        # Samples of 12 bits lie in 16, whose range they do not fill.
         values = np.divide(values, (1 << header.precision) - 1, dtype=np.float32)
-    upright_values = np.ascontiguousarray(upright(_as_rgb(values), header.turn))
-    image, is_colour = grey_of(upright_values)
-    if lies_on_its_side(header.turn):
+    turn = _orientation(header.exif)
+    image, is_colour = grey_of(_turned_upright(_as_rgb(values), turn))
+    if _swaps_axes(turn):
         rows, columns = columns, rows
     image = replace(image, pixel_aspect=aspect_in_full(image, rows=rows, columns=columns))
     return RasterImage(image, (rows, columns), bits=header.precision, is_colour=is_colour)
 
 
 def _check_jpeg(header: JpegHeader, *, size: int, max_pixels: int) -> None:
-    """Refuse by the header alone what would cost too much, or is not read."""
+    """Refuse, by its header alone, a JPEG that would cost too much or is of an unread kind."""
     if header.rows < 1 or header.columns < 1:
         raise ReadingError(Outcome.CORRUPT, "the image has no rows or no columns")
     if header.process not in _PROCESSES or header.precision not in (8, 12):
@@ -244,11 +253,11 @@ def _check_jpeg(header: JpegHeader, *, size: int, max_pixels: int) -> None:
         raise ReadingError(Outcome.TOO_LARGE, "the file is far larger than its image")
 
 
-def _check_scans(header: JpegHeader, scans: list[Scan]) -> None:
+def _check_scans(header: JpegHeader, scans: list[JpegScan]) -> None:
     """Bound the time of decoding: a file may hold thousands of scans, or too little for one."""
     visits = sum(scan.components for scan in scans)
     if header.process == _PROGRESSIVE or visits > header.samples:
-        visits = max(visits, _HELD * header.samples)
+        visits = max(visits, _PROGRESSIVE_VISITS * header.samples)
     pixels = header.rows * header.columns
     packed = sum(scan.end - scan.start for scan in scans)
     if pixels * visits > _MOST_VISITS or packed > 2 * pixels * header.samples + _SMALL_BYTES:
@@ -258,19 +267,19 @@ def _check_scans(header: JpegHeader, scans: list[Scan]) -> None:
 
 
 def _decode_whole_jpeg(frame: bytes) -> NDArray[Any]:
-    """All samples, each of which was in the data."""
+    """Decode all samples, as stored; raises `truncated` unless the data lasted to the last one."""
     values = _decode_jpeg(frame)
     try:
-        is_made_up = ran_out(frame, values, decode=_decode_jpeg)
+        is_short = is_cut_short(frame, values, decode=_decode_jpeg)
     except ReadingError:
-        is_made_up = True
-    if is_made_up:
+        is_short = True
+    if is_short:
         raise ReadingError(Outcome.TRUNCATED, "the JPEG has too little data for its image")
     return values
 
 
 def _decode_jpeg(frame: bytes) -> NDArray[Any]:
-    """Samples as stored, but for YCbCr and YCCK, which become RGB and CMYK."""
+    """Decode samples as stored, but YCbCr as RGB and YCCK as CMYK."""
     try:
         values: NDArray[Any] = imagecodecs.jpeg8_decode(frame)
     except (imagecodecs.Jpeg8Error, ValueError):
@@ -279,10 +288,46 @@ def _decode_jpeg(frame: bytes) -> NDArray[Any]:
 
 
 def _as_rgb(values: NDArray[Any]) -> NDArray[Any]:
-    """Grey or RGB of what libjpeg gives: CMYK is stored inverted, as Adobe's programs write it."""
+    """Turn CMYK, which JPEGs store inverted as Adobe's programs do, to RGB; keep grey and RGB."""
     if values.ndim == 2 or values.shape[2] == 3:
         return values
     if values.dtype == np.uint8:
         return np.asarray(Image.fromarray(255 - values, "CMYK").convert("RGB"))
     inks: NDArray[Any] = values[..., :3] * values[..., 3:]
     return inks
+
+
+def _orientation(exif: bytes) -> int:
+    """Read the orientation from EXIF data, 1 to 8; 1 (upright) where they are absent or damaged.
+
+    Args:
+        exif: The body of a JPEG's APP1 segment or of a PNG's eXIf chunk.
+    """
+    tiff = exif.removeprefix(EXIF_START)
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return _UPRIGHT
+    try:
+        start = struct.unpack_from(order + "I", tiff, 4)[0]
+        count = struct.unpack_from(order + "H", tiff, start)[0]
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
+            if tag == _ORIENTATION:
+                return value if kind == _SHORT and 1 <= value <= 8 else _UPRIGHT
+    except struct.error:
+        pass
+    return _UPRIGHT
+
+
+def _swaps_axes(turn: int) -> bool:
+    return turn >= 5
+
+
+def _turned_upright(values: NDArray[Any], turn: int) -> NDArray[Any]:
+    """Undo an EXIF orientation of an image of shape (rows, columns[, channels])."""
+    if _swaps_axes(turn):
+        values = np.swapaxes(values, 0, 1)
+    # What is left is to mirror: rows, columns or both.
+    flip_rows = turn in (3, 4, 7, 8)
+    flip_columns = turn in (2, 3, 6, 7)
+    return np.ascontiguousarray(values[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1])

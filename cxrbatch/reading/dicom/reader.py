@@ -7,8 +7,13 @@ from typing import BinaryIO
 from pydicom.uid import UID
 
 from cxrbatch.reading.allowance import claim
-from cxrbatch.reading.codecs.decoders import DECODERS, DecodedFrame, FrameShape
-from cxrbatch.reading.codecs.reduced import aspect_in_full, halvings
+from cxrbatch.reading.codecs.decoders import (
+    DECODERS,
+    DecodedFrame,
+    FrameShape,
+    aspect_in_full,
+    halvings,
+)
 from cxrbatch.reading.dicom.colour import (
     GREYSCALES,
     Palette,

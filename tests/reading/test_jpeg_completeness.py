@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cxrbatch.reading.codecs.jpeg import list_scans, padded, ran_out
-from cxrbatch.reading.codecs.lossless_jpeg import holds_last_row
+from cxrbatch.reading.codecs.codestreams import list_scans
+from cxrbatch.reading.codecs.jpeg_completeness import has_last_row, is_cut_short, pad_scans
 
 END = b"\xff\xd9"
 FLAT = np.full((20, 30), 7, np.uint16)
@@ -27,7 +27,7 @@ def needs_more(frame: bytes, decoded: NDArray[np.generic]) -> bool:
     """Whether other bytes behind the data change the image."""
     scans = list_scans(frame)
     return any(
-        not np.array_equal(imagecodecs.jpeg8_decode(padded(frame, scans, other)), decoded)
+        not np.array_equal(imagecodecs.jpeg8_decode(pad_scans(frame, scans, other)), decoded)
         for other in (b"\xaa" * 32, b"\xcc" * 32, b"\x7f" * 32)
     )
 
@@ -38,14 +38,14 @@ def needs_more(frame: bytes, decoded: NDArray[np.generic]) -> bool:
 def test_each_of_the_last_bytes_is_missed(predictor: int, bits: int, noise: int) -> None:
     cells = noisy(bits, noise)
     whole = encode(cells, predictor=predictor, bits=bits)
-    assert holds_last_row(whole, cells)
+    assert has_last_row(whole, cells)
     refused = 0
     for cut in range(1, 65):
         for ending in (b"", b"\0", b"\x7f"):
             frame = whole[: -2 - cut].rstrip(b"\xff") + ending + END
             decoded = imagecodecs.jpeg8_decode(frame)
             is_short = needs_more(frame, decoded)
-            assert ran_out(frame, decoded, decode=imagecodecs.jpeg8_decode) == is_short
+            assert is_cut_short(frame, decoded, decode=imagecodecs.jpeg8_decode) == is_short
             refused += is_short
     assert refused > 180
 
@@ -60,14 +60,14 @@ def test_only_what_its_last_row_does_not_show_is_decoded_again(
         decoded.append(imagecodecs.jpeg8_decode(frame))
         return decoded[-1]
 
-    assert not ran_out(encode(cells), cells, decode=decode)
+    assert not is_cut_short(encode(cells), cells, decode=decode)
     assert len(decoded) == times
 
 
 def test_a_row_that_ends_alike_shows_it_by_what_comes_before() -> None:
     cells = noisy(12)
     cells[:, 12:] = 0
-    assert holds_last_row(encode(cells), cells)
+    assert has_last_row(encode(cells), cells)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 9])
@@ -78,13 +78,13 @@ def test_flat_last_rows_are_counted(predictor: int, value: int, rows: int) -> No
     cells = noisy(12)
     cells[-rows:] = value
     whole = encode(cells, predictor=predictor)
-    assert holds_last_row(whole, cells) == (value != 2048)
+    assert has_last_row(whole, cells) == (value != 2048)
     refused = 0
     for cut in range(1, 120):
         for ending in (b"", b"\0", b"\x7f"):
             frame = whole[: -2 - cut].rstrip(b"\xff") + ending + END
             decoded = imagecodecs.jpeg8_decode(frame)
-            if holds_last_row(frame, decoded):
+            if has_last_row(frame, decoded):
                 assert not needs_more(frame, decoded)
             else:
                 refused += 1
@@ -95,26 +95,26 @@ def test_flat_rows_without_end_are_left_to_the_decoder() -> None:
     """Their code would take more memory than the image."""
     cells = np.full((5_000, 4_000), 7, np.uint16)
     cells[1] = np.random.default_rng(0).integers(0, 11, 4_000)
-    assert not holds_last_row(encode(cells), cells)
-    assert holds_last_row(encode(cells[:500]), cells[:500])
+    assert not has_last_row(encode(cells), cells)
+    assert has_last_row(encode(cells[:500]), cells[:500])
 
 
 @pytest.mark.parametrize("tail", [b"\xff\xd0", b"\xff\xff"])
 def test_a_marker_within_the_data_is_left_to_the_decoder(tail: bytes) -> None:
     frame = encode(noisy(12))
-    assert not holds_last_row(frame[:-20] + tail + frame[-20:], noisy(12))
+    assert not has_last_row(frame[:-20] + tail + frame[-20:], noisy(12))
 
 
 def test_other_codings_are_left_to_the_decoder() -> None:
     cells = noisy(12)
     frame = encode(cells)
     start = frame.index(b"\xff\xda")
-    assert holds_last_row(frame, cells)
-    assert not holds_last_row(frame[:start] + b"\xff\xdd\0\4\0\x1e" + frame[start:], cells)
+    assert has_last_row(frame, cells)
+    assert not has_last_row(frame[:start] + b"\xff\xdd\0\4\0\x1e" + frame[start:], cells)
     shifted = frame[: start + 9] + b"\1" + frame[start + 10 :]
-    assert not holds_last_row(shifted, cells)
+    assert not has_last_row(shifted, cells)
     colour = np.stack([noisy(8)] * 3, axis=-1)
-    assert not holds_last_row(encode(colour, bits=8), colour)
+    assert not has_last_row(encode(colour, bits=8), colour)
     lossy = bytes(imagecodecs.jpeg8_encode(noisy(8)))
-    assert not holds_last_row(lossy, imagecodecs.jpeg8_decode(lossy))
-    assert not holds_last_row(encode(cells[:1]), cells[:1])
+    assert not has_last_row(lossy, imagecodecs.jpeg8_decode(lossy))
+    assert not has_last_row(encode(cells[:1]), cells[:1])

@@ -1,4 +1,4 @@
-"""Serve a large table and say how long pages take, alone and beside an upload, and how much memory.
+"""Measure how long pages of a large table take, alone and beside an upload, and the memory.
 
     python benchmarks/serving.py                   # a million rows
     python benchmarks/serving.py --rows 100000
@@ -37,10 +37,10 @@ READERS = 50
 
 
 def write_table(path: Path, rows: int) -> list[str]:
-    """Write a labelled table of made-up scores; give its classes."""
+    """Write a labelled table of random scores; return its classes."""
     card = read_card(bundled_checkpoint())
     schema = table_schema(card.classes, heatmap_size=CELLS, labelled=True)
-    told = {
+    provenance = {
         "schema_version": SCHEMA_VERSION,
         "classes": list(card.classes),
         "heatmap_size": CELLS,
@@ -49,10 +49,10 @@ def write_table(path: Path, rows: int) -> list[str]:
         "recipe": card.recipe.to_card(),
         "archive_root": "/nowhere",
     }
-    metadata = {PROVENANCE_KEY: json.dumps(told).encode()}
+    metadata = {PROVENANCE_KEY: json.dumps(provenance).encode()}
     with path.open("wb") as file, table_writer(file, schema.with_metadata(metadata)) as writer:
         for start in range(0, rows, GROUP):
-            columns = made_up(start, min(GROUP, rows - start), list(card.classes))
+            columns = random_columns(start, min(GROUP, rows - start), list(card.classes))
             arrays = [
                 pa.array(columns[field.name], field.type)
                 if field.name in columns
@@ -63,8 +63,8 @@ def write_table(path: Path, rows: int) -> list[str]:
     return list(card.classes)
 
 
-def made_up(start: int, count: int, classes: list[str]) -> dict[str, list[object]]:
-    """Columns of some rows."""
+def random_columns(start: int, count: int, classes: list[str]) -> dict[str, list[object]]:
+    """Return column -> values for the rows `start` to `start + count`."""
     rng = np.random.default_rng(start)
     scores = rng.dirichlet(np.ones(len(classes)), count).astype(np.float32)
     predicted = np.array(classes)[scores.argmax(1)]
@@ -86,7 +86,7 @@ def made_up(start: int, count: int, classes: list[str]) -> dict[str, list[object
 
 @contextmanager
 def served(folder: Path) -> Iterator[tuple[int, str]]:
-    """A server of a folder: its process id and address."""
+    """Serve a folder while the context lasts; yields process id and address."""
     words = ["-P", "-m", "cxrbatch", "serve", str(folder), "--port", "0", "--token", TOKEN]
     with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -97,38 +97,38 @@ def served(folder: Path) -> Iterator[tuple[int, str]]:
 
 
 def ask(url: str, body: bytes | None = None) -> bytes:
-    """Fetch a page, or send a file."""
+    """Fetch a page, or send a file as an upload; return the answer."""
     headers = {"Authorization": f"Bearer {TOKEN}"}
     if body is not None:
         headers["Content-Type"] = "multipart/form-data; boundary=b"
         part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
         body = part + body + b"\r\n--b--\r\n"
     with urllib.request.urlopen(urllib.request.Request(url, body, headers)) as answer:
-        found: bytes = answer.read()
-        return found
+        content: bytes = answer.read()
+        return content
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Milliseconds that something takes."""
+    """Return the milliseconds that a call takes."""
     start = time.perf_counter()
     work()
     return 1e3 * (time.perf_counter() - start)
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU seconds of a process so far."""
+    """Return the CPU seconds of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_mebibytes(pid: int) -> int:
-    """The most that a process had resident."""
+    """Return the largest resident memory of a process so far, in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 
 
 def queries(classes: list[str], rng: random.Random) -> Iterator[str]:
-    """Filters and orders that nobody has asked for before."""
+    """Yield queries with random filters and orders, none of which the server has cached."""
     while True:
         name = rng.choice(classes)
         asked = {
@@ -141,15 +141,15 @@ def queries(classes: list[str], rng: random.Random) -> Iterator[str]:
         yield urllib.parse.urlencode(asked)
 
 
-def told(name: str, milliseconds: list[float], cpu: float) -> None:
-    """Print a line of figures."""
+def print_times(name: str, milliseconds: list[float], cpu: float) -> None:
+    """Print the 50th and 95th percentile, and the CPU time of each request."""
     p50, p95 = np.percentile(milliseconds, [50, 95])
     each = 1e3 * cpu / len(milliseconds)
     print(f"{name:<44} p50 {p50:5.0f} ms   p95 {p95:5.0f} ms   CPU {each:5.0f} ms each")
 
 
 def main() -> None:
-    """Make the table, serve it, and ask."""
+    """Write the table, serve it, and time requests."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     rows = parser.parse_args().rows
@@ -165,7 +165,7 @@ def main() -> None:
             asked = queries(classes, random.Random(1))
             before = cpu_seconds(pid)
             alone = [timed(lambda: ask(f"{page}?{next(asked)}")) for _ in range(60)]
-            told("filter, order and page, one reader", alone, cpu_seconds(pid) - before)
+            print_times("filter, order and page, one reader", alone, cpu_seconds(pid) - before)
             print(f"peak memory {peak_mebibytes(pid)} MiB, before anything was scored")
             score = f"{address}/api/v1/score"
             print(f"first upload {timed(lambda: ask(score, film.getvalue())):.0f} ms")
@@ -176,7 +176,7 @@ def main() -> None:
                 upload = threads.submit(ask, score, film.getvalue())
                 beside = list(threads.map(lambda _: timed(lambda: ask(runs)), range(4 * READERS)))
                 upload.result()
-            told(
+            print_times(
                 f"a run's page, {READERS} readers beside an upload",
                 beside,
                 cpu_seconds(pid) - before,

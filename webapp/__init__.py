@@ -1,5 +1,21 @@
 """The web app: browse results tables, look at their images, score one upload.
 
-Everything is denied that `access` does not admit; a client names tables, reports and images by
-opaque ids and numbers alone.
+A folder of results tables and reports goes in; pages and JSON come out. The guard of `security`
+refuses each request that shows no token. Clients name tables, reports and images by opaque ids and
+numbers alone, never by a path. Untrusted files are read in child processes.
+
+    command       the command `cxrbatch serve`
+    app           creates the Flask app; answers errors
+    server        waitress with limited connections; ends in order
+    connections   one connection and one request, with deadlines
+    security      allowed hosts, token, cookie, origin, security headers
+    library       the tables and reports below the served folder
+    served_table  the rows of one open table, selected by DuckDB
+    row_filter    which rows are selected: query parameters to SQL
+    children      child processes, and the functions that they run
+    runs          pages of all runs, one run, its rows and reports
+    images        page of one image, with radiograph and heat maps
+    export        selected rows as CSV or Parquet
+    uploads       the form that scores one file, and its answer
+    api           the same as JSON; openapi.json describes it
 """

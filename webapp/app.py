@@ -1,87 +1,162 @@
-"""The application factory."""
+"""The application factory, and the answers to all errors.
 
+An error answer shows one line and an id. The log has the same id with the place of the error. The
+text of an exception that is not ours may quote a file's header, so it goes to neither.
+"""
+
+import logging
 import secrets
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flask import Flask
+from flask import Flask, Response, jsonify, render_template, request
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
 
-from cxrbatch.version import VERSION
-from cxrbatch.webapp import api, failures, images, runs, uploads
-from cxrbatch.webapp.children import Children, Queue
-from cxrbatch.webapp.export import Exports
-from cxrbatch.webapp.films import Films
-from cxrbatch.webapp.library import Library
-from cxrbatch.webapp.scorer import Keeper, UploadScorer
-from cxrbatch.webapp.security import Hosts, guard
-from cxrbatch.webapp.services import NAME, Services
-from cxrbatch.webapp.summaries import Summaries
-from cxrbatch.webapp.uploads import UploadRequest
+from cxrbatch.errors import CxrbatchError, TableError
+from cxrbatch.webapp import api, export, images, runs, uploads
+from cxrbatch.webapp.children import ChildProcesses, ServerBusy
+from cxrbatch.webapp.library import Library, add_service, get_service
+from cxrbatch.webapp.security import AllowedHosts, guard, sign_in_page
 from cxrbatch.workers.worker import WorkerLimits
 
-MOST_BYTES = 100 << 20
-"""Largest body that is taken."""
+MAX_BODY_BYTES = 100 << 20
+"""Size of the largest request body that is accepted."""
+
+_LOG = logging.getLogger(__name__)
+_RETRY_SECONDS = 2
+_MESSAGES = {
+    400: "The request does not make sense.",
+    401: "A token is needed.",
+    404: "There is no such page.",
+    405: "That cannot be done here.",
+    413: "The file is too large.",
+    500: "Something went wrong in the server.",
+}
 
 
 def create_app(
     folder: Path,
     *,
     token: str,
-    hosts: Hosts,
+    hosts: AllowedHosts,
     checkpoint: Path | None = None,
     keep_uploads: Path | None = None,
     cookie: str = "cxrbatch",
 ) -> Flask:
-    """Make the app; it looks at no file before it is asked for one.
+    """Create the app; it reads no file of `folder` before a request comes.
 
     Args:
-        folder: Where the tables and reports are.
-        token: What a visitor has to know.
-        hosts: Hosts that a request may address.
-        checkpoint: What scores uploads; the bundled one by default.
-        keep_uploads: A private folder where uploads stay; None for nowhere.
-        cookie: Name of the session's cookie, which browsers share between ports.
+        folder: Folder of the tables and reports.
+        token: The token that a client must show.
+        hosts: The hosts that a request may name.
+        checkpoint: Checkpoint that scores uploads; None for the bundled one.
+        keep_uploads: Private folder in which uploads are kept; None to keep none.
+        cookie: Name of the session cookie. Browsers share cookies between the ports of a host, so
+            each server of a machine needs another name.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
         UsageError: The folder for uploads cannot be used.
     """
     app = Flask(__name__)
-    app.request_class = UploadRequest
+    app.request_class = uploads.UploadRequest
     app.config.update(
         SECRET_KEY=secrets.token_bytes(32),
         SESSION_COOKIE_NAME=cookie,
         SESSION_COOKIE_SAMESITE="Strict",
         SESSION_COOKIE_HTTPONLY=True,
-        MAX_CONTENT_LENGTH=MOST_BYTES,
+        MAX_CONTENT_LENGTH=MAX_BODY_BYTES,
         MAX_FORM_PARTS=8,
     )
-    children = Children(WorkerLimits())
-    app.extensions[NAME] = Services(
-        children=children,
-        exports=Exports(Queue(at_work=2, waiting=4)),
-        films=Films(children, Queue(at_work=2, waiting=10)),
-        keeper=Keeper(keep_uploads) if keep_uploads else None,
-        library=Library(folder),
-        scorer=UploadScorer(checkpoint, children, Queue(at_work=1, waiting=4)),
-        summaries=Summaries(children),
-    )
+    children = ChildProcesses(WorkerLimits())
+    for service in (
+        children,
+        Library(folder),
+        runs.Evaluations(children),
+        images.ImageEncoder(children),
+        export.Exporter(),
+        uploads.UploadScorer(checkpoint, children),
+        uploads.UploadKeeper(keep_uploads),
+    ):
+        add_service(app, service)
     guard(app, token=token, hosts=hosts)
-    failures.explain(app)
-    app.jinja_env.filters.update(percent=_percent, day=_day, thousands=_thousands)
-    app.jinja_env.globals.update(version=VERSION)
-    for feature in (runs, images, uploads, api):
+    _handle_errors(app)
+    app.jinja_env.filters.update(percent=_percent, date=_date, thousands="{:,}".format)
+    for feature in (runs, images, export, uploads, api):
         app.register_blueprint(feature.blueprint)
     return app
+
+
+def close_app(app: Flask) -> None:
+    """End the child processes of an app; requests that need one fail from then on."""
+    get_service(runs.Evaluations, app).close()
+    get_service(ChildProcesses, app).close()
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _thousands(number: int) -> str:
-    return f"{number:,}"
-
-
-def _day(seconds: float) -> str:
+def _date(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _handle_errors(app: Flask) -> None:
+    app.register_error_handler(HTTPException, _answer_http_error)
+    app.register_error_handler(TableError, lambda error: _error_response(409, str(error)))
+    app.register_error_handler(CxrbatchError, lambda error: _error_response(422, str(error)))
+    app.register_error_handler(ServerBusy, _answer_busy)
+    app.register_error_handler(Exception, _answer_exception)
+
+
+def _answer_http_error(error: HTTPException) -> ResponseReturnValue:
+    code = error.code or 500
+    if 300 <= code < 400:
+        return error.get_response()
+    is_ours = error.description is not None and error.description != type(error).description
+    message = str(error.description) if is_ours else _MESSAGES.get(code, error.name)
+    response = _error_response(code, message)
+    if code == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if code == 405:
+        response.headers.extend([item for item in error.get_headers() if item[0] == "Allow"])
+    return response
+
+
+def _answer_busy(error: ServerBusy) -> Response:
+    response = _error_response(503, f"{error}; try again in a moment.")
+    response.headers["Retry-After"] = str(_RETRY_SECONDS)
+    return response
+
+
+def _answer_exception(error: Exception) -> Response:
+    if get_service(ChildProcesses).is_closed:  # the end of the server makes much fail
+        return _error_response(503, "The server is ending.")
+    return _error_response(500, _MESSAGES[500], error)
+
+
+def _error_response(code: int, message: str, error: Exception | None = None) -> Response:
+    """Return an error as JSON or as a page; the place of `error` is logged under the same id."""
+    id = secrets.token_hex(4)
+    if error is not None:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        _LOG.error(
+            "error %s: %s in %s, line %s", id, type(error).__name__, place.name, place.lineno
+        )
+    if request.path.startswith("/api/") or _wants_json():
+        response = jsonify({"error": message, "id": id})
+    elif code == 401:
+        response = Response(sign_in_page(refused=False))
+    else:
+        page = render_template("error.html", code=code, message=message, id=id)
+        response = Response(page)
+    response.status_code = code
+    return response
+
+
+def _wants_json() -> bool:
+    """Return whether a script asks: its header Accept names JSON and no HTML."""
+    accepted = request.headers.get("Accept", "*/*")
+    return "application/json" in accepted and "html" not in accepted

@@ -1,62 +1,88 @@
-"""Files are read in child processes with limits, as in a run, and only so many at a time."""
+"""Child processes with limits that read untrusted files, and the functions that they run.
 
+Every child imports this module, so no import at its top may load torch, Flask or DuckDB.
+"""
+
+import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cxrbatch.model.overlays import grey_picture
+from cxrbatch.reading.grey import GreyImage
+from cxrbatch.results.table import open_table
+from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.scoring.file_reader import FileReader, LoadedFile
+from cxrbatch.scoring.revisiting import Origin, revisit
 from cxrbatch.workers.forkserver_client import Forkserver, ForkserverClosed
 from cxrbatch.workers.worker import WorkerFault, WorkerLimits, WorkerProcess
+
+MAX_FRAMES = 16
+"""Number of frames of an upload that are read; the frames after them are skipped."""
+
+_MAX_UPLOAD_EDGE = 1600
+_THUMBNAIL_EDGE = 192
+_THUMBNAIL_QUALITY = 80
+# A fast level of zlib: a radiograph is large, and the way to the browser is short.
+_PNG_LEVEL = 1
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Busy(Exception):
-    """So many wait already that another would wait too long; the message says for what."""
+class ServerBusy(Exception):
+    """The server lacks room for a request now; the message says what is full."""
 
 
-class Queue:
-    """Lets some work at a time, lets some more wait, and turns the others away."""
+class WorkQueue:
+    """Limits how many threads do a kind of work at the same time, and how many wait to do it."""
 
-    def __init__(self, *, at_work: int, waiting: int) -> None:
-        """Start empty.
+    def __init__(self, *, running: int, waiting: int) -> None:
+        """Create an empty queue.
 
         Args:
-            at_work: How many work at a time.
-            waiting: How many may wait for them.
+            running: Number of threads that may work at the same time.
+            waiting: Number of threads that may wait.
         """
-        self._places = threading.BoundedSemaphore(at_work + waiting)
-        self._at_work = threading.BoundedSemaphore(at_work)
+        self._places = threading.BoundedSemaphore(running + waiting)
+        self._running = threading.BoundedSemaphore(running)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for a turn.
+        """Wait until this thread may work; the work is the body of the `with` statement.
 
         Raises:
-            Busy: There is no place to wait.
+            ServerBusy: As many threads wait as may.
         """
         if not self._places.acquire(blocking=False):
-            raise Busy("Too many requests of this kind wait already")
+            raise ServerBusy("Too many requests of this kind wait already")
         try:
-            with self._at_work:
+            with self._running:
                 yield
         finally:
             self._places.release()
 
 
-class Children:
-    """Calls functions on hostile files, each in a child process of its own that then ends.
+class ChildProcesses:
+    """Calls functions on untrusted files, each call in a child process that ends with the call.
 
     Attributes:
-        is_closed: Whether the server is ending.
+        is_closed: Whether `close` was called, as it is when the server ends.
     """
 
     def __init__(self, limits: WorkerLimits) -> None:
-        """Start nothing yet.
+        """Store the limits; the first call starts the first process.
 
         Args:
-            limits: What one file may use.
+            limits: Time and memory that one call may use.
         """
         self._limits = limits
         self._lock = threading.Lock()
@@ -64,7 +90,14 @@ class Children:
         self.is_closed = False
 
     def call(self, function: Callable[[Item], Result], item: Item) -> Result | WorkerFault:
-        """Give the function's result, or why it has none.
+        """Return `function(item)`, computed in a child process.
+
+        Args:
+            function: A function of a module, as the child imports it by its name.
+            item: Its argument, which is pickled.
+
+        Returns:
+            The function's result, or a WorkerFault where the child crashed or exceeded a limit.
 
         Raises:
             CxrbatchError: No process can be started.
@@ -78,7 +111,7 @@ class Children:
         return result
 
     def close(self) -> None:
-        """End all children."""
+        """End all child processes; later calls raise ForkserverClosed."""
         with self._lock:
             self.is_closed = True
             if self._forkserver is not None:
@@ -89,5 +122,169 @@ class Children:
             if self.is_closed:
                 raise ForkserverClosed
             if self._forkserver is None:
-                self._forkserver = Forkserver(preload=("cxrbatch.scoring.file_reader",))
+                self._forkserver = Forkserver(preload=(__name__,))
             return self._forkserver
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """An image file for the browser, or the reason why there is none.
+
+    Attributes:
+        content: A PNG or WebP file; empty where there is no image.
+        absence: Why there is no image, in one line for a person; empty where there is one.
+    """
+
+    content: bytes
+    absence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RowImage:
+    """Which image of an archive to read again, and how to encode it.
+
+    Attributes:
+        origin: Archive of the row's table, and how its files were read.
+        path: The row's `path`.
+        frame: The row's `frame`.
+        image_hash: The row's `image_hash`.
+        is_thumbnail: Whether to encode a small WebP instead of a PNG of full size.
+    """
+
+    origin: Origin
+    path: str
+    frame: int
+    image_hash: str
+    is_thumbnail: bool
+
+
+def encode_row_image(request: RowImage) -> EncodedImage:
+    """Read the image of a row again from the archive, and encode it.
+
+    Returns:
+        The image, or why there is none: its file is missing, or its hash is no longer the row's.
+    """
+    reading = revisit(request.origin, request.path, request.frame, request.image_hash)
+    if isinstance(reading, str):
+        return EncodedImage(b"", reading)
+    assert reading.image is not None
+    if not request.is_thumbnail:
+        return EncodedImage(encode_png(reading.image))
+    stream = io.BytesIO()
+    small = grey_picture(reading.image, longest=_THUMBNAIL_EDGE).convert("RGB")
+    small.save(stream, format="WEBP", quality=_THUMBNAIL_QUALITY)
+    return EncodedImage(stream.getvalue())
+
+
+def encode_png(image: GreyImage, *, max_edge: int | None = None) -> bytes:
+    """Encode a display image as an 8-bit greyscale PNG with square pixels.
+
+    Args:
+        image: The display image.
+        max_edge: Largest number of rows and columns of the PNG; None for those of the image.
+    """
+    stream = io.BytesIO()
+    grey_picture(image, longest=max_edge).save(stream, format="PNG", compress_level=_PNG_LEVEL)
+    return stream.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedFile:
+    """A file that a client sent, where a child process can open it.
+
+    Attributes:
+        reader: Reads the file as a run does.
+        file: The file; its path is relative to the reader's base folder.
+    """
+
+    reader: FileReader
+    file: ArchiveFile
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedFrames:
+    """The frames of an uploaded file, before they are scored.
+
+    Attributes:
+        loaded: Rows of the first `MAX_FRAMES` frames, and their network inputs.
+        png: The first frame, made smaller, as PNG; empty where it gave no image.
+    """
+
+    loaded: LoadedFile
+    png: bytes
+
+
+def read_upload(upload: UploadedFile) -> UploadedFrames:
+    """Read the first frames of an upload, each once, to table rows and network inputs."""
+    reader, file = upload.reader, upload.file
+    pairs, first_png = [], b""
+    for reading in islice(reader.readings(file), MAX_FRAMES):
+        pairs.append(reader.row(file, reading))
+        if len(pairs) == 1 and reading.image is not None:
+            first_png = encode_png(reading.image, max_edge=_MAX_UPLOAD_EDGE)
+    inputs = [prepared for _, prepared in pairs if prepared is not None]
+    size = reader.recipe.size
+    loaded = LoadedFile(
+        [row for row, _ in pairs],
+        [prepared is not None for _, prepared in pairs],
+        np.stack(inputs) if inputs else np.empty((0, size, size), np.uint8),
+    )
+    return UploadedFrames(loaded, first_png)
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How good the scores are, on the images whose truth is a class of the model.
+
+    Attributes:
+        n: Images counted.
+        side: The side of the split that they are of; empty where there is no side "test".
+        accuracy: Share of right predictions, in [0, 1].
+        low: Lower bound of its 95 % interval, Wilson's, images taken for independent.
+        high: Upper bound.
+        auc: One-vs-rest area under the ROC curve by class; None where it is undefined.
+    """
+
+    n: int
+    side: str
+    accuracy: float
+    low: float
+    high: float
+    auc: Mapping[str, float | None]
+
+    @property
+    def macro_auc(self) -> float | None:
+        """Mean of the areas that are defined."""
+        areas = [area for area in self.auc.values() if area is not None]
+        return sum(areas) / len(areas) if areas else None
+
+
+def evaluate_table(path: Path) -> Accuracy | None:
+    """Add up a table that has the truth; None where it has it of no scored image.
+
+    Raises:
+        TableError: The table is damaged.
+    """
+    # Here and not above: they take a second and much memory, in the child alone.
+    from cxrbatch.results.statistics.intervals import wilson
+    from cxrbatch.results.statistics.metrics import one_vs_rest_auc
+
+    table = open_table(path)
+    scores = [f"p_{name}" for name in table.classes]
+    read = table.read(["truth", "split", "prediction", *scores])
+    known = pa.array(table.classes)
+    counted = pc.and_(pc.is_in(read["truth"], known), pc.is_in(read["prediction"], known))
+    on_test = pc.and_(counted, pc.fill_null(pc.equal(read["split"], "test"), False))
+    side = "test" if pc.any(on_test).as_py() else ""
+    read = read.filter(on_test if side else counted)
+    if not read.num_rows:
+        return None
+    truth, predicted = (
+        pc.index_in(read[name], known).to_numpy() for name in ("truth", "prediction")
+    )
+    areas = one_vs_rest_auc(truth, np.stack([read[name].to_numpy() for name in scores], axis=1))
+    right = int((truth == predicted).sum())
+    interval = wilson(right, len(truth))
+    auc = dict(zip(table.classes, areas, strict=True))
+    share = right / len(truth)
+    return Accuracy(len(truth), side, share, interval.low, interval.high, auc)

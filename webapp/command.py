@@ -7,13 +7,15 @@ import click
 
 from cxrbatch import options as shared
 
-_LEAST_TOKEN = 16
+_MIN_TOKEN_LENGTH = 16
 
 
-def _token(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
-    if given is not None and (len(given) < _LEAST_TOKEN or not given.isascii()):
-        raise click.BadParameter(f"at least {_LEAST_TOKEN} ASCII characters.")
-    return given
+def _check_token(
+    context: click.Context, parameter: click.Parameter, token: str | None
+) -> str | None:
+    if token is not None and (len(token) < _MIN_TOKEN_LENGTH or not token.isascii()):
+        raise click.BadParameter(f"at least {_MIN_TOKEN_LENGTH} ASCII characters.")
+    return token
 
 
 @click.command("serve")
@@ -34,7 +36,7 @@ def _token(context: click.Context, parameter: click.Parameter, given: str | None
 )
 @click.option(
     "--token",
-    callback=_token,
+    callback=_check_token,
     metavar="TEXT",
     help="What a visitor has to know; CXRBATCH_SERVE_TOKEN keeps it off the process list.  "
     "[default: a new one, printed]",
@@ -44,7 +46,7 @@ def _token(context: click.Context, parameter: click.Parameter, given: str | None
     "--keep-uploads",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Keep uploaded files, and what was told of them, in this private folder.  "
+    help="Keep uploaded files, and the answers to them, in this private folder.  "
     "[default: nothing is kept]",
 )
 @click.option("--browser", is_flag=True, help="Open the browser.")
@@ -76,10 +78,10 @@ def command(
 
     from cxrbatch.webapp.app import create_app
     from cxrbatch.webapp.security import allowed_hosts
-    from cxrbatch.webapp.server import serve
+    from cxrbatch.webapp.server import serve_app
 
     hosts = allowed_hosts(host, allow_host)
-    with _listening(host, port) as listener:
+    with _listen(host, port) as listener:
         port = listener.getsockname()[1]
         token = token or secrets.token_urlsafe(24)
         app = create_app(
@@ -93,15 +95,16 @@ def command(
         name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         address = f"http://{name}:{port}/?token={token}"
 
-        def tell_address() -> None:
+        def print_address() -> None:
             click.echo(f"{address}\nCtrl-C ends it.")
             if browser:
                 click.launch(address)
 
-        serve(app, listener, token=token, ready=tell_address)
+        serve_app(app, listener, token=token, on_ready=print_address)
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens, so that a client can connect before the server answers."""
     from cxrbatch.errors import CxrbatchError, UsageError
 
     try:
@@ -112,7 +115,7 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen()  # whoever reads the address finds it
+        listener.listen()
     except OSError as error:
         listener.close()
         raise CxrbatchError(

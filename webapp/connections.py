@@ -1,7 +1,8 @@
-"""A connection that its client cannot hold by being slow.
+"""Connections and requests with deadlines, which a slow client cannot hold.
 
-Waitress gives each connection as long as it wants as long as a byte moves. Here a request's head,
-its body and the taking of an answer have deadlines, and one request is answered after the other.
+Waitress lets a connection live as long as a byte moves now and then. Here the head of a request,
+its body and the fetching of an answer have deadlines. A connection answers one request after the
+other.
 """
 
 import socket
@@ -17,54 +18,63 @@ from waitress.receiver import FixedStreamReceiver
 from waitress.server import TcpWSGIServer
 from waitress.utilities import BadRequest
 
+DEADLINE_SECONDS = 20.0
+"""Time for the head of a request, from the start of the connection or the last answer's end."""
+
+MIN_BYTES_PER_SECOND = 8 << 10
+"""Slowest rate of a body or of the fetching of an answer; `DEADLINE_SECONDS` are added."""
+
+TokenCheck = Callable[[Mapping[str, str], str], bool]
+"""Returns whether a request with these headers (named as by waitress) and query shows the token."""
+
 
 class _LengthRequired(BadRequest):
     code = 411
     reason = "Length Required"
 
 
-class _Nowhere(OverflowableBuffer):
-    """Takes a stranger's body, of which nothing is kept."""
+class _DiscardingBuffer(OverflowableBuffer):
+    """Buffer of a body of which nothing is kept."""
 
     def append(self, s: bytes) -> None:
-        """Keep nothing."""
+        """Discard the bytes."""
 
 
 class IncomingRequest(HTTPRequestParser):
-    """Reads one request, and leaves what comes behind it for later.
+    """Parses one request; bytes that come after it are kept for the next.
 
-    It takes no body in chunks, which nothing that we serve needs. A chunk's size is a line, and
-    waitress looks for its end in all that it has got, each time that something comes: an endless
-    one would keep everybody waiting for hours.
+    A body in chunks is refused, as no client of ours needs one: the size of a chunk is a line, and
+    waitress searches all bytes received so far for its end each time some come. An endless line
+    would keep all clients waiting for hours.
 
     Attributes:
-        query: What follows the question mark in its address, once its head has come.
-        unread: What has come behind it.
+        query: Query of the address, without the question mark; set when the head is complete.
+        unread: Bytes that came after the request.
     """
 
     query: str
-    proxy_netloc: str = ""  # of an address that names a server, as for a proxy
+    proxy_netloc: str = ""  # the host in the address, if the client takes us for a proxy
 
-    def __init__(self, adj: Adjustments, head_read: Callable[["IncomingRequest"], None]) -> None:
-        """Wait for its first byte.
+    def __init__(self, adj: Adjustments, on_head: Callable[["IncomingRequest"], None]) -> None:
+        """Create a request of which no byte has come.
 
         Args:
-            adj: The limits on it.
-            head_read: Called when its head has come.
+            adj: Waitress's settings, with the limits on a request.
+            on_head: Called with this request when its head is complete.
         """
         super().__init__(adj)
         self.unread = b""
-        self._head_read = head_read
+        self._on_head = on_head
         self._has_head = False
 
     def received(self, data: bytes) -> int:
-        """Add bytes; gives how many belong to it, or are kept in `unread`."""
+        """Parse bytes; return how many of them are used or stored in `unread`."""
         consumed = super().received(data)
         if self.headers_finished and not self._has_head:
             self._has_head = True
-            self._head_read(self)
+            self._on_head(self)
             if self.proxy_netloc and self.proxy_netloc != self.headers.get("HOST"):
-                # Of two names for the server only one is checked (RFC 9112 section 3.2.2).
+                # Only the header is checked later (RFC 9112 section 3.2.2).
                 self.error = BadRequest("The address and the header Host name two servers.")
                 self.completed = True
         if self.chunked and self.error is None:
@@ -78,114 +88,104 @@ class IncomingRequest(HTTPRequestParser):
 
     @property
     def has_begun(self) -> bool:
-        """Whether something of the request has come."""
+        """Whether a byte of the request has come."""
         return bool(self.header_plus) or self.headers_finished
 
-    def swallow_body(self) -> None:
-        """Let the body come, but keep nothing of it."""
-        self.body_rcv = FixedStreamReceiver(self.content_length, _Nowhere(0))
+    def discard_body(self) -> None:
+        """Receive the body without keeping it; the app gets an empty body."""
+        self.body_rcv = FixedStreamReceiver(self.content_length, _DiscardingBuffer(0))
         self.headers = {**self.headers, "CONTENT_LENGTH": "0"}
 
 
-DEADLINE_SECONDS = 20.0
-"""For a request's head, from the connection's begin or the previous answer's end."""
-
-LEAST_BYTES_A_SECOND = 8 << 10
-"""What a body has to come by, and an answer to go by, after the first `DEADLINE_SECONDS`."""
-
-Knows = Callable[[Mapping[str, str], str], bool]
-"""Whether a request shows the token, by its headers as waitress names them and its query."""
-
-
-class Reception(TcpWSGIServer):
-    """What a connection asks of its server.
+class ConnectionServer(TcpWSGIServer):
+    """What a connection uses of its server; `Server` implements it in a module above this one.
 
     Attributes:
-        knows: Tells who is no stranger.
-        is_ending: Whether no more requests are taken.
+        shows_token: Tells requests of known clients from those of strangers.
+        is_ending: Whether no more requests are accepted.
     """
 
-    knows: Knows
+    shows_token: TokenCheck
     is_ending: bool
 
-    def forget(self, channel: "Channel") -> None:
-        """Count a connection as a stranger's no more."""
+    def remove_stranger(self, connection: "ClientConnection") -> None:
+        """Remove a connection, which is closed or has shown the token, from the strangers."""
         raise NotImplementedError
 
 
-class Channel(HTTPChannel):
+class ClientConnection(HTTPChannel):
     """One connection, which answers one request after the other.
 
     Attributes:
-        is_known: Whether it has shown the token.
-        unread: What has come behind the request that is being answered.
-        since: When it began what it does now, by the monotonic clock.
+        is_known: Whether a request of the connection has shown the token.
+        unread: Bytes that came after the request that is being answered.
+        since: When the current phase began, by the monotonic clock. Phases are: waiting for a
+            head, receiving a body, and sending an answer.
     """
 
-    server: Reception
+    server: ConnectionServer
     request: IncomingRequest | None
     _moved: int
 
     def __init__(
         self,
-        server: Reception,
+        server: ConnectionServer,
         sock: socket.socket,
         addr: tuple[str, int],
         adj: Adjustments,
         map: Mapping[int, socket.socket] | None = None,
     ) -> None:
-        """Take over a connection that was accepted."""
+        """Take over an accepted socket; the arguments are waitress's."""
         self.is_known = False
         self.unread = b""
-        self._own_socket = sock  # waitress drops its own where it closes it
-        self._is_at_work = False
+        self._own_socket = sock  # waitress sets its own reference to None when it closes it
+        self._is_working = False
         self._is_answering = False
-        self._restart_clock()
+        self._start_phase()
         super().__init__(server, sock, addr, adj, map=map)
 
     @property
     def is_replaceable(self) -> bool:
-        """Whether nothing that is at work is lost with it."""
-        return not self._is_at_work
+        """Whether the app is not working on a request of the connection."""
+        return not self._is_working
 
     @property
     def is_idle(self) -> bool:
-        """Whether it is between two requests."""
+        """Whether the connection is between two requests."""
         has_begun = self.request is not None and self.request.has_begun
         return not (self.requests or self.unread or has_begun or self.total_outbufs_len)
 
     def is_overdue(self, now: float) -> bool:
-        """Whether the client lets a request or an answer wait longer than it may."""
-        return self._behind(now) > DEADLINE_SECONDS
+        """Return whether the client has exceeded the deadline of the current phase."""
+        return self._lateness(now) > DEADLINE_SECONDS
 
-    def stalled(self, now: float) -> float:
-        """Seconds for which the client has moved too little; 0 where it waits for the server."""
-        return 0.0 if self.requests else max(self._behind(now), now - self._moved_at)
+    def stalled_seconds(self, now: float) -> float:
+        """Return for how long the client has moved too few bytes; 0 while the app works for it."""
+        return 0.0 if self.requests else max(self._lateness(now), now - self._moved_at)
 
     def refuse(self, status: str) -> None:
-        """Answer a request that has begun and has no answer yet, and close the connection."""
+        """Close the connection; a request without an answer is answered with `status` first."""
         with self.outbuf_lock:
             is_open = self.connected and not self.total_outbufs_len
             if is_open and not self.is_idle and not (self.requests and self._is_answering):
                 with suppress(OSError):
                     head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
                     self._own_socket.send(head.encode())
-                    self._own_socket.recv(
-                        1 << 16
-                    )  # what is unread at a close takes the answer along
+                    # To close a socket with unread bytes would discard the answer too.
+                    self._own_socket.recv(1 << 16)
             self.handle_close()
 
     def check_client_disconnected(self) -> bool:  # type: ignore[override]  # stubs err
-        """Whether the client has gone; for the thread that answers it."""
+        """Return whether the client is gone; called by the thread that answers its request."""
         try:
             return self._own_socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
         except BlockingIOError:
             return False
-        except OSError:  # it is closed
+        except OSError:  # the socket is closed
             return True
 
     def readable(self) -> bool:
-        """Whether more may be read; begins the next request where it has come already."""
+        """Return whether to read from the socket; parses the next request if it is here already."""
         if self.server.is_ending or not self.connected:
             return False
         if self.unread and super().readable():
@@ -194,75 +194,76 @@ class Channel(HTTPChannel):
         return super().readable()
 
     def received(self, data: bytes) -> bool:
-        """Add what has come to the request."""
-        request = self.request = self.request or IncomingRequest(self.adj, self._head_read)
+        """Add bytes to the current request."""
+        request = self.request = self.request or IncomingRequest(self.adj, self._on_head)
         is_open = super().received(data)
         self.unread = request.unread
         return is_open
 
     def recv(self, buffer_size: int) -> bytes:
-        """Read, and count the bytes."""
+        """Read from the socket, and count the bytes."""
         data = super().recv(buffer_size)
         self._count(len(data))
         return data
 
     def send(self, data: bytes, do_close: bool = True) -> int:
-        """Send, and count the bytes."""
+        """Write to the socket, and count the bytes."""
         count = super().send(data, do_close)
         self._count(count)
         return count
 
     def write_soon(self, data: bytes) -> int:
-        """Send an answer, or a part of it."""
+        """Queue a part of an answer; a new phase begins."""
         with self.outbuf_lock:
             self._is_answering = True
-            self._restart_clock()
+            self._start_phase()
         return super().write_soon(data)
 
     def handle_write(self) -> None:
-        """Send what waits; the time for the next request begins when all is sent."""
-        waited = self.total_outbufs_len
+        """Send queued bytes; a new phase begins when all are sent."""
+        had_queued = self.total_outbufs_len
         super().handle_write()
-        if waited and not self.total_outbufs_len:
-            self._restart_clock()
+        if had_queued and not self.total_outbufs_len:
+            self._start_phase()
 
     def service(self) -> None:
-        """Answer one request."""
-        self._is_at_work = True
+        """Let the app answer one request."""
+        self._is_working = True
         try:
             super().service()
         finally:
-            self._is_at_work = False
+            self._is_working = False
 
     def del_channel(self, map: Mapping[int, socket.socket] | None = None) -> None:
-        """Leave the server's lists."""
+        """Remove the connection from the lists of the server."""
         super().del_channel(map)
-        self.server.forget(self)
+        self.server.remove_stranger(self)
 
-    def _behind(self, now: float) -> float:
+    def _lateness(self, now: float) -> float:
+        """Return the seconds of the current phase beyond what the bytes moved allow for."""
         if self.requests:
             return 0.0
         is_body = self.request is not None and self.request.headers_finished
         moved = self._moved if is_body or self.total_outbufs_len else 0
-        return now - self.since - moved / LEAST_BYTES_A_SECOND
+        return now - self.since - moved / MIN_BYTES_PER_SECOND
 
     def _count(self, moved: int) -> None:
         if moved:
             self._moved += moved
             self._moved_at = time.monotonic()
 
-    def _restart_clock(self) -> None:
+    def _start_phase(self) -> None:
         self.since = self._moved_at = time.monotonic()
         self._moved = 0
 
-    def _head_read(self, request: IncomingRequest) -> None:
-        """See who asks, before a body comes."""
-        self._restart_clock()
+    def _on_head(self, request: IncomingRequest) -> None:
+        """Check the token before the body comes; the body of a stranger is discarded."""
+        self._start_phase()
         self._is_answering = False
         if request.error is not None:
             return
-        if not self.is_known and self.server.knows(request.headers, request.query):
+        if not self.is_known and self.server.shows_token(request.headers, request.query):
             self.is_known = True
-            self.server.forget(self)
+            self.server.remove_stranger(self)
         if request.body_rcv is not None and not request.chunked and not self.is_known:
-            request.swallow_body()
+            request.discard_body()

@@ -1,7 +1,8 @@
-"""Chosen rows as a file: CSV that a spreadsheet takes for text, or Parquet with all columns.
+"""The export of selected rows as CSV, safe for spreadsheets, or as Parquet with all columns.
 
-An export lies on the disk until it is sent, as an answer that has begun can be refused no more. It
-is written some rows at a time, and what all of them take of memory and disk is bounded.
+An export is written to the disk before it is sent, because an answer that has begun can no longer
+be refused. Rows are written in pieces, so that memory stays small, and the disk space of all
+exports together is limited.
 """
 
 import io
@@ -11,121 +12,156 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
+from flask import Blueprint, Response, request, send_file
+from werkzeug.exceptions import NotFound, ServiceUnavailable
 
 from cxrbatch.errors import CxrbatchError, TableError
 from cxrbatch.results.table import PROVENANCE_KEY
 from cxrbatch.scoring.table_writer import table_writer
-from cxrbatch.webapp.children import Busy, Queue
-from cxrbatch.webapp.filters import Filter
-from cxrbatch.webapp.opened import OpenedTable
+from cxrbatch.webapp.children import ServerBusy, WorkQueue
+from cxrbatch.webapp.library import InsufficientStorage, get_service, requested_table
+from cxrbatch.webapp.row_filter import RowFilter, parse_filter
+from cxrbatch.webapp.served_table import ServedTable
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-FORMATS = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
+EXPORT_FORMATS = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
 """File ending -> media type."""
 
-MOST_BYTES = 2 << 30
-"""Size of one export at most."""
+MAX_EXPORT_BYTES = 2 << 30
+"""Size of the largest export."""
 
-_MOST_BYTES_TOGETHER = 4 << 30
+_MAX_TOTAL_BYTES = 4 << 30
 _PIECE_BYTES = 8 << 20
 _FORMULA = r"^[=+\-@\t\r\n]"
 
-
-class Unwanted(Exception):
-    """The client that asked for an export has gone."""
+blueprint = Blueprint("export", __name__)
 
 
-class NoRoom(Exception):
-    """The disk takes no more; the message is the system's."""
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The rows of an export.
 
+    Attributes:
+        table: The table.
+        row_filter: Selects the rows; their order is the table's.
+        is_wanted: Returns whether the client is still connected.
+    """
 
-class Exports:
-    """Makes exports, and bounds what those that are not sent yet take of the disk."""
+    table: ServedTable
+    row_filter: RowFilter
+    is_wanted: Callable[[], bool]
 
-    def __init__(self, queue: Queue) -> None:
-        """Make nothing yet.
+    def row_groups(self) -> Iterator[pa.Table]:
+        """Yield the selected rows of each row group of the table.
 
-        Args:
-            queue: Whose turn it is.
+        Raises:
+            ServiceUnavailable: The client is gone.
         """
-        self._queue = queue
+        numbers = self.table.numbers(self.row_filter)
+        first = 0
+        for group in self.table.table.row_groups():
+            if not self.is_wanted():
+                raise ServiceUnavailable("Nobody waits for it.")
+            start, stop = numbers.searchsorted([first, first + len(group)])
+            yield group.take(pa.array(numbers[start:stop] - first))
+            first += len(group)
+
+
+@blueprint.get("/runs/<id>/export.<form>")
+def send_export(id: str, form: str) -> Response:
+    """Send the filtered rows of a run as a file, in the table's order."""
+    _, table = requested_table(id)
+    if form not in EXPORT_FORMATS:
+        raise NotFound("Rows are exported as CSV or Parquet.")
+    has_gone = request.environ.get("waitress.client_disconnected", bool)
+    selection = Selection(table, parse_filter(request.args, table.table), lambda: not has_gone())
+    return send_file(
+        get_service(Exporter).write(selection, form),
+        mimetype=EXPORT_FORMATS[form],
+        as_attachment=True,
+        download_name=f"rows.{form}",
+    )
+
+
+class Exporter:
+    """Writes exports, and limits the disk space of those that are not sent yet."""
+
+    def __init__(self) -> None:
+        """Create an exporter that has written nothing."""
+        self._queue = WorkQueue(running=2, waiting=4)
         self._lock = threading.Lock()
         self._bytes = 0
 
-    def make(
-        self, opened: OpenedTable, chosen: Filter, form: str, *, is_wanted: Callable[[], bool]
-    ) -> BinaryIO:
-        """Write rows, in the table's order, to a file without a name that lasts until closed.
+    def write(self, selection: Selection, form: str) -> BinaryIO:
+        """Write rows to a temporary file without a name, which is gone when it is closed.
 
         Args:
-            opened: The table.
-            chosen: Which rows.
-            form: One of `FORMATS`.
-            is_wanted: Whether the client still waits.
+            selection: The rows.
+            form: A key of `EXPORT_FORMATS`.
 
         Raises:
-            Busy: Too many wait, or other exports fill the space for exports.
-            CxrbatchError: The export would be larger than `MOST_BYTES`.
-            NoRoom: The disk is full.
+            CxrbatchError: The export would be larger than `MAX_EXPORT_BYTES`.
+            InsufficientStorage: The disk of temporary files is full.
+            ServerBusy: Too many requests wait, or other exports fill the space for exports.
+            ServiceUnavailable: The client is gone.
             TableError: The table is damaged.
-            Unwanted: The client has gone.
         """
         write = _write_csv if form == "csv" else _write_parquet
         with self._queue.turn():
-            file = _SpooledFile(self)
+            file = _ExportFile(self)
             try:
-                write(opened, chosen, file, is_wanted)
+                write(selection, file)
                 file.seek(0)
             except BaseException as error:
-                with suppress(OSError):  # a full disk takes what is in the buffer no better
+                with suppress(OSError):  # to close writes the buffer, which fails again
                     file.close()
                 raise _explained(error) from None
             return file
 
-    def take(self, count: int) -> None:
-        """Count bytes that are written.
+    def reserve(self, count: int) -> None:
+        """Add bytes to those on the disk.
 
         Raises:
-            Busy: The space for exports is full.
+            ServerBusy: The space for exports is full.
         """
         with self._lock:
-            if self._bytes + count > _MOST_BYTES_TOGETHER:
-                raise Busy("Exports that are being fetched fill the disk space for exports")
+            if self._bytes + count > _MAX_TOTAL_BYTES:
+                raise ServerBusy("Exports that are being fetched fill the disk space for exports")
             self._bytes += count
 
     def release(self, count: int) -> None:
-        """Count bytes no more."""
+        """Subtract bytes of a file that was closed from those on the disk."""
         with self._lock:
             self._bytes -= count
 
 
-class _SpooledFile(io.BufferedRandom):
-    """A file without a name whose size counts until it is closed."""
+class _ExportFile(io.BufferedRandom):
+    """A temporary file without a name whose bytes are reserved until it is closed."""
 
-    def __init__(self, exports: Exports) -> None:
-        self._exports = exports
+    def __init__(self, exporter: Exporter) -> None:
+        self._exporter = exporter
         self._size = 0
         with tempfile.TemporaryFile() as file:
             super().__init__(io.FileIO(os.dup(file.fileno()), "r+"))
 
     def write(self, data: "Buffer", /) -> int:
-        if self.closed:  # a Parquet writer ends its file even where that has failed
+        if self.closed:  # a Parquet writer writes its footer even after a write has failed
             raise ValueError("write to closed file")
         count = memoryview(data).nbytes
-        if self._size + count > MOST_BYTES:
+        if self._size + count > MAX_EXPORT_BYTES:
             raise CxrbatchError(
-                f"the export would be larger than {MOST_BYTES >> 20} MiB: choose fewer rows, or "
-                "copy the table's file"
+                f"the export would be larger than {MAX_EXPORT_BYTES >> 20} MiB: choose fewer "
+                "rows, or copy the table's file"
             )
-        self._exports.take(count)
+        self._exporter.reserve(count)
         self._size += count
         return super().write(data)
 
@@ -134,76 +170,61 @@ class _SpooledFile(io.BufferedRandom):
             super().close()
         finally:
             size, self._size = self._size, 0
-            self._exports.release(size)
+            self._exporter.release(size)
 
 
 def _explained(error: BaseException) -> BaseException:
     if isinstance(error, MemoryError):
-        return Busy("There is too little memory for the export now")
+        return ServerBusy("There is too little memory for the export now")
     if isinstance(error, pa.ArrowException):
         return TableError("the table is damaged")
     if isinstance(error, OSError):
-        return NoRoom(error.strerror)
+        return InsufficientStorage(
+            f"The export does not fit on the disk: {error.strerror}. Choose fewer rows."
+        )
     return error
 
 
-def _chosen_rows(
-    opened: OpenedTable, chosen: Filter, is_wanted: Callable[[], bool]
-) -> Iterator[pa.Table]:
-    ids = opened.ids(chosen)
-    first = 0
-    for group in opened.table.row_groups():
-        if not is_wanted():
-            raise Unwanted
-        here = ids[ids.searchsorted(first) : ids.searchsorted(first + len(group))]
-        yield group.take(pa.array(here - first))
-        first += len(group)
-
-
-def _write_parquet(
-    opened: OpenedTable, chosen: Filter, file: BinaryIO, is_wanted: Callable[[], bool]
-) -> None:
-    told = {
-        **opened.table.provenance,
-        "rows": opened.count(chosen),
-        "filter": {name: text for name, text in chosen.arguments().items() if name != "sort"},
+def _write_parquet(selection: Selection, file: BinaryIO) -> None:
+    arguments = selection.row_filter.arguments()
+    provenance = {
+        **selection.table.table.provenance,
+        "rows": selection.table.count(selection.row_filter),
+        "filter": {name: text for name, text in arguments.items() if name != "sort"},
     }
-    metadata = {PROVENANCE_KEY: json.dumps(told).encode()}
-    writer: pq.ParquetWriter | None = None
+    metadata = {PROVENANCE_KEY: json.dumps(provenance).encode()}
+    writer = None
     try:
-        for group in _chosen_rows(opened, chosen, is_wanted):
+        for group in selection.row_groups():
             if writer is None:
-                schema = group.schema.with_metadata(metadata)
-                writer = table_writer(file, schema)
+                writer = table_writer(file, group.schema.with_metadata(metadata))
             writer.write_table(group.replace_schema_metadata(metadata))
         if writer is not None:
             writer.close()
     finally:
         if writer is not None:
-            writer.is_open = False  # it would end a file that failed once more, and complain
+            writer.is_open = False  # or it would write its footer to the failed file, and complain
 
 
-def _write_csv(
-    opened: OpenedTable, chosen: Filter, file: BinaryIO, is_wanted: Callable[[], bool]
-) -> None:
+def _write_csv(selection: Selection, file: BinaryIO) -> None:
     is_first = True
-    for group in _chosen_rows(opened, chosen, is_wanted):
+    for group in selection.row_groups():
         for piece in _pieces(group.drop_columns("heatmaps")):
-            plain = {_safe_name(name): _safe(piece[name]) for name in piece.column_names}
-            pa_csv.write_csv(pa.table(plain), file, pa_csv.WriteOptions(include_header=is_first))
+            safe = {_safe_name(name): _safe_texts(piece[name]) for name in piece.column_names}
+            pa_csv.write_csv(pa.table(safe), file, pa_csv.WriteOptions(include_header=is_first))
             is_first = False
 
 
 def _pieces(table: pa.Table) -> Iterator[pa.Table]:
-    """Cut rows so that what is made of them takes little memory; one piece where there are none."""
+    """Yield slices of about `_PIECE_BYTES`; one slice where the table has no rows."""
     rows = len(table)
     step = max(1, rows * _PIECE_BYTES // max(1, table.nbytes))
     for start in range(0, max(1, rows), step):
         yield table.slice(start, step)
 
 
-def _safe(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A quote in front of what a spreadsheet would take for a formula."""
+def _safe_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Put a quote before each text that a spreadsheet would take for a formula."""
     if pa.types.is_list(column.type):
         column = pc.binary_join(column, " ")
     if not pa.types.is_string(column.type):

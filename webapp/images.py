@@ -1,130 +1,172 @@
-"""The page of one image, its film, its thumbnail and its heat maps."""
+"""The page of one image, with its radiograph, its thumbnail and its heat maps."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import io
+from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 from flask import Blueprint, Response, current_app, render_template, request
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import BadRequest, NotFound
+from werkzeug.exceptions import NotFound
 
-from cxrbatch.model.card import Card
+from cxrbatch.model.overlays import heat_picture
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.results.table import FACTS, Table
-from cxrbatch.webapp.films import heat_layer
-from cxrbatch.webapp.filters import parse_filter
-from cxrbatch.webapp.library import Found
-from cxrbatch.webapp.opened import OpenedTable, Row
-from cxrbatch.webapp.runs import card_of, model_name
-from cxrbatch.webapp.services import asked_table, services
+from cxrbatch.scoring.revisiting import UNKNOWN_ORIGIN, Origin
+from cxrbatch.webapp.children import (
+    ChildProcesses,
+    EncodedImage,
+    RowImage,
+    WorkQueue,
+    encode_row_image,
+)
+from cxrbatch.webapp.library import ServedFile, get_service, requested_table
+from cxrbatch.webapp.row_filter import parse_filter, parse_number
+from cxrbatch.webapp.runs import card_of_table, model_name
+from cxrbatch.webapp.served_table import RowValues, ServedTable
+from cxrbatch.workers.worker import WorkerFault
 
 OUTCOMES = {code.value: code for code in Outcome}
-FLAG_MEANINGS = {flag.value: flag.meaning for flag in Flag}
-SHOWN_FACTS = tuple(name for name in FACTS if not name.endswith("_uid"))
-"""What a page tells of a header."""
+"""Outcome code -> its meaning and remedy."""
 
+FLAG_MEANINGS = {flag.value: flag.meaning for flag in Flag}
+"""Flag code -> its meaning."""
+
+SHOWN_FACTS = tuple(name for name in FACTS if not name.endswith("_uid"))
+"""The facts of a header that a page shows."""
+
+_MAX_THUMBNAILS = 2000
+_MAX_PLACE = 999_999_999
+_HEAT_MAP_EDGE = 256
+_NO_IMAGE = "the file gave no image to be scored"
 
 blueprint = Blueprint("images", __name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """An operating point of a class, and on which side of it an image lies."""
+class ImageEncoder:
+    """Encodes the images of rows in child processes; keeps thumbnails as long as their table."""
 
-    name: str
-    threshold: float
-    sensitivity: float
-    specificity: float
-    is_reached: bool
+    def __init__(self, children: ChildProcesses) -> None:
+        """Create an encoder; `children` read and encode the images."""
+        self._children = children
+        self._queue = WorkQueue(running=2, waiting=10)
+        self._thumbnails: WeakKeyDictionary[ServedTable, dict[int, EncodedImage]] = (
+            WeakKeyDictionary()
+        )
+
+    def encode(self, table: ServedTable, row: RowValues, *, is_thumbnail: bool) -> EncodedImage:
+        """Read the image of a row again, and encode it.
+
+        Args:
+            table: The table.
+            row: All columns of the row.
+            is_thumbnail: Whether to return a small WebP instead of a PNG of full size.
+
+        Raises:
+            ServerBusy: Too many requests wait.
+        """
+        if not is_thumbnail:
+            return self._encode(table, row, is_thumbnail=False)
+        thumbnails = self._thumbnails.setdefault(table, {})
+        number = int(row["row"])
+        if number not in thumbnails:
+            thumbnail = self._encode(table, row, is_thumbnail=True)
+            if len(thumbnails) >= _MAX_THUMBNAILS:
+                thumbnails.clear()
+            thumbnails[number] = thumbnail
+        return thumbnails[number]
+
+    def _encode(self, table: ServedTable, row: RowValues, *, is_thumbnail: bool) -> EncodedImage:
+        origin = Origin.of(table.table)
+        if origin is None:
+            return EncodedImage(b"", UNKNOWN_ORIGIN)
+        if not row["image_hash"]:
+            return EncodedImage(b"", _NO_IMAGE)
+        image = RowImage(origin, row["path"], row["frame"], row["image_hash"], is_thumbnail)
+        with self._queue.turn():
+            encoded = self._children.call(encode_row_image, image)
+        return EncodedImage(b"", encoded.detail) if isinstance(encoded, WorkerFault) else encoded
+
+
+def heat_map_png(levels: npt.NDArray[np.uint8]) -> bytes:
+    """Draw a heat map as a square PNG to lay over its image; a stronger level is less transparent.
+
+    Args:
+        levels: Shape (h, w), on the scale that all classes of the image share.
+    """
+    strength = levels.astype(np.float32) / np.float32(255.0)
+    stream = io.BytesIO()
+    heat_picture(strength, edge=_HEAT_MAP_EDGE).save(stream, format="PNG")
+    return stream.getvalue()
 
 
 @blueprint.get("/runs/<id>/images/<int:number>")
-def image(id: str, number: int) -> ResponseReturnValue:
-    """One image."""
-    found, opened, row = _asked_row(id, number)
-    chosen = parse_filter(request.args, opened.table, beside=("at",))
-    at, (before, after) = opened.around(chosen, number, at=_place())
-    scored = opened.table.classes if row["prediction"] else ()
-    probabilities = {name: row[f"p_{name}"] for name in scored}
+def show_image(id: str, number: int) -> ResponseReturnValue:
+    """Show the image of one row, its scores, and links to its neighbours in the filtered rows."""
+    file, served, row = _requested_row(id, number)
+    table = served.table
+    row_filter = parse_filter(request.args, table, others=("at",))
+    guess = parse_number(request.args, "at", default=0, least=0, most=_MAX_PLACE)
+    place, (before, after) = served.neighbours(row_filter, number, guess=guess)
+    card = card_of_table(table)
     return render_template(
         "image.html",
-        run=found,
+        run=file,
         row=row,
         number=number,
-        at=at,
-        count=opened.count(chosen),
+        at=place,
+        count=served.count(row_filter),
         before=before,
         after=after,
-        chosen=chosen.arguments(),
-        model=model_name(opened.table),
-        classes=opened.table.classes,
-        probabilities=probabilities,
-        points=points_of(card_of(opened.table), probabilities),
+        arguments=row_filter.arguments(),
+        model=model_name(table),
+        classes=table.classes,
+        probabilities={name: row[f"p_{name}"] for name in table.classes},
+        points=card.operating_points if card else {},
         outcome=OUTCOMES.get(row["outcome"]),
         flags=[(flag, FLAG_MEANINGS.get(flag, "")) for flag in row["flags"] or ()],
         facts=[(name, row[name]) for name in SHOWN_FACTS if row[name]],
-        geometry=_geometry(opened.table),
+        geometry=_geometry(table),
     )
 
 
 @blueprint.get("/runs/<id>/images/<int:number>/film.png")
-def film(id: str, number: int) -> Response:
-    """Its radiograph in full."""
-    _, opened, row = _asked_row(id, number)
-    found = services().films.film(opened, row)
-    if not found.content:
-        raise NotFound(f"There is no image to show: {found.why}.")
-    return Response(found.content, mimetype="image/png")
+def send_image(id: str, number: int) -> Response:
+    """Send the radiograph of a row in full size."""
+    _, table, row = _requested_row(id, number)
+    image = get_service(ImageEncoder).encode(table, row, is_thumbnail=False)
+    if not image.content:
+        raise NotFound(f"There is no image to show: {image.absence}.")
+    return Response(image.content, mimetype="image/png")
 
 
 @blueprint.get("/runs/<id>/images/<int:number>/thumbnail.webp")
-def thumbnail(id: str, number: int) -> Response:
-    """Its radiograph small, or a sign that there is none."""
-    _, opened, row = _asked_row(id, number)
-    found = services().films.thumbnail(opened, row)
-    if not found.content:
+def send_thumbnail(id: str, number: int) -> Response:
+    """Send the radiograph of a row made small, or a placeholder where there is no image."""
+    _, table, row = _requested_row(id, number)
+    image = get_service(ImageEncoder).encode(table, row, is_thumbnail=True)
+    if not image.content:
         return current_app.send_static_file("absent.svg")
-    return Response(found.content, mimetype="image/webp")
+    return Response(image.content, mimetype="image/webp")
 
 
-@blueprint.get("/runs/<id>/images/<int:number>/heat/<int:of>.png")
-def heat(id: str, number: int, of: int) -> Response:
-    """The heat map of one class, by its number."""
-    _, opened, row = _asked_row(id, number)
-    if row["heatmaps"] is None or of >= len(opened.table.classes):
+@blueprint.get("/runs/<id>/images/<int:number>/heat/<int:class_index>.png")
+def send_heat_map(id: str, number: int, class_index: int) -> Response:
+    """Send the heat map of one class of a row, as the table has it."""
+    _, served, row = _requested_row(id, number)
+    if row["heatmaps"] is None or class_index >= len(served.table.classes):
         raise NotFound("There is no heat map.")
-    size = int(opened.table.provenance["heatmap_size"])
+    size = int(served.table.provenance["heatmap_size"])
     levels = np.frombuffer(row["heatmaps"], np.uint8).reshape(-1, size, size)
-    return Response(heat_layer(levels[of]), mimetype="image/png")
+    return Response(heat_map_png(levels[class_index]), mimetype="image/png")
 
 
-def points_of(card: Card | None, probabilities: Mapping[str, float]) -> dict[str, list[Point]]:
-    """The operating points that a card names, by class, against an image's probabilities."""
-    if card is None:
-        return {}
-    return {
-        name: [
-            Point(point, **rates, is_reached=probabilities[name] >= rates["threshold"])
-            for point, rates in named.items()
-        ]
-        for name, named in card.operating_points.items()
-        if name in probabilities
-    }
-
-
-def _asked_row(id: str, number: int) -> tuple[Found, OpenedTable, Row]:
-    found, opened = asked_table(id)
-    row = opened.row(number)
+def _requested_row(id: str, number: int) -> tuple[ServedFile, ServedTable, RowValues]:
+    file, table = requested_table(id)
+    row = table.row(number)
     if row is None:
         raise NotFound("There is no such row any more.")
-    return found, opened, row
-
-
-def _place() -> int:
-    given = request.args.get("at") or "0"
-    if not (given.isascii() and given.isdigit() and len(given) < 10):
-        raise BadRequest("A place is a number from 0.")
-    return int(given)
+    return file, table, row
 
 
 def _geometry(table: Table) -> str:

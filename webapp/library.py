@@ -1,4 +1,7 @@
-"""The tables and reports below a folder, as they are at this moment, each under an opaque id."""
+"""Library: the tables and reports below the served folder; and how a route gets what it works with.
+
+A client names a table or report by an opaque id, never by its path.
+"""
 
 import hashlib
 import os
@@ -8,29 +11,56 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, cast
+
+from flask import Flask, current_app
+from werkzeug.exceptions import HTTPException, NotFound
 
 from cxrbatch.errors import TableError
-from cxrbatch.webapp.opened import OpenedTable
+from cxrbatch.webapp.served_table import ServedTable
 
-_DEEPEST = 3
-_MOST_ENTRIES = 100_000
-_MOST_OPEN = 8
+_MAX_DEPTH = 3
+_MAX_ENTRIES = 100_000
+_MAX_OPEN = 8
 _FRESH_SECONDS = 1.0
 _REPORT_MARK = b'name="generator" content="cxrbatch'
 _MARK_WITHIN = 4096
 
-Version = tuple[int, int, int, int]
-"""Device, inode, time of change and size: another one is another file."""
+FileVersion = tuple[int, int, int, int]
+"""Device, inode, time of change in ns and size; they differ where the file is another one."""
+
+Service = TypeVar("Service")
+
+
+def add_service(app: Flask, service: object) -> None:
+    """Store an object that the routes of an app use; an app has one object of each class."""
+    app.extensions[type(service).__name__] = service
+
+
+def get_service(kind: type[Service], app: Flask | None = None) -> Service:
+    """Return the object of a class that `add_service` stored.
+
+    Args:
+        kind: The class.
+        app: The app; None for the one that answers the current request.
+    """
+    return cast(Service, (app or current_app).extensions[kind.__name__])
+
+
+class InsufficientStorage(HTTPException):
+    """The disk cannot take a file; answered with 507 (RFC 4918 section 11.5)."""
+
+    code = 507
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A file of interest.
+class ServedFile:
+    """A table or report below the served folder.
 
     Attributes:
-        id: What clients call it.
-        path: Where it is.
-        name: Its path below the folder, for a person.
+        id: The name that clients use; 16 hexadecimal digits.
+        path: Path of the file.
+        name: Path relative to the served folder, for a person.
     """
 
     id: str
@@ -38,102 +68,115 @@ class Found:
     name: str
 
     @property
-    def version(self) -> Version:
-        """What the file is now.
+    def version(self) -> FileVersion:
+        """The version that is on the disk now.
 
         Raises:
-            OSError: It has gone.
+            OSError: The file is gone.
         """
         state = self.path.stat()
         return state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size
 
 
 class Library:
-    """Looks again at most once a second, so that what appears is there without a restart."""
+    """The tables and reports below a folder.
+
+    The folder is listed again when a method is called and the last listing is older than a second,
+    so new files appear without a restart.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Look at nothing yet.
+        """Store the folder; the first call of a method lists it.
 
         Args:
-            folder: Links in it are not followed.
+            folder: The folder; symbolic links in it are skipped.
         """
         self._folder = folder.resolve()
         self._lock = threading.Lock()
-        self._seen = -_FRESH_SECONDS
-        self._tables: dict[str, Found] = {}
-        self._reports: dict[str, Found] = {}
-        self._open: OrderedDict[str, tuple[Version, OpenedTable]] = OrderedDict()
+        self._listed_at = -_FRESH_SECONDS
+        self._tables: dict[str, ServedFile] = {}
+        self._reports: dict[str, ServedFile] = {}
+        self._open: OrderedDict[str, tuple[FileVersion, ServedTable]] = OrderedDict()
 
-    def tables(self) -> list[Found]:
-        """All tables, whole or broken, the newest first."""
-        self._look()
-        return sorted(self._tables.values(), key=_age, reverse=True)
+    def tables(self) -> list[ServedFile]:
+        """Return all tables, damaged ones too, the newest first."""
+        self._refresh()
+        return sorted(self._tables.values(), key=_modified, reverse=True)
 
-    def reports(self, table: Found) -> list[Found]:
-        """The reports that lie beside a table, its namesake first."""
-        self._look()
+    def table(self, id: str) -> ServedFile | None:
+        """Return the table of an id; None where there is none."""
+        self._refresh()
+        return self._tables.get(id)
+
+    def report(self, id: str) -> ServedFile | None:
+        """Return the report of an id; None where there is none."""
+        self._refresh()
+        return self._reports.get(id)
+
+    def reports_beside(self, table: ServedFile) -> list[ServedFile]:
+        """Return the reports in a table's folder; one with the table's name comes first."""
+        self._refresh()
         beside = [r for r in self._reports.values() if r.path.parent == table.path.parent]
         return sorted(beside, key=lambda r: (r.path.stem != table.path.stem, r.name))
 
-    def table(self, id: str) -> Found | None:
-        """The table of an id."""
-        self._look()
-        return self._tables.get(id)
-
-    def report(self, id: str) -> Found | None:
-        """The report of an id."""
-        self._look()
-        return self._reports.get(id)
-
-    def open(self, found: Found) -> OpenedTable:
-        """Open a table as it is now; one that is open already stays so while it does not change.
+    def open(self, file: ServedFile) -> ServedTable:
+        """Open a table; a table that is open already is returned again while its file is the same.
 
         Raises:
-            TableError: It is broken, or has gone.
+            TableError: The file is damaged or gone.
         """
         try:
-            version = found.version
+            version = file.version
         except OSError:
-            raise TableError(f"{found.name} is not there any more") from None
+            raise TableError(f"{file.name} is not there any more") from None
         with self._lock:
-            held = self._open.get(found.id)
-            if held is not None and held[0] == version:
-                self._open.move_to_end(found.id)
-                return held[1]
-        opened = OpenedTable(found.path, name=found.name)
+            opened = self._open.get(file.id)
+            if opened is not None and opened[0] == version:
+                self._open.move_to_end(file.id)
+                return opened[1]
+        table = ServedTable(file.path, name=file.name)
         with self._lock:
-            self._open[found.id] = version, opened
-            self._open.move_to_end(found.id)
-            # Who still reads one that is dropped keeps it; the last one closes it.
-            while len(self._open) > _MOST_OPEN:
+            self._open[file.id] = version, table
+            self._open.move_to_end(file.id)
+            # A thread that still reads a removed table keeps a reference, and so the open file.
+            while len(self._open) > _MAX_OPEN:
                 self._open.popitem(last=False)
-        return opened
+        return table
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         with self._lock:
-            if time.monotonic() - self._seen < _FRESH_SECONDS:
+            if time.monotonic() - self._listed_at < _FRESH_SECONDS:
                 return
-            tables, reports = {}, {}
-            for path in _files(self._folder):
-                if path.suffix == ".parquet":
-                    found = self._found(path)
-                    tables[found.id] = found
-                elif path.suffix == ".html" and _is_report(path):
-                    found = self._found(path)
-                    reports[found.id] = found
-            self._tables, self._reports = tables, reports
-            for gone in self._open.keys() - tables.keys():
+            files = [self._served(path) for path in _files(self._folder)]
+            self._tables = {f.id: f for f in files if f.path.suffix == ".parquet"}
+            self._reports = {f.id: f for f in files if f.path.suffix == ".html"}
+            for gone in self._open.keys() - self._tables.keys():
                 del self._open[gone]
-            self._seen = time.monotonic()
+            self._listed_at = time.monotonic()
 
-    def _found(self, path: Path) -> Found:
+    def _served(self, path: Path) -> ServedFile:
         name = os.fsencode(path.relative_to(self._folder))
         shown = name.decode("utf-8", "backslashreplace")
-        return Found(hashlib.sha256(name).hexdigest()[:16], path, shown)
+        return ServedFile(hashlib.sha256(name).hexdigest()[:16], path, shown)
+
+
+def requested_table(id: str) -> tuple[ServedFile, ServedTable]:
+    """Return the table of an id in an address, and open it.
+
+    Raises:
+        NotFound: There is no such table.
+        TableError: The table is damaged.
+    """
+    library = get_service(Library)
+    file = library.table(id)
+    if file is None:
+        raise NotFound("There is no such table any more.")
+    return file, library.open(file)
 
 
 def _files(top: Path) -> Iterator[Path]:
-    left = _MOST_ENTRIES
+    """Yield the tables and reports below a folder; hidden files and links are skipped."""
+    left = _MAX_ENTRIES
     folders = [(top, 0)]
     while folders and left > 0:
         folder, depth = folders.pop()
@@ -143,15 +186,18 @@ def _files(top: Path) -> Iterator[Path]:
             continue
         left -= len(entries)
         for entry in entries:
+            path = Path(entry.path)
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir(follow_symlinks=False) and depth < _DEEPEST:
-                folders.append((Path(entry.path), depth + 1))
-            elif entry.is_file(follow_symlinks=False):
-                yield Path(entry.path)
+            if entry.is_dir(follow_symlinks=False) and depth < _MAX_DEPTH:
+                folders.append((path, depth + 1))
+            elif entry.is_file(follow_symlinks=False) and _is_served(path):
+                yield path
 
 
-def _is_report(path: Path) -> bool:
+def _is_served(path: Path) -> bool:
+    if path.suffix != ".html":
+        return path.suffix == ".parquet"
     try:
         with path.open("rb") as file:
             return _REPORT_MARK in file.read(_MARK_WITHIN)
@@ -159,8 +205,8 @@ def _is_report(path: Path) -> bool:
         return False
 
 
-def _age(found: Found) -> float:
+def _modified(file: ServedFile) -> float:
     try:
-        return found.path.stat().st_mtime
+        return file.path.stat().st_mtime
     except OSError:
         return 0.0

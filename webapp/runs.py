@@ -1,87 +1,126 @@
-"""The pages of runs: all of them, one of them, its rows, its reports."""
+"""The pages of runs: the list of all runs, one run, its rows, and its reports.
+
+A run is a results table; its id is that of the table's file.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from flask import Blueprint, Response, render_template, request, send_file
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import BadRequest, NotFound
 
-from cxrbatch.errors import CheckpointError, TableError
+from cxrbatch.errors import CheckpointError, CxrbatchError, TableError
 from cxrbatch.model.card import Card
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.results.table import Table
-from cxrbatch.webapp.export import FORMATS
-from cxrbatch.webapp.filters import Filter, is_labelled, parse_filter, sortable
-from cxrbatch.webapp.library import Found
-from cxrbatch.webapp.services import asked_table, services
-from cxrbatch.webapp.summaries import Accuracy
+from cxrbatch.webapp.children import Accuracy, ChildProcesses, evaluate_table
+from cxrbatch.webapp.export import EXPORT_FORMATS
+from cxrbatch.webapp.library import Library, ServedFile, get_service, requested_table
+from cxrbatch.webapp.row_filter import (
+    RowFilter,
+    is_labelled,
+    parse_filter,
+    parse_number,
+    sortable_columns,
+)
+from cxrbatch.webapp.served_table import ServedTable
+from cxrbatch.workers.forkserver_client import ForkserverClosed
+from cxrbatch.workers.worker import WorkerFault
 
-PER_PAGE = {"table": 50, "sheet": 60}
-_MOST_PAGES = 10_000_000
+ROWS_PER_PAGE = {"table": 50, "sheet": 60}
+"""Layout of the page of rows -> rows on one page."""
 
-# A report carries its style with it, and no script.
+MAX_PAGE = 10_000_000
+"""Largest page number that is accepted."""
+
+_EVALUATION_WAIT_SECONDS = 0.1
+# A report brings its own style, and needs no script.
 _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; sandbox"
 )
+_MEANINGS = {code.value: code.meaning for code in (*Outcome, *Flag)}
 
 blueprint = Blueprint("runs", __name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """A table in one line.
+class Evaluations:
+    """Evaluates tables against their truth in the background, one at a time, each once."""
 
-    Attributes:
-        found: The file.
-        broken: Why it cannot be read; empty where it can.
-        changed: When it was last changed, seconds since 1970.
-        model: The checkpoint's name.
-        rows: Number of rows.
-        scored: Of them, scored.
-        accuracy: None where there is no truth, or while it is added up.
-        pending: Whether it is being added up.
-        reports: How many lie beside it.
+    def __init__(self, children: ChildProcesses) -> None:
+        """Create an empty cache.
+
+        Args:
+            children: Compute the evaluations.
+        """
+        self._children = children
+        self._thread = ThreadPoolExecutor(1)
+        self._futures: WeakKeyDictionary[ServedTable, Future[Accuracy | None]] = WeakKeyDictionary()
+
+    def close(self) -> None:
+        """Cancel the evaluations that have not started."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def get(self, table: ServedTable) -> tuple[Accuracy | None, bool]:
+        """Return the evaluation of a table, and whether it is still being computed.
+
+        The first call starts the computation; each call waits for it a tenth of a second at most.
+        The evaluation is None where the table has no truth or the computation failed.
+        """
+        if not is_labelled(table.table):
+            return None, False
+        future = self._futures.get(table)
+        if future is None:
+            future = self._futures[table] = self._thread.submit(self._compute, table)
+        try:
+            return future.result(_EVALUATION_WAIT_SECONDS), False
+        except TimeoutError:
+            return None, True
+
+    def _compute(self, table: ServedTable) -> Accuracy | None:
+        try:
+            result = self._children.call(evaluate_table, table.child_path)
+        except (CxrbatchError, ForkserverClosed):
+            return None
+        return None if isinstance(result, WorkerFault) else result
+
+
+def summarise_run(file: ServedFile) -> dict[str, Any]:
+    """Return a summary of a table, which may be damaged or gone, as JSON values.
+
+    Returns:
+        The properties of a run in `openapi.json`. A table that can be read also has `evaluation`
+        (None while it is computed and without a truth), `pending` (whether it is computed now) and
+        `reports` (number of reports in the table's folder).
     """
-
-    found: Found
-    broken: str = ""
-    changed: float = 0.0
-    model: str = ""
-    rows: int = 0
-    scored: int = 0
-    accuracy: Accuracy | None = None
-    pending: bool = False
-    reports: int = 0
-
-
-def overview(found: Found) -> Overview:
-    """Look at a table, whatever its state."""
+    library = get_service(Library)
+    summary: dict[str, Any] = {"id": file.id, "name": file.name}
     try:
-        opened = services().library.open(found)
-        scored = opened.count(Filter(equal=(("outcome", Outcome.SCORED.value),)))
-        changed = found.path.stat().st_mtime
+        table = library.open(file)
+        scored = table.count(RowFilter(equal=(("outcome", Outcome.SCORED.value),)))
+        changed = file.path.stat().st_mtime
     except TableError as error:
-        return Overview(found, broken=str(error))
+        return {**summary, "broken": str(error)}
     except OSError:
-        return Overview(found, broken=f"{found.name} is not there any more")
-    accuracy, pending = services().summaries.accuracy(opened)
-    return Overview(
-        found,
-        changed=changed,
-        model=model_name(opened.table),
-        rows=opened.table.rows,
-        scored=scored,
-        accuracy=accuracy,
-        pending=pending,
-        reports=len(services().library.reports(found)),
-    )
+        return {**summary, "broken": f"{file.name} is not there any more"}
+    evaluation, pending = get_service(Evaluations).get(table)
+    return {
+        **summary,
+        "changed": changed,
+        "model": model_name(table.table),
+        "rows": table.table.rows,
+        "scored": scored,
+        "evaluation": evaluation,
+        "pending": pending,
+        "reports": len(library.reports_beside(file)),
+    }
 
 
-def card_of(table: Table) -> Card | None:
-    """The card of the checkpoint that a table was made with; None where it is damaged."""
+def card_of_table(table: Table) -> Card | None:
+    """Return the card of the checkpoint that a table was made with; None where it is damaged."""
     try:
         return Card.from_json(str(table.provenance.get("card")))
     except CheckpointError:
@@ -89,147 +128,117 @@ def card_of(table: Table) -> Card | None:
 
 
 def model_name(table: Table) -> str:
-    """The checkpoint's name."""
-    card = card_of(table)
+    """Return the name of the checkpoint that a table was made with."""
+    card = card_of_table(table)
     return card.name if card else "unknown model"
 
 
 @blueprint.get("/")
-def index() -> ResponseReturnValue:
-    """All runs."""
-    found = [overview(table) for table in services().library.tables()]
-    return render_template("runs.html", runs=found)
+def show_runs() -> ResponseReturnValue:
+    """Show all runs."""
+    runs = [summarise_run(file) for file in get_service(Library).tables()]
+    return render_template("runs.html", runs=runs)
 
 
 @blueprint.get("/runs/<id>")
-def run(id: str) -> ResponseReturnValue:
-    """One run."""
-    found, opened = asked_table(id)
-    card = card_of(opened.table)
+def show_run(id: str) -> ResponseReturnValue:
+    """Show one run: its outcomes, its evaluation and how it was made."""
+    file, table = requested_table(id)
     return render_template(
         "run.html",
-        run=overview(found),
-        reports=services().library.reports(found),
-        outcomes=opened.outcomes(),
+        run=summarise_run(file),
+        reports=get_service(Library).reports_beside(file),
+        outcomes=table.outcomes(),
         meanings=_MEANINGS,
-        card=card,
-        made=_made(opened.table.provenance),
+        card=card_of_table(table.table),
+        made=_provenance_lines(table.table.provenance),
     )
 
 
 @blueprint.get("/runs/<id>/rows")
-def rows(id: str) -> ResponseReturnValue:
-    """Its rows, filtered, sorted, page by page."""
-    found, opened = asked_table(id)
-    chosen = parse_filter(request.args, opened.table, beside=("page", "layout"))
+def show_rows(id: str) -> ResponseReturnValue:
+    """Show one page of a run's rows, filtered and sorted as the address says."""
+    file, served = requested_table(id)
+    table = served.table
+    row_filter = parse_filter(request.args, table, others=("page", "layout"))
     layout = request.args.get("layout") or "table"
-    if layout not in PER_PAGE:
+    if layout not in ROWS_PER_PAGE:
         raise BadRequest("Rows are shown as a table or as a sheet.")
-    page, most = page_number(), PER_PAGE[layout]
-    first = (page - 1) * most
-    shown, count = opened.page(chosen, _columns(opened.table), first=first, most=most)
+    page = parse_number(request.args, "page", default=1, least=1, most=MAX_PAGE)
+    limit = ROWS_PER_PAGE[layout]
+    first = (page - 1) * limit
+    rows, count = served.page(row_filter, _row_columns(table), first=first, limit=limit)
     return render_template(
         "rows.html",
-        run=found,
-        model=model_name(opened.table),
-        rows=shown,
+        run=file,
+        model=model_name(table),
+        rows=rows,
         first=first,
         count=count,
         page=page,
-        pages=max(1, -(-count // most)),
+        pages=max(1, -(-count // limit)),
         layout=layout,
-        layouts=PER_PAGE,
-        chosen=chosen.arguments(),
-        choices=opened.choices(),
-        classes=opened.table.classes,
-        labelled=is_labelled(opened.table),
-        sortable=sortable(opened.table),
-        heads=_heads(opened.table),
+        layouts=ROWS_PER_PAGE,
+        arguments=row_filter.arguments(),
+        choices=served.choices(),
+        classes=table.classes,
+        labelled=is_labelled(table),
+        sortable=sortable_columns(table),
+        headings=_headings(table),
         meanings=_MEANINGS,
-        formats=FORMATS,
-    )
-
-
-@blueprint.get("/runs/<id>/export.<form>")
-def export(id: str, form: str) -> Response:
-    """Its filtered rows as a file, in the table's order."""
-    _, opened = asked_table(id)
-    if form not in FORMATS:
-        raise NotFound("Rows are exported as CSV or Parquet.")
-    chosen = parse_filter(request.args, opened.table)
-    has_gone = request.environ.get("waitress.client_disconnected", bool)
-    file = services().exports.make(opened, chosen, form, is_wanted=lambda: not has_gone())
-    return send_file(
-        file,
-        mimetype=FORMATS[form],
-        as_attachment=True,
-        download_name=f"rows.{form}",
+        formats=EXPORT_FORMATS,
     )
 
 
 @blueprint.get("/reports/<id>")
-def report(id: str) -> Response:
-    """A report, as it was written, in a sandbox."""
-    found = services().library.report(id)
-    if found is None:
-        raise NotFound("There is no such report any more.")
+def send_report(id: str) -> Response:
+    """Send a report as it was written; the browser runs nothing in it."""
+    file = get_service(Library).report(id)
     try:
-        response = send_file(found.path, mimetype="text/html")
+        if file is None:
+            raise FileNotFoundError
+        response = send_file(file.path, mimetype="text/html")
     except OSError:
         raise NotFound("There is no such report any more.") from None
     response.headers["Content-Security-Policy"] = _REPORT_POLICY
     return response
 
 
-def page_number() -> int:
-    """The page that is asked for, from 1.
-
-    Raises:
-        BadRequest: It is no such number.
-    """
-    given = request.args.get("page") or "1"
-    if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= _MOST_PAGES):
-        raise BadRequest("A page is a number from 1.")
-    return int(given[:9])
+def _row_columns(table: Table) -> list[str]:
+    columns = ["path", "frame", "outcome", "prediction", "flags", "view_position"]
+    columns += ["patient_sex", "patient_age_bin", *(f"p_{name}" for name in table.classes)]
+    return [*columns, "truth"] if is_labelled(table) else columns
 
 
-_MEANINGS = {code.value: code.meaning for code in (*Outcome, *Flag)}
-
-
-def _columns(table: Table) -> list[str]:
-    shown = ["path", "frame", "outcome", "prediction", "flags", "view_position"]
-    shown += ["patient_sex", "patient_age_bin", *(f"p_{name}" for name in table.classes)]
-    return [*shown, "truth"] if is_labelled(table) else shown
-
-
-def _heads(table: Table) -> list[tuple[str, str, bool]]:
-    """Columns as shown: name, heading, whether it holds numbers."""
-    first = [("path", "Path"), ("outcome", "Outcome"), ("prediction", "Prediction")]
-    last = [("flags", "Flags"), ("view_position", "View"), ("patient_sex", "Sex")]
+def _headings(table: Table) -> list[tuple[str, str, bool]]:
+    """Return column, heading and whether it holds numbers, for each column of the page."""
+    texts = {"path": "Path", "outcome": "Outcome", "prediction": "Prediction"}
     if is_labelled(table):
-        first.append(("truth", "Truth"))
+        texts["truth"] = "Truth"
+    facts = {"flags": "Flags", "view_position": "View", "patient_sex": "Sex"}
+    facts["patient_age_bin"] = "Age"
     return [
-        *((name, heading, False) for name, heading in first),
+        *((name, heading, False) for name, heading in texts.items()),
         *((f"p_{name}", f"p({name})", True) for name in table.classes),
-        *((name, heading, False) for name, heading in [*last, ("patient_age_bin", "Age")]),
+        *((name, heading, False) for name, heading in facts.items()),
     ]
 
 
-def _made(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How a table was made, in lines."""
+def _provenance_lines(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return label and text of each line about how a table was made."""
     lines = {
         "Checkpoint": str(provenance.get("checkpoint_sha256", ""))[:16],
-        "Recipe": _listed(provenance.get("recipe")),
+        "Recipe": _pairs_text(provenance.get("recipe")),
         "Device": str(provenance.get("device", "")),
         "Precision": str(provenance.get("precision", "")),
         "Decoding": "at a reduced size" if provenance.get("fast_decode") is True else "",
-        "Versions": _listed(provenance.get("versions")),
-        "Passed over": _listed(provenance.get("passed_over")),
+        "Versions": _pairs_text(provenance.get("versions")),
+        "Passed over": _pairs_text(provenance.get("passed_over")),
     }
-    return [(name, text) for name, text in lines.items() if text]
+    return [(label, text) for label, text in lines.items() if text]
 
 
-def _listed(values: object) -> str:
+def _pairs_text(values: object) -> str:
     if not isinstance(values, dict):
         return ""
     return ", ".join(f"{name} {value}" for name, value in values.items())

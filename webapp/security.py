@@ -1,8 +1,9 @@
-"""Who gets in: every request is refused here unless it is known to be welcome.
+"""Access control: refuses every request that shows no token or comes from another site.
 
-A token, printed once when the server starts, is exchanged for a cookie as in notebooks, or comes
-with each call of a program in the header Authorization. The Host is checked against a list, which
-ends DNS rebinding; Origin and a secret of the session are checked on all that is not a mere look.
+The server prints a token once when it starts. A browser exchanges it for a cookie; a program sends
+it with each request in the header Authorization. The header Host is checked against a list, which
+ends DNS rebinding. Origin and a secret of the session are checked on all requests that may change
+something.
 """
 
 import hmac
@@ -20,75 +21,96 @@ from werkzeug.exceptions import BadRequest, Forbidden, Unauthorized
 
 from cxrbatch.errors import UsageError
 
-# RFC 3986 3.2.2; the underscore is in names of containers.
+OPEN_ENDPOINTS = frozenset({"static"})
+"""Endpoints that need no token: the style sheet, the scripts and the icons."""
+
+# RFC 3986 section 3.2.2; the underscore occurs in names of containers.
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{0,5}))?", re.ASCII)
-_PORTS = {"http": 80, "https": 443}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_PLAIN_PATH = re.compile(r"/(?:[\w.~-][\w.~/-]*)?", re.ASCII)
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Hosts:
-    """Hosts by which a server may be called.
+class AllowedHosts:
+    """The hosts that a request may name as this server.
 
     Attributes:
-        names: Names and addresses, as `split_host` gives them.
-        ports: (name, port) that a browser's address has where the header Host lacks the port.
+        names: Names and addresses, spelled as `split_host` returns them.
+        ports: Pairs of a name and the port that browsers use for it, where a proxy leaves the port
+            out of the header Host.
     """
 
     names: frozenset[str]
     ports: frozenset[tuple[str, int]] = field(default=frozenset())
 
     def __contains__(self, host: str) -> bool:
-        """Whether the value of a header Host names one of them, whatever its port."""
+        """Return whether a header Host names an allowed host, with any port."""
         try:
             return split_host(host)[0] in self.names
         except ValueError:
             return False
 
-    def has_origin(self, origin: str, *, host: str) -> bool:
-        """Whether a page comes from the host that its request addresses (RFC 6454 5).
+    def is_same_site(self, origin: str, *, host: str) -> bool:
+        """Return whether a page has the host and port that its request is sent to.
 
         Args:
-            origin: The header Origin.
-            host: The header Host. A proxy with TLS hides the scheme, so that both are good.
+            origin: The header Origin. Its scheme may be http or https, as a proxy with TLS hides
+                which one the browser uses.
+            host: The header Host.
+
+        Source: RFC 6454 section 5.
         """
         scheme, _, rest = origin.lower().partition("://")
         try:
-            (name, port), (asked, asked_port) = split_host(rest), split_host(host)
-            usual = _PORTS[scheme]
+            (name, port), (own_name, own_port) = split_host(rest), split_host(host)
+            default = _DEFAULT_PORTS[scheme]
         except (ValueError, KeyError):
             return False
-        port = port or usual
-        return name == asked and (port == (asked_port or usual) or (name, port) in self.ports)
+        port = port or default
+        is_own_port = port == (own_port or default) or (name, port) in self.ports
+        return name == own_name and is_own_port
 
 
-def allowed_hosts(listening: str, further: Sequence[str] = ()) -> Hosts:
-    """Give the hosts by which a server may be called.
+def allowed_hosts(listen_address: str, more: Sequence[str] = ()) -> AllowedHosts:
+    """Return the hosts by which clients may call a server.
 
     Args:
-        listening: The address that it listens at.
-        further: Values of `--allow-host`.
+        listen_address: The address that the server listens at. For 0.0.0.0 and :: all names and
+            addresses of this machine are allowed.
+        more: Values of `--allow-host`, which are allowed too.
 
     Raises:
-        UsageError: One of `further` is no host.
+        UsageError: A value of `more` is no host.
     """
-    names = {"localhost", "127.0.0.1", "::1", listening}
-    if listening in ("0.0.0.0", "::"):
-        own = socket.gethostname()
-        names |= {own, socket.getfqdn()}
-        with suppress(OSError):  # it need not know its own name
-            names |= {str(found[4][0]) for found in socket.getaddrinfo(own, None)}
-    given = [parse_host(text) for text in further]
-    return Hosts(
-        frozenset([*map(_plain, names), *(name for name, _ in given)]),
-        frozenset((name, port) for name, port in given if port is not None),
+    names = {"localhost", "127.0.0.1", "::1", listen_address}
+    if listen_address in ("0.0.0.0", "::"):
+        own_name = socket.gethostname()
+        names |= {own_name, socket.getfqdn()}
+        with suppress(OSError):  # the machine may not know its own name
+            names |= {str(info[4][0]) for info in socket.getaddrinfo(own_name, None)}
+    parsed = [parse_host(text) for text in more]
+    return AllowedHosts(
+        frozenset([*map(_normalise, names), *(name for name, _ in parsed)]),
+        frozenset((name, port) for name, port in parsed if port is not None),
     )
 
 
 def parse_host(text: str) -> tuple[str, int | None]:
-    """Read a value of `--allow-host`: a name or an address, and perhaps a port.
+    """Read a value of `--allow-host`: a name or an address, and the port if there is one.
 
     Raises:
-        UsageError: It is none.
+        UsageError: The value has a wildcard or a scheme, or is no host.
     """
     if "*" in text:
         raise UsageError(
@@ -101,12 +123,12 @@ def parse_host(text: str) -> tuple[str, int | None]:
         return str(ipaddress.IPv6Address(text)), None
     name, colon, port = text.rpartition(":") if re.search(r":[0-9]+$", text) else (text, "", "")
     try:
-        # So browsers send names of other scripts (RFC 3490).
+        # Browsers send names in other scripts so encoded (RFC 3490).
         encoded = name if name.startswith("[") else name.encode("idna").decode("ascii")
         if not name.isascii() and encoded.encode().decode("idna") != name.lower():
-            # Such as ß, which browsers encode by newer rules (RFC 5891).
+            # A letter such as ß, which browsers encode by newer rules (RFC 5891).
             raise UsageError(f"--allow-host {text}: give the name as browsers send it, with xn--")
-        found, number = split_host(encoded + colon + port)
+        host, number = split_host(encoded + colon + port)
         if number is not None and not 1 <= number <= 65_535:
             raise ValueError
     except ValueError:
@@ -114,108 +136,87 @@ def parse_host(text: str) -> tuple[str, int | None]:
             f"--allow-host {text}: no host; give a name such as cxr.example or an address, "
             "each with a port or without"
         ) from None
-    return found, number
+    return host, number
 
 
 def split_host(text: str) -> tuple[str, int | None]:
-    """Take a header Host apart: the host in lower case without a dot at its end, and the port.
+    """Split a header Host into the host, in lower case without a final dot, and the port.
 
     Raises:
-        ValueError: It is no host.
+        ValueError: The text is no host.
     """
     match = _HOST.fullmatch(text.lower())
     if match is None:
         raise ValueError("no host")
-    name = _plain(match[1].strip("[]"))
+    name = _normalise(match[1].strip("[]"))
     if not name or (match[1].startswith("[") and ":" not in name):
         raise ValueError("no host")
     return name, int(match[2]) if match[2] else None
 
 
-def _plain(name: str) -> str:
-    """One spelling of a name, or of an address of version 6 (RFC 5952)."""
+def _normalise(name: str) -> str:
+    """Return the one spelling of a name, or of an IPv6 address (RFC 5952)."""
     if ":" in name:
         with suppress(ValueError):
             return str(ipaddress.IPv6Address(name))
     return name.lower().removesuffix(".")
 
 
-OPEN_ENDPOINTS = frozenset({"static"})
-"""What is answered without a token: stylesheet, scripts and icon."""
-
-_PLAIN_PATH = re.compile(r"/(?:[\w.~-][\w.~/-]*)?", re.ASCII)
-_LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-_HEADERS = {
-    "Content-Security-Policy": _POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-
-
-def guard(app: Flask, *, token: str, hosts: Hosts) -> None:
-    """Put the checks in front of every route of an app, and its headers behind.
+def guard(app: Flask, *, token: str, hosts: AllowedHosts) -> None:
+    """Check every request before its route runs, and add security headers to every response.
 
     Args:
         app: The app.
-        token: What a visitor has to know.
-        hosts: Hosts that a request may address.
+        token: The token that a client must show.
+        hosts: The hosts that a request may name.
     """
 
     def check() -> ResponseReturnValue | None:
         _check_host(request, hosts)
-        if request.method not in _LOOKING:
+        if request.method not in _SAFE_METHODS:
             _check_origin(request, hosts)
-        if request.endpoint in OPEN_ENDPOINTS:
-            return None
-        if _is_bearer(request, token):
+        if request.endpoint in OPEN_ENDPOINTS or _has_bearer(request, token):
             return None
         if request.method == "GET" and "token" in request.args:
-            return _exchange(request.args["token"], token)
+            return _sign_in(request.args["token"], token)
         if not session.get("admitted"):
             raise Unauthorized(www_authenticate=None)
-        if request.method not in _LOOKING:
+        if request.method not in _SAFE_METHODS:
             _check_secret(request)
         return None
 
     app.before_request(check)
-    app.after_request(_with_headers)
+    app.after_request(_add_headers)
     app.context_processor(lambda: {"session_secret": session.get("secret", "")})
 
 
-def is_known(app: Flask, headers: Mapping[str, str], query: str, *, token: str) -> bool:
-    """Whether a request shows the token, or the cookie that it was exchanged for.
+def shows_token(app: Flask, headers: Mapping[str, str], query: str, *, token: str) -> bool:
+    """Return whether a request shows the token, or a session cookie of a client that showed it.
 
     Args:
-        app: The app that it is for.
-        headers: Its headers, named as in `HTTP_COOKIE` but without `HTTP_`.
-        query: What follows the question mark in its address.
+        app: The app that the request is for.
+        headers: The request's headers, named as in WSGI without `HTTP_`: `COOKIE`.
+        query: The query of its address, without the question mark.
         token: The token.
     """
     names = [name for name in ("AUTHORIZATION", "COOKIE") if name in headers]
     if not names and "token=" not in query:
         return False
-    asked = app.request_class(
+    parsed = app.request_class(
         {"QUERY_STRING": query, **{f"HTTP_{name}": headers[name] for name in names}}
     )
-    if _is_bearer(asked, token) or _same(asked.args.get("token", ""), token):
+    if _has_bearer(parsed, token) or _is_equal(parsed.args.get("token", ""), token):
         return True
-    kept = app.session_interface.open_session(app, asked)
-    return kept is not None and bool(kept.get("admitted"))
+    cookie = app.session_interface.open_session(app, parsed)
+    return cookie is not None and bool(cookie.get("admitted"))
 
 
 def sign_in_page(*, refused: bool) -> str:
-    """The page that asks for the token."""
+    """Return the page that asks for the token; `refused` adds that the last one was wrong."""
     return render_template("sign_in.html", refused=refused)
 
 
-def _check_host(request: Request, hosts: Hosts) -> None:
+def _check_host(request: Request, hosts: AllowedHosts) -> None:
     if request.environ.get("HTTP_HOST", "") not in hosts:
         raise BadRequest(
             "This server does not go by the name in the request's header Host: start it with "
@@ -223,34 +224,34 @@ def _check_host(request: Request, hosts: Hosts) -> None:
         )
 
 
-def _check_origin(request: Request, hosts: Hosts) -> None:
+def _check_origin(request: Request, hosts: AllowedHosts) -> None:
     origin = request.headers.get("Origin")
     if origin == "null":
-        # A form of a page that sends no referrer has no origin; the browser tells otherwise.
+        # Our pages send no referrer, so their forms have no origin; this header names the site.
         if request.headers.get("Sec-Fetch-Site") == "same-origin":
             return
     elif origin is None:
         if "Authorization" in request.headers:
             return  # a program, not a browser
-    elif hosts.has_origin(origin, host=request.environ["HTTP_HOST"]):
+    elif hosts.is_same_site(origin, host=request.environ["HTTP_HOST"]):
         return
     raise Forbidden("The request comes from another site.")
 
 
 def _check_secret(request: Request) -> None:
     given = request.headers.get("X-CSRF-Token") or request.form.get("csrf", "")
-    if not _same(given, str(session.get("secret", ""))):
+    if not _is_equal(given, str(session.get("secret", ""))):
         raise Forbidden("The page is too old; load it again.")
 
 
-def _is_bearer(request: Request, token: str) -> bool:
+def _has_bearer(request: Request, token: str) -> bool:
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and _same(given.strip(), token)
+    return scheme.lower() == "bearer" and _is_equal(given.strip(), token)
 
 
-def _exchange(given: str, token: str) -> ResponseReturnValue:
-    """A token in the address becomes a cookie and leaves the address."""
-    if not _same(given, token):
+def _sign_in(given: str, token: str) -> ResponseReturnValue:
+    """Exchange a token in the address for a cookie, and redirect to the address without it."""
+    if not _is_equal(given, token):
         return sign_in_page(refused=True), 401
     session.clear()
     session["admitted"] = True
@@ -260,11 +261,11 @@ def _exchange(given: str, token: str) -> ResponseReturnValue:
     return redirect(path, code=303)
 
 
-def _same(given: str, expected: str) -> bool:
+def _is_equal(given: str, expected: str) -> bool:
     return bool(expected) and hmac.compare_digest(given.encode(), expected.encode())
 
 
-def _with_headers(response: Response) -> Response:
+def _add_headers(response: Response) -> Response:
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers["Cache-Control"] = "no-store"

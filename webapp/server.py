@@ -1,4 +1,4 @@
-"""The app on a socket: answered by our waitress, ended in order by Ctrl-C and SIGTERM."""
+"""The server: waitress with a limited number of connections, and an orderly end by a signal."""
 
 import errno
 import itertools
@@ -19,52 +19,64 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.task import ThreadedTaskDispatcher
 
-from cxrbatch.webapp.connections import Channel, Knows, Reception
-from cxrbatch.webapp.security import is_known
-from cxrbatch.webapp.services import close
+from cxrbatch.webapp.app import close_app
+from cxrbatch.webapp.connections import ClientConnection, ConnectionServer, TokenCheck
+from cxrbatch.webapp.security import shows_token
 
 _THREADS = 24
-_LONGEST_HEAD = 32 << 10
-# So many may wait to be accepted; the system has a limit of its own.
+_MAX_HEAD_BYTES = 32 << 10
+# Connections that may wait in the system to be accepted; the system has a limit of its own.
 _BACKLOG = 4096
 _ACCEPTED_AT_ONCE = 256
-_PATIENCE_SECONDS = 2.0
-_MOST_OF_A_PEER = 2
-"""Strangers of one address get at most this part of all places: a half."""
+_STALL_SECONDS = 2.0
+# Strangers of one address get at most this part of all places: a half.
+_STRANGER_DIVISOR = 2
+
+_MAX_PLACES, _MIN_PLACES = 200, 8
+# A connection may have its socket and two files of what it sends or gets.
+_DESCRIPTORS_PER_PLACE, _OTHER_DESCRIPTORS = 3, 64
+_GRACE_SECONDS = 4.0
+_JOIN_SECONDS = 2
 
 
-class Server(Reception):
-    """Waitress with a limited number of places, in which who knows the token comes first."""
+class Server(ConnectionServer):
+    """Waitress with a limited number of places for connections.
 
-    channel_class = Channel
-    active_channels: dict[int, Channel]  # type: ignore[assignment]  # stubs err
+    A connection is known once it has shown the token, and a stranger's before that. Where all
+    places are taken, a stranger's connection is closed for a newcomer before a known one is.
+    """
 
-    def __init__(self, app: Flask, listener: socket.socket, *, places: int, knows: Knows) -> None:
-        """Begin to listen.
+    channel_class = ClientConnection
+    active_channels: dict[int, ClientConnection]  # type: ignore[assignment]  # stubs err
+
+    def __init__(
+        self, app: Flask, listener: socket.socket, *, places: int, shows_token: TokenCheck
+    ) -> None:
+        """Create the server and its threads; `run` accepts connections.
 
         Args:
-            app: Answers.
+            app: Answers the requests.
             listener: A bound socket.
-            places: Connections at a time.
-            knows: Tells who is no stranger.
+            places: Largest number of connections.
+            shows_token: Tells requests of known clients from those of strangers.
         """
         self.is_ending = False
-        self.knows = knows
+        self.shows_token = shows_token
         self._places = places
         self._is_hurried = False
-        self._is_awaited = False
-        # By address, the oldest first.
-        self._strangers: dict[str, dict[Channel, None]] = {}
-        self._watched: dict[int, socket.socket] = {}  # by waitress, by descriptor
+        self._has_newcomers = False
+        # Address -> its strangers' connections, the oldest first.
+        self._strangers: dict[str, dict[ClientConnection, None]] = {}
+        self._sockets: dict[int, socket.socket] = {}  # of waitress, by descriptor
         self._dispatcher = ThreadedTaskDispatcher()
         self._dispatcher.set_thread_count(_THREADS)
         adjustments = Adjustments(
             threads=_THREADS,
             backlog=_BACKLOG,
-            connection_limit=places + _ACCEPTED_AT_ONCE,  # ours is reached first
+            connection_limit=places + _ACCEPTED_AT_ONCE,  # never reached, as `places` is less
             cleanup_interval=1,
             asyncore_use_poll=True,
-            max_request_header_size=_LONGEST_HEAD,
+            max_request_header_size=_MAX_HEAD_BYTES,
             max_request_body_size=app.config["MAX_CONTENT_LENGTH"],
             ident=None,
             clear_untrusted_proxy_headers=True,
@@ -72,7 +84,7 @@ class Server(Reception):
         address = listener.family, listener.type, listener.proto, listener.getsockname()
         super().__init__(
             app,
-            self._watched,
+            self._sockets,
             _sock=listener,
             dispatcher=self._dispatcher,
             adj=adjustments,
@@ -81,78 +93,74 @@ class Server(Reception):
         )
 
     def readable(self) -> bool:
-        """Whether another connection may be accepted."""
+        """Return whether another connection may be accepted."""
         return super().readable() and self._has_place()
 
     def handle_accept(self) -> None:
-        """Note that somebody waits to be accepted.
+        """Remember that connections wait; they are accepted after the other events.
 
-        That waits until all events are handled: a connection that is closed meanwhile has one that
-        its descriptor's next owner would get.
+        To accept one now could give it the descriptor of a connection that was just closed, and
+        with it an event of that connection.
         """
-        self._is_awaited = True
+        self._has_newcomers = True
 
     def maintenance(self, now: float) -> None:
-        """Close connections that let us wait too long; called once a second."""
-        for channel in [*self.active_channels.values()]:
-            if channel.is_overdue(time.monotonic()):
-                channel.refuse("408 Request Timeout")
+        """Close the connections that have exceeded a deadline; waitress calls this every second."""
+        for connection in [*self.active_channels.values()]:
+            if connection.is_overdue(time.monotonic()):
+                connection.refuse("408 Request Timeout")
 
-    def forget(self, channel: Channel) -> None:
-        """Count a connection as a stranger's no more."""
-        strangers = self._strangers.get(channel.addr[0], {})
-        strangers.pop(channel, None)
+    def remove_stranger(self, connection: ClientConnection) -> None:
+        """Remove a connection, which is closed or has shown the token, from the strangers."""
+        strangers = self._strangers.get(connection.addr[0], {})
+        strangers.pop(connection, None)
         if not strangers:
-            self._strangers.pop(channel.addr[0], None)
+            self._strangers.pop(connection.addr[0], None)
 
     def run(self) -> None:
-        """Answer until `end` is called."""
+        """Answer requests until `end` is called."""
         while not self.is_ending:
-            self._turn(1.0)
+            self._handle_events(1.0)
 
     def end(self) -> None:
-        """Let `run` return; called again, let `finish` return. For handlers of signals."""
+        """Make `run` return; a second call makes `finish` return. Signal handlers may call it."""
         self._is_hurried = self.is_ending
         self.is_ending = True
         self.pull_trigger()
 
     def finish(self, seconds: float) -> None:
-        """Answer requests that have come, those that take too long with 503; take no more.
+        """Answer the requests that have come, and accept no more.
 
         Args:
-            seconds: How long they may take.
+            seconds: Time for the answers; a request that takes longer gets 503.
         """
-        self._accept_all()
+        self._accept_newcomers()
         wasyncore.dispatcher.close(self)
         end = time.monotonic() + seconds
         while True:
-            for channel in [*self.active_channels.values()]:
-                if not (channel.requests or channel.total_outbufs_len):
-                    channel.refuse("503 Service Unavailable")
+            for connection in [*self.active_channels.values()]:
+                if not (connection.requests or connection.total_outbufs_len):
+                    connection.refuse("503 Service Unavailable")
             left = end - time.monotonic()
             if left <= 0 or self._is_hurried or not self.active_channels:
                 break
-            self._turn(min(left, 0.1))
-        for channel in [*self.active_channels.values()]:
-            channel.refuse("503 Service Unavailable")
+            self._handle_events(min(left, 0.1))
+        for connection in [*self.active_channels.values()]:
+            connection.refuse("503 Service Unavailable")
 
     def join(self, seconds: int) -> None:
-        """Wait for the threads that answer.
-
-        Args:
-            seconds: How long to wait at most.
-        """
+        """Wait for the threads that answer requests, for at most so many seconds."""
         self._dispatcher.shutdown(timeout=seconds)
         self.trigger.close()  # type: ignore[attr-defined]  # stubs err
 
-    def _turn(self, seconds: float) -> None:
-        wasyncore.loop(seconds, use_poll=True, map=self._watched, count=1)
-        if self._is_awaited:
-            self._accept_all()
+    def _handle_events(self, seconds: float) -> None:
+        wasyncore.loop(seconds, use_poll=True, map=self._sockets, count=1)
+        if self._has_newcomers:
+            self._accept_newcomers()
 
-    def _accept_all(self) -> None:
-        """Accept those who wait; each is read from at once, so that it can show the token."""
-        self._is_awaited = False
+    def _accept_newcomers(self) -> None:
+        """Accept the connections that wait, and read from each at once to see its token."""
+        self._has_newcomers = False
         for _ in range(_ACCEPTED_AT_ONCE):
             if not self._has_place():
                 return
@@ -166,104 +174,99 @@ class Server(Reception):
                 return
             self._admit(*accepted)
 
-    def _admit(self, connection: socket.socket, address: tuple[str, int]) -> None:
+    def _admit(self, sock: socket.socket, address: tuple[str, int]) -> None:
         try:
-            self.set_socket_options(connection)
-        except OSError:  # it has gone again
-            connection.close()
+            self.set_socket_options(sock)
+        except OSError:  # the client is gone again
+            sock.close()
             return
-        channel = Channel(self, connection, address, self.adj, map=self._watched)
-        own = self._strangers.setdefault(address[0], {})
-        own[channel] = None
-        data = select.poll()
-        data.register(connection, select.POLLIN)
-        if data.poll(0):
-            channel.handle_read()
-        if len(own) > max(1, self._places // _MOST_OF_A_PEER):
-            self._drop(next((old for old in own if old.is_replaceable), None))
+        connection = ClientConnection(self, sock, address, self.adj, map=self._sockets)
+        same_address = self._strangers.setdefault(address[0], {})
+        same_address[connection] = None
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        if poll.poll(0):
+            connection.handle_read()
+        if len(same_address) > max(1, self._places // _STRANGER_DIVISOR):
+            self._drop(next((old for old in same_address if old.is_replaceable), None))
         if len(self.active_channels) > self._places:
-            self._drop(self._dispensable(newcomer=channel))
+            self._drop(self._dispensable(newcomer=connection))
 
     def _has_place(self) -> bool:
         return len(self.active_channels) < self._places or self._dispensable() is not None
 
-    def _dispensable(self, newcomer: Channel | None = None) -> Channel | None:
-        """The connection that has to go first, if any may.
+    def _dispensable(self, newcomer: ClientConnection | None = None) -> ClientConnection | None:
+        """Return the connection to close first, other than the newcomer; None where none may be.
 
-        That is the oldest of the address that has most strangers, so that no address crowds out
-        the others; then the one that has been idle for longest, then the one that has stalled for
-        longest.
+        It is the oldest stranger's of the address with the most strangers, so that no address
+        crowds out the others. Without strangers it is the known connection that has been idle
+        longest, and without idle ones the one that has stalled longest.
         """
         by_number = sorted(self._strangers.values(), key=len, reverse=True)
-        for channel in itertools.chain(*by_number):
-            if channel.is_replaceable and channel is not newcomer:
-                return channel
+        for connection in itertools.chain(*by_number):
+            if connection.is_replaceable and connection is not newcomer:
+                return connection
         now = time.monotonic()
-        known = [end for end in self.active_channels.values() if end is not newcomer]
-        idle = [channel for channel in known if channel.is_idle]
-        stalled = [channel for channel in known if channel.stalled(now) > _PATIENCE_SECONDS]
-        return max(idle or stalled, key=lambda channel: channel.stalled(now), default=None)
+        known = [one for one in self.active_channels.values() if one is not newcomer]
+        idle = [one for one in known if one.is_idle]
+        stalled = [one for one in known if one.stalled_seconds(now) > _STALL_SECONDS]
+        return max(idle or stalled, key=lambda one: one.stalled_seconds(now), default=None)
 
-    def _drop(self, channel: Channel | None) -> None:
-        if channel is not None:
-            channel.handle_close()
+    def _drop(self, connection: ClientConnection | None) -> None:
+        if connection is not None:
+            connection.handle_close()
 
     def _free_descriptor(self) -> None:
-        channel = self._dispensable()
-        if channel is None:
+        connection = self._dispensable()
+        if connection is None:
             self._places = max(1, len(self.active_channels))
-        self._drop(channel)
+        self._drop(connection)
 
 
-_PLACES, _FEWEST_PLACES = 200, 8
-# A connection may have its socket and two files of what it sends or gets.
-_DESCRIPTORS_EACH, _DESCRIPTORS_BESIDE = 3, 64
-_GRACE = 4.0
-_LAST_WAIT = 2
-
-
-def serve(
-    app: Flask, listener: socket.socket, *, token: str, ready: Callable[[], None]
+def serve_app(
+    app: Flask, listener: socket.socket, *, token: str, on_ready: Callable[[], None]
 ) -> NoReturn:
-    """Answer until interrupted, then answer what has come, close the app and end the process.
+    """Answer requests until SIGINT or SIGTERM, then end the process with exit code 0.
 
-    A body over the app's limit is refused by its header. A body is collected and an answer sent
-    without a thread, so that a slow client keeps nobody waiting.
+    After the signal the requests that have come are answered. A body over the app's limit is
+    refused by its header. Bodies are received and answers sent without a thread, so that a slow
+    client keeps no other waiting.
 
     Args:
-        app: Answers.
+        app: Answers the requests; its child processes are ended too.
         listener: A bound socket.
-        token: Who shows it keeps its connection where connections are too many.
-        ready: Called when requests are accepted and signals end the server in order.
+        token: The token; connections that have shown it are kept where places are short.
+        on_ready: Called once, when requests are accepted and the signals are handled.
     """
 
-    def knows(headers: Mapping[str, str], query: str) -> bool:
-        return is_known(app, headers, query, token=token)
+    def check_token(headers: Mapping[str, str], query: str) -> bool:
+        return shows_token(app, headers, query, token=token)
 
-    # It would log requests that are malformed, word for word.
+    # Waitress would log malformed requests word for word.
     logging.getLogger("waitress").setLevel(logging.CRITICAL)
-    server = Server(app, listener, places=_places(), knows=knows)
+    server = Server(app, listener, places=_places(), shows_token=check_token)
 
     def end(number: int, frame: FrameType | None) -> None:
         server.end()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    ready()
+    on_ready()
     server.run()
-    server.finish(_GRACE)
-    close(app)
-    server.join(_LAST_WAIT)
-    # Arrow's threads cannot be joined. One that lets go of a buffer of Python's while the
+    server.finish(_GRACE_SECONDS)
+    close_app(app)
+    server.join(_JOIN_SECONDS)
+    # Arrow's threads cannot be joined. One that releases a buffer of Python's while the
     # interpreter ends would be unwound through a destructor, which ends the process by SIGABRT;
-    # so would one of ours that is still in native code.
+    # so would one of our threads that is still in native code.
     sys.stdout.flush()
     os._exit(0)
 
 
 def _places() -> int:
-    """Connections that the limit of open files has room for."""
+    """Return the number of connections for which the limit of open files has room."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
-        return _PLACES
-    return max(_FEWEST_PLACES, min(_PLACES, (limit - _DESCRIPTORS_BESIDE) // _DESCRIPTORS_EACH))
+        return _MAX_PLACES
+    places = (limit - _OTHER_DESCRIPTORS) // _DESCRIPTORS_PER_PLACE
+    return max(_MIN_PLACES, min(_MAX_PLACES, places))

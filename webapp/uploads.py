@@ -1,47 +1,76 @@
-"""Uploads: the page that takes one file and shows what becomes of it, and what a program gets.
+"""Uploads: the form that takes one file, its scores, and the folder where uploads may be kept.
 
-The name that a client gives its file is never looked at. The file lies on the disk without a name
-while it is read, and is gone with the answer, unless the server was started to keep uploads.
+The name that a client gives its file is never read. The file lies on the disk without a name and
+is gone when its answer is sent, unless the server was started to keep uploads.
 """
 
 import base64
+import json
+import os
+import secrets
+import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
-import numpy.typing as npt
 from flask import Blueprint, Request, render_template, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
+from cxrbatch.atomic import written_whole
+from cxrbatch.errors import UsageError
+from cxrbatch.model.checkpoint import bundled_checkpoint, read_card
+from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
-from cxrbatch.results.table import FACTS, ImageScores, Row
-from cxrbatch.webapp.films import heat_layer
-from cxrbatch.webapp.images import FLAG_MEANINGS, OUTCOMES, SHOWN_FACTS, points_of
-from cxrbatch.webapp.scorer import Scored
-from cxrbatch.webapp.services import services
+from cxrbatch.results.table import FACTS, Row
+from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.scoring.file_reader import FileReader, LoadedFile
+from cxrbatch.webapp.children import (
+    ChildProcesses,
+    UploadedFile,
+    UploadedFrames,
+    WorkQueue,
+    read_upload,
+)
+from cxrbatch.webapp.images import (
+    FLAG_MEANINGS,
+    OUTCOMES,
+    SHOWN_FACTS,
+    heat_map_png,
+)
+from cxrbatch.webapp.library import InsufficientStorage, get_service
+from cxrbatch.workers.worker import WorkerFault
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+    from cxrbatch.model.inference import BatchScores
+    from cxrbatch.model.predictor import Predictor
+
+_PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
 
 blueprint = Blueprint("uploads", __name__)
 
 
 class UploadRequest(Request):
-    """A request whose files lie on the disk, each without a name, however small.
+    """A request whose files lie on the disk without a name until the request is closed.
 
-    They are gone when the request is, those of a body that cannot be parsed too.
+    That holds for files of any size, and for those of a body that cannot be parsed.
     """
 
     def __init__(
         self, environ: "WSGIEnvironment", populate_request: bool = True, shallow: bool = False
     ) -> None:
-        """Have no files yet."""
+        """Create a request as Werkzeug does; its body is not read yet."""
         super().__init__(environ, populate_request, shallow)
         self._streams: list[IO[bytes]] = []
 
     def close(self) -> None:
-        """Close all files; called where Flask is done with the request."""
+        """Close all files; Flask calls this when the answer was sent."""
         super().close()
         for stream in self._streams:
             stream.close()
@@ -58,54 +87,91 @@ class UploadRequest(Request):
         return stream
 
 
-@blueprint.get("/upload")
-def upload() -> ResponseReturnValue:
-    """The page that takes a file."""
-    return _page(frames=None)
+@dataclass(frozen=True, slots=True)
+class ScoredUpload:
+    """An uploaded file with its scores.
 
-
-@blueprint.post("/upload")
-def uploaded() -> ResponseReturnValue:
-    """What became of a file."""
-    scored = scored_upload()
-    return _page(
-        frames=[_shown(row, scores) for row, scores in scored.rows],
-        picture=_address(scored.picture),
-        geometry=services().scorer.card.recipe.geometry,
-    )
-
-
-def _page(**told: object) -> str:
-    are_kept = services().keeper is not None
-    model = services().scorer.card.name
-    return render_template("upload.html", model=model, are_kept=are_kept, **told)
-
-
-def scored_upload() -> Scored:
-    """Score the one file of a request.
-
-    Raises:
-        BadRequest: There is not exactly one.
-        UnsupportedMediaType: Its first bytes are of no format that is read.
-        Busy: Too many wait.
-        NotKept: It cannot be kept.
+    Attributes:
+        frames: The frames of the file as JSON values: `frames` in `openapi.json`.
+        png: The first frame as PNG; empty where it gave no image.
     """
-    given = [file for files in request.files.listvalues() for file in files]
-    if len(given) != 1 or "file" not in request.files:
-        raise BadRequest("Send exactly one file, as the field 'file'.")
-    stream = cast(BinaryIO, given[0].stream)
-    form = _format(stream)
-    scored = services().scorer.score(stream)
-    if (keeper := services().keeper) is not None:
-        keeper.keep(stream, form, [told(row, scores) for row, scores in scored.rows])
-    return scored
+
+    frames: list[dict[str, Any]]
+    png: bytes
 
 
-def told(row: Row, scores: ImageScores | None) -> dict[str, Any]:
-    """A frame and its scores as JSON values."""
+class UploadScorer:
+    """Reads uploads in child processes and scores them in this process, one at a time, as a run.
+
+    torch and the weights are loaded when the first file is scored.
+
+    Attributes:
+        card: The checkpoint's card.
+    """
+
+    def __init__(self, checkpoint: Path | None, children: ChildProcesses) -> None:
+        """Read the card of the checkpoint.
+
+        Args:
+            checkpoint: The checkpoint; None for the bundled one.
+            children: Read the files.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be used.
+        """
+        self._path = checkpoint or bundled_checkpoint()
+        self.card = read_card(self._path)
+        self._children = children
+        self._queue = WorkQueue(running=1, waiting=4)
+        self._predictor: Predictor | None = None
+
+    def score_file(self, file: BinaryIO) -> ScoredUpload:
+        """Read and score an open file, which needs no name.
+
+        Raises:
+            CheckpointError: The weights do not fit the card.
+            ServerBusy: Too many requests wait.
+        """
+        # The child opens the file through this process's descriptor, as it has no name.
+        reader = FileReader(
+            base=f"/proc/{os.getpid()}/fd".encode(),
+            recipe=self.card.recipe,
+            options=ReadingOptions(no_voi=self.card.recipe.no_voi),
+            patient_secret=secrets.token_bytes(32),
+        )
+        descriptor = file.fileno()
+        archive_file = ArchiveFile(str(descriptor).encode(), os.fstat(descriptor).st_size)
+        with self._queue.turn():
+            upload = self._children.call(read_upload, UploadedFile(reader, archive_file))
+            if isinstance(upload, WorkerFault):
+                loaded = reader.failed(archive_file, upload.outcome, upload.detail)
+                upload = UploadedFrames(loaded, b"")
+            return ScoredUpload(self._score(upload.loaded), upload.png)
+
+    def _score(self, loaded: LoadedFile) -> list[dict[str, Any]]:
+        """Return the frames as JSON values; those with an input get their scores."""
+        frames = [_row_json(row) for row in loaded.rows]
+        scorable = [
+            frame for frame, has_input in zip(frames, loaded.scorable, strict=True) if has_input
+        ]
+        if scorable:
+            batch = self._load_predictor().score(loaded.inputs)
+            for place, frame in enumerate(scorable):
+                frame |= _scores_json(batch, place, self.card.classes)
+        return frames
+
+    def _load_predictor(self) -> "Predictor":
+        if self._predictor is None:
+            from cxrbatch.model.predictor import load_model
+
+            self._predictor = load_model(self._path)
+        return self._predictor
+
+
+def _row_json(row: Row) -> dict[str, Any]:
     outcome = OUTCOMES[row.outcome]
     facts = dict(zip(FACTS, row.facts, strict=True))
-    answer: dict[str, Any] = {
+    return {
         "frame": row.frame,
         "format": row.format,
         "outcome": outcome.value,
@@ -116,38 +182,149 @@ def told(row: Row, scores: ImageScores | None) -> dict[str, Any]:
         "facts": {name: facts[name] for name in SHOWN_FACTS},
         "image_hash": row.image_hash,
     }
-    if scores is not None:
-        classes = services().scorer.card.classes
-        answer |= {
-            "prediction": classes[int(scores.probabilities.argmax())],
-            "probabilities": dict(zip(classes, scores.probabilities.tolist(), strict=True)),
-            "logits": dict(zip(classes, scores.logits.tolist(), strict=True)),
-            "heatmaps": dict(zip(classes, _levels(scores).tolist(), strict=True)),
-            "heatmap_scale": scores.heatmap_scale,
-        }
-    return answer
 
 
-def _shown(row: Row, scores: ImageScores | None) -> dict[str, Any]:
-    """A frame as the page shows it."""
-    answer = told(row, scores)
-    card = services().scorer.card
-    layers = [] if scores is None else [_address(heat_layer(map)) for map in _levels(scores)]
+def _scores_json(batch: "BatchScores", place: int, classes: Sequence[str]) -> dict[str, Any]:
+    by_class = {
+        name: dict(zip(classes, values[place].tolist(), strict=True))
+        for name, values in (
+            ("probabilities", batch.probabilities),
+            ("logits", batch.logits),
+            ("heatmaps", batch.heatmaps),
+        )
+    }
     return {
-        **answer,
-        "outcome": OUTCOMES[row.outcome],
-        "flags": [(flag, FLAG_MEANINGS[flag]) for flag in row.flags],
-        "facts": [(name, value) for name, value in answer["facts"].items() if value],
-        "layers": list(zip(card.classes, layers, strict=True)) if layers else [],
-        "points": points_of(card, answer.get("probabilities", {})),
+        "prediction": classes[int(batch.probabilities[place].argmax())],
+        **by_class,
+        "heatmap_scale": float(batch.heatmap_scale[place]),
     }
 
 
-def _levels(scores: ImageScores) -> npt.NDArray[np.uint8]:
-    """Shape (classes, h, w), uint8."""
-    classes = len(services().scorer.card.classes)
-    size = round((len(scores.heatmaps) // classes) ** 0.5)
-    return np.frombuffer(scores.heatmaps, np.uint8).reshape(classes, size, size)
+class UploadKeeper:
+    """Keeps uploads in a private folder, if one was given.
+
+    Attributes:
+        is_active: Whether uploads are kept.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        """Create the folder, or check that it is writable and private.
+
+        Args:
+            folder: The folder; None to keep no uploads.
+
+        Raises:
+            UsageError: The folder cannot be used.
+        """
+        self._folder = folder
+        self.is_active = folder is not None
+        if folder is None:
+            return
+        try:
+            folder.mkdir(_PRIVATE_FOLDER, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+            mode = folder.stat().st_mode
+        except OSError as error:
+            raise UsageError(
+                f"cannot keep uploads in {folder}: {error.strerror}; name another folder"
+            ) from None
+        if mode & 0o077:
+            raise UsageError(f"others may look into {folder}: chmod 700 it, or name another folder")
+
+    def keep(self, file: BinaryIO, form: str, frames: Sequence[Any]) -> None:
+        """Write an upload and its answer to the folder, both or neither; do nothing without one.
+
+        Args:
+            file: The upload.
+            form: Its format, which becomes the ending of its name.
+            frames: What the client is told of each frame, as JSON values.
+
+        Raises:
+            InsufficientStorage: A file cannot be written.
+        """
+        if self._folder is None:
+            return
+        name = secrets.token_hex(16)
+        content, answer = (self._folder / f"{name}.{ending}" for ending in (form, "json"))
+        try:
+            with _private_file(content) as kept:
+                file.seek(0)
+                shutil.copyfileobj(file, kept)
+            with _private_file(answer) as kept:
+                kept.write(json.dumps(frames, indent=1).encode())
+        except OSError as error:
+            for path in (content, answer):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+            raise InsufficientStorage(
+                f"The file was scored but cannot be kept: {error.strerror}. Nothing of it is left."
+            ) from None
+
+
+@contextmanager
+def _private_file(path: Path) -> Iterator[BinaryIO]:
+    with written_whole(path) as file:
+        os.fchmod(file.fileno(), _PRIVATE_FILE)
+        yield file
+
+
+@blueprint.get("/upload")
+def show_form() -> ResponseReturnValue:
+    """Show the form that takes a file."""
+    return _page(frames=None)
+
+
+@blueprint.post("/upload")
+def show_scores() -> ResponseReturnValue:
+    """Score the sent file, and show its scores below the form."""
+    upload = score_request()
+    return _page(
+        frames=[_shown(frame) for frame in upload.frames],
+        picture=_data_address(upload.png),
+        geometry=get_service(UploadScorer).card.recipe.geometry,
+    )
+
+
+def score_request() -> ScoredUpload:
+    """Score the file of the current request, and keep it where uploads are kept.
+
+    Raises:
+        BadRequest: The request has not exactly one file.
+        InsufficientStorage: The file cannot be kept.
+        ServerBusy: Too many requests wait.
+        UnsupportedMediaType: The first bytes of the file are of no format that is read.
+    """
+    files = [file for files in request.files.listvalues() for file in files]
+    if len(files) != 1 or "file" not in request.files:
+        raise BadRequest("Send exactly one file, as the field 'file'.")
+    stream = cast(BinaryIO, files[0].stream)
+    form = _format(stream)
+    upload = get_service(UploadScorer).score_file(stream)
+    get_service(UploadKeeper).keep(stream, form, upload.frames)
+    return upload
+
+
+def _page(**values: object) -> str:
+    are_kept = get_service(UploadKeeper).is_active
+    model = get_service(UploadScorer).card.name
+    return render_template("upload.html", model=model, are_kept=are_kept, **values)
+
+
+def _shown(frame: dict[str, Any]) -> dict[str, Any]:
+    """Return what the page shows of a frame."""
+    maps = frame.get("heatmaps", {})
+    return {
+        **frame,
+        "outcome": OUTCOMES[frame["outcome"]],
+        "flags": [(flag, FLAG_MEANINGS[flag]) for flag in frame["flags"]],
+        "facts": [(name, value) for name, value in frame["facts"].items() if value],
+        "layers": [
+            (name, _data_address(heat_map_png(np.array(levels, np.uint8))))
+            for name, levels in maps.items()
+        ],
+        "points": get_service(UploadScorer).card.operating_points,
+    }
 
 
 def _format(stream: BinaryIO) -> str:
@@ -160,5 +337,5 @@ def _format(stream: BinaryIO) -> str:
     return form
 
 
-def _address(png: bytes) -> str:
+def _data_address(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}" if png else ""

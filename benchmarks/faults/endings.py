@@ -1,11 +1,10 @@
-"""A busy server ended by SIGTERM and Ctrl-C at random moments.
+"""End a busy server by SIGTERM and SIGINT at random moments.
 
 Clients ask for exports as CSV and Parquet, pages of rows, thumbnails and scores of uploads, some
 slowly, while a signal comes.
 
-Shows, each time: the end in order within its grace, exit 0, nothing on stderr, no process and no
-file left; and that each request is answered whole, refused with 503 or cut off by a closed
-connection.
+Checks each time: the server ends in time with exit code 0, writes nothing to stderr, and leaves no
+process and no file. Each request is answered, refused with 503, or its connection is closed.
 """
 
 import argparse
@@ -38,10 +37,10 @@ _ANSWERS = {200, 503}
 
 
 class Load:
-    """Clients of one server, each asking again and again until it is gone."""
+    """Clients of one server, each sending requests until the server is gone."""
 
     def __init__(self, port: int, film: bytes, *, seed: int) -> None:
-        """Ask for nothing yet."""
+        """Store the arguments; `start` starts the clients."""
         self._port = port
         self._film = film
         self._chance = random.Random(seed)
@@ -50,7 +49,7 @@ class Load:
         self.answers: Counter[int | str] = Counter()
 
     def start(self) -> None:
-        """Start the clients, once the server answers."""
+        """Wait until the server answers, then start the clients."""
         end = time.monotonic() + _STARTED
         while True:
             with suppress(OSError, http.client.HTTPException):
@@ -63,23 +62,23 @@ class Load:
         asked += [f"/api/v1/runs/{run}/rows", f"/runs/{run}/images/0/thumbnail.webp", "/score"]
         for number in range(_CLIENTS):
             words = asked[number % len(asked)], self._chance.random(), number >= len(asked)
-            self._threads.append(threading.Thread(target=self._go_on, args=words))
+            self._threads.append(threading.Thread(target=self._send_requests, args=words))
             self._threads[-1].start()
 
     def join(self) -> None:
-        """Wait for the clients, whose server is gone."""
+        """Wait until the clients end; they do when the server is gone."""
         self._ends.set()
         for thread in self._threads:
             thread.join()
 
-    def _go_on(self, path: str, start: float, is_slow: bool) -> None:
+    def _send_requests(self, path: str, start: float, is_slow: bool) -> None:
         chance = random.Random(start)
         while not self._ends.is_set():
             try:
                 if path == "/score":
                     answer, _ = self._ask("POST", "/api/v1/score", is_slow=is_slow)
                 else:
-                    # Another filter each time: the server remembers pages.
+                    # Another filter each time, as the server caches pages.
                     asked = f"{path}?min%5BNormal%5D={chance.random() / 4:.6f}"
                     query = path if "images" in path else asked
                     answer, _ = self._ask("GET", query, is_slow=is_slow)
@@ -105,7 +104,7 @@ class Load:
 
 
 def end_one(folder: Path, served: Path, number: int, *, seed: int) -> Counter[int | str]:
-    """Start a server, press it, end it by a signal, and check its end; gives the answers."""
+    """Start a server and clients, end it by a signal, and check its end; return the answers."""
     chance = random.Random(seed)
     temporary = folder / "tmp"
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -145,7 +144,7 @@ def _check_processes(server: Run) -> None:
 
 
 def main() -> None:
-    """Make a table, then end servers of it."""
+    """Write a table, then start and end servers of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--rows", type=int, default=200_000)

@@ -1,11 +1,11 @@
-"""Mutated files uploaded to a running server, and what else a hostile client may send.
+"""Upload mutated files to a running server, and send what else a hostile client may send.
 
 Mutants of the sample archive's DICOM, PNG and JPEG files: bytes changed, cut off, and one file's
 start with another's end. Then many uploads at once, a body announced as 1 GB, and bodies that
 never end.
 
-Shows: every answer is a score, a refusal or a wish to wait, never a failure; the server and its
-helper go on, their memory stays, and no file, descriptor or process is left behind.
+Checks: every answer is a score, a refusal or 503, never a failure. The server and its child
+processes keep running, their memory does not grow, and no file, descriptor or process is left.
 """
 
 import argparse
@@ -42,7 +42,7 @@ _LARGEST = 2_000_000
 
 
 def read_sample(folder: Path) -> list[bytes]:
-    """The sample archive's files of the formats that are taken."""
+    """Return the sample archive's DICOM, PNG and JPEG files, except large ones."""
     write_sample(folder)
     files = [path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()]
     return [
@@ -53,7 +53,7 @@ def read_sample(folder: Path) -> list[bytes]:
 
 
 def mutant(files: list[bytes], chance: random.Random) -> bytes:
-    """One file, spoilt."""
+    """Return a file cut off, joined with the end of another, or with changed bytes."""
     data = bytearray(chance.choice(files))
     kind = chance.randrange(4)
     if kind == 0:
@@ -61,7 +61,7 @@ def mutant(files: list[bytes], chance: random.Random) -> bytes:
     if kind == 1:
         other = chance.choice(files)
         return bytes(data[: chance.randrange(len(data))]) + other[chance.randrange(len(other)) :]
-    # Headers decide what a decoder does, and are a small part of a file.
+    # Half of the changes are made in the header, which decides what a decoder does.
     within = len(data) if kind == 2 else min(len(data), 2000)
     for _ in range(chance.randint(1, 40)):
         data[chance.randrange(within)] = chance.randrange(256)
@@ -72,21 +72,21 @@ class Client:
     """Sends files to a server."""
 
     def __init__(self, port: int) -> None:
-        """Send nothing yet."""
+        """Store the port; each method opens a connection."""
         self._port = port
 
     def upload(self, data: bytes) -> int:
-        """Send one file; give the status."""
+        """Send one file; return the status."""
         name = b"../../<script>alert(1)</script>.dcm"
         head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\n\r\n' % name
         return self._post(head + data + b"\r\n--b--\r\n")
 
     def announce(self, size: int) -> int:
-        """Announce a body and send none of it."""
+        """Announce a body of a size and send none of it; return the status."""
         return self._post(b"", announced=size)
 
     def is_alive(self) -> bool:
-        """Whether a page comes."""
+        """Return whether the server answers."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         with suppress(OSError), closing(connection):
             connection.request("GET", "/api/v1/runs", headers=self._headers())
@@ -94,7 +94,7 @@ class Client:
         return False
 
     def begin(self) -> socket.socket:
-        """Begin a body that does not go on."""
+        """Open a connection and send the start of a body."""
         connection = socket.create_connection(("127.0.0.1", self._port))
         lines = [f"{name}: {value}" for name, value in self._headers(length=10_000).items()]
         head = "\r\n".join(["POST /api/v1/score HTTP/1.1", "Host: localhost", *lines, "", "--b"])
@@ -119,17 +119,17 @@ class Client:
         return headers
 
 
-def left_after_a_while(client: Client, group: int, expected: int) -> int:
-    """Descriptors once those of answered requests are closed, or the time is up."""
+def settled_descriptors(client: Client, group: int, expected: int) -> int:
+    """Wait until the server has at most `expected` open descriptors; return their number."""
     end = time.monotonic() + _SETTLED
-    while (found := open_descriptors(group)) > expected and time.monotonic() < end:
+    while (count := open_descriptors(group)) > expected and time.monotonic() < end:
         time.sleep(0.5)
         check(client.is_alive(), "the server does not answer")
-    return found
+    return count
 
 
 def send_all(server: Run, client: Client, files: list[bytes], *, count: int, seed: int) -> None:
-    """Send mutants one by one, then many files at once and bodies that are never sent."""
+    """Send mutants one by one, then many files at once, then bodies that stay incomplete."""
     end = time.monotonic() + _STARTED
     while not client.is_alive():
         check(time.monotonic() < end, "the server does not begin to answer")
@@ -152,7 +152,7 @@ def send_all(server: Run, client: Client, files: list[bytes], *, count: int, see
     check(client.is_alive(), "slow bodies keep others waiting")
     for connection in slow:
         connection.close()
-    left = left_after_a_while(client, server.pid, descriptors)
+    left = settled_descriptors(client, server.pid, descriptors)
     tenth = max(1, count // 10)
     first, last = float(np.median(memory[:tenth])), float(np.median(memory[-tenth:]))
     print(
@@ -168,7 +168,7 @@ def send_all(server: Run, client: Client, files: list[bytes], *, count: int, see
 
 
 def main() -> None:
-    """Serve an empty folder, and send."""
+    """Serve an empty folder, send the uploads, and check what is left behind."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""A folder with a small table, and an app that serves it."""
+"""Fixtures: folders with tables, apps that serve them, signed-in clients, and small images."""
 
 import io
 import json
@@ -32,10 +32,9 @@ from cxrbatch.results.table import (
     record_batch,
     table_schema,
 )
-from cxrbatch.webapp.app import create_app
+from cxrbatch.webapp.app import close_app, create_app
+from cxrbatch.webapp.runs import Evaluations
 from cxrbatch.webapp.security import allowed_hosts
-from cxrbatch.webapp.services import close
-from cxrbatch.webapp.summaries import Summaries
 
 TOKEN = "a-token-of-the-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -110,10 +109,10 @@ def folder(tmp_path: Path, write_table: WriteTable) -> Path:
 
 @contextmanager
 def opened_app(folder: Path) -> Iterator[Flask]:
-    """An app, with its processes ended in the end."""
+    """An app that serves a folder; its child processes are ended afterwards."""
     app = create_app(folder, token=TOKEN, hosts=allowed_hosts("127.0.0.1"))
     yield app
-    close(app)
+    close_app(app)
 
 
 @contextmanager
@@ -145,27 +144,27 @@ def server_of(
 
 @pytest.fixture(scope="session")
 def served() -> Callable[..., AbstractContextManager[str]]:
-    """Serves a folder as a user does, by its address; its log has to stay empty."""
+    """Function that serves a folder by the command; checks exit code 0 and an empty log."""
     return server_of
 
 
 @pytest.fixture
-def adding_app(folder: Path) -> Iterator[Flask]:
-    """An app that serves `folder`."""
+def evaluating_app(folder: Path) -> Iterator[Flask]:
+    """An app that serves `folder` and evaluates its table."""
     with opened_app(folder) as app:
         yield app
 
 
 @pytest.fixture
-def app(adding_app: Flask, monkeypatch: pytest.MonkeyPatch) -> Flask:
-    """The same, without accuracy: a process for it in each test would take minutes."""
-    monkeypatch.setattr(Summaries, "accuracy", lambda self, opened: (None, False))
-    return adding_app
+def app(evaluating_app: Flask, monkeypatch: pytest.MonkeyPatch) -> Flask:
+    """The same app without evaluations: a child process in each test would take minutes."""
+    monkeypatch.setattr(Evaluations, "get", lambda self, table: (None, False))
+    return evaluating_app
 
 
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
-    """A browser that was let in."""
+    """A client of `app` that is signed in."""
     client = app.test_client()
     assert client.get(f"/?token={TOKEN}").status_code == 303
     return client
@@ -216,7 +215,7 @@ def dicom_of(seed: int) -> bytes:
 
 @pytest.fixture(scope="session")
 def scored_folder(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    """A folder with an archive of four files, two of them broken, and its table as scored."""
+    """A folder with an archive of four files, two of them unreadable, and its results table."""
     folder = tmp_path_factory.mktemp("scored")
     archive = folder / "archive"
     archive.mkdir()
@@ -240,7 +239,7 @@ def scored_app(scored_folder: Path) -> Iterator[Flask]:
 
 @pytest.fixture
 def scored(scored_app: Flask) -> FlaskClient:
-    """A browser that was let in to `scored_folder`."""
+    """A client of `scored_app` that is signed in."""
     client = scored_app.test_client()
     client.get(f"/?token={TOKEN}")
     return client

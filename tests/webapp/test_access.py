@@ -1,4 +1,4 @@
-"""Nobody gets in who is not let in, and every answer is guarded."""
+"""Every request needs the token, and every answer has the security headers."""
 
 import logging
 import re
@@ -9,7 +9,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from cxrbatch.cli import main
-from cxrbatch.webapp.app import MOST_BYTES
+from cxrbatch.webapp.app import MAX_BODY_BYTES
 from cxrbatch.webapp.security import OPEN_ENDPOINTS
 
 TOKEN = "a-token-of-the-tests"
@@ -17,7 +17,7 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
 def every_address(app: Flask) -> list[tuple[str, str, str]]:
-    """Endpoint, method and an address of each route of an app."""
+    """Return endpoint, method and an address for each route of an app."""
     found = []
     for rule in app.url_map.iter_rules():
         address = re.sub(r"<int:\w+>", "0", rule.rule)
@@ -26,7 +26,7 @@ def every_address(app: Flask) -> list[tuple[str, str, str]]:
     return found
 
 
-def test_every_route_is_closed_without_the_token(app: Flask) -> None:
+def test_every_route_refuses_a_client_without_the_token(app: Flask) -> None:
     addresses = every_address(app)
     assert len(addresses) > 12
     for endpoint, method, address in addresses:
@@ -39,12 +39,12 @@ def test_every_route_is_closed_without_the_token(app: Flask) -> None:
             assert answer.status_code == 401, f"{method} {address}"
 
 
-def test_what_does_not_exist_is_closed_too(app: Flask) -> None:
+def test_an_absent_page_needs_the_token_too(app: Flask) -> None:
     assert app.test_client().get("/absent").status_code == 401
 
 
 @pytest.mark.parametrize("address", ["/", "/absent", "/api/v1/runs", "/static/style.css"])
-def test_every_answer_is_guarded(client: FlaskClient, address: str) -> None:
+def test_every_answer_has_the_security_headers(client: FlaskClient, address: str) -> None:
     answer = client.get(address, buffered=True)
     policy = answer.headers["Content-Security-Policy"]
     assert "unsafe" not in policy
@@ -55,7 +55,7 @@ def test_every_answer_is_guarded(client: FlaskClient, address: str) -> None:
     assert answer.headers["Cache-Control"] == "no-store"
 
 
-def test_the_token_becomes_a_cookie_and_leaves_the_address(app: Flask) -> None:
+def test_the_token_in_the_address_is_exchanged_for_a_cookie(app: Flask) -> None:
     visitor = app.test_client()
     answer = visitor.get(f"/?token={TOKEN}")
     assert answer.headers["Location"] == "/"
@@ -67,13 +67,13 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(app: Flask) -> None:
 
 
 @pytest.mark.parametrize("path", ["/%09/evil.example/", "//evil.example/", "/%5Cevil.example"])
-def test_the_token_leads_to_no_other_site(app: Flask, path: str) -> None:
+def test_the_redirect_after_sign_in_stays_on_this_site(app: Flask, path: str) -> None:
     location = app.test_client().get(f"{path}?token={TOKEN}").headers.get("Location", "/")
     assert location == "/" or re.match(r"/[\w.]", location)
 
 
 @pytest.mark.parametrize("given", ["", "wrong", TOKEN + "x", TOKEN[:-1], "ü"])
-def test_another_token_is_refused(app: Flask, given: str) -> None:
+def test_a_wrong_token_is_refused(app: Flask, given: str) -> None:
     visitor = app.test_client()
     assert visitor.get("/", query_string={"token": given}).status_code == 401
     header = {"Authorization": f"Bearer {given}".encode().decode("latin-1")}
@@ -87,7 +87,7 @@ def test_a_forged_cookie_is_refused(app: Flask) -> None:
     assert visitor.get("/").status_code == 401
 
 
-def test_a_program_shows_the_token_in_a_header(app: Flask) -> None:
+def test_a_program_may_send_the_token_in_a_header(app: Flask) -> None:
     assert app.test_client().get("/api/v1/runs", headers=BEARER).status_code == 200
 
 
@@ -119,20 +119,22 @@ TRAVERSALS = [
 
 @pytest.mark.parametrize("name", TRAVERSALS)
 @pytest.mark.parametrize("before", ["/runs/", "/reports/", "/static/", "/api/v1/runs/"])
-def test_no_way_leads_out_of_the_folder(client: FlaskClient, before: str, name: str) -> None:
+def test_no_path_in_an_address_leads_out_of_the_folder(
+    client: FlaskClient, before: str, name: str
+) -> None:
     for after in ("", "/rows"):
         answer = client.get(before + name + after, follow_redirects=True)
         assert answer.status_code in (400, 404)
         assert b"root:" not in answer.data
 
 
-def test_a_failure_shows_an_id_that_the_log_has_and_no_more(
+def test_an_exception_shows_only_an_id_that_the_log_has_too(
     app: Flask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ValueError("CANARY^NAME")
 
-    monkeypatch.setattr("cxrbatch.webapp.runs.overview", fail)
+    monkeypatch.setattr("cxrbatch.webapp.runs.summarise_run", fail)
     with caplog.at_level(logging.DEBUG):
         answer = app.test_client().get("/", headers=BEARER)
     assert answer.status_code == 500
@@ -142,14 +144,14 @@ def test_a_failure_shows_an_id_that_the_log_has_and_no_more(
     assert "CANARY" not in caplog.text + answer.text
 
 
-def test_the_limit_on_bodies_is_set(app: Flask) -> None:
-    assert app.config["MAX_CONTENT_LENGTH"] == MOST_BYTES
+def test_the_limit_on_request_bodies_is_set(app: Flask) -> None:
+    assert app.config["MAX_CONTENT_LENGTH"] == MAX_BODY_BYTES
 
 
 @pytest.mark.parametrize(
     "words", [["--token", "short"], ["--token", "ü" * 20], ["--host", "host.invalid"]]
 )
-def test_the_command_refuses_what_is_unsafe_or_absent(
+def test_the_command_refuses_a_weak_token_and_an_unknown_host(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     assert main(["serve", str(tmp_path), *words]) == 2

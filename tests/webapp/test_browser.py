@@ -1,4 +1,4 @@
-"""The app in Chromium, as a person uses it: nothing in the console, nothing asked of others."""
+"""The app in Chromium as a person uses it; the console stays empty, no other site is contacted."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ def address(
     tiny_checkpoint: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
-    """A server of a folder with a table, its report, one that was tampered with, and a ruin."""
+    """Address of a server of a table, its report, a report with a script, and a broken table."""
     folder = tmp_path_factory.mktemp("browsed")
     table, report = folder / "results.parquet", folder / "results.html"
     shutil.copy(scored_folder / "results.parquet", table)
@@ -38,7 +38,7 @@ def address(
 
 @pytest.fixture
 def visit(browser: Browser, address: str) -> Iterator[Visit]:
-    """Opens a page that was let in; in the end nothing may have been told or asked elsewhere."""
+    """Open a signed-in page; in the end check that the console is empty and no other site asked."""
     told: list[str] = []
     contexts = []
 
@@ -66,7 +66,7 @@ def _foreign(url: str, address: str) -> list[str]:
 
 
 def shown_levels(page: Page) -> list[int]:
-    """Red, green and blue in the middle of the canvas, summed over a small square."""
+    """Return red, green and blue, each summed over a square in the middle of the canvas."""
     # Onto a canvas of the test's own: Chromium complains where the page's own is read twice.
     script = """stage => new Promise(done => {
         requestAnimationFrame(() => requestAnimationFrame(() => {
@@ -84,7 +84,7 @@ def shown_levels(page: Page) -> list[int]:
     return found
 
 
-def test_from_the_runs_to_an_image_and_on(visit: Visit) -> None:
+def test_links_and_keys_lead_from_the_runs_to_an_image_and_its_neighbours(visit: Visit) -> None:
     page = visit()
     page.get_by_role("link", name="results.parquet").click()
     page.get_by_role("link", name="Rows", exact=True).click()
@@ -112,7 +112,7 @@ def test_from_the_runs_to_an_image_and_on(visit: Visit) -> None:
     page.wait_for_url("**/images/0?**")
 
 
-def test_dragging_changes_window_and_level_and_the_wheel_zooms(visit: Visit) -> None:
+def test_a_drag_changes_window_and_level_and_the_wheel_zooms(visit: Visit) -> None:
     page = visit()
     page.goto(page.locator("a", has_text="Rows").first.get_attribute("href") or "")
     page.get_by_role("link", name="b.dcm").click()
@@ -153,7 +153,7 @@ def test_a_report_opens(visit: Visit) -> None:
     assert page.locator("svg").count() > 0
 
 
-def test_a_report_that_was_tampered_with_runs_nothing(browser: Browser, address: str) -> None:
+def test_a_script_in_a_report_does_not_run(browser: Browser, address: str) -> None:
     context = browser.new_context(base_url=address)
     page, told = context.new_page(), []
     page.on("console", lambda message: told.append(message.text))
@@ -167,7 +167,7 @@ def test_a_report_that_was_tampered_with_runs_nothing(browser: Browser, address:
     context.close()
 
 
-def test_the_token_is_asked_for(browser: Browser, address: str) -> None:
+def test_a_browser_without_the_token_gets_the_sign_in_page(browser: Browser, address: str) -> None:
     page = browser.new_page()
     page.goto(address)
     assert page.title() == "Sign in · cxrbatch"
@@ -181,7 +181,7 @@ def test_the_token_is_asked_for(browser: Browser, address: str) -> None:
 
 
 def pages_of(page: Page) -> list[str]:
-    """An address of each page."""
+    """Return an address of each kind of page."""
     run = page.get_by_role("link", name="results.parquet").get_attribute("href")
     rows = [f"{run}/rows", f"{run}/rows?layout=sheet", f"{run}/rows?path=absent"]
     images = [f"{run}/images/{number}" for number in (0, 2)]
@@ -209,7 +209,7 @@ def test_axe_finds_no_violation(
         assert_accessible(page)
 
 
-def test_axe_finds_no_violation_where_something_is_refused(
+def test_axe_finds_no_violation_on_error_pages(
     browser: Browser, address: str, assert_accessible: Check
 ) -> None:
     # Chromium reports each refusal in the console, so these pages are not visited as the others.
@@ -227,7 +227,7 @@ def test_axe_finds_no_violation_where_something_is_refused(
 
 
 @pytest.mark.parametrize("width", [360, 1440])
-def test_every_page_fits(visit: Visit, width: int) -> None:
+def test_every_page_fits_the_width_of_the_window(visit: Visit, width: int) -> None:
     page = visit(width=width)
     for url in pages_of(page):
         page.goto(url)

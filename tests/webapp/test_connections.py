@@ -1,4 +1,4 @@
-"""Connections of clients that are slow, many or greedy, at a server in this process."""
+"""Slow, many and greedy clients of a server in this process."""
 
 import http.client
 import socket
@@ -11,7 +11,7 @@ from flask import Flask, request
 
 from cxrbatch.webapp import connections
 from cxrbatch.webapp import server as places
-from cxrbatch.webapp.connections import DEADLINE_SECONDS, LEAST_BYTES_A_SECOND, Channel
+from cxrbatch.webapp.connections import DEADLINE_SECONDS, MIN_BYTES_PER_SECOND, ClientConnection
 from cxrbatch.webapp.server import Server
 
 TOKEN = {"Authorization": "Bearer known"}
@@ -22,7 +22,7 @@ PLACES = 8
 
 
 class Served:
-    """A server in a thread, and the way to it."""
+    """A server that runs in a thread, and clients of it."""
 
     def __init__(self) -> None:
         self.app = Flask(__name__)
@@ -34,7 +34,7 @@ class Served:
         self.app.add_url_rule("/large", view_func=lambda: bytes(1 << 25))
         listener = socket.create_server(("127.0.0.1", 0))
         self.place = listener.getsockname()
-        self.server = Server(self.app, listener, places=PLACES, knows=self._knows)
+        self.server = Server(self.app, listener, places=PLACES, shows_token=self._knows)
         self.thread = threading.Thread(target=self.server.run)
         self.opened: list[socket.socket] = []
 
@@ -45,7 +45,7 @@ class Served:
         return connection
 
     def crowd(self) -> list[socket.socket]:
-        """Many more slow connections than there are places."""
+        """Open ten times as many slow connections as there are places."""
         return [self.connect(HEAD) for _ in range(10 * PLACES)]
 
     def ask(self, body: bytes | None = None, headers: Mapping[str, str] = TOKEN) -> str:
@@ -53,8 +53,8 @@ class Served:
             connection.request("GET" if body is None else "POST", "/", body, dict(headers))
             return connection.getresponse().read().decode()
 
-    def channel_of(self, connection: socket.socket) -> Channel:
-        """The server's end of a connection that was opened before."""
+    def channel_of(self, connection: socket.socket) -> ClientConnection:
+        """Return the server's end of a client's connection."""
         self.ask()  # whoever came before is accepted before
         ends = self.server.active_channels.values()
         return next(end for end in ends if end.addr == connection.getsockname())
@@ -100,7 +100,7 @@ def served() -> Iterator[Served]:
 
 
 def status(connection: socket.socket) -> int:
-    """Read one answer whole."""
+    """Read one answer; return its status."""
     with http.client.HTTPResponse(connection) as answer:
         answer.begin()
         answer.read()
@@ -108,7 +108,7 @@ def status(connection: socket.socket) -> int:
 
 
 def everything(connection: socket.socket) -> bytes:
-    """All that comes until the other end hangs up."""
+    """Return all bytes that come until the server closes the connection."""
     found = b""
     with suppress(ConnectionError):
         while data := connection.recv(1 << 16):
@@ -116,7 +116,7 @@ def everything(connection: socket.socket) -> bytes:
     return found
 
 
-def test_who_knows_the_token_gets_in_between_slow_ones(served: Served) -> None:
+def test_a_client_with_the_token_gets_in_among_slow_strangers(served: Served) -> None:
     slow = served.crowd()
     assert served.ask() == "0 bytes "
     assert len(served.server.active_channels) <= PLACES
@@ -126,7 +126,7 @@ def test_who_knows_the_token_gets_in_between_slow_ones(served: Served) -> None:
     assert everything(slow[0]) == b""
 
 
-def test_a_connection_that_has_shown_the_token_is_kept(served: Served) -> None:
+def test_a_connection_that_has_shown_the_token_is_not_replaced(served: Served) -> None:
     known = served.connect(KNOWN_HEAD + b"\r\n")
     assert status(known) == 200
     served.crowd()
@@ -135,7 +135,7 @@ def test_a_connection_that_has_shown_the_token_is_kept(served: Served) -> None:
     assert status(known) == 200
 
 
-def test_one_address_does_not_crowd_out_another(served: Served) -> None:
+def test_strangers_of_one_address_do_not_crowd_out_another(served: Served) -> None:
     other = served.connect(HEAD, address="127.0.0.2")
     served.crowd()
     assert served.ask() == "0 bytes "
@@ -143,7 +143,7 @@ def test_one_address_does_not_crowd_out_another(served: Served) -> None:
     assert status(other) == 200
 
 
-def test_a_connection_that_works_keeps_its_place_from_idle_ones(served: Served) -> None:
+def test_a_connection_whose_request_is_worked_on_is_not_replaced(served: Served) -> None:
     at_work = served.connect(WAIT)
     served.at_work.wait(60)
     for _ in range(2 * PLACES):
@@ -153,17 +153,17 @@ def test_a_connection_that_works_keeps_its_place_from_idle_ones(served: Served) 
     assert status(at_work) == 200
 
 
-def test_known_ones_that_stall_leave_their_places(
+def test_stalled_known_connections_are_replaced(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(places, "_STALL_SECONDS", 0.0)
     for _ in range(2 * PLACES):
         slow = served.connect(KNOWN_HEAD.replace(b"/", b"/large", 1) + b"\r\n")
         assert slow.recv(1000).startswith(b"HTTP/1.1 200 ")
     assert served.ask() == "0 bytes "
 
 
-def test_a_head_has_a_deadline_that_bytes_do_not_move(served: Served) -> None:
+def test_bytes_do_not_extend_the_deadline_of_a_head(served: Served) -> None:
     slow = served.connect(HEAD)
     slow.sendall(b"X: " + b"a" * 9000)
     channel = served.channel_of(slow)
@@ -171,7 +171,7 @@ def test_a_head_has_a_deadline_that_bytes_do_not_move(served: Served) -> None:
     assert channel.is_overdue(channel.since + DEADLINE_SECONDS + 0.01)
 
 
-def test_a_body_has_as_long_as_its_bytes_are_worth(served: Served) -> None:
+def test_bytes_extend_the_deadline_of_a_body(served: Served) -> None:
     size = 1 << 20
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (2 * size)
     slow = served.connect(head)
@@ -179,32 +179,32 @@ def test_a_body_has_as_long_as_its_bytes_are_worth(served: Served) -> None:
     slow.sendall(bytes(size))
     while (moved := channel._moved) < size:
         served.ask()
-    fair = DEADLINE_SECONDS + moved / LEAST_BYTES_A_SECOND
+    fair = DEADLINE_SECONDS + moved / MIN_BYTES_PER_SECOND
     assert not channel.is_overdue(channel.since + fair)
     assert channel.is_overdue(channel.since + fair + 0.01)
     slow.sendall(bytes(size))
     assert status(slow) == 200
 
 
-def test_an_answer_has_to_be_taken(served: Served) -> None:
+def test_an_answer_that_is_not_fetched_has_a_deadline(served: Served) -> None:
     slow = served.connect(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
     assert slow.recv(1000).startswith(b"HTTP/1.1 200 ")
     channel = served.channel_of(slow)
     while channel.requests:
         served.ask()
-    fair = DEADLINE_SECONDS + channel._moved / LEAST_BYTES_A_SECOND
+    fair = DEADLINE_SECONDS + channel._moved / MIN_BYTES_PER_SECOND
     assert not channel.is_overdue(channel.since + fair / 2)
     assert channel.is_overdue(channel.since + fair + 1)
 
 
-def test_who_works_or_waits_for_the_server_is_never_overdue(served: Served) -> None:
+def test_a_client_that_waits_for_the_server_has_no_deadline(served: Served) -> None:
     waiting = served.connect(WAIT)
     served.at_work.wait(60)
     channel = served.channel_of(waiting)
     assert not channel.is_overdue(channel.since + 1e6)
 
 
-def test_who_is_overdue_is_told_and_hung_up_on(
+def test_a_client_past_its_deadline_gets_408(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, silent = served.connect(HEAD), served.connect()
@@ -214,13 +214,13 @@ def test_who_is_overdue_is_told_and_hung_up_on(
     assert everything(silent) == b""
 
 
-def test_a_stranger_s_body_is_not_kept(served: Served) -> None:
+def test_the_body_of_a_stranger_is_discarded(served: Served) -> None:
     body = bytes(3 << 20)
     assert served.ask(body, TOKEN) == f"{len(body)} bytes "
     assert served.ask(body, {}) == "0 bytes "
 
 
-def test_requests_in_bulk_are_answered_one_by_one_in_their_order(served: Served) -> None:
+def test_pipelined_requests_are_answered_one_by_one_in_order(served: Served) -> None:
     asked = [b"GET /?n=%d HTTP/1.1\r\nHost: x\r\n" % n for n in range(100)]
     bulk = b"\r\n".join(asked) + b"Connection: close\r\n\r\n"
     connection = served.connect(bulk)
@@ -231,7 +231,7 @@ def test_requests_in_bulk_are_answered_one_by_one_in_their_order(served: Served)
     assert served.most_together == 1
 
 
-def test_a_client_that_has_gone_is_noticed(served: Served) -> None:
+def test_a_client_that_disconnects_is_noticed(served: Served) -> None:
     waiting = served.connect(WAIT)
     served.at_work.wait(60)
     channel = served.channel_of(waiting)
@@ -240,7 +240,7 @@ def test_a_client_that_has_gone_is_noticed(served: Served) -> None:
     assert channel.check_client_disconnected()
 
 
-def test_the_end_answers_what_has_come_and_takes_no_more(served: Served) -> None:
+def test_the_end_answers_received_requests_and_accepts_no_more(served: Served) -> None:
     waiting = served.connect(WAIT)
     served.at_work.wait(60)
     begun, idle = served.connect(HEAD), served.connect(KNOWN_HEAD + b"\r\n")
@@ -261,7 +261,7 @@ def test_the_end_answers_what_has_come_and_takes_no_more(served: Served) -> None
 
 
 @pytest.mark.parametrize("is_hurried", [False, True])
-def test_the_end_waits_for_nobody_who_takes_too_long(served: Served, is_hurried: bool) -> None:
+def test_the_end_refuses_requests_that_take_too_long(served: Served, is_hurried: bool) -> None:
     waiting = served.connect(WAIT)
     served.at_work.wait(60)
     served.server.end()

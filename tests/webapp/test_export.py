@@ -1,4 +1,4 @@
-"""Exports stay within named limits of disk and memory, and end where nobody waits for them."""
+"""Exports keep their limits of disk and memory, and stop when the client is gone."""
 
 import csv
 import io
@@ -8,40 +8,40 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from cxrbatch.webapp import export
-from cxrbatch.webapp.services import NAME
+from cxrbatch.webapp.library import get_service
 
 FORMS = pytest.mark.parametrize("form", ["csv", "parquet"])
 
 
 def bytes_on_disk(app: Flask) -> int:
-    count: int = app.extensions[NAME].exports._bytes
+    count: int = get_service(export.Exporter, app)._bytes
     return count
 
 
 @FORMS
-def test_an_export_over_the_limit_is_refused_by_it(
+def test_an_export_over_the_size_limit_is_refused(
     app: Flask, client: FlaskClient, run_id: str, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with client.get(f"/runs/{run_id}/export.{form}") as answer:
         size = len(answer.data)
-    monkeypatch.setattr(export, "MOST_BYTES", size)
+    monkeypatch.setattr(export, "MAX_EXPORT_BYTES", size)
     with client.get(f"/runs/{run_id}/export.{form}") as answer:
         assert answer.status_code == 200
-    monkeypatch.setattr(export, "MOST_BYTES", size - 1)
+    monkeypatch.setattr(export, "MAX_EXPORT_BYTES", size - 1)
     answer = client.get(f"/runs/{run_id}/export.{form}")
     assert answer.status_code == 422
     assert "larger than 0 MiB" in answer.text
     assert bytes_on_disk(app) == 0
 
 
-def test_exports_that_are_not_fetched_leave_others_no_endless_room(
+def test_all_unsent_exports_share_a_limit(
     app: Flask, client: FlaskClient, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = f"/runs/{run_id}/export.csv"
     waiting = client.get(address)
     size = bytes_on_disk(app)
     assert size > 1000
-    monkeypatch.setattr(export, "_MOST_BYTES_TOGETHER", 2 * size - 1)
+    monkeypatch.setattr(export, "_MAX_TOTAL_BYTES", 2 * size - 1)
     refused = client.get(address)
     assert refused.status_code == 503
     assert refused.headers["Retry-After"].isdigit()
@@ -52,20 +52,20 @@ def test_exports_that_are_not_fetched_leave_others_no_endless_room(
 
 
 @FORMS
-def test_a_full_disk_is_told(
+def test_a_full_disk_is_answered_with_507(
     app: Flask, client: FlaskClient, run_id: str, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export.Exports, "take", fail)
+    monkeypatch.setattr(export.Exporter, "reserve", fail)
     answer = client.get(f"/runs/{run_id}/export.{form}")
     assert answer.status_code == 507
     assert "No space left" in answer.text
 
 
 @FORMS
-def test_an_export_that_nobody_waits_for_is_given_up(
+def test_an_export_stops_when_the_client_is_gone(
     app: Flask, client: FlaskClient, run_id: str, form: str
 ) -> None:
     asked = iter([False])
@@ -79,7 +79,7 @@ def test_an_export_that_nobody_waits_for_is_given_up(
     assert bytes_on_disk(app) == 0
 
 
-def test_rows_are_the_same_in_any_pieces(
+def test_the_size_of_pieces_does_not_change_the_csv(
     client: FlaskClient, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with client.get(f"/runs/{run_id}/export.csv") as answer:

@@ -1,4 +1,4 @@
-"""A table may have been made up by anyone: it opens no file to its reader, and ends no page."""
+"""A forged table shows no file that its author has not had, and breaks no page."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from cxrbatch.model.card import Card
 from cxrbatch.model.preprocessing import Recipe, image_hash
 from cxrbatch.reading.radiograph import read_radiographs
 from cxrbatch.results.table import PROVENANCE_KEY
-from cxrbatch.webapp import library, opened
+from cxrbatch.webapp import library, served_table
 
 EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>\\"
 
@@ -30,7 +30,7 @@ def look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def forge(folder: Path, write_table: Callable[[Path], Path]) -> Forge:
-    """Write the table in `folder` with other columns, and saying other things of itself."""
+    """Write the table in `folder` with other columns and other provenance."""
 
     def change(columns: dict[str, object] | None = None, **told: object) -> None:
         path = write_table(folder / "results.parquet")
@@ -47,7 +47,7 @@ def forge(folder: Path, write_table: Callable[[Path], Path]) -> Forge:
 
 
 def pictures_of(client: FlaskClient, run_id: str) -> list[bytes]:
-    """What the first row's film and thumbnail come to; a failure is no picture."""
+    """Return the image and thumbnail of the first row, as far as the server sends them."""
     found = []
     for name in ("film.png", "thumbnail.webp"):
         answer = client.get(f"/runs/{run_id}/images/0/{name}", buffered=True)
@@ -60,7 +60,7 @@ def pictures_of(client: FlaskClient, run_id: str) -> list[bytes]:
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A folder beside the one that is served, with a film, a text and an empty archive."""
+    """A folder beside the served one, with a radiograph, a text and an empty archive."""
     (tmp_path / "outside/archive").mkdir(parents=True)
     grey = np.random.default_rng(5).integers(0, 256, (40, 50), dtype=np.uint8)
     Image.fromarray(grey).save(tmp_path / "outside/film.png")
@@ -82,7 +82,7 @@ ELSEWHERE = [
 ]
 
 
-def test_a_file_is_never_shown_that_the_table_s_maker_has_not_had(
+def test_a_forged_row_shows_no_file_without_its_hash(
     client: FlaskClient, run_id: str, forge: Forge, outside: Path
 ) -> None:
     for root, path in ELSEWHERE:
@@ -95,7 +95,7 @@ def test_a_file_is_never_shown_that_the_table_s_maker_has_not_had(
                 assert client.get(f"/runs/{run_id}/images/0").status_code == 200
 
 
-def test_no_path_and_no_link_leads_out_of_the_archive(
+def test_no_path_or_link_leads_out_of_the_archive(
     client: FlaskClient, run_id: str, forge: Forge, outside: Path, tiny_card: Card
 ) -> None:
     hashed = hash_of(outside / "film.png", tiny_card.recipe)
@@ -120,7 +120,7 @@ ODD_PROVENANCE: list[dict[str, object]] = [
 ]
 
 
-def test_odd_provenance_is_no_failure(client: FlaskClient, run_id: str, forge: Forge) -> None:
+def test_odd_provenance_breaks_no_page(client: FlaskClient, run_id: str, forge: Forge) -> None:
     for told in ODD_PROVENANCE:
         forge(**told)
         assert 409 not in answers_of(client, run_id), told
@@ -138,7 +138,7 @@ ODD_ROWS: list[dict[str, object]] = [
 ]
 
 
-def test_odd_rows_are_no_failure(client: FlaskClient, run_id: str, forge: Forge) -> None:
+def test_odd_rows_break_no_page(client: FlaskClient, run_id: str, forge: Forge) -> None:
     for columns in ODD_ROWS:
         forge(columns)
         assert 409 not in answers_of(client, run_id), columns
@@ -151,14 +151,16 @@ IMPOSSIBLE: list[dict[str, object]] = [
 ]
 
 
-def test_rows_that_no_run_writes_are_damage(client: FlaskClient, run_id: str, forge: Forge) -> None:
+def test_a_row_that_no_run_writes_makes_the_table_damaged(
+    client: FlaskClient, run_id: str, forge: Forge
+) -> None:
     for columns in IMPOSSIBLE:
         forge(columns)
         assert 409 in answers_of(client, run_id), columns
 
 
 def answers_of(client: FlaskClient, run_id: str) -> set[int]:
-    """How every page of a run answers: never with a failure, never with markup of the table's."""
+    """Return the status codes of all pages of a run; check that none fails or has markup."""
     codes = set()
     run = f"/runs/{run_id}"
     query = "sort=-p_Normal&min[Normal]=0&right=yes&flag=x&truth=y&path=z"
@@ -184,7 +186,7 @@ TOO_LONG: list[dict[str, object]] = [
 ]
 
 
-def test_texts_too_long_for_a_page_are_told_and_not_read(
+def test_a_table_with_overlong_texts_is_refused_unread(
     client: FlaskClient, run_id: str, forge: Forge
 ) -> None:
     for columns in TOO_LONG:
@@ -198,10 +200,10 @@ def test_texts_too_long_for_a_page_are_told_and_not_read(
         assert client.get(run).status_code in (200, 409)
 
 
-def test_a_page_of_many_long_rows_is_told(
+def test_a_page_that_is_too_large_is_refused(
     client: FlaskClient, run_id: str, forge: Forge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opened, "_MOST_SHOWN", 100_000)
+    monkeypatch.setattr(served_table, "_MAX_PAGE_BYTES", 100_000)
     forge({"path": "x" * 20_000})
     answer = client.get(f"/runs/{run_id}/rows")
     assert answer.status_code == 409

@@ -1,4 +1,4 @@
-"""By which names a server may be called, and from which pages of a browser."""
+"""Which hosts a request may name, and which pages of a browser may send one."""
 
 import http.client
 import re
@@ -12,9 +12,8 @@ from flask import Flask
 
 from cxrbatch.cli import main
 from cxrbatch.errors import UsageError
-from cxrbatch.webapp.app import create_app
+from cxrbatch.webapp.app import close_app, create_app
 from cxrbatch.webapp.security import allowed_hosts, parse_host
-from cxrbatch.webapp.services import close
 
 TOKEN = "a-token-of-the-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -24,7 +23,7 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 def app_for(folder: Path, *further: str) -> Iterator[Flask]:
     app = create_app(folder, token=TOKEN, hosts=allowed_hosts("127.0.0.1", further))
     yield app
-    close(app)
+    close_app(app)
 
 
 def status(app: Flask, host: str) -> int:
@@ -36,23 +35,23 @@ def status(app: Flask, host: str) -> int:
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8765", "localhost.evil.example", "[::1", "", "127.0.0.2"]
 )
-def test_another_host_is_refused(app: Flask, host: str) -> None:
+def test_a_foreign_host_is_refused(app: Flask, host: str) -> None:
     assert status(app, host) == 400
 
 
 @pytest.mark.parametrize(
     "host", ["localhost:9000", "127.0.0.1", "[::1]:8765", "LOCALHOST", "[0:0::1]", "localhost.:1"]
 )
-def test_its_own_names_are_known(app: Flask, host: str) -> None:
+def test_names_of_this_machine_are_allowed(app: Flask, host: str) -> None:
     assert status(app, host) == 200
 
 
-def test_a_server_for_others_goes_by_its_own_names_only() -> None:
+def test_a_server_on_all_addresses_allows_its_own_names_alone() -> None:
     assert "evil.example" not in allowed_hosts("0.0.0.0")
     assert "xray.example" in allowed_hosts("xray.example")
 
 
-def test_a_refusal_names_the_remedy(app: Flask) -> None:
+def test_a_refused_host_is_told_of_allow_host(app: Flask) -> None:
     overrides = {"HTTP_HOST": "evil.example"}
     answer = app.test_client().get("/api/v1/runs", headers=BEARER, environ_overrides=overrides)
     assert "--allow-host" in answer.get_json()["error"]
@@ -74,7 +73,7 @@ def test_a_refusal_names_the_remedy(app: Flask) -> None:
         ("[2001:db8::7]:443", "[2001:db8::7]"),
     ],
 )
-def test_an_allowed_host_is_answered_and_no_other(folder: Path, given: str, host: str) -> None:
+def test_only_allowed_hosts_are_answered(folder: Path, given: str, host: str) -> None:
     with app_for(folder, "other.example", given) as app:
         assert status(app, host) == 200
         assert status(app, "other.example") == 200
@@ -95,12 +94,12 @@ def test_an_allowed_host_is_answered_and_no_other(folder: Path, given: str, host
         ("a" * 64, "no host"),
     ],
 )
-def test_what_is_no_host_is_refused(text: str, remedy: str) -> None:
+def test_an_invalid_host_is_refused_with_a_remedy(text: str, remedy: str) -> None:
     with pytest.raises(UsageError, match=re.escape(remedy)):
         parse_host(text)
 
 
-def test_the_command_refuses_what_is_no_host(
+def test_the_command_refuses_an_invalid_host(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["serve", str(tmp_path), "--allow-host", "*"]) == 2
@@ -134,7 +133,7 @@ def test_the_command_refuses_what_is_no_host(
         ("cxr.example", "", False),
     ],
 )
-def test_a_page_of_the_same_host_alone_may_send(
+def test_only_a_page_of_the_same_host_and_port_may_post(
     folder: Path, host: str, origin: str, expected: bool
 ) -> None:
     further = ("cxr.example", "named.example:8443", "[2001:db8::7]")
@@ -148,7 +147,7 @@ def test_a_page_of_the_same_host_alone_may_send(
     assert answer.status_code == (400 if expected else 403)
 
 
-def test_the_command_answers_hosts_of_the_environment(
+def test_the_environment_may_name_allowed_hosts(
     served: Callable[..., AbstractContextManager[str]], tmp_path: Path
 ) -> None:
     variables = {"CXRBATCH_SERVE_ALLOW_HOST": "cxr.example röntgen.example"}

@@ -1,4 +1,4 @@
-"""What a visitor sees of an image is what was scored, and nothing where it is not any more."""
+"""The page of an image shows the image that was scored, or nothing if it has changed."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from cxrbatch.model.card import Card
 from cxrbatch.reading.radiograph import read_radiographs
 from cxrbatch.results.table import PROVENANCE_KEY
 from cxrbatch.webapp import library
-from cxrbatch.webapp.films import heat_layer
+from cxrbatch.webapp.images import heat_map_png
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def run_of(client: FlaskClient) -> str:
 
 
 @pytest.mark.parametrize(("number", "name"), [(0, "a.png"), (1, "b.dcm")])
-def test_the_film_is_the_display_image(
+def test_the_image_sent_is_the_display_image(
     scored: FlaskClient, scored_folder: Path, number: int, name: str
 ) -> None:
     answer = scored.get(f"{run_of(scored)}/images/{number}/film.png")
@@ -39,7 +39,7 @@ def test_the_film_is_the_display_image(
     assert np.array_equal(shown, np.rint(reading.display * 255))
 
 
-def test_the_thumbnail_is_the_film_made_small(scored: FlaskClient) -> None:
+def test_the_thumbnail_is_a_small_webp(scored: FlaskClient) -> None:
     answer = scored.get(f"{run_of(scored)}/images/0/thumbnail.webp", buffered=True)
     with Image.open(io.BytesIO(answer.data)) as small:
         assert small.format == "WEBP"
@@ -47,7 +47,7 @@ def test_the_thumbnail_is_the_film_made_small(scored: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("number", [2, 3])
-def test_what_gave_no_image_says_why(scored: FlaskClient, number: int) -> None:
+def test_a_row_without_an_image_says_why(scored: FlaskClient, number: int) -> None:
     run = run_of(scored)
     page = scored.get(f"{run}/images/{number}").text
     assert "Not scored" in page
@@ -56,7 +56,7 @@ def test_what_gave_no_image_says_why(scored: FlaskClient, number: int) -> None:
     assert scored.get(f"{run}/images/{number}/thumbnail.webp", buffered=True).status_code == 200
 
 
-def test_a_file_that_is_not_there_any_more_is_an_answer(client: FlaskClient, run_id: str) -> None:
+def test_a_missing_file_is_answered_with_404(client: FlaskClient, run_id: str) -> None:
     as_script = {"Accept": "image/png, application/json"}
     answer = client.get(f"/runs/{run_id}/images/0/film.png", headers=as_script)
     assert answer.status_code == 404
@@ -65,7 +65,7 @@ def test_a_file_that_is_not_there_any_more_is_an_answer(client: FlaskClient, run
     assert small.mimetype == "image/svg+xml"
 
 
-def test_a_heat_map_is_the_table_s(scored: FlaskClient, scored_folder: Path) -> None:
+def test_a_heat_map_sent_equals_the_table(scored: FlaskClient, scored_folder: Path) -> None:
     stored = pq.read_table(scored_folder / "results.parquet")["heatmaps"][0].as_py()
     cells = np.frombuffer(stored, np.uint8).reshape(3, 2, 2)
     for number in range(3):
@@ -78,12 +78,12 @@ def test_a_heat_map_is_the_table_s(scored: FlaskClient, scored_folder: Path) -> 
     assert scored.get(f"{run_of(scored)}/images/0/heat/3.png").status_code == 404
 
 
-def test_a_heat_map_of_one_level_is_even() -> None:
-    with Image.open(io.BytesIO(heat_layer(np.full((7, 7), 51, np.uint8)))) as layer:
+def test_a_uniform_heat_map_is_drawn_uniform() -> None:
+    with Image.open(io.BytesIO(heat_map_png(np.full((7, 7), 51, np.uint8)))) as layer:
         assert set(np.asarray(layer)[..., 3].ravel()) == {51}
 
 
-def test_before_and_after_go_through_the_chosen_rows(client: FlaskClient, run_id: str) -> None:
+def test_links_go_to_the_neighbours_in_the_selected_rows(client: FlaskClient, run_id: str) -> None:
     query = "outcome=scored&sort=-p_Normal"
     answer = client.get(f"/api/v1/runs/{run_id}/rows?{query}").get_json()
     numbers = [row["row"] for row in answer["rows"]]
@@ -98,18 +98,18 @@ def test_before_and_after_go_through_the_chosen_rows(client: FlaskClient, run_id
                 assert link.partition("?")[0] == expected
 
 
-def test_a_row_that_is_not_chosen_says_so(client: FlaskClient, run_id: str) -> None:
+def test_a_row_outside_the_selection_says_so(client: FlaskClient, run_id: str) -> None:
     page = client.get(f"/runs/{run_id}/images/0?outcome=corrupt").text
-    assert "not among the chosen rows" in page
+    assert "not among the selected rows" in page
     assert 'rel="next"' not in page
 
 
 @pytest.mark.parametrize("number", ["12", "99999999999999999999", "-1", "x"])
-def test_a_row_that_is_not_there(client: FlaskClient, run_id: str, number: str) -> None:
+def test_an_absent_row_is_answered_with_404(client: FlaskClient, run_id: str, number: str) -> None:
     assert client.get(f"/runs/{run_id}/images/{number}").status_code == 404
 
 
-def test_probabilities_are_held_against_the_operating_points(
+def test_probabilities_are_compared_with_the_operating_points(
     folder: Path, tiny_card: Card, client: FlaskClient, run_id: str
 ) -> None:
     table = pq.read_table(folder / "results.parquet")
@@ -127,7 +127,7 @@ def test_probabilities_are_held_against_the_operating_points(
     assert "is below <strong>high</strong> at 0.0800" in page
 
 
-def test_the_page_names_no_identifier(scored: FlaskClient) -> None:
+def test_the_page_shows_no_identifier(scored: FlaskClient) -> None:
     page = scored.get(f"{run_of(scored)}/images/1").text
     for secret in ("Canary", "1.2.3.40719", "1944", "20240719"):
         assert secret not in page

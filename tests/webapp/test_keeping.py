@@ -1,4 +1,4 @@
-"""Uploads stay on the disk only where that was asked for, whole and private, or not at all."""
+"""With --keep-uploads, uploads are kept whole and private; without it, nothing is kept."""
 
 import io
 import json
@@ -12,10 +12,10 @@ from flask.testing import FlaskClient
 
 from cxrbatch.cli import main
 from cxrbatch.errors import UsageError
-from cxrbatch.webapp.app import create_app
-from cxrbatch.webapp.scorer import Keeper, NotKept
+from cxrbatch.webapp.app import close_app, create_app
+from cxrbatch.webapp.library import InsufficientStorage
 from cxrbatch.webapp.security import allowed_hosts
-from cxrbatch.webapp.services import close
+from cxrbatch.webapp.uploads import UploadKeeper
 
 TOKEN = "a-token-of-the-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -33,7 +33,7 @@ def keeping_app(kept: Path, scored_folder: Path, tiny_checkpoint: Path) -> Itera
         scored_folder, token=TOKEN, hosts=hosts, checkpoint=tiny_checkpoint, keep_uploads=kept
     )
     yield app
-    close(app)
+    close_app(app)
 
 
 def send(client: FlaskClient, data: bytes) -> tuple[int, str]:
@@ -42,7 +42,7 @@ def send(client: FlaskClient, data: bytes) -> tuple[int, str]:
     return answer.status_code, answer.text
 
 
-def test_an_upload_is_kept_as_it_came_and_nobody_else_can_read_it(
+def test_a_kept_upload_is_unchanged_and_private(
     keeping_app: Flask, kept: Path, scored_folder: Path
 ) -> None:
     client = keeping_app.test_client()
@@ -64,7 +64,7 @@ def test_an_upload_is_kept_as_it_came_and_nobody_else_can_read_it(
             assert row[0]["format"] == path.suffix.removeprefix(".")
 
 
-def test_what_cannot_be_kept_says_so_and_leaves_nothing(
+def test_an_upload_that_cannot_be_kept_is_answered_with_507(
     keeping_app: Flask, kept: Path, scored_folder: Path
 ) -> None:
     kept.rmdir()
@@ -76,21 +76,19 @@ def test_what_cannot_be_kept_says_so_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(("size", "told"), [(9000, []), (100, ["x" * 9000])])
-def test_a_file_that_is_cut_off_by_the_disk_is_taken_away(
-    kept: Path, size: int, told: list[str]
-) -> None:
-    keeper = Keeper(kept)
+def test_a_partly_written_upload_is_deleted(kept: Path, size: int, told: list[str]) -> None:
+    keeper = UploadKeeper(kept)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises(NotKept, match="File too large"):
+        with pytest.raises(InsufficientStorage, match="File too large"):
             keeper.keep(io.BytesIO(bytes(size)), "png", told)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(kept.iterdir()) == []
 
 
-def test_a_folder_that_will_not_do_is_one_line_at_the_start(
+def test_an_unusable_folder_ends_the_command_with_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "open").mkdir(0o755)
@@ -102,11 +100,11 @@ def test_a_folder_that_will_not_do_is_one_line_at_the_start(
         assert "another folder" in said
 
 
-def test_a_private_folder_is_taken_as_it_is(kept: Path) -> None:
+def test_an_existing_private_folder_is_used(kept: Path) -> None:
     kept.mkdir(0o700)
     (kept / "earlier").touch()
-    Keeper(kept).keep(io.BytesIO(b"x"), "png", [])
+    UploadKeeper(kept).keep(io.BytesIO(b"x"), "png", [])
     assert len(list(kept.iterdir())) == 3
     kept.chmod(0o750)
     with pytest.raises(UsageError, match="chmod 700"):
-        Keeper(kept)
+        UploadKeeper(kept)

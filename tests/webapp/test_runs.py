@@ -1,4 +1,4 @@
-"""Runs and rows: what is shown is what the table holds, whatever becomes of the folder."""
+"""Runs and rows show what the table holds, while files appear, change and go."""
 
 import io
 from pathlib import Path
@@ -13,15 +13,15 @@ from sklearn.metrics import roc_auc_score
 
 from cxrbatch.results.table import open_table
 from cxrbatch.webapp import library
-from cxrbatch.webapp.api import described, document
-from cxrbatch.webapp.filters import PARAMETERS
+from cxrbatch.webapp.api import describe_calls, openapi_document
+from cxrbatch.webapp.row_filter import PARAMETERS
 
 HOSTILE = ["=1+1", "+cmd|' /C calc'!A0", "-2", "@SUM(A1)", "\t=1", "<script>alert(1)</script>"]
 
 
 @pytest.fixture(autouse=True)
 def look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library that looks each time it is asked."""
+    """Let the library list its folder at each call."""
     monkeypatch.setattr(library, "_FRESH_SECONDS", 0.0)
 
 
@@ -48,7 +48,7 @@ QUERIES = [
 
 
 @pytest.mark.parametrize(("query", "fits"), QUERIES)
-def test_a_filter_gives_the_rows_that_fit(
+def test_a_filter_selects_the_matching_rows(
     client: FlaskClient, folder: Path, run_id: str, query: str, fits: object
 ) -> None:
     assert callable(fits)
@@ -61,7 +61,7 @@ def test_a_filter_gives_the_rows_that_fit(
 
 @pytest.mark.parametrize("column", ["p_Normal", "path", "prediction", "file_size"])
 @pytest.mark.parametrize("sign", ["", "-"])
-def test_rows_come_in_the_order_asked_for_and_page_by_page(
+def test_rows_are_sorted_and_split_into_pages(
     client: FlaskClient, run_id: str, column: str, sign: str
 ) -> None:
     found = []
@@ -82,12 +82,12 @@ def test_rows_come_in_the_order_asked_for_and_page_by_page(
         *("sex=M&sex=F", "path=" + "x" * 501, "page=99999999999999", "layout=absent"),
     ],
 )
-def test_a_filter_without_sense_is_refused(client: FlaskClient, run_id: str, query: str) -> None:
+def test_an_invalid_filter_is_refused(client: FlaskClient, run_id: str, query: str) -> None:
     assert client.get(f"/runs/{run_id}/rows?{query}").status_code == 400
 
 
-def test_the_figures_are_those_of_the_table(adding_app: Flask, folder: Path) -> None:
-    client = adding_app.test_client()
+def test_the_evaluation_equals_that_of_the_table(evaluating_app: Flask, folder: Path) -> None:
+    client = evaluating_app.test_client()
     bearer = {"Authorization": "Bearer a-token-of-the-tests"}
     run: dict[str, Any] = {}
     while "accuracy" not in run:
@@ -121,7 +121,7 @@ def test_exported_parquet_is_a_results_table(
     assert table.provenance["filter"] == {"outcome": "scored"}
 
 
-def test_exported_csv_holds_no_formula_and_no_page_holds_markup(
+def test_exported_csv_has_no_formula_and_no_page_has_markup(
     client: FlaskClient, folder: Path, run_id: str, write_table: object
 ) -> None:
     assert callable(write_table)
@@ -138,7 +138,7 @@ def test_exported_csv_holds_no_formula_and_no_page_holds_markup(
     assert "&lt;script&gt;alert" in page
 
 
-def test_what_happens_in_the_folder_is_seen(
+def test_changes_in_the_folder_show_without_a_restart(
     client: FlaskClient, folder: Path, run_id: str, write_table: object
 ) -> None:
     assert callable(write_table)
@@ -157,7 +157,7 @@ def test_what_happens_in_the_folder_is_seen(
     assert "<strong>3</strong>" in client.get(address).text
 
 
-def test_damaged_data_is_no_failure_of_the_server(
+def test_a_damaged_table_is_answered_with_409(
     client: FlaskClient, folder: Path, run_id: str
 ) -> None:
     path = folder / "results.parquet"
@@ -168,7 +168,7 @@ def test_damaged_data_is_no_failure_of_the_server(
         assert client.get(address, buffered=True).status_code in (200, 409)
 
 
-def test_a_report_is_shown_in_a_sandbox_and_other_pages_are_not(
+def test_a_report_is_sandboxed_and_other_html_is_not_served(
     client: FlaskClient, folder: Path, run_id: str
 ) -> None:
     mark = '<!DOCTYPE html><meta name="generator" content="cxrbatch 1">'
@@ -184,7 +184,7 @@ def test_a_report_is_shown_in_a_sandbox_and_other_pages_are_not(
     assert "script-src" not in policy
 
 
-def test_links_and_hidden_files_are_passed_over(
+def test_links_and_hidden_files_are_skipped(
     client: FlaskClient, folder: Path, tmp_path: Path, run_id: str
 ) -> None:
     (folder / "results.parquet").rename(tmp_path / "outside.parquet")
@@ -193,15 +193,15 @@ def test_links_and_hidden_files_are_passed_over(
     assert client.get("/api/v1/runs").get_json() == {"runs": []}
 
 
-def test_the_description_names_every_call_and_filter(client: FlaskClient) -> None:
+def test_openapi_describes_every_call_and_filter(client: FlaskClient) -> None:
     told = client.get("/api/v1/openapi.json").get_json()
-    assert told == document()
+    assert told == openapi_document()
     assert told["openapi"].startswith("3.1")
     routes = {
         (rule.rule.replace("<", "{").replace(">", "}"), method.lower())
         for rule in client.application.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-        if rule.endpoint.startswith(described.__module__.rpartition(".")[2] + ".")
+        if rule.endpoint.startswith(describe_calls.__module__.rpartition(".")[2] + ".")
     }
     assert {(path, method) for path, ways in told["paths"].items() for method in ways} == routes
     rows = told["paths"]["/api/v1/runs/{id}/rows"]["get"]["parameters"]
@@ -209,8 +209,10 @@ def test_the_description_names_every_call_and_filter(client: FlaskClient) -> Non
     assert in_query == {*PARAMETERS, "page", "per_page"}
 
 
-def test_the_description_tells_what_rows_come_with(client: FlaskClient, run_id: str) -> None:
-    calls = document()["paths"]
+def test_openapi_describes_the_answers_about_runs_and_rows(
+    client: FlaskClient, run_id: str
+) -> None:
+    calls = openapi_document()["paths"]
     for address, path in [("/api/v1/runs", "/api/v1/runs"), (f"/api/v1/runs/{run_id}/rows",) * 2]:
         answer = client.get(address).get_json()
         told = calls[path.replace(run_id, "{id}")]["get"]["responses"]["200"]["content"]

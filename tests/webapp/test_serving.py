@@ -1,4 +1,4 @@
-"""The server on its socket: what a hostile client sends keeps nobody waiting and ends nothing."""
+"""The server as a process: hostile requests neither end it nor keep other clients waiting."""
 
 import http.client
 import json
@@ -32,7 +32,7 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def place(
     served: Served, scored_folder: Path, tiny_checkpoint: Path, temporary: Path
 ) -> Iterator[Place]:
-    """Where the server of `scored_folder` listens, which keeps its temporary files apart."""
+    """Host and port of a server of `scored_folder` with its own folder of temporary files."""
     words = ["--checkpoint", str(tiny_checkpoint)]
     with served(scored_folder, *words, variables={"TMPDIR": str(temporary)}) as address:
         found = urlsplit(address)
@@ -80,7 +80,7 @@ def test_a_body_without_a_length_is_refused_before_it_is_sent(place: Place, star
     assert is_alive(place)
 
 
-def test_slow_bodies_keep_nobody_waiting(place: Place) -> None:
+def test_slow_bodies_do_not_delay_other_clients(place: Place) -> None:
     lines = "".join(f"{name}: {value}\r\n" for name, value in MULTIPART.items())
     head = f"POST /api/v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n{lines}\r\n"
     slow = [socket.create_connection(place) for _ in range(60)]
@@ -91,7 +91,7 @@ def test_slow_bodies_keep_nobody_waiting(place: Place) -> None:
         connection.close()
 
 
-def test_fifty_uploads_at_once_are_scored_or_turned_away(
+def test_fifty_simultaneous_uploads_are_scored_or_refused(
     place: Place, scored_folder: Path, temporary: Path
 ) -> None:
     body = HEAD + (scored_folder / "archive/a.png").read_bytes() + b"\r\n--b--\r\n"
@@ -117,7 +117,7 @@ def test_fifty_uploads_at_once_are_scored_or_turned_away(
         *(b"TRACE / HTTP/1.1", b"GET /%00 HTTP/1.1", b"GET /" + b"a" * 300_000 + b" HTTP/1.1"),
     ],
 )
-def test_a_request_without_sense_gets_a_refusal(place: Place, request_line: bytes) -> None:
+def test_a_malformed_request_is_refused(place: Place, request_line: bytes) -> None:
     with socket.create_connection(place, timeout=60) as connection:
         with suppress(ConnectionError):
             connection.sendall(request_line + b"\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -131,7 +131,7 @@ def test_a_request_without_sense_gets_a_refusal(place: Place, request_line: byte
     assert is_alive(place)
 
 
-def test_a_busy_server_ends_in_order(
+def test_a_busy_server_ends_with_exit_code_0(
     served: Served, write_table: Callable[..., Path], tmp_path: Path
 ) -> None:
     write_table(tmp_path / "results.parquet", rows=500)

@@ -1,12 +1,10 @@
-"""An upload gets the numbers of its row in a table, harms nothing and leaves nothing behind."""
+"""An upload gets the scores of its row in a table, does no harm and leaves nothing behind."""
 
 import io
 import logging
 import os
 import random
-import signal
 import tempfile
-import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -24,11 +22,11 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.test import encode_multipart
 
 from cxrbatch.results.table import open_table
-from cxrbatch.webapp.app import create_app
-from cxrbatch.webapp.children import Busy, Children, Queue
+from cxrbatch.webapp.app import close_app, create_app
+from cxrbatch.webapp.children import WorkQueue
+from cxrbatch.webapp.library import get_service
 from cxrbatch.webapp.security import allowed_hosts
-from cxrbatch.webapp.services import NAME, close
-from cxrbatch.workers.worker import WorkerFault, WorkerLimits
+from cxrbatch.webapp.uploads import UploadScorer
 
 TOKEN = "a-token-of-the-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -41,7 +39,7 @@ def scorer_app(scored_folder: Path, tiny_checkpoint: Path) -> Iterator[Flask]:
     hosts = allowed_hosts("127.0.0.1")
     app = create_app(scored_folder, token=TOKEN, hosts=hosts, checkpoint=tiny_checkpoint)
     yield app
-    close(app)
+    close_app(app)
 
 
 @pytest.fixture
@@ -65,7 +63,7 @@ def score(app: Flask, data: bytes, name: str = "x") -> tuple[int, dict[str, obje
 
 
 @pytest.mark.parametrize(("number", "name"), [(0, "a.png"), (1, "b.dcm"), (2, "c.png")])
-def test_the_numbers_equal_those_of_the_row(
+def test_an_upload_has_the_scores_of_its_row_in_a_table(
     scorer_app: Flask, scored_folder: Path, number: int, name: str
 ) -> None:
     table = open_table(scored_folder / "results.parquet")
@@ -87,7 +85,7 @@ def test_the_numbers_equal_those_of_the_row(
     assert levels.tobytes() == row["heatmaps"]
 
 
-def test_a_visitor_sees_prediction_heat_maps_and_words(
+def test_the_page_shows_prediction_heat_maps_and_facts(
     visitor: FlaskClient, scored_folder: Path
 ) -> None:
     secret = visitor.get("/upload").text.partition('name="csrf" value="')[2].partition('"')[0]
@@ -111,7 +109,7 @@ def test_a_visitor_sees_prediction_heat_maps_and_words(
     ],
 )
 @pytest.mark.parametrize("address", ["/upload", "/api/v1/score"])
-def test_another_site_s_post_is_refused(
+def test_a_post_of_another_site_is_refused(
     visitor: FlaskClient, address: str, headers: dict[str, str], csrf: bool
 ) -> None:
     secret = visitor.get("/upload").text.partition('name="csrf" value="')[2].partition('"')[0]
@@ -119,7 +117,7 @@ def test_another_site_s_post_is_refused(
     assert visitor.post(address, data=data, headers=headers).status_code == 403
 
 
-def test_a_foreign_origin_is_refused_with_the_token_too(scorer_app: Flask) -> None:
+def test_a_foreign_origin_is_refused_even_with_the_token(scorer_app: Flask) -> None:
     headers = {**BEARER, "Origin": "http://evil.example"}
     answer = scorer_app.test_client().post("/api/v1/score", data=sent(b"x"), headers=headers)
     assert answer.status_code == 403
@@ -141,7 +139,7 @@ def test_other_formats_and_archives_are_refused(scorer_app: Flask, data: bytes) 
     assert set(answer) == {"error", "id"}
 
 
-def test_one_file_it_is(scorer_app: Flask) -> None:
+def test_a_request_without_exactly_one_file_is_refused(scorer_app: Flask) -> None:
     client = scorer_app.test_client()
     for data in ({}, {"other": (io.BytesIO(b"x"), "x")}, {"file": [(io.BytesIO(b"x"), "x")] * 2}):
         answer = client.post("/api/v1/score", data=data, headers=BEARER)
@@ -166,7 +164,7 @@ def test_a_body_over_the_limit_is_refused_by_its_header(scorer_app: Flask) -> No
 @pytest.mark.parametrize(
     "name", ["../../x.png", "/etc/passwd", "a\x00b", "<script>alert(1)</script>.png", "x" * 5000]
 )
-def test_the_name_of_a_file_is_neither_used_nor_shown(
+def test_the_name_of_an_upload_is_neither_used_nor_shown(
     visitor: FlaskClient, scored_folder: Path, name: str
 ) -> None:
     data = (scored_folder / "archive/c.png").read_bytes()
@@ -224,7 +222,7 @@ def deflated_bomb(whole: bytes) -> bytes:
     return data[:length] + packed
 
 
-def test_a_bomb_has_an_outcome(scorer_app: Flask, scored_folder: Path) -> None:
+def test_a_decompression_bomb_gets_an_outcome(scorer_app: Flask, scored_folder: Path) -> None:
     whole = (scored_folder / "archive/b.dcm").read_bytes()
     bombs = {
         "huge PNG": png_bomb(),
@@ -244,7 +242,7 @@ def test_a_bomb_has_an_outcome(scorer_app: Flask, scored_folder: Path) -> None:
     assert score(scorer_app, (scored_folder / "archive/a.png").read_bytes())[0] == 200
 
 
-def test_a_name_that_is_no_utf_8_is_a_refusal(scorer_app: Flask) -> None:
+def test_a_file_name_that_is_not_utf_8_is_refused(scorer_app: Flask) -> None:
     head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="\xff.png"\r\n\r\n'
     answer = scorer_app.test_client().post(
         "/api/v1/score",
@@ -255,7 +253,7 @@ def test_a_name_that_is_no_utf_8_is_a_refusal(scorer_app: Flask) -> None:
     assert answer.status_code == 400
 
 
-def test_a_body_that_breaks_off_leaves_no_file(
+def test_an_incomplete_body_leaves_no_file_open(
     scorer_app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[IO[bytes]] = []
@@ -278,7 +276,9 @@ def test_a_body_that_breaks_off_leaves_no_file(
     assert all(stream.closed for stream in opened)
 
 
-def test_damaged_files_have_an_outcome(scorer_app: Flask, scored_folder: Path) -> None:
+def test_damaged_uploads_get_an_outcome_or_a_refusal(
+    scorer_app: Flask, scored_folder: Path
+) -> None:
     rng = random.Random(7)
     whole = [(scored_folder / "archive" / name).read_bytes() for name in ("a.png", "b.dcm")]
     for turn in range(24):
@@ -290,11 +290,11 @@ def test_damaged_files_have_an_outcome(scorer_app: Flask, scored_folder: Path) -
         assert b"Canary" not in str(answer).encode()
 
 
-def test_too_many_at_once_are_turned_away(
+def test_an_upload_is_refused_when_the_queue_is_full(
     scorer_app: Flask, scored_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scorer = scorer_app.extensions[NAME].scorer
-    monkeypatch.setattr(scorer, "_queue", Queue(at_work=1, waiting=0))
+    scorer = get_service(UploadScorer, scorer_app)
+    monkeypatch.setattr(scorer, "_queue", WorkQueue(running=1, waiting=0))
     data = (scored_folder / "archive/a.png").read_bytes()
     with scorer._queue.turn():
         client = scorer_app.test_client()
@@ -305,41 +305,7 @@ def test_too_many_at_once_are_turned_away(
     assert score(scorer_app, data)[0] == 200
 
 
-def test_a_reader_that_is_killed_is_not_held_against_the_file() -> None:
-    children = Children(WorkerLimits())
-    try:
-        fault = children.call(signal.raise_signal, signal.SIGKILL)
-    finally:
-        children.close()
-    assert isinstance(fault, WorkerFault)
-    assert fault.outcome == "reader_killed"
-
-
-def test_the_queue_lets_wait_whom_it_has_room_for() -> None:
-    queue = Queue(at_work=1, waiting=1)
-    inside, leave = threading.Event(), threading.Event()
-
-    def work() -> None:
-        with queue.turn():
-            inside.set()
-            leave.wait()
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    threads[0].start()
-    inside.wait()
-    threads[1].start()
-    while queue._places.acquire(blocking=False):
-        queue._places.release()  # until the second has taken the place to wait
-    with pytest.raises(Busy), queue.turn():
-        pass
-    leave.set()
-    for thread in threads:
-        thread.join()
-    with queue.turn():
-        pass
-
-
-def test_nothing_of_a_person_is_said_or_kept(
+def test_nothing_about_a_person_is_answered_logged_or_kept(
     visitor: FlaskClient,
     scored_folder: Path,
     tmp_path: Path,
@@ -363,9 +329,7 @@ def test_nothing_of_a_person_is_said_or_kept(
     assert os.listdir(tmp_path) == []
 
 
-def test_the_description_tells_what_a_score_comes_with(
-    scorer_app: Flask, scored_folder: Path
-) -> None:
+def test_openapi_describes_the_answer_to_a_score(scorer_app: Flask, scored_folder: Path) -> None:
     described = scorer_app.test_client().get("/api/v1/openapi.json", headers=BEARER).get_json()
     content = described["paths"]["/api/v1/score"]["post"]["responses"]["200"]["content"]
     told = content["application/json"]["schema"]["properties"]

@@ -1,5 +1,5 @@
 "use strict";
-// Keys that all pages have: help, and the page or image before and after.
+// Keys of all pages: "?" opens the help, arrows go to the previous and next page or image.
 (() => {
   const help = document.getElementById("help");
   const typing = (target) => target.closest("input, select, textarea, dialog") !== null;
@@ -12,13 +12,13 @@
     }
     const way = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
     const link = way && document.querySelector(`a[rel=${way}]`);
-    // A region that scrolls sideways keeps its arrows.
+    // A region that scrolls sideways keeps its arrow keys.
     if (link && !event.target.closest(".scroll")) {
       event.preventDefault();
       link.click();
     }
   });
-  // What is left empty stays out of the address.
+  // Empty fields of the filter are left out of the address.
   const filters = document.getElementById("filters");
   if (filters) {
     filters.addEventListener("formdata", (event) => {

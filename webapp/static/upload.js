@@ -1,5 +1,5 @@
 "use strict";
-// Drop or choose a file; what becomes of it takes the place of the last result.
+// Sends a dropped or chosen file; its result replaces the last one on the page.
 (() => {
   const form = document.getElementById("upload");
   const input = document.getElementById("file");

@@ -1,6 +1,6 @@
 "use strict";
-// The viewer: a film on a canvas, with window and level, zoom, moving, and a heat map over it.
-// `openViewer` is called again where a page brings a new film without a new load.
+// The viewer: draws a radiograph on a canvas, with window and level, zoom, pan, and a heat map.
+// `openViewer` is called again when a page gets a new radiograph without being loaded again.
 function openViewer() {
   const viewer = document.getElementById("viewer");
   if (!viewer || viewer.dataset.open) return;
@@ -11,12 +11,12 @@ function openViewer() {
   const state = find("state");
   const [levelDial, widthDial] = [find("level"), find("width")];
   const [heatChoice, opacityDial] = [find("heat"), find("opacity")];
-  const film = document.createElement("canvas");
+  const radiograph = document.createElement("canvas");
   const view = { x: 0, y: 0, scale: 1, inverted: false, moving: false };
   const layers = new Map();
-  let grey = null; // levels 0 to 255 as they came
-  let windowed = null; // what `film` shows of them
-  let waiting = false;
+  let grey = null; // the levels of the radiograph as sent, 0 to 255
+  let windowed = null; // the pixels of `radiograph`, after window and level
+  let isScheduled = false;
 
   async function fetched(address) {
     if (address.startsWith("data:")) {
@@ -33,12 +33,12 @@ function openViewer() {
 
   async function load() {
     try {
-      const bitmap = await fetched(viewer.dataset.film);
-      film.width = bitmap.width;
-      film.height = bitmap.height;
-      const onto = film.getContext("2d", { willReadFrequently: true });
+      const bitmap = await fetched(viewer.dataset.radiograph);
+      radiograph.width = bitmap.width;
+      radiograph.height = bitmap.height;
+      const onto = radiograph.getContext("2d", { willReadFrequently: true });
       onto.drawImage(bitmap, 0, 0);
-      windowed = onto.getImageData(0, 0, film.width, film.height);
+      windowed = onto.getImageData(0, 0, radiograph.width, radiograph.height);
       const pixels = new Uint32Array(windowed.data.buffer);
       grey = new Uint8Array(pixels.length);
       for (let i = 0; i < pixels.length; i++) grey[i] = pixels[i] & 255;
@@ -64,11 +64,11 @@ function openViewer() {
     }
     const pixels = new Uint32Array(windowed.data.buffer);
     for (let i = 0; i < grey.length; i++) pixels[i] = shades[grey[i]];
-    film.getContext("2d").putImageData(windowed, 0, 0);
+    radiograph.getContext("2d").putImageData(windowed, 0, 0);
   }
 
   function draw() {
-    waiting = false;
+    isScheduled = false;
     if (!grey) return;
     const ratio = window.devicePixelRatio || 1;
     const box = canvas.getBoundingClientRect();
@@ -77,14 +77,14 @@ function openViewer() {
     context.setTransform(ratio * view.scale, 0, 0, ratio * view.scale, ratio * view.x, ratio * view.y);
     context.imageSmoothingEnabled = view.scale < 3;
     context.imageSmoothingQuality = "high";
-    context.drawImage(film, 0, 0);
+    context.drawImage(radiograph, 0, 0);
     const layer = heatChoice && layers.get(heatChoice.value);
     if (layer) {
       context.imageSmoothingEnabled = true;
       context.globalAlpha = Number(opacityDial.value) / 100;
       context.save();
       context.beginPath();
-      context.rect(0, 0, film.width, film.height);
+      context.rect(0, 0, radiograph.width, radiograph.height);
       context.clip();
       context.drawImage(layer, ...extentOfHeat());
       context.restore();
@@ -92,26 +92,26 @@ function openViewer() {
     }
   }
 
-  // A model that pads its input to a square saw the film in the middle of black.
+  // For a model that pads its input to a square, the heat map covers the padding too.
   function extentOfHeat() {
-    if (viewer.dataset.geometry !== "pad") return [0, 0, film.width, film.height];
-    const edge = Math.max(film.width, film.height);
-    return [(film.width - edge) / 2, (film.height - edge) / 2, edge, edge];
+    if (viewer.dataset.geometry !== "pad") return [0, 0, radiograph.width, radiograph.height];
+    const edge = Math.max(radiograph.width, radiograph.height);
+    return [(radiograph.width - edge) / 2, (radiograph.height - edge) / 2, edge, edge];
   }
 
   function redraw() {
-    if (!waiting) {
-      waiting = true;
+    if (!isScheduled) {
+      isScheduled = true;
       requestAnimationFrame(draw);
     }
   }
 
-  let windowWaiting = false;
+  let windowIsScheduled = false;
   function rewindow() {
-    if (windowWaiting || !grey) return;
-    windowWaiting = true;
+    if (windowIsScheduled || !grey) return;
+    windowIsScheduled = true;
     requestAnimationFrame(() => {
-      windowWaiting = false;
+      windowIsScheduled = false;
       applyWindow();
       redraw();
     });
@@ -119,9 +119,9 @@ function openViewer() {
 
   function fit() {
     const box = canvas.getBoundingClientRect();
-    view.scale = Math.min(box.width / film.width, box.height / film.height);
-    view.x = (box.width - film.width * view.scale) / 2;
-    view.y = (box.height - film.height * view.scale) / 2;
+    view.scale = Math.min(box.width / radiograph.width, box.height / radiograph.height);
+    view.x = (box.width - radiograph.width * view.scale) / 2;
+    view.y = (box.height - radiograph.height * view.scale) / 2;
     redraw();
   }
 
@@ -167,25 +167,25 @@ function openViewer() {
     showHeat();
   }
 
-  const touching = new Map();
+  const pointers = new Map();
   const spread = () => {
-    const [a, b] = [...touching.values()];
+    const [a, b] = [...pointers.values()];
     return Math.hypot(a.x - b.x, a.y - b.y);
   };
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
-    touching.set(event.pointerId, { x: event.offsetX, y: event.offsetY });
+    pointers.set(event.pointerId, { x: event.offsetX, y: event.offsetY });
   });
   canvas.addEventListener("pointermove", (event) => {
-    const last = touching.get(event.pointerId);
+    const last = pointers.get(event.pointerId);
     if (!last) return;
-    const before = touching.size === 2 ? spread() : 0;
+    const before = pointers.size === 2 ? spread() : 0;
     const [x, y] = [event.offsetX - last.x, event.offsetY - last.y];
-    touching.set(event.pointerId, { x: event.offsetX, y: event.offsetY });
-    if (touching.size === 2) {
+    pointers.set(event.pointerId, { x: event.offsetX, y: event.offsetY });
+    if (pointers.size === 2) {
       view.x += x / 2;
       view.y += y / 2;
-      const [a, b] = [...touching.values()];
+      const [a, b] = [...pointers.values()];
       zoom(spread() / Math.max(1, before), (a.x + b.x) / 2, (a.y + b.y) / 2);
     } else if (view.moving || event.shiftKey || event.buttons & 6) {
       view.x += x;
@@ -198,7 +198,7 @@ function openViewer() {
     }
   });
   for (const end of ["pointerup", "pointercancel"]) {
-    canvas.addEventListener(end, (event) => touching.delete(event.pointerId));
+    canvas.addEventListener(end, (event) => pointers.delete(event.pointerId));
   }
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
   canvas.addEventListener("wheel", (event) => {
@@ -222,7 +222,7 @@ function openViewer() {
   }
   window.addEventListener("resize", () => grey && fit());
   const keys = { i: () => setInverted(!view.inverted), h: toggleHeat, 0: reset, "+": () => zoom(1.25), "-": () => zoom(0.8) };
-  // A key belongs to the newest viewer; an older one has left the page.
+  // Only the newest viewer answers keys; an older one was removed from the page.
   document.addEventListener("keydown", (event) => {
     if (!viewer.isConnected || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target.closest("input, select, textarea, dialog")) return;

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from cxrbatch.sample.phantom import CLASSES, PhantomRequest, draw_frontal
-from cxrbatch.sample.projection import Film
+from cxrbatch.sample.projection import Detector
 
 _SMALLEST, _LARGEST = 224, 299
 _DRAWINGS = 40
@@ -19,7 +19,7 @@ def write_pngs(folder: Path, count: int) -> None:
     drawings = []
     for seed in range(_DRAWINGS):
         label, sex = CLASSES[seed % len(CLASSES)], "FM"[seed % 2]
-        request = PhantomRequest(label, seed, sex, Film(_LARGEST, _LARGEST))
+        request = PhantomRequest(label, seed, sex, Detector(_LARGEST, _LARGEST))
         drawings.append(Image.fromarray((draw_frontal(request) * 255).astype(np.uint8)))
     for number in range(count):
         width, height = (int(edge) for edge in rng.integers(_SMALLEST, _LARGEST + 1, 2))

@@ -31,7 +31,7 @@ from sklearn.metrics import roc_auc_score
 
 from cxrbatch.sample.dicom_writer import file_bytes, jpeg_bytes
 from cxrbatch.sample.phantom import CLASSES, PhantomRequest, draw_frontal
-from cxrbatch.sample.projection import Film
+from cxrbatch.sample.projection import Detector
 
 Encode = Callable[[np.ndarray], bytes]
 
@@ -55,7 +55,7 @@ def images(data: Path | None, per_class: int) -> Iterator[tuple[str, Image.Image
     if data is None:
         for seed in range(per_class * len(CLASSES)):
             label = CLASSES[seed % len(CLASSES)]
-            drawn = draw_frontal(PhantomRequest(label, seed, "FM"[seed % 2], Film(600, 720)))
+            drawn = draw_frontal(PhantomRequest(label, seed, "FM"[seed % 2], Detector(600, 720)))
             yield label, Image.fromarray((drawn * 255).astype(np.uint8))
         return
     for folder in sorted(path for path in data.iterdir() if path.is_dir()):

@@ -31,7 +31,7 @@ from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.radiograph import read_radiographs
 from cxrbatch.sample.dicom_writer import file_bytes, put_pixels
 from cxrbatch.sample.phantom import PhantomRequest, draw_frontal
-from cxrbatch.sample.projection import Film
+from cxrbatch.sample.projection import Detector
 
 ROWS, COLUMNS, SIZE = 3000, 2500, 224
 Decode = Callable[[bytes], np.ndarray]
@@ -50,7 +50,7 @@ CODECS: dict[str, tuple[UID, Decode]] = {
 
 def film() -> np.ndarray:
     """A drawn chest with the noise of a detector."""
-    drawn = draw_frontal(PhantomRequest("Normal", 1, "F", Film(COLUMNS // 2, ROWS // 2)))
+    drawn = draw_frontal(PhantomRequest("Normal", 1, "F", Detector(COLUMNS // 2, ROWS // 2)))
     large = Image.fromarray(drawn.astype(np.float32)).resize((COLUMNS, ROWS))
     noise = np.random.default_rng(0).normal(0, 6, (ROWS, COLUMNS))
     return np.clip(np.asarray(large) * 3900 + 60 + noise, 0, 4095).astype(np.uint16)

@@ -26,7 +26,7 @@ from runs import check, link_many, start_fresh, write_films
 
 from cxrbatch.model.checkpoint import bundled_checkpoint
 from cxrbatch.reading.radiograph import read_radiographs
-from cxrbatch.sample.archive import write_sample
+from cxrbatch.sample.archive_writer import write_sample
 
 _NATIVE = """
 #include <stdlib.h>

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from memory import group_memory
 
 from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
-from cxrbatch.sample.archive import write_sample
+from cxrbatch.sample.archive_writer import write_sample
 
 _TOKEN = "a-token-of-the-uploads"
 _ANSWERS = {200, 400, 415, 503}

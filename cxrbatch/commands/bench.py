@@ -53,7 +53,7 @@ def command(
     told = Bar()
     with Interruption(lambda: click.echo("interrupted", err=True)) as interruption, closing(told):
         from cxrbatch.model.checkpoint import bundled_checkpoint
-        from cxrbatch.sample.archive import write_sample
+        from cxrbatch.sample.archive_writer import write_sample
         from cxrbatch.scoring.run import ScoringOptions
         from cxrbatch.speed.measuring import measure
 

@@ -23,7 +23,7 @@ def command(directory: Path) -> None:
       cxrbatch sample sample-archive
       cxrbatch score sample-archive -o results.parquet
     """
-    from cxrbatch.sample.archive import LABELS, write_sample
+    from cxrbatch.sample.archive_writer import LABELS, write_sample
 
     summary = write_sample(directory)
     megabytes = summary.size / 1e6

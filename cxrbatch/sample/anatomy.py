@@ -1,42 +1,46 @@
-"""A drawn thorax: its proportions, soft tissue, lungs, heart and vessels, as lengths of the ray.
+"""Draws the organs and bones of a chest, and a forearm, as lengths of the ray in each tissue.
 
-Proportions follow what an adult's frontal film shows (the lungs' apices above the clavicles, the
-right dome of the diaphragm higher than the left, the heart half as wide as the chest). No film of
-a person was traced or copied.
+Proportions follow what an adult's frontal radiograph shows (the lungs' apices above the clavicles,
+the right dome of the diaphragm higher than the left, the heart half as wide as the chest). No
+radiograph of a person was traced or copied.
+
+Lengths are in image heights and planes have the shape (rows, columns), as in `projection`. Each
+function returns planes of ray lengths in one tissue: soft tissue, bone or air.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from cxrbatch.sample.projection import (
-    Film,
+    Detector,
     Plane,
     Points,
-    curve,
-    ellipsoid,
+    blur,
+    round_edge,
+    rounded,
     smoothstep,
-    tubes,
 )
 
 RIGHT, LEFT = -1.0, 1.0
 """The patient's sides as signs of x: the patient's right is at the viewer's left."""
 
-WIDEST = 0.74
-"""Height on the film, from its upper edge, where the rib cage is widest."""
+_WIDEST = 0.74  # y where the rib cage is widest
+_RIB_PAIRS = 11
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """One drawn person, in film heights.
+    """The proportions of one drawn person, in image heights.
 
     Attributes:
         cage: Half width of the rib cage where it is widest.
         apex: y of the lungs' apices.
         dome: y of the right dome of the diaphragm; the left one lies a little lower.
-        heart: Size of the heart, 1 for a usual one.
+        heart: Size of the heart as a factor, 1 for a usual one.
         depth: Front-to-back thickness of the chest.
         drop: How far a rib descends from the spine to its front end.
         breasts: Thickness of breast shadows, 0 for none.
@@ -52,22 +56,26 @@ class Body:
 
     @classmethod
     def drawn(cls, generator: np.random.Generator, *, sex: str) -> Body:
-        """A person with proportions within the usual range; `sex` is "F" or "M"."""
+        """Choose a person's proportions at random within the usual range; `sex` is "F" or "M"."""
         cage, apex, dome, heart, depth, drop = generator.random(6).tolist()
-        female = sex == "F"
         return cls(
-            cage=(0.365 if female else 0.385) + 0.02 * cage,
+            cage=(0.365 if sex == "F" else 0.385) + 0.02 * cage,
             apex=0.115 + 0.025 * apex,
             dome=0.655 + 0.045 * dome,
             heart=0.92 + 0.16 * heart,
             depth=0.46 + 0.08 * depth,
             drop=0.23 + 0.05 * drop,
-            breasts=0.055 if female else 0.0,
+            breasts=0.055 if sex == "F" else 0.0,
         )
+
+    @property
+    def wide(self) -> float:
+        """Width of the rib cage as a factor, 1 for a usual one."""
+        return self.cage / 0.36
 
     def half_cage(self, y: Plane) -> Plane:
         """Half width of the rib cage at heights `y`: a dome on upright walls."""
-        rest = 1.0 - np.clip((y - self.apex) / (WIDEST - self.apex), 0.0, 1.0)
+        rest = 1.0 - np.clip((y - self.apex) / (_WIDEST - self.apex), 0.0, 1.0)
         return self.cage * np.sqrt(1.0 - rest * rest * np.sqrt(rest))
 
     def diaphragm(self, x: Plane) -> Plane:
@@ -77,43 +85,25 @@ class Body:
         return dome + np.where(away > 0, 0.115, 0.02) * away * away
 
 
-def torso(film: Film, body: Body) -> Plane:
-    """Soft tissue from skin to skin: neck, shoulders, trunk, upper arms, as if it held no air."""
-    x, y = film.grid()
-    wide = body.cage / 0.36
+def torso(detector: Detector, body: Body) -> Plane:
+    """Soft tissue of neck, shoulders, trunk and upper arms, as if the lungs held no air."""
+    x, y = detector.grid()
     heights = [0.0, 0.03, 0.06, 0.09, 0.12, 0.16, 0.22, 0.30, 0.38, 0.55, 0.75, 1.0]
     widths = [0.15, 0.17, 0.21, 0.28, 0.36, 0.43, 0.46, 0.455, 0.43, 0.41, 0.415, 0.43]
-    half = np.interp(y, heights, np.array(widths) * wide)
+    half = np.interp(y, heights, np.array(widths) * body.wide)
     depth = np.interp(y, [0.0, 0.08, 0.2, 0.4, 1.0], [0.24, 0.30, 0.42, body.depth, body.depth])
-    across = x / half
-    trunk = depth * np.sqrt(np.maximum(0.0, 1.0 - across * across))
-    total = np.maximum(trunk, _arms(film, wide=wide))
+    arm = round_edge((np.abs(x) - body.wide * (0.47 + 0.16 * y)) / (0.085 * body.wide))
+    arms = 0.15 * arm * smoothstep(y, low=0.1, high=0.2)
+    total = np.maximum(depth * round_edge(x / half), arms)
     for side in (RIGHT, LEFT):
-        breast = ellipsoid(film, center=(side * 0.19 * wide, 0.60), radii=(0.125, 0.125))
+        breast = detector.ellipsoid(center=(side * 0.19 * body.wide, 0.60), radii=(0.125, 0.125))
         total += body.breasts * breast * smoothstep(y, low=0.45, high=0.62)
     return total
 
 
-def _arms(film: Film, *, wide: float) -> Plane:
-    """Upper arms held away from the trunk."""
-    x, y = film.grid()
-    middle = wide * (0.47 + 0.16 * y)
-    across = (np.abs(x) - middle) / (0.085 * wide)
-    return 0.15 * np.sqrt(np.maximum(0.0, 1.0 - across * across)) * smoothstep(y, low=0.1, high=0.2)
-
-
-def lung(film: Film, body: Body, *, side: float) -> Plane:
-    """Air in one lung.
-
-    Args:
-        film: Where it lands.
-        body: Whose lung.
-        side: `RIGHT` or `LEFT`.
-
-    Returns:
-        Shape (rows, columns): length of the ray in air-filled lung, before vessels.
-    """
-    x, y = film.grid()
+def lung(detector: Detector, body: Body, *, side: float) -> Plane:
+    """Air in the lung of a side, `RIGHT` or `LEFT`, as if it had no vessels."""
+    x, y = detector.grid()
     out = side * x
     half = body.half_cage(y) * 0.965
     across = np.clip(out / np.maximum(half, 1e-6), 0.0, 1.0)
@@ -126,32 +116,27 @@ def lung(film: Film, body: Body, *, side: float) -> Plane:
     return air * np.where(below <= 0.0, 1.0 - 0.35 * smoothstep(below, low=-0.07, high=0.0), recess)
 
 
-def airways(film: Film) -> Plane:
+def airways(detector: Detector) -> Plane:
     """Air in the windpipe and the main bronchi."""
-    step = 0.5 / film.rows
-    windpipe = np.array([[0.0, 0.0, 0, 0.019], [0.002, 0.12, 0, 0.018], [-0.006, 0.31, 0, 0.017]])
-    right = np.array([[-0.006, 0.305, 0, 0.014], [-0.06, 0.365, 0, 0.011]])
-    left = np.array([[-0.004, 0.305, 0, 0.013], [0.075, 0.375, 0, 0.010]])
-    points = np.concatenate([curve(part, step=step) for part in (windpipe, right, left)])
-    return np.minimum(tubes(film, points, step=step), 0.045)
+    windpipe = [[0.0, 0.0, 0, 0.019], [0.002, 0.12, 0, 0.018], [-0.006, 0.31, 0, 0.017]]
+    right = [[-0.006, 0.305, 0, 0.014], [-0.06, 0.365, 0, 0.011]]
+    left = [[-0.004, 0.305, 0, 0.013], [0.075, 0.375, 0, 0.010]]
+    return np.minimum(detector.tubes([windpipe, right, left]), 0.045)
 
 
-def mediastinum(film: Film, body: Body) -> Plane:
-    """Heart and great vessels, where they displace lung."""
-    x, y = film.grid()
+def mediastinum(detector: Detector, body: Body) -> Plane:
+    """Soft tissue of the heart and the great vessels, where it displaces lung."""
+    x, y = detector.grid()
     size = body.heart
     base = body.dome + 0.015
-    ventricle = ellipsoid(
-        film,
-        center=(0.062 * size, base - 0.12 * size),
-        radii=(0.125 * size, 0.155 * size),
-        lean=0.42,
+    ventricle = detector.ellipsoid(
+        center=(0.062 * size, base - 0.12 * size), radii=(0.125 * size, 0.155 * size), lean=0.42
     )
-    atrium = ellipsoid(film, center=(-0.012, base - 0.105), radii=(0.085 * size, 0.125 * size))
-    knob = ellipsoid(film, center=(0.044, 0.305), radii=(0.05, 0.048))
-    pulmonary = ellipsoid(film, center=(0.046, 0.395), radii=(0.055, 0.07), lean=0.3)
-    vena_cava = ellipsoid(film, center=(-0.036, 0.33), radii=(0.040, 0.22))
-    aorta = ellipsoid(film, center=(0.03, 0.58), radii=(0.024, 0.30))
+    atrium = detector.ellipsoid(center=(-0.012, base - 0.105), radii=(0.085 * size, 0.125 * size))
+    knob = detector.ellipsoid(center=(0.044, 0.305), radii=(0.05, 0.048))
+    pulmonary = detector.ellipsoid(center=(0.046, 0.395), radii=(0.055, 0.07), lean=0.3)
+    vena_cava = detector.ellipsoid(center=(-0.036, 0.33), radii=(0.040, 0.22))
+    aorta = detector.ellipsoid(center=(0.03, 0.58), radii=(0.024, 0.30))
     heart = np.maximum(0.31 * ventricle, 0.26 * atrium)
     vessels = np.maximum(0.22 * knob, 0.2 * pulmonary) + 0.14 * vena_cava + 0.07 * aorta
     above = smoothstep(y - body.diaphragm(x), low=0.10, high=0.0)
@@ -159,86 +144,150 @@ def mediastinum(film: Film, body: Body) -> Plane:
     return tissue
 
 
-def abdomen(film: Film, body: Body, generator: np.random.Generator) -> Plane:
-    """Gas under the left dome: the stomach's bubble, as a length of the ray in air."""
+def bowel_gas(detector: Detector, body: Body, generator: np.random.Generator) -> Plane:
+    """Air under the left dome of the diaphragm: in the stomach and in a loop of bowel."""
     shift, size = generator.random(2).tolist()
-    stomach = ellipsoid(
-        film,
+    stomach = detector.ellipsoid(
         center=(0.15 + 0.04 * shift, body.dome + 0.105),
         radii=(0.055 + 0.025 * size, 0.03 + 0.02 * size),
         lean=-0.3,
     )
-    bowel = ellipsoid(film, center=(0.26, body.dome + 0.2), radii=(0.05, 0.028), lean=0.6)
+    bowel = detector.ellipsoid(center=(0.26, body.dome + 0.2), radii=(0.05, 0.028), lean=0.6)
     return 0.10 * stomach + (0.06 * float(size)) * bowel
 
 
-def vessel_tree(film: Film, generator: np.random.Generator, *, body: Body, side: float) -> Plane:
-    """Branching vessels of one lung, from its hilum outwards.
+def vessel_tree(
+    detector: Detector, generator: np.random.Generator, *, body: Body, side: float
+) -> Plane:
+    """Soft tissue of the branching vessels of the lung of a side, from its hilum outwards.
 
-    Args:
-        film: Where they land.
-        generator: Decides the branches.
-        body: Whose lung.
-        side: `RIGHT` or `LEFT`.
-
-    Returns:
-        Shape (rows, columns): length of the ray in vessels; clip it to the lung.
+    They reach beyond the lung: the caller clips them to it.
     """
     hilum = (side * 0.068, 0.40 if side == RIGHT else 0.385)
+    reach = 0.12 * body.cage / 0.36
     directions = [(0.35, -0.95), (0.75, -0.66), (0.95, -0.25), (0.97, 0.2), (0.8, 0.6), (0.42, 0.9)]
-    parts: list[Points] = []
-    step = 0.6 / film.rows
+    axes: list[list[list[float]]] = []
     for across, down in directions:
         jitter_x, jitter_y = (0.03 * (generator.random(2) - 0.5)).tolist()
         start = (hilum[0] + jitter_x, hilum[1] + 0.03 * down + jitter_y)
-        _branch(
-            parts,
-            generator,
-            start=start,
-            heading=(side * across, down),
-            radius=0.0125,
-            reach=0.12 * body.cage / 0.36,
-            step=step,
-        )
-    return tubes(film, np.concatenate(parts), step=step)
+        _add_branch(axes, generator, start, (side * across, down), radius=0.0125, reach=reach)
+    return detector.tubes(axes, spacing=0.6)
 
 
-def _branch(
-    parts: list[Points],
+def _add_branch(
+    axes: list[list[list[float]]],
     generator: np.random.Generator,
-    *,
     start: tuple[float, float],
     heading: tuple[float, float],
+    *,
     radius: float,
     reach: float,
-    step: float,
 ) -> None:
-    """Append one slightly bent vessel to `parts`, then its two or three branches."""
+    """Append the knots of one slightly bent vessel to `axes`, then those of its two branches."""
     bend, length = generator.random(2).tolist()
     turn = 0.5 * (bend - 0.5)
-    middle_heading = (heading[0] - turn * heading[1], heading[1] + turn * heading[0])
-    reach_here = reach * (0.7 + 0.5 * length)
-    middle = (start[0] + heading[0] * reach_here / 2, start[1] + heading[1] * reach_here / 2)
-    end = (
-        middle[0] + middle_heading[0] * reach_here / 2,
-        middle[1] + middle_heading[1] * reach_here / 2,
-    )
+    later = (heading[0] - turn * heading[1], heading[1] + turn * heading[0])
+    own = reach * (0.7 + 0.5 * length)
+    middle = (start[0] + heading[0] * own / 2, start[1] + heading[1] * own / 2)
+    end = (middle[0] + later[0] * own / 2, middle[1] + later[1] * own / 2)
     thin = 0.68 * radius
-    knots = [[*start, 0.0, radius], [*middle, 0.0, (radius + thin) / 2], [*end, 0.0, thin]]
-    parts.append(curve(np.array(knots), step=step))
+    axes.append([[*start, 0.0, radius], [*middle, 0.0, (radius + thin) / 2], [*end, 0.0, thin]])
     if thin < 0.0015:
         return
     for spread in (-0.42, 0.38):
         turn = spread + 0.4 * (float(generator.random()) - 0.5)
-        across = middle_heading[0] - turn * middle_heading[1]
-        down = middle_heading[1] + turn * middle_heading[0]
+        across, down = later[0] - turn * later[1], later[1] + turn * later[0]
         norm = float(np.sqrt(across * across + down * down))
-        _branch(
-            parts,
-            generator,
-            start=end,
-            heading=(across / norm, down / norm),
-            radius=thin * 0.93,
-            reach=reach * 0.76,
-            step=step,
+        direction = (across / norm, down / norm)
+        _add_branch(axes, generator, end, direction, radius=thin * 0.93, reach=reach * 0.76)
+
+
+def ribs(
+    detector: Detector, body: Body, generator: np.random.Generator, *, from_side: bool = False
+) -> Plane:
+    """Bone of the ribs, from the spine to the cartilage in front.
+
+    Seen from the side if `from_side`: the spine is then at the viewer's right.
+    """
+    axes = []
+    for pair in range(_RIB_PAIRS):
+        wobble = 0.006 * (float(generator.random()) - 0.5)
+        y = body.apex - 0.005 + 0.0585 * pair + wobble
+        axes += [_rib(body, pair=pair, y=y, side=side) for side in (RIGHT, LEFT)]
+    return detector.tubes(axes, spacing=0.7, rim=0.5, from_side=from_side)
+
+
+def _rib(body: Body, *, pair: int, y: float, side: float) -> Points:
+    """Knots of one rib, shape (n, 4): half an ellipse that descends from back to front.
+
+    The angle runs over t, the tangent of its half, so that sine and cosine are fractions.
+    """
+    t = np.linspace(0.06, 2.6 if pair < 7 else 1.5, 60)
+    sine, cosine = 2 * t / (1 + t * t), (1 - t * t) / (1 + t * t)
+    drop = body.drop * (0.45 + 0.55 * min(pair, 5) / 5)
+    height = y + drop * (1 - cosine) / 2 - 0.035 * sine * (1 + cosine) / 2
+    half = body.half_cage(np.maximum(height, body.apex + 0.012)) * 1.005
+    depth = 0.42 * body.depth * (0.55 + 0.45 * min(pair, 5) / 5)
+    radius = (0.0125 if pair else 0.014) * (1.0 - 0.12 * (1 - cosine))
+    return np.stack([side * half * sine, height, depth * cosine, radius], axis=1)
+
+
+def spine(detector: Detector) -> Plane:
+    """Bone of the vertebrae: bodies with end plates, pedicles and spinous processes."""
+    x, y = detector.grid()
+    borders = [-0.02]
+    while borders[-1] < 1.05:
+        borders.append(borders[-1] + 0.036 + 0.026 * max(0.0, borders[-1]))
+    edges = np.array(borders)
+    which = np.clip(np.searchsorted(edges, y) - 1, 0, len(edges) - 2)
+    height = edges[which + 1] - edges[which]
+    level = (y - edges[which]) / height
+    disc = smoothstep(np.abs(level - 0.5), low=0.36, high=0.45)
+    plate = smoothstep(np.abs(level - 0.5), low=0.26, high=0.34) * (1.0 - disc)
+    half = (0.026 + 0.016 * y) * (1.0 + 0.16 * (2 * level - 1) ** 2)
+    inside = smoothstep(np.abs(x), low=half + 0.003, high=half - 0.003)
+    wall = smoothstep(np.abs(x), low=half - 0.010, high=half - 0.002)
+    bodies = inside * (0.030 + 0.010 * wall) * (1.0 - 0.45 * disc) + inside * 0.010 * plate
+    arches = []
+    for top, bottom in pairwise(borders):
+        pitch = bottom - top
+        y_ring = top + 0.42 * pitch
+        offset = 0.017 + 0.013 * y_ring
+        for x_ring in (-offset, offset):
+            ring = [x_ring, y_ring, 0.0, 0.13 * pitch]
+            arches.append([ring, [x_ring, y_ring, 0.03, 0.13 * pitch]])
+        tip = [0.0, y_ring + 0.2 * pitch, 0.0, 0.006]
+        arches.append([tip, [0.0, y_ring + 0.75 * pitch, 0.01, 0.007]])
+    return bodies + detector.tubes(arches, rim=0.8)
+
+
+def clavicles(detector: Detector, body: Body, generator: np.random.Generator) -> Plane:
+    """Bone of the clavicles, two S-shaped bones from the breastbone to the shoulders."""
+    axes = []
+    for side in (RIGHT, LEFT):
+        lift = 0.02 * (float(generator.random()) - 0.5)
+        x = np.array([0.032, 0.06, 0.12, 0.20, 0.28, 0.36, 0.41]) * body.wide
+        y = np.array([0.222, 0.207, 0.197, 0.187, 0.165, 0.147, 0.15]) + lift * x / 0.4
+        radius = np.array([0.0185, 0.016, 0.0135, 0.0125, 0.013, 0.015, 0.015])
+        axes.append(rounded(np.stack([side * x, y, np.zeros(7), radius], axis=1)))
+    return 1.7 * detector.tubes(axes, spacing=0.7, rim=0.45)
+
+
+def shoulders(detector: Detector, body: Body) -> Plane:
+    """Bone of the shoulder blades (thin plates with a thick border) and the upper arms' heads."""
+    border = [[0.405, 0.215], [0.372, 0.28], [0.345, 0.36], [0.318, 0.425]]
+    ridge = [[0.41, 0.165], [0.35, 0.185], [0.285, 0.205]]
+    arm = [[0.455, 0.205], [0.485, 0.27], [0.53, 0.5]]
+    radii = [[0.012, 0.008, 0.007, 0.008], [0.012, 0.008, 0.005], [0.031, 0.024, 0.021]]
+    axes = []
+    plates = detector.empty()
+    for side in (RIGHT, LEFT):
+        for places, thickness in zip((border, ridge, arm), radii, strict=True):
+            x, y = np.array(places).T
+            knots = np.stack([x * (side * body.wide), y, np.zeros(len(x)), thickness], axis=1)
+            axes.append(rounded(knots))
+        plates += detector.ellipsoid(
+            center=(side * 0.345 * body.wide, 0.29), radii=(0.05, 0.13), lean=-side * 0.32
         )
+    plate = 0.009 * smoothstep(plates, low=0.0, high=0.5)
+    return detector.tubes(axes, spacing=0.7, rim=0.6) + blur(plate, radius=3)

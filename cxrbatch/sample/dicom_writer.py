@@ -6,41 +6,104 @@ import io
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import imagecodecs
 import numpy as np
+import pydicom.uid as uids
+from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import (
-    UID,
-    ComputedRadiographyImageStorage,
-    DigitalXRayImageStorageForPresentation,
-    DigitalXRayImageStorageForProcessing,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
-    RLELossless,
-)
 
-from cxrbatch.sample.projection import Grey, Plane, Stored
+from cxrbatch.sample.projection import Plane
 
-JPEG_QUALITY = 92
+_JPEG_QUALITY = 92
 
-_ENCODERS: dict[UID, Callable[[Stored, int], bytes | bytearray]] = {
-    JPEG2000Lossless: lambda frame, bits: imagecodecs.jpeg2k_encode(
-        frame, level=0, codecformat="j2k", bitspersample=bits, reversible=True
-    ),
-    JPEGLossless: lambda frame, bits: _lossless_jpeg(frame, bits, predictor=4),
-    JPEGLosslessSV1: lambda frame, bits: _lossless_jpeg(frame, bits, predictor=1),
-    JPEGLSLossless: lambda frame, bits: imagecodecs.jpegls_encode(frame),
-}
+Stored = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int16]
+"""Values of pixels as a file holds them, shape (rows, columns)."""
+
+
+class VoiKind(StrEnum):
+    """How a phantom's header says which range of values to show (PS3.3 C.11.2)."""
+
+    WINDOW = "one window, LINEAR, over the drawing's range"
+    TWO_WINDOWS = "two windows; the first shows the drawing"
+    SIGMOID = "one window with the function SIGMOID"
+    NONE = "no window: the drawing fills all stored values"
+
+
+@dataclass(frozen=True, slots=True)
+class GreyEncoding:
+    """How grey levels become stored values.
+
+    Attributes:
+        bits: Bits Stored, 8 to 16; 8 bits are allocated 8, more are allocated 16.
+        inverted: Stored as MONOCHROME1.
+        voi: Which range the header says to show.
+        signed: Stored as two's complement, half of the range subtracted; the Rescale Intercept
+            adds it back.
+    """
+
+    bits: int = 12
+    inverted: bool = False
+    voi: VoiKind = VoiKind.WINDOW
+    signed: bool = False
+
+    @property
+    def top(self) -> int:
+        """The largest unsigned value."""
+        return (1 << self.bits) - 1
+
+    def store(self, drawing: Plane) -> Stored:
+        """Encode a drawing.
+
+        Args:
+            drawing: Shape (rows, columns), in [0, 1].
+
+        Returns:
+            Stored values, same shape, uint8, uint16 or int16.
+        """
+        low, span = self._range()
+        levels = low + np.floor(drawing * span + 0.5).astype(np.int64)
+        if self.inverted:
+            levels = self.top - levels
+        if self.signed:
+            return (levels - (1 << self.bits - 1)).astype(np.int16)
+        return levels.astype(np.uint8) if self.bits == 8 else levels.astype(np.uint16)
+
+    def describe(self, header: Dataset) -> None:
+        """Write the attributes of pixels, Modality LUT and VOI into a header."""
+        header.SamplesPerPixel = 1
+        header.PhotometricInterpretation = "MONOCHROME1" if self.inverted else "MONOCHROME2"
+        header.BitsAllocated = 8 if self.bits == 8 else 16
+        header.BitsStored = self.bits
+        header.HighBit = self.bits - 1
+        header.PixelRepresentation = int(self.signed)
+        if self.signed:
+            header.RescaleIntercept = str(1 << self.bits - 1)
+            header.RescaleSlope, header.RescaleType = "1", "US"
+        if self.voi is VoiKind.NONE:
+            return
+        # The LINEAR window that shows the drawing as it was (C.11.2.1.2).
+        low, span = self._range()
+        low = self.top - low - span if self.inverted else low
+        center, width = low + span / 2 + 0.5, span + 1.0
+        if self.voi is VoiKind.TWO_WINDOWS:
+            header.WindowCenter = [f"{center:g}", f"{center * 0.8:.1f}"]
+            header.WindowWidth = [f"{width:g}", f"{width * 0.5:.1f}"]
+            header.WindowCenterWidthExplanation = ["STANDARD", "LUNG"]
+            return
+        header.WindowCenter, header.WindowWidth = f"{center:g}", f"{width:g}"
+        if self.voi is VoiKind.SIGMOID:
+            header.VOILUTFunction = "SIGMOID"
+
+    def _range(self) -> tuple[int, int]:
+        """Smallest stored value of a drawing, and the number of steps up to its largest."""
+        if self.voi is VoiKind.NONE:
+            return 0, self.top
+        low = (1 << self.bits) // 20
+        return low, 2 * ((self.top - 3 * low) // 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +111,7 @@ class Person:
     """An invented patient.
 
     Attributes:
-        number: Makes the id; no hospital gives ids like these.
+        number: From 1; makes the id.
         sex: "F" or "M".
         age: In years.
         name: DICOM person name.
@@ -61,26 +124,26 @@ class Person:
 
     @property
     def patient_id(self) -> str:
-        """The synthetic id, for headers and labels.csv."""
+        """The invented id, for headers and labels.csv; no hospital gives ids like these."""
         return f"PHANTOM-{self.number:03d}"
 
 
 @dataclass(frozen=True, slots=True)
-class Wrapping:
+class DicomPacking:
     """How a drawing is packed into a DICOM file.
 
     Attributes:
         syntax: Transfer syntax.
-        grey: How grey becomes stored values.
+        grey: How grey levels become stored values.
         modality: "CR" or "DX".
         view: View Position: "PA", "AP" or "LL" (left lateral).
         body_part: Body Part Examined.
         for_processing: A DX image that is not meant for display.
-        bare: Without preamble and file meta information, as some archives keep them.
+        bare: Without preamble and file meta information, as some archives keep their files.
     """
 
-    syntax: UID = ExplicitVRLittleEndian
-    grey: Grey = field(default_factory=Grey)
+    syntax: uids.UID = uids.ExplicitVRLittleEndian
+    grey: GreyEncoding = field(default_factory=GreyEncoding)
     modality: str = "CR"
     view: str = "PA"
     body_part: str = "CHEST"
@@ -88,140 +151,127 @@ class Wrapping:
     bare: bool = False
 
 
-def stable_uid(*parts: object) -> UID:
-    """A UID under 2.25 that depends on `parts` alone (PS3.5 B.2)."""
+def stable_uid(*parts: object) -> uids.UID:
+    """Make a UID under 2.25 that depends on `parts` alone (PS3.5 B.2)."""
     text = "/".join(str(part) for part in ("cxrbatch sample", *parts))
-    return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}")
+    return uids.UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}")
 
 
 def person_header(person: Person, *, study: int, instance: str) -> Dataset:
-    """Patient, study and series attributes with fixed dates.
+    """Make a header with patient, study and series attributes and fixed dates.
 
     Args:
         person: Who was drawn.
         study: Number of the study, from 1.
-        instance: Names the object within the study; makes its UID.
+        instance: Name of the object within the study; makes its UID.
     """
     header = Dataset()
     header.SpecificCharacterSet = "ISO_IR 192"
-    header.PatientName = person.name
-    header.PatientID = person.patient_id
+    header.PatientName, header.PatientID = person.name, person.patient_id
     header.PatientBirthDate = ""
-    header.PatientSex = person.sex
-    header.PatientAge = f"{person.age:03d}Y"
+    header.PatientSex, header.PatientAge = person.sex, f"{person.age:03d}Y"
     header.StudyDate = f"2021{person.number:02d}{study:02d}"
-    header.StudyTime = "120000"
-    header.StudyID = str(study)
-    header.AccessionNumber = ""
-    header.ReferringPhysicianName = ""
+    header.StudyTime, header.StudyID = "120000", str(study)
+    header.AccessionNumber = header.ReferringPhysicianName = ""
     header.StudyInstanceUID = stable_uid(person.number, study)
     header.SeriesInstanceUID = stable_uid(person.number, study, instance, "series")
     header.SOPInstanceUID = stable_uid(person.number, study, instance)
-    header.SeriesNumber = "1"
-    header.InstanceNumber = "1"
-    header.Manufacturer = "cxrbatch"
-    header.ManufacturerModelName = "Drawn phantom"
+    header.SeriesNumber = header.InstanceNumber = "1"
+    header.Manufacturer, header.ManufacturerModelName = "cxrbatch", "Drawn phantom"
     return header
-
-
-def image_header(
-    person: Person, wrapping: Wrapping, *, study: int, instance: str, frames: int
-) -> Dataset:
-    """Header of a phantom radiograph, without its pixels."""
-    header = person_header(person, study=study, instance=instance)
-    header.Modality = wrapping.modality
-    header.BodyPartExamined = wrapping.body_part
-    header.ViewPosition = wrapping.view
-    header.SOPClassUID = _sop_class(wrapping, frames=frames)
-    header.BurnedInAnnotation = "NO"
-    if wrapping.modality == "DX":
-        header.PresentationIntentType = (
-            "FOR PROCESSING" if wrapping.for_processing else "FOR PRESENTATION"
-        )
-        header.PresentationLUTShape = "INVERSE" if wrapping.grey.inverted else "IDENTITY"
-    if frames > 1:
-        header.NumberOfFrames = str(frames)
-        header.ConversionType = "WSD"
-    wrapping.grey.describe(header)
-    return header
-
-
-def _sop_class(wrapping: Wrapping, *, frames: int) -> UID:
-    if frames > 1:
-        return MultiFrameGrayscaleWordSecondaryCaptureImageStorage
-    if wrapping.modality == "CR":
-        return ComputedRadiographyImageStorage
-    if wrapping.for_processing:
-        return DigitalXRayImageStorageForProcessing
-    return DigitalXRayImageStorageForPresentation
 
 
 def dicom_bytes(
-    drawings: list[Plane], person: Person, wrapping: Wrapping, *, study: int, instance: str
+    drawings: list[Plane], person: Person, packing: DicomPacking, *, study: int, instance: str
 ) -> bytes:
-    """One DICOM file.
+    """Write drawings as one DICOM file.
 
     Args:
         drawings: One for each frame, each of shape (rows, columns) in [0, 1].
         person: Who was drawn.
-        wrapping: How they are packed.
+        packing: How the drawings are packed.
         study: Number of the study, from 1.
-        instance: Names the object within the study.
+        instance: Name of the object within the study.
 
     Returns:
         The file's bytes.
     """
-    header = image_header(person, wrapping, study=study, instance=instance, frames=len(drawings))
-    stored = [wrapping.grey.store(drawing) for drawing in drawings]
-    put_pixels(header, stored, syntax=wrapping.syntax)
-    return file_bytes(header, syntax=wrapping.syntax, bare=wrapping.bare)
+    header = person_header(person, study=study, instance=instance)
+    header.Modality = packing.modality
+    header.BodyPartExamined = packing.body_part
+    header.ViewPosition = packing.view
+    header.SOPClassUID = uids.ComputedRadiographyImageStorage
+    header.BurnedInAnnotation = "NO"
+    if packing.modality == "DX":
+        header.SOPClassUID = uids.DigitalXRayImageStorageForPresentation
+        header.PresentationIntentType = "FOR PRESENTATION"
+        header.PresentationLUTShape = "INVERSE" if packing.grey.inverted else "IDENTITY"
+        if packing.for_processing:
+            header.SOPClassUID = uids.DigitalXRayImageStorageForProcessing
+            header.PresentationIntentType = "FOR PROCESSING"
+    if len(drawings) > 1:
+        header.SOPClassUID = uids.MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+        header.NumberOfFrames, header.ConversionType = str(len(drawings)), "WSD"
+    packing.grey.describe(header)
+    stored = [packing.grey.store(drawing) for drawing in drawings]
+    put_pixels(header, stored, syntax=packing.syntax)
+    return file_bytes(header, syntax=packing.syntax, bare=packing.bare)
 
 
-def put_pixels(header: Dataset, stored: list[Stored], *, syntax: UID) -> None:
-    """Encode frames, each of shape (rows, columns), into Pixel Data (7FE0,0010)."""
+def put_pixels(header: Dataset, stored: list[Stored], *, syntax: uids.UID) -> None:
+    """Encode frames, each of shape (rows, columns), into a header's Pixel Data (7FE0,0010)."""
     header.Rows, header.Columns = stored[0].shape
     header.file_meta = FileMetaDataset()
-    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.file_meta.TransferSyntaxUID = uids.ExplicitVRLittleEndian
     wire = np.stack(stored)
-    big = syntax == ExplicitVRBigEndian
-    header.PixelData = wire.astype(wire.dtype.newbyteorder(">" if big else "<")).tobytes()
+    is_big = syntax == uids.ExplicitVRBigEndian
+    header.PixelData = wire.astype(wire.dtype.newbyteorder(">" if is_big else "<")).tobytes()
     header["PixelData"].VR = "OB" if header.BitsAllocated == 8 else "OW"
-    if syntax == RLELossless:
+    if syntax == uids.RLELossless:
         header.compress(syntax, encoding_plugin="pydicom", generate_instance_uid=False)
     elif syntax in _ENCODERS:
         encode, bits = _ENCODERS[syntax], header.BitsStored
-        _put_encapsulated(header, [bytes(encode(frame, bits)) for frame in stored])
-    elif syntax == JPEGBaseline8Bit:
-        _put_encapsulated(header, [jpeg_bytes(frame) for frame in stored])
-        header.LossyImageCompression = "01"
-        header.LossyImageCompressionMethod = "ISO_10918_1"
+        header.PixelData = encapsulate([bytes(encode(frame, bits)) for frame in stored])
+        header["PixelData"].VR = "OB"
+        if syntax == uids.JPEGBaseline8Bit:
+            header.LossyImageCompression = "01"
+            header.LossyImageCompressionMethod = "ISO_10918_1"
     header.file_meta.TransferSyntaxUID = syntax
 
 
-def _put_encapsulated(header: Dataset, frames: list[bytes]) -> None:
-    header.PixelData = encapsulate(frames)
-    header["PixelData"].VR = "OB"
-
-
-def _lossless_jpeg(grey: Stored, bits: int, *, predictor: int) -> bytes | bytearray:
-    return imagecodecs.jpeg8_encode(grey, lossless=True, predictor=predictor, bitspersample=bits)
-
-
 def jpeg_bytes(grey: Stored) -> bytes:
-    """A grey JPEG baseline stream of 8-bit values, shape (rows, columns)."""
+    """Write 8-bit values of shape (rows, columns) as a baseline JPEG."""
     stream = io.BytesIO()
-    Image.fromarray(grey).save(stream, format="JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(grey).save(stream, format="JPEG", quality=_JPEG_QUALITY)
     return stream.getvalue()
 
 
-def file_bytes(header: Dataset, *, syntax: UID, bare: bool = False) -> bytes:
+def _jpeg_lossless(grey: Stored, bits: int, *, predictor: int) -> bytes | bytearray:
+    return imagecodecs.jpeg8_encode(grey, lossless=True, predictor=predictor, bitspersample=bits)
+
+
+_ENCODERS: dict[uids.UID, Callable[[Stored, int], bytes | bytearray]] = {
+    uids.JPEGBaseline8Bit: lambda frame, bits: jpeg_bytes(frame),
+    uids.JPEG2000Lossless: lambda frame, bits: imagecodecs.jpeg2k_encode(
+        frame, level=0, codecformat="j2k", bitspersample=bits, reversible=True
+    ),
+    uids.JPEGLossless: lambda frame, bits: _jpeg_lossless(frame, bits, predictor=4),
+    uids.JPEGLosslessSV1: lambda frame, bits: _jpeg_lossless(frame, bits, predictor=1),
+    uids.JPEGLSLossless: lambda frame, bits: imagecodecs.jpegls_encode(frame),
+}
+
+
+def file_bytes(header: Dataset, *, syntax: uids.UID, bare: bool = False) -> bytes:
     """Serialise a dataset, with preamble and file meta information unless `bare`.
 
     A bare file is Implicit VR Little Endian, the default transfer syntax (PS3.5 section 10.1).
+
+    Raises:
+        ValueError: If `bare` is asked for with another transfer syntax.
     """
     stream = io.BytesIO()
     if bare:
-        if syntax != ImplicitVRLittleEndian:
+        if syntax != uids.ImplicitVRLittleEndian:
             raise ValueError("a file without file meta information is Implicit VR Little Endian")
         del header.file_meta
         header.save_as(stream, implicit_vr=True, little_endian=True)

@@ -15,7 +15,7 @@ from cxrbatch.model.predictor import Predictor, load_model
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.reading.radiograph import read_radiographs
 from cxrbatch.results.table import open_table
-from cxrbatch.sample.archive import write_sample
+from cxrbatch.sample.archive_writer import write_sample
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from cxrbatch.sample.phantom import (
     draw_frontal,
     draw_lateral,
 )
-from cxrbatch.sample.projection import Film
+from cxrbatch.sample.projection import Detector
 
 DOUBT = "the pixels look inverted against the header (polarity -0."
 
@@ -44,7 +44,7 @@ def thumbnail_ranks(display: Display) -> np.ndarray:
 @cache
 def levels(label: str = "Normal", seed: int = 1) -> np.ndarray:
     """A drawn chest as 8-bit grey levels."""
-    drawn = draw_frontal(PhantomRequest(label, seed, "FM"[seed % 2], Film(256, 230)))
+    drawn = draw_frontal(PhantomRequest(label, seed, "FM"[seed % 2], Detector(256, 230)))
     return np.rint(drawn * 255).astype(np.uint8)
 
 
@@ -71,7 +71,7 @@ def test_a_chest_is_no_negative_and_its_negative_is_one(label: str, seed: int) -
 
 @pytest.mark.parametrize("draw", [draw_lateral, draw_forearm])
 def test_other_views_are_not_doubted(draw: Callable[[PhantomRequest], np.ndarray]) -> None:
-    drawn = draw(PhantomRequest("Normal", 1, "F", Film(256, 230)))
+    drawn = draw(PhantomRequest("Normal", 1, "F", Detector(256, 230)))
     assert polarity(drawn.astype(np.float32)) > SUSPECT
 
 

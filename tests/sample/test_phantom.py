@@ -18,9 +18,9 @@ from cxrbatch.sample.phantom import (
     draw_frontal,
     draw_lateral,
 )
-from cxrbatch.sample.projection import Film, Plane, blur, curve, ellipsoid, tubes
+from cxrbatch.sample.projection import Detector, Plane, blur
 
-FILM = Film(320, 300)
+DETECTOR = Detector(320, 300)
 SEEDS = range(4)
 PINNED = {
     "draw_frontal": "045b7c46fe2ea942",
@@ -32,7 +32,7 @@ PINNED = {
 
 @cache
 def frontal(label: str, seed: int, *, visit: int = 1) -> np.ndarray:
-    return draw_frontal(PhantomRequest(label, seed, "FM"[seed % 2], FILM, visit))
+    return draw_frontal(PhantomRequest(label, seed, "FM"[seed % 2], DETECTOR, visit))
 
 
 def lungs(drawing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +79,7 @@ def test_viral_pneumonia_is_fine_and_all_over(seed: int) -> None:
 def test_viral_pneumonia_is_finer_than_covid(seed: int) -> None:
     def detail(label: str) -> float:
         generator = np.random.default_rng(seed)
-        finding = FINDINGS[label](FILM, Body.drawn(generator, sex="F"), generator)
+        finding = FINDINGS[label](DETECTOR, Body.drawn(generator, sex="F"), generator)
         return float((finding - blur(finding, radius=3))[90:200, 50:110].std())
 
     assert detail("Viral Pneumonia") > 1.5 * detail("COVID-19")
@@ -100,32 +100,29 @@ def test_equal_requests_give_equal_drawings_and_visits_differ() -> None:
 
 @pytest.mark.parametrize("draw", [draw_frontal, draw_lateral, draw_forearm])
 def test_drawings_are_the_same_on_every_machine(draw: Callable[[PhantomRequest], Plane]) -> None:
-    request = PhantomRequest("Viral Pneumonia", 5, "F", Film(160, 144))
+    request = PhantomRequest("Viral Pneumonia", 5, "F", Detector(160, 144))
     levels = np.floor(draw(request) * 255 + 0.5).astype(np.uint8)
     assert hashlib.sha256(levels.tobytes()).hexdigest()[:16] == PINNED[draw.__name__]
 
 
 def test_a_tube_has_the_volume_of_a_cylinder() -> None:
-    film = Film(200, 200)
-    step = 0.002
-    knots = np.array([[-0.3, 0.5, 0.0, 0.02], [0.3, 0.5, 0.0, 0.02]])
-    plane = tubes(film, curve(knots, step=step), step=step, rim=0.3)
+    knots = [[-0.3, 0.5, 0.0, 0.02], [0.3, 0.5, 0.0, 0.02]]
+    plane = Detector(200, 200).tubes([knots], spacing=0.4, rim=0.3)
     volume = plane.sum() / 200**2
     assert volume == pytest.approx(np.pi * 0.02**2 * 0.6, rel=0.01)
 
 
 def test_a_tube_along_the_beam_is_long_for_the_ray() -> None:
-    film = Film(200, 200)
-    step = 0.002
-    along = np.array([[0.0, 0.5, 0.0, 0.02], [0.0, 0.5, 0.2, 0.02]])
-    across = np.array([[-0.1, 0.5, 0.0, 0.02], [0.1, 0.5, 0.0, 0.02]])
-    deep = tubes(film, curve(along, step=step), step=step).max()
-    flat = tubes(film, curve(across, step=step), step=step).max()
+    detector = Detector(200, 200)
+    along = [[0.0, 0.5, 0.0, 0.02], [0.0, 0.5, 0.2, 0.02]]
+    across = [[-0.1, 0.5, 0.0, 0.02], [0.1, 0.5, 0.0, 0.02]]
+    deep = detector.tubes([along], spacing=0.4).max()
+    flat = detector.tubes([across], spacing=0.4).max()
     assert deep > 4 * flat
 
 
 def test_an_ellipsoid_has_its_volume() -> None:
-    plane = ellipsoid(Film(400, 400), center=(0.0, 0.5), radii=(0.2, 0.3))
+    plane = Detector(400, 400).ellipsoid(center=(0.0, 0.5), radii=(0.2, 0.3))
     assert plane.sum() / 400**2 == pytest.approx(2 / 3 * np.pi * 0.2 * 0.3, rel=0.01)
 
 

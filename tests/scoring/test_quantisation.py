@@ -19,7 +19,7 @@ from cxrbatch.model.checkpoint import bundled_checkpoint, load_checkpoint
 from cxrbatch.model.preprocessing import image_hash
 from cxrbatch.results.statistics.metrics import one_vs_rest_auc
 from cxrbatch.results.table import Table, open_table
-from cxrbatch.sample.archive import write_sample
+from cxrbatch.sample.archive_writer import write_sample
 from cxrbatch.scoring.engine import score_archive
 from cxrbatch.scoring.int8 import read_labelled
 from cxrbatch.scoring.run import ScoringOptions

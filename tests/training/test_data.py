@@ -18,7 +18,7 @@ from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import read_radiographs
 from cxrbatch.results.labels import LabelledFile
-from cxrbatch.sample.archive import write_sample
+from cxrbatch.sample.archive_writer import write_sample
 from cxrbatch.training import cache
 from cxrbatch.training.cache import InputReader, fill, in_order, store_place, take
 from cxrbatch.training.dataset import Inputs, Unreadable, forget_inputs, prepare_inputs, sides_of

@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from cxrbatch.model.preprocessing import area_resize
 from cxrbatch.sample.phantom import CLASSES, PhantomRequest, draw_frontal
-from cxrbatch.sample.projection import Film
+from cxrbatch.sample.projection import Detector
 from cxrbatch.training.duplicates import Pair, near_duplicates
 
 Inputs = npt.NDArray[np.uint8]
@@ -27,7 +27,8 @@ def prepared(image: Image.Image, size: int = 112) -> Inputs:
 def films() -> list[Image.Image]:
     """Women of several classes, 320 x 288 pixels, drawn alike but for their proportions."""
     requests = [
-        PhantomRequest(CLASSES[i % len(CLASSES)], i, "F", Film(320, 288)) for i in range(PERSONS)
+        PhantomRequest(CLASSES[i % len(CLASSES)], i, "F", Detector(320, 288))
+        for i in range(PERSONS)
     ]
     return [Image.fromarray((255 * draw_frontal(r)).astype(np.uint8)) for r in requests]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import poisons
 import pytest
 
-from cxrbatch.sample.archive import write_sample
+from cxrbatch.sample.archive_writer import write_sample
 from cxrbatch.workers import forkserver as child_side
 from cxrbatch.workers import worker
 from cxrbatch.workers.forkserver import UNKNOWN_STATUS, End

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pydicom.uid import MediaStorageDirectoryStorage
 
-from cxrbatch.sample.archive import SampleSummary
+from cxrbatch.sample.archive_writer import SampleSummary
 
 
 def chunks(png: bytes) -> list[tuple[bytes, bool]]:

@@ -17,8 +17,8 @@ from click.testing import CliRunner
 
 from cxrbatch.commands.sample import command
 from cxrbatch.errors import CxrbatchError, UsageError
-from cxrbatch.sample import archive
-from cxrbatch.sample.archive import (
+from cxrbatch.sample import archive_writer
+from cxrbatch.sample.archive_writer import (
     KINDS,
     REAL,
     REAL_RADIOGRAPHS,
@@ -45,7 +45,7 @@ def labels(root: Path) -> list[dict[str, str]]:
 
 def test_another_process_writes_the_same_bytes(written: SampleSummary, tmp_path: Path) -> None:
     program = (
-        "import sys, pathlib; from cxrbatch.sample.archive import write_sample;"
+        "import sys, pathlib; from cxrbatch.sample.archive_writer import write_sample;"
         "write_sample(pathlib.Path(sys.argv[1]))"
     )
     again = tmp_path / "again"
@@ -110,8 +110,8 @@ def test_real_radiographs_are_copied_unchanged(written: SampleSummary) -> None:
 def test_without_pydicom_data_the_summary_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive, "_real_folder", lambda: None)
-    monkeypatch.setattr(archive, "_contents", lambda real: iter([("a", KINDS[0], b"x")]))
+    monkeypatch.setattr(archive_writer, "_real_folder", lambda: None)
+    monkeypatch.setattr(archive_writer, "_contents", lambda real: iter([("a", KINDS[0], b"x")]))
     summary = write_sample(tmp_path / "new")
     assert "cxrbatch[sample]" in summary.remark
     assert summary.kinds[REAL] == 0
@@ -137,7 +137,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def full(path: Path, content: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(archive, "_contents", lambda real: iter([("a/b", KINDS[0], b"x")]))
+    monkeypatch.setattr(archive_writer, "_contents", lambda real: iter([("a/b", KINDS[0], b"x")]))
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(CxrbatchError) as raised:
         write_sample(tmp_path / "new")
@@ -150,7 +150,7 @@ def test_the_command_prints_counts_labels_and_what_is_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = [("a.dcm", KINDS[0], b"x"), ("labels.csv", KINDS[-1], b"y")]
-    monkeypatch.setattr(archive, "_contents", lambda real: iter(content))
+    monkeypatch.setattr(archive_writer, "_contents", lambda real: iter(content))
     place = tmp_path / "two words"
     result = CliRunner().invoke(command, [str(place)])
     assert result.exit_code == 0

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrbatch.results.labels import SPLITS, read_labels
+from cxrbatch.results.label_files import read_labels
+from cxrbatch.results.labels import SPLITS
 from cxrbatch.results.statistics import metrics
 from cxrbatch.results.table import open_table
 

@@ -22,7 +22,8 @@ from PIL import Image, ImageEnhance
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.grey import GreyImage
 from cxrbatch.reading.radiograph import ReadingOptions, read_radiographs
-from cxrbatch.results.labels import LabelledFile, read_labels
+from cxrbatch.results.label_files import read_labels
+from cxrbatch.results.labels import LabelledFile
 from cxrbatch.training.duplicates import near_duplicates
 from cxrbatch.training.split import LeakError, split_files
 

@@ -51,11 +51,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Train a model on class folders or files of labels.",
     ),
     "report": (
-        "cxrbatch.reports.command:command",
+        "cxrbatch.reports.command:report",
         "Make one HTML page of a results table: what was scored, and how good it is.",
     ),
     "compare": (
-        "cxrbatch.reports.compare_command:command",
+        "cxrbatch.reports.command:compare",
         "Compare two models, or two recipes, on the same images: SECOND is held to FIRST.",
     ),
     "serve": (

@@ -1,13 +1,63 @@
-"""The command `cxrbatch report`."""
+"""The commands `cxrbatch report` and `cxrbatch compare`."""
 
-import json
 import math
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from cxrbatch import options as shared
-from cxrbatch.reports import options
+from cxrbatch.errors import CxrbatchError
+
+if TYPE_CHECKING:
+    from cxrbatch.reports.comparison import ComparisonValues
+    from cxrbatch.results.figures import Figure
+    from cxrbatch.results.statistics.intervals import Estimate
+
+WORSE = 4
+"""Exit code: the second table is worse than allowed."""
+
+# Sums in another order differ in the last bits.
+_ROUNDING = 1e-12
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+def _page_options(command: Decorated) -> Decorated:
+    """Add `--json`, `--labels`, `--archive`, `--show-paths` and `--overwrite`.
+
+    They pass `figures`, `labels` and `archive`, each a Path or None, and two bools.
+    """
+    for option in (
+        shared.overwrite_option,
+        click.option(
+            "--show-paths", is_flag=True, help="Name files in the page, which may tell of persons."
+        ),
+        click.option(
+            "--archive",
+            type=click.Path(path_type=Path, exists=True, file_okay=False),
+            metavar="DIR",
+            help="Where the archive is now.  [default: where it was scored]",
+        ),
+        click.option(
+            "--labels",
+            type=shared.FILE,
+            metavar="FILE",
+            help="CSV or Parquet with the column label and one of path, sop_instance_uid, "
+            "image_hash.  [default: the table's own column truth, or class-named folders]",
+        ),
+        click.option(
+            "--json",
+            "figures",
+            type=shared.FILE,
+            metavar="FILE",
+            help="Write the figures here too.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def _prevalence(
@@ -30,6 +80,15 @@ def _prevalence(
     return found
 
 
+def _margin(
+    context: click.Context, parameter: click.Parameter, given: float | None
+) -> float | None:
+    # No number is larger than NaN: nothing would ever be worse.
+    if given is not None and math.isnan(given):
+        raise click.BadParameter("nan is no margin; give a number from 0 to 1.")
+    return given
+
+
 @click.command("report")
 @click.argument("table", type=shared.FILE)
 @click.option(
@@ -40,9 +99,6 @@ def _prevalence(
     metavar="FILE",
     help="The page to write.",
 )
-@options.json_option
-@options.labels_option
-@options.archive_option
 @click.option(
     "--prevalence",
     multiple=True,
@@ -50,9 +106,8 @@ def _prevalence(
     callback=_prevalence,
     help="State predictive values for this prevalence of a class too; may be repeated.",
 )
-@options.show_paths_option
-@shared.overwrite_option
-def command(
+@_page_options
+def report(
     table: Path,
     output: Path,
     figures: Path | None,
@@ -75,41 +130,24 @@ def command(
       cxrbatch report results.parquet --labels labels.csv -o report.html
       cxrbatch report results.parquet --prevalence COVID-19=0.05 --json figures.json
     """
-    from cxrbatch.errors import UsageError
-    from cxrbatch.paths import check_output
+    from cxrbatch.reports.gallery import PictureSource
+    from cxrbatch.reports.report import write_report
 
-    for target in filter(None, (output, figures)):
-        check_output(target, overwrite=overwrite, source=table)
-        if labels is not None:
-            check_output(target, overwrite=overwrite, source=labels)
-    if figures is not None and figures.resolve() == output.resolve():
-        raise UsageError("--json and --output name one file; choose two")
-
-    from cxrbatch.atomic import written_whole
-    from cxrbatch.reports.page import render
-    from cxrbatch.reports.report import make_report
-    from cxrbatch.reports.subgroups import FEW
-
-    report = make_report(
+    found = write_report(
         table,
+        output,
+        figures=figures,
         labels=labels,
-        archive=archive,
         prevalence=prevalence,
-        show_paths=show_paths,
-        workers=shared.default_workers(),
-        progress=options.Steps(),
+        source=PictureSource(archive, show_paths, shared.default_workers()),
+        overwrite=overwrite,
+        on_step=_show_step,
     )
-    page = render("report.html", {"report": report, "few": FEW}).encode()
-    with written_whole(output) as file:
-        file.write(page)
-    if figures is not None:
-        with written_whole(figures) as file:
-            file.write(json.dumps(report.figures(), indent=1, allow_nan=False).encode())
-    flow = report.flow
+    flow = found.flow
     click.echo(
         f"analysed     {flow.analysed:,} of {flow.scored:,} scored images, {flow.rows:,} rows"
     )
-    click.echo(f"truth        {report.truth_source or 'none: --labels gives one'}")
+    click.echo(f"truth        {found.truth_source or 'none: --labels gives one'}")
     if flow.side is not None:
         aside = sum(step.count for step in flow.aside)
         click.echo(f"split        test alone; {aside:,} images of other sides are not analysed")
@@ -117,4 +155,121 @@ def command(
         click.echo(
             f"split        {flow.not_held_out:,} analysed images are of its side train or val"
         )
-    click.echo(f"page         {output} ({len(page) / 1e6:.1f} MB)")
+    _show_page(output)
+
+
+@click.command("compare")
+@click.argument("first", type=shared.FILE)
+@click.argument("second", type=shared.FILE)
+@click.option("-o", "--output", type=shared.FILE, metavar="FILE", help="Write a page here too.")
+@click.option(
+    "--fail-if-worse",
+    type=click.FloatRange(0.0, 1.0),
+    metavar="MARGIN",
+    callback=_margin,
+    help="Exit with 4 where balanced accuracy or macro AUC of SECOND is lower by more than this.",
+)
+@_page_options
+def compare(
+    first: Path,
+    second: Path,
+    output: Path | None,
+    figures: Path | None,
+    labels: Path | None,
+    archive: Path | None,
+    fail_if_worse: float | None,
+    show_paths: bool,
+    overwrite: bool,
+) -> None:
+    """Compare two models, or two recipes, on the same images: SECOND is held to FIRST.
+
+    Images are joined by path and frame, else by SOP Instance UID, else by image hash. Each
+    difference is SECOND minus FIRST, with a 95 % interval by paired resampling of patients; areas
+    under ROC curves are compared by DeLong's test too, decisions by McNemar's.
+
+    Research use only: the models are not medical devices.
+
+    \b
+    Example:
+      cxrbatch compare old.parquet new.parquet --labels labels.csv -o compare.html
+      cxrbatch compare old.parquet new.parquet --fail-if-worse 0.01 --json figures.json
+    """
+    from cxrbatch.reports.comparison import write_comparison
+    from cxrbatch.reports.gallery import PictureSource
+
+    found = write_comparison(
+        first,
+        second,
+        output=output,
+        figures=figures,
+        labels=labels,
+        source=PictureSource(archive, show_paths, shared.default_workers()),
+        overwrite=overwrite,
+        on_step=_show_step,
+    )
+    for line in _lines(found):
+        click.echo(line)
+    if output is not None:
+        _show_page(output)
+    if fail_if_worse is None:
+        return
+    if found.loss is None:
+        raise CxrbatchError("neither balanced accuracy nor macro AUC is defined: nothing to judge")
+    if found.loss > fail_if_worse + _ROUNDING:
+        click.echo(
+            f"error: the second is worse by {found.loss:.4f}, over {fail_if_worse:g}", err=True
+        )
+        click.get_current_context().exit(WORSE)
+
+
+def _show_step(step: str) -> None:
+    """Write a step to stderr, if that is a terminal."""
+    if sys.stderr.isatty():
+        click.echo(f"{step} …", err=True)
+
+
+def _show_page(output: Path) -> None:
+    click.echo(f"page         {output} ({output.stat().st_size / 1e6:.1f} MB)")
+
+
+def _lines(found: "ComparisonValues") -> Iterator[str]:
+    differences, pairs = found.differences, found.pairs
+    width = max(12, *(len(f"AUC {_plain(name)}") for name in pairs.classes))
+    side = f", the side {pairs.side} alone" if pairs.side else ""
+    yield f"first        {_plain(pairs.names[0])}"
+    yield f"second       {_plain(pairs.names[1])}"
+    yield f"images       {len(pairs.truth):,} in both, joined by {' and '.join(pairs.key)}{side}"
+    yield f"left out     {pairs.unpaired[0]:,} of the first, {pairs.unpaired[1]:,} of the second"
+    one, other = found.evaluations
+    for title, name in (
+        ("accuracy", "accuracy"),
+        ("balanced", "balanced_accuracy"),
+        ("macro AUC", "macro_auc"),
+    ):
+        figures = getattr(one, name), getattr(other, name), getattr(differences, name)
+        yield _line(title.ljust(width), *figures)
+    for a, b, of, test in zip(
+        one.classes, other.classes, differences.auc, differences.delong, strict=True
+    ):
+        p = "" if test is None else f", DeLong p {test.p:.3g}"
+        yield _line(f"AUC {_plain(a.name)}".ljust(width), a.auc, b.auc, of) + p
+    yield (
+        f"right alone  first {differences.second_only:,}, second {differences.first_only:,}, "
+        f"McNemar p {differences.mcnemar_p:.3g}"
+    )
+
+
+def _plain(name: str) -> str:
+    """A foreign name that can do nothing to a terminal."""
+    from cxrbatch.paths import shown
+
+    return shown(name)[1:-1]
+
+
+def _line(name: str, one: "Figure", other: "Figure", difference: "Estimate") -> str:
+    if difference.value is None:
+        return f"{name} undefined: {one.undefined or other.undefined}"
+    text = f"{name} {one.value:.4f} -> {other.value:.4f}, {difference.value:+.4f}"
+    if difference.interval is None:
+        return f"{text} ({difference.reason})"
+    return f"{text} ({difference.interval.low:+.4f} to {difference.interval.high:+.4f})"

@@ -1,4 +1,4 @@
-"""All that a comparison of two tables says, as plain values: the second is held to the first."""
+"""A comparison of two tables on the same images: the second is measured against the first."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -7,27 +7,26 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
+import pandas as pd
 
 from cxrbatch.errors import LabelError, TableError
 from cxrbatch.paths import shown
-from cxrbatch.reports.flow import Positions, follow
-from cxrbatch.reports.gallery import read_pictures
-from cxrbatch.reports.options import Progress
-from cxrbatch.reports.report import Shown, as_text
-from cxrbatch.results import evaluation as comparison
-from cxrbatch.results.evaluation import Comparison, evaluate
+from cxrbatch.reports.gallery import AS_SCORED, GalleryImage, PictureSource, gallery_images
+from cxrbatch.reports.page import render
+from cxrbatch.reports.report import OnStep, as_text, check_outputs, no_steps, write_outputs
+from cxrbatch.results.analysis import Positions, analyse, card_of, read_scores
 from cxrbatch.results.figures import Evaluation
-from cxrbatch.results.joining import find_truth, patients_of
-from cxrbatch.results.scores import card_of, read_scores
+from cxrbatch.results.frames import Results
+from cxrbatch.results.statistics.calculation import Comparison, compare_scores, evaluate_scores
 from cxrbatch.results.statistics.intervals import Estimate, Groups
 from cxrbatch.results.statistics.metrics import Classes, Probabilities
 from cxrbatch.results.table import Table, open_table
+from cxrbatch.results.truth import patients_of
 
 _KEYS = (("path", "frame"), ("sop_instance_uid", "frame"), ("image_hash",))
 # What decides which input an image becomes.
-_WAY = ("recipe", "fast_decode")
+_INPUT_OPTIONS = ("recipe", "fast_decode")
+_MOST_FLIPS_SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +36,12 @@ class Pairs:
     Attributes:
         key: The columns by which they were joined.
         classes: In the order of the first table.
+        names: Of the models.
         truth_source: Where the truth comes from.
-        side: The side of a split that they are of, or None.
-        not_held_out: Images analysed of the first table that are of a side train or val.
+        side: The side of a split that they are on, or None.
+        not_held_out: Images analysed of the first table that are on a side train or val.
         truth: Shape (n,), class indices.
-        groups: Shape (n,), whose each image is.
+        groups: Shape (n,), the patient of each image.
         rows: Of each table, shape (n,), row numbers.
         probabilities: Of each table, shape (n, classes).
         unpaired: Images analysed of the first table that the second has no score of; and scored
@@ -50,6 +50,7 @@ class Pairs:
 
     key: tuple[str, ...]
     classes: tuple[str, ...]
+    names: tuple[str, str]
     truth_source: str
     side: str | None
     not_held_out: int
@@ -60,13 +61,156 @@ class Pairs:
     unpaired: tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Flips:
+    """Images that the two tables predict to be of different classes.
+
+    Attributes:
+        title: Which of the two is right.
+        count: Number of these images.
+        shown: Those of which both together are surest: under the first and under the second.
+    """
+
+    title: str
+    count: int
+    shown: tuple[tuple[GalleryImage, GalleryImage], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonValues:
+    """Everything that a comparison says.
+
+    Attributes:
+        provenance: How each table was made.
+        pairs: The images.
+        evaluations: Of each table on them.
+        differences: Second - first.
+        flips: By who is right.
+    """
+
+    provenance: tuple[Mapping[str, Any], Mapping[str, Any]]
+    pairs: Pairs
+    evaluations: tuple[Evaluation, Evaluation]
+    differences: Comparison
+    flips: tuple[Flips, ...]
+
+    @property
+    def loss(self) -> float | None:
+        """How much lower the second is in balanced accuracy or macro AUC, whichever is more.
+
+        Negative where it is higher in both; None where neither is defined.
+        """
+        values = self.differences.balanced_accuracy.value, self.differences.macro_auc.value
+        return max((-value for value in values if value is not None), default=None)
+
+    def page(self) -> bytes:
+        """Return the HTML page."""
+        return render("compare.html", {"compared": self}).encode()
+
+    def figures(self) -> dict[str, Any]:
+        """Return what the JSON file holds: everything but the pictures."""
+        names = ("checkpoint_sha256", "recipe_sha256", "device", "precision")
+        return {
+            "tables": [
+                {"model": model, **{name: as_text(made.get(name)) for name in names}}
+                for model, made in zip(self.pairs.names, self.provenance, strict=True)
+            ],
+            "classes": list(self.pairs.classes),
+            "joined_by": list(self.pairs.key),
+            "truth": self.pairs.truth_source,
+            "side": self.pairs.side,
+            "not_held_out": self.pairs.not_held_out,
+            "images": len(self.pairs.truth),
+            "unpaired": list(self.pairs.unpaired),
+            "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
+            "differences": _differences(self.differences),
+            "flips": {flips.title: flips.count for flips in self.flips},
+            "loss": self.loss,
+        }
+
+
+def write_comparison(
+    first: Path,
+    second: Path,
+    *,
+    output: Path | None = None,
+    figures: Path | None = None,
+    labels: Path | None = None,
+    source: PictureSource = AS_SCORED,
+    overwrite: bool = False,
+    on_step: OnStep = no_steps,
+) -> ComparisonValues:
+    """Compare two results tables on the same images, and write what was found.
+
+    Args:
+        first: As for `make_comparison`, with `second`, `labels` and `source`.
+        second: Likewise.
+        output: The HTML page to write, or None.
+        figures: A JSON file to write the same figures to, or None.
+        labels: Likewise.
+        source: Likewise.
+        overwrite: Whether existing outputs are replaced.
+        on_step: Called as each step begins.
+
+    Raises:
+        UsageError: An output exists, is an input, or is the other output.
+        TableError: A table cannot be used, they do not fit together, or an output cannot be
+            written.
+        LabelError: The labels cannot be used, or there are none.
+        CxrbatchError: No process can be started.
+    """
+    check_outputs([output, figures], [first, second, labels], overwrite=overwrite)
+    values = make_comparison(first, second, labels=labels, source=source, on_step=on_step)
+    write_outputs(values.page() if output else b"", output, values.figures(), figures)
+    return values
+
+
+def make_comparison(
+    first: Path,
+    second: Path,
+    *,
+    labels: Path | None = None,
+    source: PictureSource = AS_SCORED,
+    on_step: OnStep = no_steps,
+) -> ComparisonValues:
+    """Calculate everything that a comparison says.
+
+    Args:
+        first: The table that the other is measured against.
+        second: The other one.
+        labels: A file of labels; None to look in the first table and in its paths.
+        source: Where the pictures are, and whether paths may be shown.
+        on_step: Called as each step begins.
+
+    Raises:
+        TableError: A table cannot be used, or they do not fit together.
+        LabelError: The labels cannot be used, or there are none.
+        CxrbatchError: No process can be started.
+    """
+    on_step("reading the tables")
+    tables = open_table(first), open_table(second)
+    pairs = pair_up(*tables, labels)
+    on_step("evaluating each")
+    one, other = pairs.probabilities
+    evaluations = (
+        evaluate_scores(pairs.truth, one, pairs.groups, classes=pairs.classes),
+        evaluate_scores(pairs.truth, other, pairs.groups, classes=pairs.classes),
+    )
+    on_step("comparing")
+    differences = compare_scores(pairs.truth, other, one, pairs.groups)
+    on_step("reading the pictures")
+    flips = _flips(tables, pairs, source)
+    made = tables[0].provenance, tables[1].provenance
+    return ComparisonValues(made, pairs, evaluations, differences, flips)
+
+
 def pair_up(first: Table, second: Table, labels: Path | None = None) -> Pairs:
     """Join two tables image by image.
 
-    By path and frame; where no image has both in both, by SOP Instance UID; then by the hash of
-    the network's input, which two recipes do not share. Under one recipe an image that has another
-    hash in the second table is another picture. The truth is looked for as for a report,
-    first by the first table.
+    The key is path and frame; where no image has both in both tables, SOP Instance UID and frame;
+    then the hash of the network's input, which two recipes do not share. Where both tables were
+    made with one recipe, an image whose hash differs in the second table is another picture and
+    is not paired. The truth is that of a report of the first table.
 
     Raises:
         TableError: A table is damaged, they have other classes, or no image in common.
@@ -78,198 +222,82 @@ def pair_up(first: Table, second: Table, labels: Path | None = None) -> Pairs:
             f"{first.path} has the classes {names}, {second.path} {others}; only models of the "
             "same classes can be compared"
         )
-    scores = read_scores(first), read_scores(second)
-    truth = find_truth(first, labels)
-    if truth is None:
+    analysis = analyse(first, labels)
+    other = Results(second)
+    other_scores = read_scores(other)
+    if analysis.truth is None:
         raise LabelError(f"nothing tells the truth about the images of {first.path}; give --labels")
-    flow, chosen = follow(scores[0], truth, rows=first.rows, passed_over={})
-    if not len(chosen):
+    if not len(analysis.chosen):
         raise LabelError(f"no scored image of {first.path} has a truth; give other --labels")
-    kept = scores[0].rows[chosen], scores[1].rows
-    key, places = _joined((first, second), kept)
-    there = np.flatnonzero(places >= 0)
-    own, other = chosen[there], places[there]
+    key, places = _joined((analysis.results, other), (analysis.rows, other_scores.rows))
+    paired = np.flatnonzero(places >= 0)
+    places, rows = places[paired], analysis.rows[paired]
     order = [second.classes.index(name) for name in first.classes]
-    rows = scores[0].rows[own], scores[1].rows[other]
     return Pairs(
         key=key,
         classes=first.classes,
-        truth_source=truth.source,
-        side=flow.side,
-        not_held_out=flow.not_held_out,
-        truth=truth.classes[rows[0]],
-        groups=patients_of(first, truth, rows[0]),
-        rows=rows,
-        probabilities=(scores[0].probabilities[own], scores[1].probabilities[other][:, order]),
-        unpaired=(len(chosen) - len(there), len(scores[1].rows) - len(np.unique(other))),
+        names=(_model_name(analysis.card), _model_name(card_of(other))),
+        truth_source=analysis.truth.source,
+        side=analysis.flow.side,
+        not_held_out=analysis.flow.not_held_out,
+        truth=analysis.true_classes()[analysis.chosen][paired],
+        groups=patients_of(analysis.results, analysis.truth, rows),
+        rows=(rows, other_scores.rows[places]),
+        probabilities=(
+            analysis.probabilities[paired],
+            other_scores.probabilities[places][:, order],
+        ),
+        unpaired=(
+            len(analysis.chosen) - len(paired),
+            len(other_scores.rows) - len(np.unique(places)),
+        ),
     )
 
 
 def _joined(
-    tables: tuple[Table, Table], rows: tuple[Positions, Positions]
+    results: tuple[Results, Results], rows: tuple[Positions, Positions]
 ) -> tuple[tuple[str, ...], Positions]:
-    """For each row of the first its place among those of the second, or -1."""
+    """The key that joins them, and for each row of the first its place in `rows[1]`, or -1."""
     for key in _KEYS:
-        names = [_names(table, of, key) for table, of in zip(tables, rows, strict=True)]
-        found = pc.index_in(names[0], value_set=names[1], skip_nulls=True)
-        places: npt.NDArray[np.int64] = found.fill_null(-1).to_numpy(zero_copy_only=False)
-        places = np.where(_same_pictures(tables, rows, places), places, -1)
+        first, second = (_names(of, own, key) for of, own in zip(results, rows, strict=True))
+        once = second[second.notna() & ~second.duplicated()]
+        found = pd.Index(once).get_indexer(first)
+        places = np.where(found >= 0, np.append(once.index, -1)[found], -1)
+        places = np.where(_same_pictures(results, rows, places), places, -1)
         if (places >= 0).any():
             return key, places.astype(np.int64)
     raise TableError(
-        f"{tables[0].path} and {tables[1].path} have no image in common: neither by path, nor by "
+        f"{results[0].name} and {results[1].name} have no image in common: neither by path, nor by "
         "SOP Instance UID, nor by image hash"
     )
 
 
 def _same_pictures(
-    tables: tuple[Table, Table], rows: tuple[Positions, Positions], places: Positions
+    results: tuple[Results, Results], rows: tuple[Positions, Positions], places: Positions
 ) -> npt.NDArray[np.bool_]:
-    """Whether what was joined has one hash; where inputs were made in two ways it tells nothing."""
-    made = [[table.provenance.get(name) for name in _WAY] for table in tables]
+    """Whether joined images have one hash, or were made into inputs in two ways."""
+    made = [[of.provenance.get(name) for name in _INPUT_OPTIONS] for of in results]
     if made[0] != made[1]:
         return np.ones(len(places), np.bool_)
-    first, second = (
-        _names(table, of, ("image_hash",)) for table, of in zip(tables, rows, strict=True)
-    )
-    equal = pc.equal(first, second.take(pa.array(places, mask=places < 0)))
-    return np.asarray(equal.fill_null(True).to_numpy(zero_copy_only=False))
+    key = ("image_hash",)
+    first, second = (_names(of, own, key) for of, own in zip(results, rows, strict=True))
+    other = second.reindex(places).reset_index(drop=True)
+    return np.asarray((first == other).fillna(True), np.bool_)
 
 
-def _names(table: Table, rows: Positions, key: Sequence[str]) -> pa.Array:
+def _names(results: Results, rows: Positions, key: Sequence[str]) -> pd.Series:
     """One text per row, null where a part of it is unknown."""
-    columns = table.read(key).take(pa.array(rows))
-    parts = [pc.cast(columns[name].combine_chunks(), pa.string()) for name in key]
-    return pc.binary_join_element_wise(*parts, "\n")
+    columns = results.read(key).iloc[rows].reset_index(drop=True)
+    parts = [columns[name].astype("string") for name in key]
+    return parts[0] if len(parts) == 1 else parts[0].str.cat(parts[1:], sep="\n")
 
 
-EACH = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Flips:
-    """Images that the two predict to be of different classes.
-
-    Attributes:
-        title: What they have in common.
-        count: All of them.
-        shown: The ones where both together were surest: under the first and under the second.
-    """
-
-    title: str
-    count: int
-    shown: tuple[tuple[Shown, Shown], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """A comparison.
-
-    Attributes:
-        provenance: How each table was made.
-        names: Of the models.
-        pairs: The images.
-        evaluations: Of each table on them.
-        differences: Second - first.
-        flips: By who is right.
-    """
-
-    provenance: tuple[Mapping[str, Any], Mapping[str, Any]]
-    names: tuple[str, str]
-    pairs: Pairs
-    evaluations: tuple[Evaluation, Evaluation]
-    differences: Comparison
-    flips: tuple[Flips, ...]
-
-    @property
-    def loss(self) -> float | None:
-        """By how much the second is worse in balanced accuracy or macro AUC, whichever is more.
-
-        Negative where it is better in both; None where neither is defined.
-        """
-        values = self.differences.balanced_accuracy.value, self.differences.macro_auc.value
-        defined = [-value for value in values if value is not None]
-        return max(defined) if defined else None
-
-    def figures(self) -> dict[str, Any]:
-        """Give what JSON holds: all but the pictures."""
-        told = ("checkpoint_sha256", "recipe_sha256", "device", "precision")
-        return {
-            "tables": [
-                {"model": name, **{key: as_text(made.get(key)) for key in told}}
-                for name, made in zip(self.names, self.provenance, strict=True)
-            ],
-            "classes": list(self.pairs.classes),
-            "joined_by": list(self.pairs.key),
-            "truth": self.pairs.truth_source,
-            "side": self.pairs.side,
-            "not_held_out": self.pairs.not_held_out,
-            "images": len(self.pairs.truth),
-            "unpaired": list(self.pairs.unpaired),
-            "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
-            "differences": _plain(self.differences),
-            "flips": {of.title: of.count for of in self.flips},
-            "loss": self.loss,
-        }
-
-
-def make_comparison(
-    first: Path,
-    second: Path,
-    *,
-    labels: Path | None = None,
-    archive: Path | None = None,
-    show_paths: bool = False,
-    workers: int = 1,
-    progress: Progress,
-) -> Compared:
-    """Work a comparison out.
-
-    Args:
-        first: The table that the other is held to.
-        second: The other one.
-        labels: A file of labels; None to look in the first table and in its paths.
-        archive: Where the archive is now; None for where each table says.
-        show_paths: Whether paths may be told.
-        workers: Processes that read images.
-        progress: Told of each step.
-
-    Raises:
-        TableError: A table cannot be used, or they do not fit together.
-        LabelError: The labels cannot be used, or there are none.
-        CxrbatchError: No process can be started.
-    """
-    progress.step("reading the tables")
-    tables = open_table(first), open_table(second)
-    pairs = pair_up(*tables, labels)
-    progress.step("evaluating each")
-    one, other = pairs.probabilities
-    evaluations = (
-        evaluate(pairs.truth, one, pairs.groups, classes=pairs.classes),
-        evaluate(pairs.truth, other, pairs.groups, classes=pairs.classes),
-    )
-    progress.step("comparing")
-    differences = comparison.compare(pairs.truth, other, one, pairs.groups)
-    progress.step("reading the pictures")
-    flips = _flips(tables, pairs, archive, show_paths=show_paths, workers=workers)
-    made = tables[0].provenance, tables[1].provenance
-    names = _name(tables[0]), _name(tables[1])
-    return Compared(made, names, pairs, evaluations, differences, flips)
-
-
-def _name(table: Table) -> str:
-    name = card_of(table).get("name")
+def _model_name(card: Mapping[str, Any]) -> str:
+    name = card.get("name")
     return name if isinstance(name, str) and name else "a model without a name"
 
 
-def _flips(
-    tables: tuple[Table, Table],
-    pairs: Pairs,
-    archive: Path | None,
-    *,
-    show_paths: bool,
-    workers: int,
-) -> tuple[Flips, ...]:
+def _flips(tables: tuple[Table, Table], pairs: Pairs, source: PictureSource) -> tuple[Flips, ...]:
     predicted = [p.argmax(axis=1) for p in pairs.probabilities]
     right = [classes == pairs.truth for classes in predicted]
     flipped = predicted[0] != predicted[1]
@@ -280,56 +308,38 @@ def _flips(
     }
     certainty = pairs.probabilities[0].max(axis=1) + pairs.probabilities[1].max(axis=1)
     chosen = {
-        title: np.flatnonzero(of)[np.argsort(-certainty[of], kind="stable")[:EACH]]
+        title: np.flatnonzero(of)[np.argsort(-certainty[of], kind="stable")[:_MOST_FLIPS_SHOWN]]
         for title, of in kinds.items()
     }
     positions = np.unique(np.concatenate([*chosen.values()]))
-    shown = [
-        _shown(tables[i], pairs, i, positions, archive, show_paths=show_paths, workers=workers)
-        for i in (0, 1)
-    ]
+    first, second = (_images(tables[i], pairs, i, positions, source) for i in (0, 1))
     return tuple(
-        Flips(title, int(of.sum()), tuple((shown[0][p], shown[1][p]) for p in chosen[title]))
+        Flips(title, int(of.sum()), tuple((first[p], second[p]) for p in chosen[title]))
         for title, of in kinds.items()
     )
 
 
-def _shown(
-    table: Table,
-    pairs: Pairs,
-    number: int,
-    positions: Positions,
-    archive: Path | None,
-    *,
-    show_paths: bool,
-    workers: int,
-) -> dict[int, Shown]:
-    rows = pairs.rows[number][positions].tolist()
+def _images(
+    table: Table, pairs: Pairs, number: int, positions: Positions, source: PictureSource
+) -> dict[int, GalleryImage]:
+    """The images at some positions, as the table of this number scores them."""
     probabilities = pairs.probabilities[number][positions]
     names = [pairs.classes[c] for c in probabilities.argmax(axis=1)]
-    own = [table.classes.index(name) for name in names]
-    pictures = read_pictures(table, rows, own, archive=archive, workers=workers)
-    told = table.take(rows, ["path", "flags"]).to_pylist()
-    return {
-        position: Shown(
-            row=row + 1,
-            prediction=name,
-            probability=float(sure.max()),
-            truth=pairs.classes[pairs.truth[position]],
-            flags=tuple(facts["flags"] or ()),
-            path=facts["path"] if show_paths else None,
-            picture=pictures[row],
-        )
-        for position, row, name, sure, facts in zip(
-            positions.tolist(), rows, names, probabilities, told, strict=True
-        )
-    }
+    images = gallery_images(
+        table,
+        pairs.rows[number][positions].tolist(),
+        [table.classes.index(name) for name in names],
+        probabilities.max(axis=1, initial=0.0).astype(float).tolist(),
+        [pairs.classes[c] for c in pairs.truth[positions]],
+        source,
+    )
+    return dict(zip(positions.tolist(), images, strict=True))
 
 
-def _plain(found: Comparison) -> dict[str, Any]:
+def _differences(found: Comparison) -> dict[str, Any]:
     def estimate(value: Estimate) -> dict[str, Any]:
-        bounds = value.interval or (None, None)
-        return {"value": value.value, "low": bounds[0], "high": bounds[1], "why": value.reason}
+        low, high = value.interval or (None, None)
+        return {"value": value.value, "low": low, "high": high, "why": value.reason}
 
     return {
         "second_only_right": found.first_only,

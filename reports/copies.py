@@ -18,10 +18,9 @@ from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
+import pandas as pd
 
-from cxrbatch.results.joining import UNKNOWN
+from cxrbatch.results.truth import UNKNOWN
 
 MOST_BITS, MOST_APART = 2, 0.25
 MOST_LISTED = 20
@@ -81,8 +80,8 @@ class Copies:
 
 
 def find_copies(
-    image_hashes: pa.ChunkedArray,
-    difference_hashes: pa.ChunkedArray,
+    pictures: npt.NDArray[np.integer],
+    hashes: npt.NDArray[np.uint64],
     *,
     logits: Logits,
     rows: Positions,
@@ -93,43 +92,51 @@ def find_copies(
     """Find equal and nearly equal pictures.
 
     Args:
-        image_hashes: Of n images, text; null where there is none.
-        difference_hashes: Of the same images, uint64.
+        pictures: Shape (n,), equal numbers for equal pictures; -1 where the hash is unknown.
+        hashes: Shape (n,), 64-bit difference hashes.
         logits: Shape (n, classes).
         rows: Shape (n,), their numbers in the table, from 0.
         truth: Shape (n,), class indices or `UNKNOWN`.
         predicted: Shape (n,), class indices.
         classes: Names.
     """
-    naming = _Naming(rows, truth, predicted, classes)
-    codes = pc.dictionary_encode(image_hashes).combine_chunks().indices
-    pictures = codes.fill_null(-1).to_numpy(zero_copy_only=False)
-    known = np.flatnonzero(pictures >= 0)
-    order = known[np.argsort(pictures[known], kind="stable")]
-    starts = np.flatnonzero(np.diff(pictures[order], prepend=-1))
-    sizes = np.diff(starts, append=len(order))
-    several = starts[sizes > 1]
-    lengths = sizes[sizes > 1]
-    low, high = _label_range(truth, order, starts)
-    conflicting = (high > low)[sizes > 1]
-    first = np.lexsort((-lengths, ~conflicting))[:MOST_LISTED]
-    listed = [naming.group(order[several[g] : several[g] + lengths[g]], bits=0) for g in first]
-    hashes = difference_hashes.fill_null(0).to_numpy()
-    pairs, complete = near_pairs(hashes[order[starts]], logits[order[starts]])
-    members = order[starts][pairs]
+    images = pd.DataFrame({"picture": pictures, "row": rows, "predicted": predicted})
+    images["truth"] = pd.Series(truth).where(truth != UNKNOWN)
+    images = images[pictures >= 0]
+    by_picture = images.groupby("picture")
+    groups = by_picture["truth"].agg(["size", "nunique"])
+    groups = groups[groups["size"] > 1]
+    is_conflict = groups["nunique"] > 1
+    first = np.lexsort((-groups["size"], ~is_conflict))[:MOST_LISTED]
+    firsts = images.index[~images["picture"].duplicated()].to_numpy()
+    firsts = firsts[np.argsort(pictures[firsts])]
+    pairs, complete = near_pairs(hashes[firsts], logits[firsts])
+    members = firsts[pairs]
     disagreeing = _disagree(truth[members])
     distance = np.bitwise_count(hashes[members[:, 0]] ^ hashes[members[:, 1]])
     near_first = np.lexsort((distance, ~disagreeing))[:MOST_LISTED]
     return Copies(
-        groups=len(several),
-        images=int(lengths.sum()),
-        conflicts=int(conflicting.sum()),
-        listed=tuple(listed),
+        groups=len(groups),
+        images=int(groups["size"].sum()),
+        conflicts=int(is_conflict.sum()),
+        listed=tuple(_group(by_picture.get_group(g), classes) for g in groups.index[first]),
         near_pairs=len(pairs),
         near_conflicts=int(disagreeing.sum()),
-        near_listed=tuple(naming.group(members[p], bits=int(distance[p])) for p in near_first),
+        near_listed=tuple(
+            _group(images.loc[members[pair]], classes, bits=int(distance[pair]))
+            for pair in near_first
+        ),
         complete=complete,
     )
+
+
+def _group(members: pd.DataFrame, classes: Sequence[str], *, bits: int = 0) -> SameGroup:
+    labels, predictions = (
+        tuple(classes[int(number)] for number in sorted(members[name].dropna().unique()))
+        for name in ("truth", "predicted")
+    )
+    rows = tuple((members["row"].iloc[:MOST_LISTED] + 1).tolist())
+    return SameGroup(rows, len(members), labels, predictions, bits)
 
 
 def near_pairs(hashes: npt.NDArray[np.uint64], logits: Logits) -> tuple[Positions, bool]:
@@ -173,41 +180,8 @@ def _unique(found: Sequence[Positions]) -> Positions:
     return np.unique(pairs, axis=0)
 
 
-def _label_range(
-    truth: Classes, order: Positions, starts: Positions
-) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]:
-    """The smallest and the largest known label of each group; equal where there is but one."""
-    if not len(starts):
-        return np.empty(0, np.int16), np.empty(0, np.int16)
-    labels = truth[order]
-    most = np.iinfo(np.int16).max
-    low = np.minimum.reduceat(np.where(labels == UNKNOWN, most, labels), starts)
-    return low, np.maximum.reduceat(np.where(labels == UNKNOWN, -1, labels), starts)
-
-
 def _disagree(labels: Classes) -> npt.NDArray[np.bool_]:
     disagreeing: npt.NDArray[np.bool_] = (labels != UNKNOWN).all(axis=1) & (
         labels[:, 0] != labels[:, 1]
     )
     return disagreeing
-
-
-@dataclass(frozen=True, slots=True)
-class _Naming:
-    """Positions to what a reader knows them by."""
-
-    rows: Positions
-    truth: Classes
-    predicted: Classes
-    classes: Sequence[str]
-
-    def group(self, members: Positions, *, bits: int) -> SameGroup:
-        labels = [n for n in np.unique(self.truth[members]).tolist() if n != UNKNOWN]
-        predictions = np.unique(self.predicted[members]).tolist()
-        return SameGroup(
-            rows=tuple((self.rows[members[:MOST_LISTED]] + 1).tolist()),
-            images=len(members),
-            labels=tuple(self.classes[n] for n in labels),
-            predictions=tuple(self.classes[n] for n in predictions),
-            bits=bits,
-        )

@@ -3,11 +3,12 @@
 import base64
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,25 +28,8 @@ _LOOKED_THROUGH = 64
 Positions = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Images of one kind.
-
-    Attributes:
-        title: What they have in common.
-        positions: At most `EACH`, the most telling first.
-    """
-
-    title: str
-    positions: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ClassChoices:
-    """The images chosen of those that were predicted to be of one class."""
-
-    name: str
-    choices: tuple[Choice, ...]
+Choices = Mapping[str, Mapping[str, tuple[int, ...]]]
+"""Predicted class -> kind of image -> positions, the most telling first."""
 
 
 def choose(
@@ -55,20 +39,24 @@ def choose(
     pictures: npt.NDArray[np.integer],
     *,
     classes: Sequence[str],
-) -> tuple[ClassChoices, ...]:
-    """Choose images class by class; of equal pictures one.
+) -> Choices:
+    """Choose images to show: of each predicted class the surest and the least sure.
 
     Args:
         predicted: Shape (n,), class indices.
         probabilities: Shape (n, classes).
         truth: Shape (n,), class indices; None where nothing is known.
-        pictures: Shape (n,), equal numbers for equal pictures.
+        pictures: Shape (n,), equal numbers for equal pictures, of which one is chosen.
         classes: Names.
+
+    Returns:
+        At most three positions of a kind. With a truth the surest are those that are right and
+        those that are wrong; least sure is a small lead over the second class.
     """
     n = len(predicted)
     confidence = probabilities[np.arange(n), predicted] if n else np.empty(0, np.float32)
     second = np.partition(probabilities, -2, axis=1)[:, -2] if n else confidence
-    found = []
+    chosen = {}
     for number, name in enumerate(classes):
         of_class = predicted == number
         kinds = {"Surest": (of_class, -confidence)}
@@ -78,12 +66,11 @@ def choose(
                 "Surest and wrong": (of_class & (truth != number), -confidence),
             }
         kinds["Least sure"] = (of_class, confidence - second)
-        choices = [
-            Choice(title, _first(np.flatnonzero(chosen), rank, pictures))
-            for title, (chosen, rank) in kinds.items()
-        ]
-        found.append(ClassChoices(name, tuple(choices)))
-    return tuple(found)
+        chosen[name] = {
+            title: _first(np.flatnonzero(of_kind), rank, pictures)
+            for title, (of_kind, rank) in kinds.items()
+        }
+    return chosen
 
 
 def _first(
@@ -111,8 +98,8 @@ NOT_AT_HAND = "the archive is not at hand"
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A row's image as data: URLs, or why there is none.
+class DataPicture:
+    """An image with its heat map as data: URLs, or why there is none.
 
     Attributes:
         image: WebP, at most `EDGE` pixels; empty where there is none.
@@ -127,6 +114,96 @@ class Picture:
     width: int
     height: int
     absence: str
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryImage:
+    """A row of a table that a page shows.
+
+    Attributes:
+        row: Its number in the table, from 1.
+        prediction: The most probable class.
+        probability: Of that class.
+        truth: The class that it is of, or None.
+        flags: Flag codes.
+        path: Path in the archive, where paths are shown; else None.
+        picture: The image and its heat map.
+    """
+
+    row: int
+    prediction: str
+    probability: float
+    truth: str | None
+    flags: tuple[str, ...]
+    path: str | None
+    picture: DataPicture
+
+    def figures(self) -> dict[str, Any]:
+        """Return what the JSON file holds of the image."""
+        values = {
+            name: getattr(self, name) for name in ("row", "prediction", "probability", "flags")
+        }
+        path = {"path": self.path} if self.path else {}
+        return {**values, "not_shown": self.picture.absence or None, "truth": self.truth, **path}
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSource:
+    """Where pictures come from, and what a page may tell of them.
+
+    Attributes:
+        archive: The archive's folder now; None for where it was scored.
+        show_paths: Whether paths may be shown.
+        workers: Processes that read images.
+    """
+
+    archive: Path | None = None
+    show_paths: bool = False
+    workers: int = 1
+
+
+AS_SCORED = PictureSource()
+"""The archive lies where it was scored, no path is shown, one process reads."""
+
+
+def gallery_images(
+    table: Table,
+    rows: Sequence[int],
+    predicted: Sequence[int],
+    probability: Sequence[float],
+    truth: Sequence[str | None],
+    source: PictureSource,
+) -> list[GalleryImage]:
+    """Read the pictures of some scored rows, and what is said under them.
+
+    Args:
+        table: The table.
+        rows: Row numbers, from 0.
+        predicted: Of each row the class index, whose heat map is shown.
+        probability: Of each row the probability of that class.
+        truth: Of each row its true class, or None.
+        source: Where the pictures are.
+
+    Raises:
+        TableError: The table is damaged.
+        CxrbatchError: No process can be started.
+    """
+    pictures = read_pictures(table, rows, predicted, source)
+    values = table.take(rows, ["path", "flags"]).to_pylist()
+    return [
+        GalleryImage(
+            row=row + 1,
+            prediction=table.classes[number],
+            probability=share,
+            truth=true,
+            flags=tuple(value["flags"] or ()),
+            path=value["path"] if source.show_paths else None,
+            picture=pictures[row],
+        )
+        for row, number, share, true, value in zip(
+            rows, predicted, probability, truth, values, strict=True
+        )
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,18 +228,15 @@ def read_pictures(
     table: Table,
     rows: Sequence[int],
     heat_of: Sequence[int],
-    *,
-    archive: Path | None = None,
-    workers: int = 1,
-) -> dict[int, Picture]:
+    source: PictureSource,
+) -> dict[int, DataPicture]:
     """Read the pictures of some rows.
 
     Args:
         table: The table.
         rows: Rows with an image, from 0.
         heat_of: For each row the class whose heat map is laid over it.
-        archive: Where the archive is; None for where it was.
-        workers: Processes that read.
+        source: Where the archive is, and how many processes read.
 
     Raises:
         TableError: The table is damaged.
@@ -170,9 +244,9 @@ def read_pictures(
     """
     columns = ["path", "frame", "image_hash", "flags", "heatmaps"]
     found = table.take(rows, columns).to_pylist()
-    origin = Origin.of(
-        table, root=None if archive is None else os.path.abspath(os.fsencode(archive))
-    )
+    archive = source.archive
+    root = None if archive is None else os.path.abspath(os.fsencode(archive))
+    origin = Origin.of(table, root=root)
     if origin is None:
         return {row: _absent(UNKNOWN_ORIGIN) for row in rows}
     pictures = {}
@@ -185,7 +259,7 @@ def read_pictures(
         else:
             to_read[row] = _Wanted(facts["path"], facts["frame"], facts["image_hash"] or "")
     draw = partial(_draw, origin=origin)
-    drawn = dict(zip(to_read, _in_children(draw, [*to_read.values()], workers), strict=True))
+    drawn = dict(zip(to_read, _in_children(draw, [*to_read.values()], source.workers), strict=True))
     for row, facts, number in zip(rows, found, heat_of, strict=True):
         if row in drawn:
             pictures[row] = _joined(
@@ -196,7 +270,7 @@ def read_pictures(
 
 def _joined(
     drawn: _Drawn | WorkerFault, table: Table, heatmaps: bytes | None, number: int, geometry: str
-) -> Picture:
+) -> DataPicture:
     if isinstance(drawn, WorkerFault) or drawn.absence:
         return _absent(MISSING if isinstance(drawn, WorkerFault) else drawn.absence)
     heat = b""
@@ -204,7 +278,7 @@ def _joined(
         levels = np.frombuffer(heatmaps, np.uint8).reshape(len(table.classes), -1)[number]
         heat = _webp(_heat_layer(levels, size=drawn.size, geometry=geometry))
     image, layer = (_data_url(content) for content in (drawn.content, heat))
-    return Picture(image, layer, *drawn.size, "")
+    return DataPicture(image, layer, *drawn.size, "")
 
 
 def _heat_layer(
@@ -256,8 +330,8 @@ def _draw(wanted: _Wanted, *, origin: Origin) -> _Drawn:
     return _Drawn(_webp(small), small.size)
 
 
-def _absent(why: str) -> Picture:
-    return Picture(Markup(""), Markup(""), 0, 0, why)
+def _absent(why: str) -> DataPicture:
+    return DataPicture(Markup(""), Markup(""), 0, 0, why)
 
 
 def _webp(image: Image.Image) -> bytes:

@@ -1,32 +1,56 @@
-"""All that a report says, as plain values: the page shows them, and JSON holds the figures."""
+"""A report: everything that the page shows and the JSON file holds, and both files written."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
+import pandas as pd
 
-from cxrbatch.errors import LabelError
+from cxrbatch.atomic import written_whole
+from cxrbatch.errors import UsageError
+from cxrbatch.paths import check_output
 from cxrbatch.reading.outcomes import Flag
 from cxrbatch.reports.copies import Copies, find_copies
-from cxrbatch.reports.flow import Flow, Positions, follow
-from cxrbatch.reports.gallery import ClassChoices, Picture, choose, read_pictures
-from cxrbatch.reports.options import Progress
-from cxrbatch.reports.subgroups import Subgroups, by_facts
-from cxrbatch.results.evaluation import evaluate
-from cxrbatch.results.figures import Evaluation
-from cxrbatch.results.joining import UNKNOWN, Truth, find_truth, patients_of
-from cxrbatch.results.labels import class_numbers
-from cxrbatch.results.scores import Scores, card_of, read_scores
+from cxrbatch.reports.gallery import (
+    AS_SCORED,
+    Choices,
+    GalleryImage,
+    PictureSource,
+    choose,
+    gallery_images,
+)
+from cxrbatch.reports.page import render
+from cxrbatch.results.analysis import Analysis, Flow, analyse
+from cxrbatch.results.evaluation import by_class, evaluate_analysis
+from cxrbatch.results.figures import Evaluation, SubgroupFigures
+from cxrbatch.results.statistics.calculation import evaluate_subgroup
 from cxrbatch.results.table import Table, open_table
+from cxrbatch.results.truth import UNKNOWN
 from cxrbatch.version import VERSION
 
+FEW = 20
+"""Below so many images a subgroup's figures say next to nothing and are shown in grey."""
+
 _BINS = 20
-_HOTTEST = 100.0
+_FACTS = {
+    "patient_sex": "Sex",
+    "patient_age_bin": "Age, years",
+    "view_position": "View",
+    "manufacturer": "Manufacturer",
+    "format": "Format",
+    "photometric": "Photometric interpretation",
+}
+_MOST_SUBGROUPS = 12
+
+OnStep = Callable[[str], None]
+"""Called with the name of each step as it begins."""
+
+
+def no_steps(step: str) -> None:
+    """Ignore a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +61,7 @@ class Distribution:
         predicted: Class name -> scored images of which it is the most probable class.
         edges: Of bins of confidence, the largest probability.
         confidence: Scored images per bin.
-        flags: Flag, its meaning, and the scored images that bear it.
+        flags: Flag, its meaning, and the scored images that have it.
     """
 
     predicted: Mapping[str, int]
@@ -47,43 +71,48 @@ class Distribution:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """An image of the gallery.
+class Subgroup:
+    """Images with one value of a header fact; `few` where they are too few to judge by."""
 
-    Attributes:
-        row: Its row in the table, from 1.
-        prediction: The most probable class.
-        probability: Of that class.
-        truth: The class that it is of, or None.
-        flags: Flag codes.
-        path: Path in the archive, where paths are shown; else None.
-        picture: The image and its heat map.
-    """
-
-    row: int
-    prediction: str
-    probability: float
-    truth: str | None
-    flags: tuple[str, ...]
-    path: str | None
-    picture: Picture
+    name: str
+    figures: SubgroupFigures
+    few: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """All of a report.
+class Subgroups:
+    """The images by one header fact.
+
+    Attributes:
+        fact: The table's column.
+        title: For a reader.
+        parts: The most frequent values, the largest first, ages rising.
+        other_values: Number of further values, which are not shown.
+        other_images: Images of these values.
+    """
+
+    fact: str
+    title: str
+    parts: tuple[Subgroup, ...]
+    other_values: int
+    other_images: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReportValues:
+    """Everything that a report says.
 
     Attributes:
         provenance: How the table was made.
         card: The checkpoint's card; empty where the table has none.
         classes: Names.
         truth_source: Where the truth comes from; None without a truth.
-        flow: From files to images analysed.
+        flow: Counts from files to images analysed.
         evaluation: None without a truth.
         subgroups: Empty without a truth.
         distribution: Of the scores.
         copies: Equal and nearly equal pictures.
-        choices: The gallery, as positions that `shown` knows.
+        choices: The gallery, as positions that `shown` has.
         shown: Position -> image.
         root: The archive's folder, where paths are shown; else None.
         paths: Row, from 1 -> path, for the rows that are listed, where paths are shown.
@@ -98,22 +127,25 @@ class Report:
     subgroups: tuple[Subgroups, ...]
     distribution: Distribution
     copies: Copies
-    choices: tuple[ClassChoices, ...]
-    shown: Mapping[int, Shown]
+    choices: Choices
+    shown: Mapping[int, GalleryImage]
     root: str | None
     paths: Mapping[int, str]
 
+    def page(self) -> bytes:
+        """Return the HTML page."""
+        return render("report.html", {"report": self, "few": FEW}).encode()
+
     def figures(self) -> dict[str, Any]:
-        """Give what JSON holds: all but the pictures."""
+        """Return what the JSON file holds: everything but the pictures."""
         gallery = [
-            {"class": of.name, "kind": choice.title, "images": [self._told(p) for p in positions]}
-            for of in self.choices
-            for choice in of.choices
-            for positions in [choice.positions]
+            {"class": name, "kind": title, "images": [self.shown[p].figures() for p in positions]}
+            for name, kinds in self.choices.items()
+            for title, positions in kinds.items()
         ]
-        told = ("checkpoint_sha256", "recipe", "recipe_sha256", "device", "precision", "versions")
-        # What was edited may hold numbers that JSON has no way to write.
-        made = {name: self.provenance.get(name) for name in ("schema_version", *told)}
+        names = ("checkpoint_sha256", "recipe", "recipe_sha256", "device", "precision", "versions")
+        # A table that was edited may hold numbers that JSON has no way to write.
+        made = {name: self.provenance.get(name) for name in ("schema_version", *names)}
         return {
             "cxrbatch": VERSION,
             "table": {name: as_text(value) for name, value in made.items()},
@@ -131,152 +163,152 @@ class Report:
             **({"archive_root": self.root, "paths": self.paths} if self.root is not None else {}),
         }
 
-    def _told(self, position: int) -> dict[str, Any]:
-        shown = self.shown[position]
-        names = ("row", "prediction", "probability", "flags")
-        told = {name: getattr(shown, name) for name in names}
-        told["not_shown"] = shown.picture.absence or None
-        return {**told, "truth": shown.truth, **({"path": shown.path} if shown.path else {})}
+
+def write_report(
+    table: Path,
+    output: Path,
+    *,
+    figures: Path | None = None,
+    labels: Path | None = None,
+    prevalence: Mapping[str, float] | None = None,
+    source: PictureSource = AS_SCORED,
+    overwrite: bool = False,
+    on_step: OnStep = no_steps,
+) -> ReportValues:
+    """Write the report of a results table.
+
+    Args:
+        table: The results table.
+        output: The HTML page to write.
+        figures: A JSON file to write the same figures to, or None.
+        labels: As for `make_report`, with the next two.
+        prevalence: Likewise.
+        source: Likewise.
+        overwrite: Whether existing outputs are replaced.
+        on_step: Called as each step begins.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UsageError: An output exists, is an input, or is the other output.
+        TableError: The table cannot be used, or an output not be written.
+        LabelError: The labels cannot be used.
+        CxrbatchError: No process can be started.
+    """
+    check_outputs([output, figures], [table, labels], overwrite=overwrite)
+    values = make_report(
+        table, labels=labels, prevalence=prevalence, source=source, on_step=on_step
+    )
+    write_outputs(values.page(), output, values.figures(), figures)
+    return values
+
+
+def check_outputs(
+    outputs: Sequence[Path | None], sources: Sequence[Path | None], *, overwrite: bool
+) -> None:
+    """Refuse outputs that exist, are a source, or are each other.
+
+    Raises:
+        UsageError: Names the output.
+    """
+    targets = [target for target in outputs if target is not None]
+    for target in targets:
+        for source in filter(None, sources):
+            check_output(target, overwrite=overwrite, source=source)
+    if len({target.resolve() for target in targets}) < len(targets):
+        raise UsageError("--json and --output name one file; choose two")
+
+
+def write_outputs(
+    page: bytes, output: Path | None, figures: Mapping[str, Any], json_file: Path | None
+) -> None:
+    """Write a page and its figures to the files that are given, each whole or not at all.
+
+    Raises:
+        TableError: The disk refuses.
+    """
+    if output is not None:
+        with written_whole(output) as file:
+            file.write(page)
+    if json_file is not None:
+        with written_whole(json_file) as file:
+            file.write(json.dumps(figures, indent=1, allow_nan=False).encode())
 
 
 def make_report(
     path: Path,
     *,
     labels: Path | None = None,
-    archive: Path | None = None,
     prevalence: Mapping[str, float] | None = None,
-    show_paths: bool = False,
-    workers: int = 1,
-    progress: Progress,
-) -> Report:
-    """Work a report out.
+    source: PictureSource = AS_SCORED,
+    on_step: OnStep = no_steps,
+) -> ReportValues:
+    """Calculate everything that a report says.
 
     Args:
         path: The results table.
         labels: A file of labels; None to look in the table and in its paths.
-        archive: Where the archive is now; None for where it was.
-        prevalence: Class name -> prevalence for which predictive values are stated.
-        show_paths: Whether paths may be told.
-        workers: Processes that read images.
-        progress: Told of each step.
+        prevalence: Class name -> prevalence for which predictive values are stated too.
+        source: Where the pictures are, and whether paths may be shown.
+        on_step: Called as each step begins.
 
     Raises:
         TableError: The table cannot be used.
         LabelError: The labels cannot be used.
         CxrbatchError: No process can be started.
     """
-    progress.step("reading the table")
+    on_step("reading the table")
     table = open_table(path)
-    if prevalence:
-        numbers = class_numbers(prevalence, table.classes)
-        if len(set(numbers.values())) < len(numbers):
-            raise LabelError("a class has two prevalences; give one")
-        prevalence = {table.classes[numbers[name]]: share for name, share in prevalence.items()}
-    scores = read_scores(table)
-    progress.step("joining the truth")
-    truth = find_truth(table, labels)
-    flow, chosen = follow(
-        scores, truth, rows=table.rows, passed_over=table.provenance.get("passed_over", {})
-    )
-    card = card_of(table)
+    by_class(prevalence or {}, table.classes)
+    on_step("joining the truth")
+    analysis = analyse(table, labels)
+    scores, chosen, truth = analysis.scores, analysis.chosen, analysis.true_classes()
     evaluation, subgroups = None, tuple[Subgroups, ...]()
-    if truth is not None:
-        progress.step("evaluating")
-        evaluation, subgroups = _evaluated(table, scores, truth, chosen, card, prevalence, progress)
-    progress.step("looking for copies")
-    of_rows = np.full(len(scores.rows), UNKNOWN, np.int16)
-    if truth is not None:
-        of_rows = truth.classes[scores.rows]
-    hashes = table.read(["image_hash", "dhash"]).take(scores.rows)
+    if analysis.truth is not None:
+        on_step("evaluating")
+        evaluation = evaluate_analysis(analysis, prevalence=prevalence)
+        on_step("evaluating subgroups")
+        subgroups = _subgroups(analysis)
+    on_step("looking for copies")
+    hashes = analysis.results.read(["image_hash", "dhash"]).iloc[scores.rows]
+    pictures = pd.factorize(hashes["image_hash"])[0]
     copies = find_copies(
-        hashes["image_hash"],
-        hashes["dhash"],
+        pictures,
+        hashes["dhash"].fillna(0).to_numpy(np.uint64),
         logits=scores.logits,
         rows=scores.rows,
-        truth=of_rows,
+        truth=truth,
         predicted=scores.predicted,
         classes=table.classes,
     )
-    codes = pc.dictionary_encode(hashes["image_hash"]).combine_chunks().indices
-    pictures = codes.fill_null(-1).to_numpy(zero_copy_only=False)
     choices = choose(
         scores.predicted[chosen],
-        scores.probabilities[chosen],
-        None if truth is None else of_rows[chosen],
+        analysis.probabilities,
+        None if analysis.truth is None else truth[chosen],
         pictures[chosen],
         classes=table.classes,
     )
-    progress.step("reading the pictures")
-    shown = _shown(
-        table, scores, of_rows, chosen, choices, archive, show_paths=show_paths, workers=workers
-    )
-    return Report(
+    on_step("reading the pictures")
+    return ReportValues(
         provenance=table.provenance,
-        card=card,
+        card=analysis.card,
         classes=table.classes,
-        truth_source=None if truth is None else truth.source,
-        flow=flow,
+        truth_source=None if analysis.truth is None else analysis.truth.source,
+        flow=analysis.flow,
         evaluation=evaluation,
         subgroups=subgroups,
-        distribution=_distribution(table, scores),
+        distribution=_distribution(table, analysis),
         copies=copies,
         choices=choices,
-        shown=shown,
-        root=str(table.provenance.get("archive_root", "")) if show_paths else None,
-        paths=_paths_of_copies(table, copies) if show_paths else {},
+        shown=_shown(table, analysis, choices, source),
+        root=str(table.provenance.get("archive_root", "")) if source.show_paths else None,
+        paths=_paths_of_copies(table, copies) if source.show_paths else {},
     )
-
-
-def _evaluated(
-    table: Table,
-    scores: Scores,
-    truth: Truth,
-    chosen: Positions,
-    card: Mapping[str, Any],
-    prevalence: Mapping[str, float] | None,
-    progress: Progress,
-) -> tuple[Evaluation, tuple[Subgroups, ...]]:
-    rows = scores.rows[chosen]
-    classes, probabilities = truth.classes[rows], scores.probabilities[chosen]
-    groups = patients_of(table, truth, rows)
-    temperature = card.get("temperature")
-    evaluation = evaluate(
-        classes,
-        probabilities,
-        groups,
-        classes=table.classes,
-        logits=scores.logits[chosen],
-        temperature=float(temperature) if _is_share(temperature, of=_HOTTEST) else None,
-        prevalence=prevalence,
-        thresholds=_thresholds(card),
-    )
-    progress.step("evaluating subgroups")
-    parts = by_facts(table, rows, classes, probabilities, groups, classes=table.classes)
-    return evaluation, parts
-
-
-def _thresholds(card: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """The operating points of the card, which may hold anything."""
-    found = card.get("operating_points")
-    if not isinstance(found, dict):
-        return {}
-    return {
-        name: {
-            point: float(rates["threshold"])
-            for point, rates in points.items()
-            if isinstance(rates, dict) and _is_share(rates.get("threshold"))
-        }
-        for name, points in found.items()
-        if isinstance(points, dict)
-    }
-
-
-def _is_share(value: object, *, of: float = 1.0) -> TypeGuard[float]:
-    return isinstance(value, int | float) and 0 <= value <= of
 
 
 def as_text(value: object) -> object:
-    """What a table says of its making, which may have been edited, as JSON can hold it."""
+    """Convert a value of a table's provenance, which may be anything, to what JSON can hold."""
     if isinstance(value, dict):
         return {str(name): str(part) for name, part in value.items()}
     if isinstance(value, list):
@@ -284,50 +316,65 @@ def as_text(value: object) -> object:
     return None if value is None else str(value)
 
 
-def _distribution(table: Table, scores: Scores) -> Distribution:
+def _subgroups(analysis: Analysis) -> tuple[Subgroups, ...]:
+    """Evaluate the analysed images by each of the facts."""
+    patients, probabilities = analysis.patients(), analysis.probabilities
+    truth = analysis.true_classes()[analysis.chosen]
+    groups = []
+    for fact, title in _FACTS.items():
+        codes, values = pd.factorize(analysis.results.read([fact])[fact])
+        names = ["not stated", *values]
+        numbers = codes[analysis.rows] + 1
+        counts = np.bincount(numbers, minlength=len(names))
+        order = [n for n in np.argsort(-counts, kind="stable").tolist() if counts[n]]
+        shown, rest = order[:_MOST_SUBGROUPS], order[_MOST_SUBGROUPS:]
+        if fact == "patient_age_bin":
+            shown.sort(key=names.__getitem__)
+        parts = []
+        for number in shown:
+            chosen = numbers == number
+            figures = evaluate_subgroup(
+                truth[chosen],
+                probabilities[chosen],
+                patients[chosen],
+                classes=analysis.results.classes,
+            )
+            parts.append(Subgroup(names[number], figures, int(counts[number]) < FEW))
+        groups.append(Subgroups(fact, title, tuple(parts), len(rest), int(counts[rest].sum())))
+    return tuple(groups)
+
+
+def _distribution(table: Table, analysis: Analysis) -> Distribution:
+    scores = analysis.scores
     counts = np.bincount(scores.predicted, minlength=len(table.classes))
     confidence = scores.probabilities.max(axis=1, initial=0.0)
     bins, edges = np.histogram(confidence, bins=_BINS, range=(0.0, 1.0))
-    flags = table.read(["flags"])["flags"].take(pa.array(scores.rows))
-    found = {e["values"]: e["counts"] for e in pc.value_counts(pc.list_flatten(flags)).to_pylist()}
+    flags = analysis.results.read(["flags"])["flags"].iloc[scores.rows].explode().value_counts()
     return Distribution(
         predicted=dict(zip(table.classes, counts.tolist(), strict=True)),
         edges=tuple(edges.tolist()),
         confidence=tuple(bins.tolist()),
-        flags=tuple((f.value, f.meaning, found[f.value]) for f in Flag if found.get(f.value)),
+        flags=tuple((f.value, f.meaning, int(flags[f.value])) for f in Flag if f.value in flags),
     )
 
 
 def _shown(
-    table: Table,
-    scores: Scores,
-    truth: npt.NDArray[np.int16],
-    chosen: Positions,
-    choices: tuple[ClassChoices, ...],
-    archive: Path | None,
-    *,
-    show_paths: bool,
-    workers: int,
-) -> dict[int, Shown]:
-    positions = sorted({p for of in choices for choice in of.choices for p in choice.positions})
-    of_scores = chosen[positions] if positions else np.empty(0, np.int64)
-    rows = scores.rows[of_scores].tolist()
-    predicted = scores.predicted[of_scores].tolist()
-    pictures = read_pictures(table, rows, predicted, archive=archive, workers=workers)
-    told = table.take(rows, ["path", "flags"]).to_pylist()
-    found = {}
-    for place, (position, at) in enumerate(zip(positions, of_scores.tolist(), strict=True)):
-        number = int(truth[at])
-        found[position] = Shown(
-            row=rows[place] + 1,
-            prediction=table.classes[predicted[place]],
-            probability=float(scores.probabilities[at, predicted[place]]),
-            truth=None if number == UNKNOWN else table.classes[number],
-            flags=tuple(told[place]["flags"] or ()),
-            path=told[place]["path"] if show_paths else None,
-            picture=pictures[rows[place]],
-        )
-    return found
+    table: Table, analysis: Analysis, choices: Choices, source: PictureSource
+) -> dict[int, GalleryImage]:
+    """The images of the gallery by their position among the analysed images."""
+    positions = sorted({p for kinds in choices.values() for own in kinds.values() for p in own})
+    at = analysis.chosen[np.array(positions, np.int64)]
+    scores, truth = analysis.scores, analysis.true_classes()[at].tolist()
+    predicted = scores.predicted[at]
+    images = gallery_images(
+        table,
+        scores.rows[at].tolist(),
+        predicted.tolist(),
+        scores.probabilities[at, predicted].astype(float).tolist(),
+        [None if number == UNKNOWN else table.classes[number] for number in truth],
+        source,
+    )
+    return dict(zip(positions, images, strict=True))
 
 
 def _paths_of_copies(table: Table, copies: Copies) -> dict[int, str]:

@@ -18,8 +18,8 @@ from cxrbatch.paths import path_to_text, shown, text_to_path
 from cxrbatch.reading.containers.listing import open_regular
 from cxrbatch.reading.outcomes import ReadingError
 from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
-from cxrbatch.results.class_folders import files_below, labels_from_folders
-from cxrbatch.results.labels import LabelledFile, folded, labels_in
+from cxrbatch.results.label_files import labels_in
+from cxrbatch.results.labels import LabelledFile, files_below, folded, labels_from_folders
 
 _LINES = 20
 _NAMES = 3

@@ -1,266 +1,140 @@
-"""All figures of scores against truth, with intervals."""
+"""The one evaluation of a results table against the truth, for pages, commands and Python."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
 
-import numpy as np
-import numpy.typing as npt
-from scipy.special import softmax
-from scipy.stats import binomtest
+import pandas as pd
 
-from cxrbatch.results.figures import (
-    Evaluation,
-    Figure,
-    SubgroupFigures,
-    area_figure,
-    proportion_of_images,
-    resampled,
-)
-from cxrbatch.results.statistics import delong
-from cxrbatch.results.statistics.curves import Ranking
-from cxrbatch.results.statistics.decisions import Decisions, Reliability
-from cxrbatch.results.statistics.intervals import (
-    Estimate,
-    Groups,
-    Statistics,
-    Weights,
-    bootstrap_by_group,
-    numbered,
-    replicates_for,
-)
-from cxrbatch.results.statistics.metrics import (
-    Classes,
-    Probabilities,
-    Values,
-    confusion,
-    mean_of_defined,
-    one_vs_rest_auc,
-)
-from cxrbatch.results.statistics.ranked import RankedAbnormal, RankedClass
+from cxrbatch.errors import LabelError
+from cxrbatch.results.analysis import Analysis, analyse
+from cxrbatch.results.figures import Evaluation, Headline
+from cxrbatch.results.labels import class_numbers
+from cxrbatch.results.statistics.calculation import evaluate_scores, headline_of
+from cxrbatch.results.table import Table
 
-_NORMAL = "normal"
-_NO_AREA = "no class has images while another has some too"
+_HOTTEST = 100.0
 
 
 def evaluate(
-    truth: Classes,
-    probabilities: Probabilities,
-    groups: Groups,
+    results: "str | Path | Table | pd.DataFrame",
+    labels: "str | Path | pd.DataFrame | None" = None,
     *,
-    classes: Sequence[str],
-    logits: npt.NDArray[np.floating] | None = None,
-    temperature: float | None = None,
     prevalence: Mapping[str, float] | None = None,
-    thresholds: Mapping[str, Mapping[str, float]] | None = None,
     seed: int = 0,
 ) -> Evaluation:
-    """Compare calibrated probabilities with the truth.
+    """Compare the scores of a table with the truth: the figures of `cxrbatch report`.
+
+    The images are the scored ones with a truth; where the labels name a split that has a side
+    `test`, that side alone.
 
     Args:
-        truth: Shape (n,), class indices; n may be 0, where all is undefined.
-        probabilities: Shape (n, classes), as the table has them.
-        groups: Shape (n,), see `groups.patient_groups`.
-        classes: Their names.
-        logits: Shape (n, classes); their softmax is what was not calibrated.
-        temperature: Kept with the figures.
-        prevalence: Class name -> the prevalence, in (0, 1), for which the predictive values are
-            stated too.
-        thresholds: Class name -> "youden", "sensitive", "specific" -> threshold, as the
-            checkpoint's card has them from validation; shown beside those chosen on the images.
+        results: A table's path, an open table, or what `load_results` returned, or some of its
+            rows.
+        labels: A file of labels, or what `load_labels` returned; None to take the table's own
+            column truth, else class-named folders.
+        prevalence: Class name -> prevalence, in (0, 1), for which predictive values are stated too.
+        seed: Of the bootstrap.
+
+    Returns:
+        The figures, each with a 95 % interval; `to_frame` gives them as a DataFrame.
+
+    Raises:
+        TableError: The table cannot be used.
+        LabelError: The labels cannot be used, or nothing tells the truth.
+    """
+    analysis = analyse(results, labels)
+    _require_truth(analysis)
+    return evaluate_analysis(analysis, prevalence=prevalence, seed=seed)
+
+
+def headline(
+    results: "str | Path | Table | pd.DataFrame",
+    labels: "str | Path | pd.DataFrame | None" = None,
+    *,
+    seed: int = 0,
+) -> Headline:
+    """Calculate the headline figures of `evaluate` alone: equal numbers, in less time.
+
+    Args:
+        results: As in `evaluate`.
+        labels: As in `evaluate`.
         seed: Of the bootstrap.
 
     Raises:
-        ValueError: The shapes do not fit, a score is not finite, or a prevalence is not in (0, 1).
+        TableError: As in `evaluate`.
+        LabelError: As in `evaluate`.
     """
-    _check(truth, probabilities, groups, classes)
-    if logits is not None:
-        _check(truth, logits, groups, classes)
-    if any(not 0.0 < value < 1.0 for value in (prevalence or {}).values()):
-        raise ValueError("a prevalence lies between 0 and 1")
-    groups = numbered(groups)
-    decisions = Decisions(truth, probabilities, groups)
-    ranked = [
-        RankedClass(
-            truth == index,
-            probabilities[:, index],
-            groups,
-            name=name,
-            prevalence=(prevalence or {}).get(name),
-            given=(thresholds or {}).get(name, {}),
-        )
-        for index, name in enumerate(classes)
-    ]
-    abnormal = _abnormal(truth, probabilities, groups, classes)
-    calibrations = [Reliability(truth, probabilities)]
-    if logits is not None:
-        calibrations.append(Reliability(truth, softmax(logits.astype(np.float64), axis=1)))
-    scores = [part.scores.statistics for part in ranked]
-    triage = [abnormal.scores.statistics] if abnormal else []
-    parts = [decisions.statistics, *triage, *(c.statistics for c in calibrations)]
-    estimates, macro, by_class = _estimates(parts, scores, groups, seed=seed)
-    calibrated = [
-        c.figures(e) for c, e in zip(calibrations, estimates[-len(calibrations) :], strict=True)
-    ]
-    counts = confusion(truth, decisions.predicted, classes=len(classes))
-    return Evaluation(
-        images=len(truth),
-        patients=_count(groups),
-        replicates=replicates_for(len(truth)),
-        confusion=tuple(tuple(row) for row in counts.tolist()),
-        accuracy=decisions.accuracy(estimates[0]),
-        accuracy_of_images=proportion_of_images(int(counts.trace()), len(truth)),
-        balanced_accuracy=decisions.balanced_accuracy(estimates[0]),
-        macro_f1=decisions.macro_f1(estimates[0]),
-        macro_auc=resampled(macro, len(truth), _NO_AREA),
-        classes=tuple(
-            part.figures(own, decisions.of_class(index, estimates[0]))
-            for index, (part, own) in enumerate(zip(ranked, by_class, strict=True))
-        ),
-        calibration=calibrated[0],
-        uncalibrated=calibrated[1] if logits is not None else None,
-        temperature=temperature,
-        triage=abnormal.figures(estimates[1]) if abnormal else None,
+    analysis = analyse(results, labels)
+    _require_truth(analysis)
+    return headline_of(
+        analysis.true_classes()[analysis.chosen],
+        analysis.probabilities,
+        analysis.patients(),
+        classes=analysis.results.classes,
+        side=analysis.flow.side,
+        seed=seed,
     )
 
 
-def evaluate_subgroup(
-    truth: Classes,
-    probabilities: Probabilities,
-    groups: Groups,
-    *,
-    classes: Sequence[str],
-    seed: int = 0,
-) -> SubgroupFigures:
-    """The few figures of some of the images; the arguments are as in `evaluate`.
+def evaluate_analysis(
+    analysis: Analysis, *, prevalence: Mapping[str, float] | None = None, seed: int = 0
+) -> Evaluation:
+    """Evaluate images that `analyse` chose; the arguments are as in `evaluate`.
 
     Raises:
-        ValueError: As in `evaluate`.
+        TableError: The table is damaged.
+        LabelError: `prevalence` names no class, or one twice.
     """
-    _check(truth, probabilities, groups, classes)
-    groups = numbered(groups)
-    decisions = Decisions(truth, probabilities, groups)
-    found = bootstrap_by_group(decisions.statistics, groups, seed=seed)
-    return SubgroupFigures(
-        images=len(truth),
-        patients=_count(groups),
-        accuracy=decisions.accuracy(found),
-        balanced_accuracy=decisions.balanced_accuracy(found),
-        macro_auc=_macro_auc(truth, probabilities, groups),
-        sensitivity=tuple(decisions.of_class(i, found).sensitivity for i in range(len(classes))),
+    temperature = analysis.card.get("temperature")
+    return evaluate_scores(
+        analysis.true_classes()[analysis.chosen],
+        analysis.probabilities,
+        analysis.patients(),
+        classes=analysis.results.classes,
+        logits=analysis.scores.logits[analysis.chosen],
+        temperature=float(temperature) if _is_between(temperature, high=_HOTTEST) else None,
+        prevalence=by_class(prevalence or {}, analysis.results.classes),
+        thresholds=_thresholds(analysis.card),
+        seed=seed,
     )
 
 
-def _estimates(
-    parts: Sequence[Statistics], scores: Sequence[Statistics], groups: Groups, *, seed: int
-) -> tuple[list[list[Estimate]], Estimate, list[list[Estimate]]]:
-    """Resample all together: estimates by part, of the macro AUC, and by class."""
-    widths: list[int] = []
+def by_class(prevalence: Mapping[str, float], classes: tuple[str, ...]) -> dict[str, float]:
+    """Spell the classes of `prevalence` as the table does.
 
-    def statistics(weights: Weights) -> Values:
-        found = [part(weights) for part in (*parts, *scores)]
-        macro = mean_of_defined(np.stack([f[:, 0] for f in found[len(parts) :]], axis=1))
-        widths[:] = [f.shape[1] for f in found]
-        return np.concatenate([*found, macro[:, None]], axis=1)
-
-    flat = bootstrap_by_group(statistics, groups, seed=seed)
-    ends = np.cumsum(widths)
-    split = [flat[end - width : end] for end, width in zip(ends, widths, strict=True)]
-    return split[: len(parts)], flat[-1], split[len(parts) :]
-
-
-def _abnormal(
-    truth: Classes, probabilities: Probabilities, groups: Groups, classes: Sequence[str]
-) -> RankedAbnormal | None:
-    for index, name in enumerate(classes):
-        if name.strip().casefold() == _NORMAL:
-            return RankedAbnormal(truth != index, probabilities[:, index], groups, name=name)
-    return None
-
-
-def _macro_auc(truth: Classes, probabilities: Probabilities, groups: Groups) -> Figure:
-    """Without resampling: there are many subgroups."""
-    values = one_vs_rest_auc(truth, probabilities)
-    defined = [index for index, value in enumerate(values) if value is not None]
-    value = float(np.mean([values[index] for index in defined])) if defined else None
-    areas = [delong.area(truth == index, probabilities[:, index], groups) for index in defined]
-    known = [area for area in areas if area is not None]
-    whole = delong.mean_area(known) if known and len(known) == len(areas) else None
-    return area_figure(value, whole, groups, _NO_AREA)
-
-
-def _count(groups: Groups) -> int:
-    return int(groups.max(initial=-1)) + 1
-
-
-def _check(
-    truth: Classes,
-    scores: npt.NDArray[np.floating],
-    groups: Groups,
-    classes: Sequence[str],
-) -> None:
-    if scores.shape != (len(truth), len(classes)) or len(groups) != len(truth):
-        raise ValueError("truth, scores and groups are of different images or classes")
-    if not np.isfinite(scores).all():
-        raise ValueError("a score is not finite")
-    if len(truth) and not 0 <= truth.min() <= truth.max() < len(classes):
-        raise ValueError("a truth is no class index")
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """What sets two models apart; what is undefined is None.
-
-    Attributes:
-        first_only: Images that the first model alone gets right.
-        second_only: Images that the second alone gets right.
-        mcnemar_p: Two-sided and exact, as if every image were of another patient.
-        accuracy: Difference, by paired resampling of patients, as the next two.
-        balanced_accuracy: Likewise.
-        macro_auc: Likewise.
-        auc: Difference of each class's area, by paired resampling.
-        delong: Of each class, the paired DeLong interval and p.
+    Raises:
+        LabelError: A name is no class, or two names are one class.
     """
-
-    first_only: int
-    second_only: int
-    mcnemar_p: float
-    accuracy: Estimate
-    balanced_accuracy: Estimate
-    macro_auc: Estimate
-    auc: tuple[Estimate, ...]
-    delong: tuple[delong.Contrast | None, ...]
+    numbers = class_numbers(prevalence, classes)
+    if len(set(numbers.values())) < len(numbers):
+        raise LabelError("a class has two prevalences; give one")
+    return {classes[numbers[name]]: share for name, share in prevalence.items()}
 
 
-def compare(
-    truth: Classes, first: Probabilities, second: Probabilities, groups: Groups, *, seed: int = 0
-) -> Comparison:
-    """Compare the probabilities, each of shape (n, classes), that two models give n images.
+def _require_truth(analysis: Analysis) -> None:
+    name = analysis.results.name
+    if analysis.truth is None:
+        raise LabelError(f"nothing tells the truth about the images of {name}; give labels")
+    if not len(analysis.chosen):
+        raise LabelError(f"no scored image of {name} has a truth; give other labels")
 
-    Source: McNemar, Psychometrika 1947; DeLong et al., Biometrics 1988.
-    """
-    groups, classes = numbered(groups), range(first.shape[1])
-    both = (first, second)
-    decisions = [Decisions(truth, p, groups) for p in both]
-    rankings = [[Ranking(truth == c, p[:, c]) for c in classes] for p in both]
 
-    def of_model(model: int, weights: Weights) -> Values:
-        areas = np.stack([r.curves(weights).auc for r in rankings[model]], axis=1)
-        decided = decisions[model].statistics(weights)[:, :2]
-        return np.concatenate([decided, mean_of_defined(areas)[:, None], areas], axis=1)
+def _thresholds(card: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The operating points of the card, which may hold anything."""
+    found = card.get("operating_points")
+    if not isinstance(found, dict):
+        return {}
+    return {
+        name: {
+            point: float(rates["threshold"])
+            for point, rates in points.items()
+            if isinstance(rates, dict) and _is_between(rates.get("threshold"), high=1.0)
+        }
+        for name, points in found.items()
+        if isinstance(points, dict)
+    }
 
-    estimates = bootstrap_by_group(lambda w: of_model(0, w) - of_model(1, w), groups, seed=seed)
-    right = [decision.predicted == truth for decision in decisions]
-    alone = [int(np.count_nonzero(right[i] & ~right[1 - i])) for i in (0, 1)]
-    pairs = [[delong.area(truth == c, p[:, c], groups) for p in both] for c in classes]
-    p = float(binomtest(alone[0], sum(alone)).pvalue) if sum(alone) else 1.0
-    accuracy, balanced_accuracy, macro_auc, *areas = estimates
-    return Comparison(
-        first_only=alone[0],
-        second_only=alone[1],
-        mcnemar_p=p,
-        accuracy=accuracy,
-        balanced_accuracy=balanced_accuracy,
-        macro_auc=macro_auc,
-        auc=tuple(areas),
-        delong=tuple(delong.contrast(a, b) if a and b else None for a, b in pairs),
-    )
+
+def _is_between(value: object, *, high: float) -> TypeGuard[float]:
+    return isinstance(value, int | float) and 0 <= value <= high

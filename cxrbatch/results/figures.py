@@ -3,6 +3,7 @@
 All numbers are Python's own, so that `dataclasses.asdict` is ready for JSON.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -230,6 +231,31 @@ class Evaluation:
     uncalibrated: Calibration | None
     temperature: float | None
     triage: Triage | None
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The headline figures of an evaluation, without curves and tables.
+
+    Attributes:
+        images: Images analysed.
+        patients: Their patients.
+        side: The side of a split that they are on, or None.
+        accuracy: As in `Evaluation`, with the next three.
+        balanced_accuracy: Likewise.
+        macro_f1: Likewise.
+        macro_auc: Likewise.
+        auc: Class name -> area under the ROC curve of the class against all others.
+    """
+
+    images: int
+    patients: int
+    side: str | None
+    accuracy: Figure
+    balanced_accuracy: Figure
+    macro_f1: Figure
+    macro_auc: Figure
+    auc: Mapping[str, Figure]
 
 
 @dataclass(frozen=True, slots=True)

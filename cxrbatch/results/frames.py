@@ -1,29 +1,83 @@
 """Results tables and labels as pandas DataFrames, and the heat maps of single rows as arrays."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from cxrbatch.results.labels import labels_by_key
+from cxrbatch.errors import TableError
+from cxrbatch.results.label_files import read_frame
+from cxrbatch.results.labels import IMAGE_KEYS
 from cxrbatch.results.table import FACTS, TRUTH_COLUMNS, Table, open_table
 
 FRAME_NAMES = {"flags": "image_flags", "rows": "image_rows", "columns": "image_columns"}
 """Columns that bear another name in a DataFrame, where `flags` and `columns` are attributes."""
 
 _HEATMAPS = ("heatmaps", "heatmap_scale")
-_CODES = frozenset(
-    {"format", "outcome", "prediction", *FACTS, *TRUTH_COLUMNS}
-    - {"rows", "columns", "bits_stored"}
-    - {name for name in FACTS if name.endswith("_uid")}
-)
-_NULLABLE = {
+_INTEGERS = {
     pa.int32(): pd.Int32Dtype(),
     pa.int64(): pd.Int64Dtype(),
     pa.uint64(): pd.UInt64Dtype(),
 }
+_CODES = frozenset({"format", "outcome", "prediction", *FACTS, *TRUTH_COLUMNS}) - {
+    *("rows", "columns", "bits_stored"),
+    *(name for name in FACTS if name.endswith("_uid")),
+}
+
+
+class Results:
+    """The rows of a results table, in its file or as a DataFrame; columns are read on demand.
+
+    Attributes:
+        name: The table's path, for messages.
+        classes: Class names in the order of the probabilities.
+        provenance: How the table was made.
+        rows: Number of rows.
+        size: Of the file in bytes; None of a DataFrame.
+    """
+
+    def __init__(self, results: "str | Path | Table | pd.DataFrame") -> None:
+        """Open a table.
+
+        Args:
+            results: A table's path, an open table, or what `load_results` returned, or some of its
+                rows.
+
+        Raises:
+            TableError: The file cannot be used as a results table, or the DataFrame was not made
+                by `load_results`.
+        """
+        self._source: Table | pd.DataFrame = results
+        self.size: int | None = None
+        if isinstance(results, pd.DataFrame):
+            made, self.rows = results.attrs, len(results)
+            if not {"path", "classes", "provenance"} <= set(made):
+                raise TableError("the DataFrame has lost its attrs; load it with load_results")
+        else:
+            table = results if isinstance(results, Table) else open_table(Path(results))
+            self._source, self.rows, self.size = table, table.rows, table.size
+            made = _attrs(table)
+        self.name: str = made["path"]
+        self.classes: tuple[str, ...] = tuple(made["classes"])
+        self.provenance: Mapping[str, Any] = made["provenance"]
+
+    def read(self, names: Iterable[str]) -> pd.DataFrame:
+        """Read some columns, by their names in the table; types are those of `load_results`.
+
+        Raises:
+            TableError: The file is damaged, expands to too much memory, or a column is missing.
+        """
+        wanted = list(names)
+        if isinstance(self._source, Table):
+            return _to_pandas(self._source, wanted)
+        named = self._source.rename(columns={new: old for old, new in FRAME_NAMES.items()})
+        if missing := [name for name in wanted if name not in named]:
+            raise TableError(f"the DataFrame has no column {missing[0]!r}; load it anew")
+        return named[wanted].reset_index(drop=True)
 
 
 def load_results(path: str | Path) -> pd.DataFrame:
@@ -38,32 +92,18 @@ def load_results(path: str | Path) -> pd.DataFrame:
         those of `prediction` in the order of the model's classes. Counts and the 64-bit
         `dhash` are nullable integers, probabilities (`p_<class>`) and logits float32 with NaN
         where a row was not scored. Three columns have other names than in the file, see
-        `FRAME_NAMES`; `image_flags` holds a list of codes per row, None where there is none.
-        `attrs` has the table's `path`, `classes` and `provenance`.
+        `FRAME_NAMES`; `image_flags` holds a list of codes per row. `attrs` has the table's `path`,
+        `classes` and `provenance`.
 
     Raises:
         TableError: The file is no results table, has another major schema version, is damaged, or
             expands to more memory than a table of its size may.
     """
     table = open_table(Path(path))
-    names = [name for name in table.columns if name not in _HEATMAPS]
-    frame = table.read(names).to_pandas(
-        categories=[name for name in names if name in _CODES],
-        types_mapper=_NULLABLE.get,
-        ignore_metadata=True,
-    )
-    for name in {"prediction", "truth"}.intersection(names):
-        frame[name] = frame[name].cat.set_categories(
-            [*table.classes, *frame[name].cat.categories.difference(table.classes)]
-        )
-    # Lists of Python's: the arrays of pandas would compare value by value.
+    frame = _to_pandas(table, [name for name in table.columns if name not in _HEATMAPS])
     frame["flags"] = [None if flags is None else list(flags) for flags in frame["flags"]]
     frame = frame.rename(columns=FRAME_NAMES)
-    frame.attrs = {
-        "path": str(table.path),
-        "classes": table.classes,
-        "provenance": dict(table.provenance),
-    }
+    frame.attrs = _attrs(table)
     return frame
 
 
@@ -79,13 +119,9 @@ def heatmaps(results: pd.DataFrame, row: int) -> npt.NDArray[np.float32] | None:
         the network's last layer. None where the row was not scored.
 
     Raises:
-        TableError: The file is gone, damaged, or is another table by now.
+        TableError: The file is gone or damaged.
     """
-    return heatmaps_of(open_table(Path(results.attrs["path"])), row)
-
-
-def heatmaps_of(table: Table, row: int) -> npt.NDArray[np.float32] | None:
-    """Read the heat maps of one row of an open table; see `heatmaps`."""
+    table = open_table(Path(results.attrs["path"]))
     (values,) = table.take([row], _HEATMAPS).to_pylist()
     if values["heatmaps"] is None:
         return None
@@ -103,18 +139,29 @@ def load_labels(path: str | Path) -> pd.DataFrame:
             `patient`, `split` and `source` may stand beside them.
 
     Returns:
-        One row per label, in the file's order: the column that names the images, then `label`,
-        `patient`, `split` and `source` as categories, null where the file says nothing. `attrs`
-        has the name of the first column as `key`.
+        One row per label, in the file's order: the column that names the images as text, then
+        `label`, `patient`, `split` and `source` as categories, null where the file has nothing.
 
     Raises:
         LabelError: The file cannot be read, lacks a column, or has a row without a name or label.
     """
-    key, labels = labels_by_key(Path(path))
-    columns = {
-        name: pd.Categorical([getattr(item, name) for item in labels])
-        for name in ("label", "patient", "split", "source")
+    return read_frame(Path(path), IMAGE_KEYS)
+
+
+def _attrs(table: Table) -> dict[str, Any]:
+    return {
+        "path": str(table.path),
+        "classes": table.classes,
+        "provenance": dict(table.provenance),
     }
-    frame = pd.DataFrame({key: [item.path for item in labels], **columns})
-    frame.attrs["key"] = key
+
+
+def _to_pandas(table: Table, names: list[str]) -> pd.DataFrame:
+    codes = [name for name in names if name in _CODES]
+    frame = table.read(names).to_pandas(
+        categories=codes, types_mapper=_INTEGERS.get, ignore_metadata=True
+    )
+    for name in {"prediction", "truth"}.intersection(names):
+        others = frame[name].cat.categories.difference(table.classes)
+        frame[name] = frame[name].cat.set_categories([*table.classes, *others])
     return frame

@@ -26,8 +26,8 @@ from cxrbatch.model.inference import memory_explained, normalised
 from cxrbatch.model.predictor import Predictor
 from cxrbatch.model.preprocessing import image_hash
 from cxrbatch.paths import shown, text_to_path
-from cxrbatch.results.class_folders import labels_from_folders
-from cxrbatch.results.labels import LabelledFile, class_numbers, read_labels
+from cxrbatch.results.label_files import read_labels
+from cxrbatch.results.labels import LabelledFile, class_numbers, labels_from_folders
 from cxrbatch.results.statistics.metrics import one_vs_rest_auc
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.file_reader import FileReader

@@ -11,10 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cxrbatch.errors import LabelError, TableError
-from cxrbatch.results import bounded, pages
-from cxrbatch.results import labels as truth
+from cxrbatch.results import bounded, label_files, pages
 from cxrbatch.results.bounded import BoundedParquet, open_bounded
-from cxrbatch.results.labels import labels_in
+from cxrbatch.results.label_files import labels_in
 from cxrbatch.results.pages import Chunk, TooLarge, check_footer, read_pages
 from cxrbatch.results.table import PROVENANCE_KEY, SCHEMA_VERSION, Table, open_table, table_schema
 
@@ -174,7 +173,7 @@ def test_a_long_label_times_rows_is_refused_with_its_row(
 def test_labels_count_by_the_memory_that_they_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    monkeypatch.setattr(truth, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(label_files, "_MOST_BYTES", 1 << 20)
     names = [f"{number:0100d}" for number in range(4000)]
     if form == "csv":
         text = "".join(f"{name},A\n" for name in names)

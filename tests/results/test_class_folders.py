@@ -7,8 +7,7 @@ import pytest
 
 from cxrbatch.errors import LabelError
 from cxrbatch.paths import text_to_path
-from cxrbatch.results.class_folders import files_below, labels_from_folders
-from cxrbatch.results.labels import LabelledFile
+from cxrbatch.results.labels import LabelledFile, files_below, labels_from_folders
 
 
 def make(root: Path, *names: str) -> None:

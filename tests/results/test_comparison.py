@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.contingency_tables import mcnemar
 
-from cxrbatch.results.evaluation import compare
+from cxrbatch.results.statistics.calculation import compare_scores
 
 
 def drawn(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -17,7 +17,7 @@ def drawn(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("seed", range(5))
 def test_mcnemar_is_that_of_statsmodels_and_the_better_is_ahead(seed: int) -> None:
     truth, first, second = drawn(seed)
-    found = compare(truth, first, second, np.arange(120))
+    found = compare_scores(truth, first, second, np.arange(120))
     right = [p.argmax(axis=1) == truth for p in (first, second)]
     table = [[np.sum((right[0] == a) & (right[1] == b)) for b in (1, 0)] for a in (1, 0)]
     assert found.mcnemar_p == pytest.approx(mcnemar(table, exact=True).pvalue, abs=1e-9)
@@ -29,7 +29,7 @@ def test_mcnemar_is_that_of_statsmodels_and_the_better_is_ahead(seed: int) -> No
 
 def test_a_model_against_itself() -> None:
     truth, first, _ = drawn(0)
-    found = compare(truth, first, first, np.arange(120))
+    found = compare_scores(truth, first, first, np.arange(120))
     assert (found.first_only, found.second_only, found.mcnemar_p) == (0, 0, 1.0)
     assert found.accuracy.value == found.macro_auc.value == 0.0
     assert found.delong == (None, None, None)

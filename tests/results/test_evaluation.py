@@ -9,7 +9,7 @@ import pytest
 from scipy.special import softmax
 from sklearn import metrics as authority
 
-from cxrbatch.results.evaluation import evaluate, evaluate_subgroup
+from cxrbatch.results.statistics.calculation import evaluate_scores, evaluate_subgroup
 from cxrbatch.results.statistics.curves import Ranking
 from cxrbatch.results.statistics.decisions import BY_CLASS, OVERALL, Decisions, Reliability
 from cxrbatch.results.statistics.intervals import wilson
@@ -119,7 +119,7 @@ def test_calibration_of_a_thousand_tables() -> None:
 
 
 def test_the_seed_study() -> None:
-    found = evaluate(*of_counts(STUDY), classes=CLASSES)
+    found = evaluate_scores(*of_counts(STUDY), classes=CLASSES)
     assert found.confusion == STUDY
     assert found.accuracy == found.accuracy_of_images
     assert found.accuracy.value == 0.94
@@ -139,7 +139,7 @@ def test_figures_are_whole_and_ready_for_json() -> None:
         names = ("NORMAL", "B", "C", "D")[: probabilities.shape[1]]
         logits = np.log(probabilities) * 2.0
         stated = {"B": 0.1}
-        found = evaluate(
+        found = evaluate_scores(
             truth, probabilities, groups, classes=names, logits=logits, prevalence=stated
         )
         text = json.dumps(asdict(found), allow_nan=False)
@@ -164,7 +164,7 @@ def figures_in(value: object) -> Iterator[dict]:
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_no_image_and_one(n: int) -> None:
-    found = evaluate(
+    found = evaluate_scores(
         np.zeros(n, int), np.full((n, 2), 0.5), np.arange(n), classes=("Normal", "B"), seed=1
     )
     assert found.images == found.patients == n
@@ -183,7 +183,7 @@ def test_no_image_and_one(n: int) -> None:
 
 def test_one_class_only_and_a_class_never_predicted() -> None:
     probabilities = np.tile([0.7, 0.2, 0.1], (8, 1))
-    found = evaluate(np.zeros(8, int), probabilities, np.arange(8), classes=("A", "B", "C"))
+    found = evaluate_scores(np.zeros(8, int), probabilities, np.arange(8), classes=("A", "B", "C"))
     first, second, _ = found.classes
     assert first.specificity.undefined == first.auc.undefined == "every image is of this class"
     assert second.ppv.undefined == "this class is never predicted"
@@ -211,14 +211,14 @@ def test_what_does_not_fit_is_refused(change: dict, message: str) -> None:
         "classes": ("A", "B"),
     }
     with pytest.raises(ValueError, match=message):
-        evaluate(**(given | change))
+        evaluate_scores(**(given | change))
 
 
 def test_operating_points_triage_and_prevalence() -> None:
     rng = np.random.default_rng(4)
     truth = rng.integers(0, 3, 300)
     probabilities = softmax(rng.normal(size=(300, 3)) + 1.5 * np.eye(3)[truth], axis=1)
-    found = evaluate(
+    found = evaluate_scores(
         truth,
         probabilities,
         np.arange(300),
@@ -255,7 +255,7 @@ def test_patients_with_several_images_widen_what_they_should() -> None:
     copies = [np.repeat(values, 6, axis=0) for values in (truth, probabilities)]
     patients = np.repeat(np.arange(len(truth)), 6)
     names = tuple("ABCD"[: probabilities.shape[1]])
-    found = evaluate(*copies, patients, classes=names)
+    found = evaluate_scores(*copies, patients, classes=names)
     assert found.accuracy.method == "patient bootstrap"
     assert found.accuracy_of_images.method == "Wilson"
     widths = [f.high - f.low for f in (found.accuracy, found.accuracy_of_images)]

@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from cxrbatch.errors import LabelError
-from cxrbatch.results.joining import UNKNOWN, find_truth
+from cxrbatch.results.frames import Results
 from cxrbatch.results.labels import class_numbers
 from cxrbatch.results.table import PROVENANCE_KEY, SCHEMA_VERSION, Table, open_table, table_schema
+from cxrbatch.results.truth import UNKNOWN, find_truth
 
 CLASSES = ("Normal", "Viral Pneumonia", "COVID-19")
 
@@ -44,7 +45,7 @@ def table_of(folder: Path, paths: list[str], *, unscored: tuple[int, ...] = ()) 
 
 def joined(folder: Path, table: Table, text: str) -> list[int]:
     (folder / "l.csv").write_text(text)
-    truth = find_truth(table, folder / "l.csv")
+    truth = find_truth(Results(table), folder / "l.csv")
     assert truth is not None
     return truth.classes.tolist()
 
@@ -54,11 +55,12 @@ def test_by_path_relative_or_below_the_root_and_for_every_frame(tmp_path: Path) 
     text = "path,label,split,patient\na.png,normal,test,p\n/films/b/c.png,viral_pneumonia,val,\n"
     text += "d\\e.png,covid 19,,\nf.zip!/g.png,COVID-19,,\nabsent,Normal,,\n"
     assert joined(tmp_path, table, text) == [0, 0, 1, 2, 2, UNKNOWN]
-    truth = find_truth(table, tmp_path / "l.csv")
+    truth = find_truth(Results(table), tmp_path / "l.csv")
     assert truth is not None
     assert (truth.labels, truth.without_row) == (5, 1)
     assert truth.splits.tolist() == [2, 2, 1, UNKNOWN, UNKNOWN, UNKNOWN]
-    assert truth.patients.to_pylist() == ["p", "p", None, None, None, None]
+    assert truth.patients.tolist()[:2] == ["p", "p"]
+    assert truth.patients.isna().tolist() == [False] * 2 + [True] * 4
 
 
 def test_by_uid_and_by_hash(tmp_path: Path) -> None:
@@ -97,7 +99,7 @@ def test_labels_that_do_not_fit_are_one_line(tmp_path: Path, text: str, expected
 
 def test_class_folders_of_two_classes(tmp_path: Path) -> None:
     paths = ["x/NORMAL/1", "x/viral-pneumonia/deep/2", "x/Normal/3", "readme"]
-    truth = find_truth(table_of(tmp_path, paths, unscored=(3,)))
+    truth = find_truth(Results(table_of(tmp_path, paths, unscored=(3,))))
     assert truth is not None
     assert truth.classes.tolist() == [0, 1, 0, UNKNOWN]
     assert truth.source == "the class folders of the archive"
@@ -115,7 +117,7 @@ def test_class_folders_of_two_classes(tmp_path: Path) -> None:
     ids=["one class", "a third without", "two classes each", "no folders", "no rows"],
 )
 def test_folders_that_leave_a_doubt_are_no_truth(tmp_path: Path, paths: list[str]) -> None:
-    assert find_truth(table_of(tmp_path, paths)) is None
+    assert find_truth(Results(table_of(tmp_path, paths))) is None
 
 
 def test_classes_that_differ_by_a_hyphen_alone_are_told_apart() -> None:

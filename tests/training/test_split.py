@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from cxrbatch.errors import LabelError, TableError
-from cxrbatch.results.labels import LabelledFile, read_labels
+from cxrbatch.results.label_files import read_labels
+from cxrbatch.results.labels import LabelledFile
 from cxrbatch.training.duplicates import Pair
 from cxrbatch.training.groups import find_leaks, group_files, write_leaks
 from cxrbatch.training.split import LeakError, Split, split_files

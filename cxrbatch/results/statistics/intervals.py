@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 from scipy.special import ndtr, ndtri
 from scipy.stats import binomtest
 
@@ -23,15 +21,6 @@ def numbered(groups: Sequence[Hashable] | npt.NDArray[np.generic]) -> Groups:
         return codes
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(g, len(numbers)) for g in groups], np.int32)
-
-
-def patient_groups(patient_keys: pa.ChunkedArray) -> Groups:
-    """Number the patients of a table's column `patient_key`; an image of nobody is its own."""
-    codes = pc.dictionary_encode(patient_keys).combine_chunks()
-    numbers = codes.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
-    alone = numbers < 0
-    numbers[alone] = len(codes.dictionary) + np.arange(np.count_nonzero(alone), dtype=np.int32)
-    return numbered(numbers)
 
 
 Weights = npt.NDArray[np.int32]

@@ -1,0 +1,201 @@
+"""The true classes of a table's rows: from labels, from the table itself, or from class folders."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cxrbatch.errors import LabelError
+from cxrbatch.paths import path_to_text
+from cxrbatch.results.frames import Results
+from cxrbatch.results.label_files import check_each_once, read_frame
+from cxrbatch.results.labels import IMAGE_KEYS, SPLITS, class_numbers, folded, folded_numbers
+from cxrbatch.results.statistics.intervals import Groups
+from cxrbatch.results.table import TRUTH_COLUMNS
+
+UNKNOWN = -1
+
+# Class folders count as truth only where they name the class of nearly all images, and more than
+# one class: a lone folder "normal" may mean anything.
+_LEAST_SHARE, _FEWEST_CLASSES = 0.9, 2
+
+Numbers = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """The true class, the split and the patient of each row of a table, where known.
+
+    Attributes:
+        source: Where they come from, for a reader.
+        classes: Shape (rows,), class indices; `UNKNOWN` where no class is known.
+        splits: Shape (rows,), indices into `SPLITS`; `UNKNOWN` where no split is given.
+        patients: One text per row; null where the labels name no patient.
+        labels: Number of labels.
+        without_row: Number of labels that name no row of the table.
+    """
+
+    source: str
+    classes: Numbers
+    splits: Numbers
+    patients: pd.Series
+    labels: int
+    without_row: int
+
+
+def find_truth(results: Results, labels: "Path | pd.DataFrame | None" = None) -> Truth | None:
+    """Find the truth in `labels`, else in the table's column truth, else in class folders.
+
+    Args:
+        results: The table.
+        labels: A file of labels, or a DataFrame with the same columns; every frame of a file has
+            the label of the file.
+
+    Returns:
+        None where there are no labels, no column truth, and class folders do not name the class of
+        at least 90 % of the scored rows and of two classes.
+
+    Raises:
+        LabelError: Labels cannot be read, name an image twice, an unknown class, or no row.
+        TableError: The table is damaged.
+    """
+    if labels is not None:
+        return join_labels(results, labels)
+    if results.provenance.get("labelled") is True:
+        return _own_truth(results)
+    return folder_truth(results)
+
+
+def join_labels(results: Results, labels: "Path | pd.DataFrame") -> Truth:
+    """Join labels with rows by path, SOP Instance UID or image hash, whichever column they have.
+
+    Paths are written as in the table, or absolute below the archive's root.
+
+    Raises:
+        LabelError: As in `find_truth`.
+    """
+    frame = read_frame(labels, IMAGE_KEYS)
+    file = "the labels" if isinstance(labels, pd.DataFrame) else labels
+    key = frame.columns[0]
+    classes = frame["label"].cat
+    numbers = class_numbers(classes.categories, results.classes)
+    column = results.read([key])[key]
+    names = frame[key]
+    if key == "path":
+        names = _as_in_table(names, column, str(results.provenance.get("archive_root", "")))
+    check_each_once(file, names, frame["label"])
+    label_of_row = pd.Index(names).get_indexer(column)
+    matched = len(np.unique(label_of_row[label_of_row >= 0]))
+    if not matched:
+        raise LabelError(
+            f"none of the {len(frame)} labels in {file} names a row of {results.name} by its "
+            f"{key}; write it as the table's column {key} has it"
+        )
+    return Truth(
+        source=f"a file of labels, joined by {key.replace('_', ' ')}",
+        classes=_at(_mapped(frame["label"], numbers), label_of_row),
+        splits=_at(_mapped(frame["split"], _SPLIT_NUMBERS), label_of_row),
+        patients=frame["patient"].reindex(label_of_row).reset_index(drop=True),
+        labels=len(frame),
+        without_row=len(frame) - matched,
+    )
+
+
+def folder_truth(results: Results) -> Truth | None:
+    """Take the class of each row from the folders in its path.
+
+    A folder counts where its name is that of a class; a path through folders of two classes has no
+    truth.
+
+    Returns:
+        None where the folders do not meet the rule of `find_truth`.
+
+    Raises:
+        TableError: The table is damaged.
+    """
+    columns = results.read(["path", "prediction"])
+    codes, folders = pd.factorize(columns["path"].str.replace(r"(^|/)[^/]*$", "", regex=True))
+    wanted = folded_numbers(results.classes)
+    known: dict[str, int] = {}
+    classes = _at([_class_of(folder, wanted, known) for folder in folders], codes)
+    of_scored = classes[columns["prediction"].notna()]
+    named = of_scored[of_scored != UNKNOWN]
+    if len(named) < _LEAST_SHARE * len(of_scored) or len(np.unique(named)) < _FEWEST_CLASSES:
+        return None
+    return _without_labels("the class folders of the archive", classes, UNKNOWN)
+
+
+def patients_of(results: Results, truth: Truth, rows: npt.NDArray[np.int64]) -> Groups:
+    """Number the patients of some rows: those that the labels name, else those of the headers.
+
+    Args:
+        results: The table.
+        truth: Of the same table.
+        rows: Shape (n,), row numbers.
+
+    Returns:
+        Shape (n,), from 0 without gaps; an image whose patient is unknown has a number alone.
+    """
+    named = "label/" + truth.patients.astype("string")[rows]
+    keyed = "header/" + results.read(["patient_key"])["patient_key"].astype("string")[rows]
+    numbers, patients = pd.factorize(named.fillna(keyed))
+    alone = numbers < 0
+    numbers[alone] = len(patients) + np.arange(np.count_nonzero(alone))
+    groups: Groups = numbers.astype(np.int32)
+    return groups
+
+
+_SPLIT_NUMBERS = {name: number for number, name in enumerate(SPLITS)}
+
+
+def _own_truth(results: Results) -> Truth:
+    columns = results.read(TRUTH_COLUMNS)
+    names = columns["truth"].cat.remove_unused_categories()
+    numbers = class_numbers(names.cat.categories, results.classes)
+    splits = _mapped(columns["split"], _SPLIT_NUMBERS)
+    return _without_labels("the table's own column truth", _mapped(names, numbers), splits)
+
+
+def _without_labels(source: str, classes: Numbers, splits: Numbers | int) -> Truth:
+    return Truth(
+        source=source,
+        classes=classes,
+        splits=np.full(len(classes), splits, np.int16) if isinstance(splits, int) else splits,
+        patients=pd.Series([None] * len(classes), dtype="string"),
+        labels=int(np.count_nonzero(classes != UNKNOWN)),
+        without_row=0,
+    )
+
+
+def _as_in_table(names: pd.Series, column: pd.Series, root: str) -> pd.Series:
+    """Write paths as the table does: relative to its root, escapes and all."""
+    inside = f"{root.rstrip('/')}/"
+    relative = names.where(~names.str.startswith("/"), names.str.removeprefix(inside))
+    escaped = relative.str.contains("\\", regex=False) & ~relative.isin(column)
+    texts = [path_to_text(os.fsencode(name)) for name in relative[escaped]]
+    return relative.mask(escaped, pd.Series(texts, relative.index[escaped], "string"))
+
+
+def _class_of(folder: str, wanted: dict[str, int], known: dict[str, int]) -> int:
+    """The one class that the parts of a folder's path name; `known` keeps what was looked up."""
+    found = set()
+    for part in folder.split("/"):
+        if part not in known:
+            known[part] = wanted.get(folded(part), UNKNOWN)
+        if known[part] != UNKNOWN:
+            found.add(known[part])
+    return found.pop() if len(found) == 1 else UNKNOWN
+
+
+def _mapped(names: pd.Series, numbers: dict[str, int]) -> Numbers:
+    """The number of each name of a column of categories; `UNKNOWN` where there is none."""
+    return _at([numbers.get(name, UNKNOWN) for name in names.cat.categories], names.cat.codes)
+
+
+def _at(values: "list[int] | Numbers", positions: "npt.NDArray[np.integer] | pd.Series") -> Numbers:
+    """The values at some positions; `UNKNOWN` at position -1."""
+    taken: Numbers = np.array([*values, UNKNOWN], np.int16)[positions]
+    return taken

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from PIL import Image, ImageEnhance
 
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.reading.grey import GreyImage
-from cxrbatch.reading.radiograph import ReadingOptions, read_radiographs
+from cxrbatch.reading.display import GreyImage
+from cxrbatch.reading.radiograph import ReadingOptions, iterate_radiographs
 from cxrbatch.results.label_files import read_labels
 from cxrbatch.results.labels import LabelledFile
 from cxrbatch.training.duplicates import near_duplicates
@@ -71,7 +71,7 @@ CHANGED: tuple[Change, ...] = (cropped, toned, lambda i, c: encoded(toned(croppe
 
 def film(path: Path, recipe: Recipe) -> Image.Image:
     """The display image of a file."""
-    reading = next(read_radiographs(os.fsencode(path), ReadingOptions(no_voi=recipe.no_voi)))
+    reading = next(iterate_radiographs(os.fsencode(path), ReadingOptions(no_voi=recipe.no_voi)))
     if reading.image is None:
         raise SystemExit(f"{path}: {reading.outcome.value}")
     return Image.fromarray(np.rint(255 * reading.image.whole()).astype(np.uint8))

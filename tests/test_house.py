@@ -81,7 +81,7 @@ def imports_of(name: str, path: Path, modules: Mapping[str, Path]) -> Iterator[s
 
 
 def piece_of(module: str) -> str:
-    """`cxrbatch.reading.facts` -> `reading`; the package's own `__init__` -> ``."""
+    """`cxrbatch.reading.readings` -> `reading`; the package's own `__init__` -> ``."""
     return module.removeprefix("cxrbatch").lstrip(".").partition(".")[0]
 
 
@@ -176,7 +176,7 @@ def test_a_breach_of_the_law_is_seen(tmp_path: Path, file: str, text: str) -> No
 
 def test_what_the_law_allows_is_no_breach(tmp_path: Path) -> None:
     house = {
-        "cxrbatch/reading/facts.py": "from cxrbatch.errors import CxrbatchError",
+        "cxrbatch/reading/readings.py": "from cxrbatch.errors import CxrbatchError",
         "cxrbatch/scoring/engine.py": "from ..model.resnet import build\nfrom . import shards",
         "cxrbatch/scoring/shards.py": "import torch, cxrbatch.results.table",
         "training/loop.py": "from cxrbatch.scoring import engine\nfrom .split import split",

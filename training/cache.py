@@ -21,7 +21,11 @@ from cxrbatch.model import preprocessing
 from cxrbatch.model.preprocessing import ModelInput, Recipe
 from cxrbatch.reading.containers.listing import open_regular
 from cxrbatch.reading.outcomes import Outcome, ReadingError, reading_error
-from cxrbatch.reading.radiograph import ReadingOptions, read_radiographs, read_radiographs_bytes
+from cxrbatch.reading.radiograph import (
+    ReadingOptions,
+    iterate_radiographs,
+    iterate_radiographs_bytes,
+)
 from cxrbatch.reading.readings import Reading, file_limit
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.patients import patient_key, secret_id
@@ -117,7 +121,7 @@ class InputReader:
         try:
             with open_regular(file.path) as stream:
                 if os.fstat(stream.fileno()).st_size > file_limit(options.max_pixels):
-                    return Decoded(None, next(read_radiographs(file.path, options)).outcome)
+                    return Decoded(None, next(iterate_radiographs(file.path, options)).outcome)
                 # The bytes that are hashed are those that are decoded, whoever writes meanwhile.
                 data = stream.read()
         except (OSError, ReadingError, MemoryError) as error:
@@ -133,7 +137,7 @@ class InputReader:
         return Decoded(None, outcome)
 
     def _decode(self, key: bytes, data: bytes, options: ReadingOptions) -> Decoded:
-        first: Reading = next(read_radiographs_bytes(data, options))
+        first: Reading = next(iterate_radiographs_bytes(data, options))
         patient = patient_key(first.facts, self.patient_secret)
         reading, prepared = self.recipe.prepare_reading(first)
         return Decoded(key, reading.outcome, prepared, patient)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cxrbatch.model.overlays import grey_picture
-from cxrbatch.reading.grey import GreyImage
+from cxrbatch.reading.display import GreyImage
 from cxrbatch.results.table import open_table
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.file_reader import FileReader, LoadedFile

@@ -40,7 +40,7 @@ from cxrbatch.model.inference import Precision
 from cxrbatch.model.network import RadiographResNet
 from cxrbatch.model.predictor import Predictor
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.reading.grey import GreyImage
+from cxrbatch.reading.display import GreyImage
 
 # Of a probability; and of a logit, as a share of the magnitudes of what it is the sum of: where
 # logits are large, rounding alone moves probabilities by more.

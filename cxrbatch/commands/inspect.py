@@ -113,29 +113,15 @@ def _place(file: str) -> tuple[bytes, bytes | None]:
 def _readings(path: bytes, member: bytes | None, options: "ReadingOptions") -> "Iterator[Reading]":
     """Read each frame of a file, or of the members of this name of the container at `path`."""
     from cxrbatch.errors import UsageError
-    from cxrbatch.reading.containers.listing import members_named
-    from cxrbatch.reading.outcomes import ReadingError, reading_error
-    from cxrbatch.reading.radiograph import read_member, read_radiographs
-    from cxrbatch.reading.readings import failed
+    from cxrbatch.reading.radiograph import iterate_members_named, iterate_radiographs
 
     if member is None:
-        yield from read_radiographs(path, options)
+        yield from iterate_radiographs(path, options)
         return
-    count = 0
-    try:
-        for entry in members_named(path, member):
-            if entry.kind != "file":
-                continue
-            count += 1
-            if entry.fault is None:
-                yield from read_member(path, member, entry.offset, options)
-            else:
-                yield failed("other", ReadingError(*entry.fault))
-    except Exception as error:
-        if not count:
-            yield failed("other", reading_error(error))
-            return
-    if not count:
+    reading = None
+    for reading in iterate_members_named(path, member, options):
+        yield reading
+    if reading is None:
         raise UsageError(f"{os.fsdecode(path)} has no such member")
 
 

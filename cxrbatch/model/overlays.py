@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cxrbatch.model.preprocessing import Geometry, area_resize, with_square_pixels
-from cxrbatch.reading.grey import GreyImage
+from cxrbatch.reading.display import GreyImage
 
 Heatmap = npt.NDArray[np.float32]
 

@@ -10,10 +10,11 @@ from PIL.Image import Image
 from cxrbatch.errors import UsageError
 from cxrbatch.model.overlays import Heatmap, overlay_picture, place_heatmap
 from cxrbatch.model.preprocessing import Geometry
-from cxrbatch.reading.facts import HeaderFacts
-from cxrbatch.reading.grey import Display, GreyImage, grey_of
+from cxrbatch.reading.colour import grey_of
+from cxrbatch.reading.display import Display, GreyImage
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.reading.radiograph import Reading
+from cxrbatch.reading.readings import HeaderFacts
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -32,7 +32,7 @@ from cxrbatch.model.network import quantise
 from cxrbatch.model.overlays import dequantise
 from cxrbatch.model.prediction import Prediction, array_reading
 from cxrbatch.model.soundness import PlainScores, Trial
-from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs
+from cxrbatch.reading.radiograph import Reading, ReadingOptions, iterate_radiographs
 
 # A GPU computes one batch after the other.
 _AHEAD_ON_GPU = 2
@@ -151,7 +151,7 @@ class Predictor:
             items: Each is one of: the path of a DICOM, PNG or JPEG file, of which the first frame
                 is scored; a display image with square pixels, shape (rows, columns), 0 is black,
                 as floats in [0, 1], or as uint8 or uint16, which are divided by 255 or 65535; a
-                Reading, as `read_radiographs` yields for each frame of a file.
+                Reading, as `read_radiographs` returns for each frame of a file.
 
         Returns:
             One Prediction for each item, in their order.
@@ -289,7 +289,7 @@ class Predictor:
         if isinstance(item, np.ndarray):
             return array_reading(item)
         options = ReadingOptions(no_voi=self.card.recipe.no_voi)
-        return next(read_radiographs(item, options))
+        return next(iterate_radiographs(item, options))
 
     def _prediction(self, reading: Reading, batch: BatchScores, place: int) -> Prediction:
         classes = self.card.classes

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cxrbatch.reading.grey import Display, GreyImage
+from cxrbatch.reading.display import Display, GreyImage
 from cxrbatch.reading.outcomes import Outcome, reading_error
 
 if TYPE_CHECKING:

@@ -1,36 +1,112 @@
-"""Stored values to grey levels, in the standard's order, as pure functions on numpy arrays.
+"""Turns stored values into grey levels, and holds the display image that results.
 
-Each step maps one value to one value, whatever its neighbours are. So the steps may run on an
-image or on the list of all values that its pixels can have; `render` does the latter for pixels
-of 8 and 16 bits and gives the list, to be looked up, which has the same bits for a tenth of the
-work. The one step that depends on the image, the percentiles of the robust policy, needs only a
-histogram, and a histogram is a weight for each value of that list.
+Each step maps one value to one value, whatever its neighbours are. So for pixels of 8 and 16 bits
+`render` maps the list of all values that a pixel can have and keeps it as a table to look pixels
+up in: the same bits for a tenth of the work. The percentiles of the policy "robust" depend on the
+image; they need only a histogram, which is a weight for each value of that list.
 
 Source: DICOM PS3.3 C.7.6.3 (pixels), C.7.5.1.1.2 (padding), C.11.1 (modality LUT), C.11.2 (VOI
 LUT), C.11.6 (presentation LUT shape); PS3.4 N.2 (their order).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
-
-from cxrbatch.reading.grey import Display, GreyImage
 
 Cells = NDArray[np.unsignedinteger]
 Values = NDArray[np.float64]
+Display = NDArray[np.float32]
 
 NO_VOI_POLICIES = ("robust", "full_range")
 
-# Shares of the pixels that the robust policy clips to black and to white.
+# Shares of the pixels that the policy "robust" clips to black and to white.
 _ROBUST_TAIL = 0.005
 # Percentiles are taken of about so many pixels, in whole rows at even distances.
 _SAMPLED_PIXELS = 1 << 18
+# Pixels looked up at once: few enough to stay in the processor's cache.
+_BLOCK = 1 << 16
+_INDEX_TYPES = {1: pa.uint8(), 2: pa.uint16()}
+
+
+@dataclass(frozen=True, slots=True)
+class GreyImage:
+    """A display image: pixel cells, and the grey level of each value that a cell can have.
+
+    The pixels stay as small as they were stored. A caller that goes through the rows block by
+    block never holds the whole image in floating point. `numpy.asarray(image)` gives all grey
+    levels, as `whole` does.
+
+    Attributes:
+        cells: Shape (rows, columns); unsigned integers, or grey levels where `table` is None.
+        table: Grey level of each cell value, float32 in [0, 1]; 1 is white.
+        pixel_aspect: Height of a pixel over its width.
+    """
+
+    cells: NDArray[Any]
+    table: Display | None = None
+    pixel_aspect: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        rows, columns = self.cells.shape
+        return rows, columns
+
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> NDArray[Any]:
+        """All grey levels, as numpy asks for them."""
+        return np.array(self.whole(), dtype, copy=copy if self.table is None else None)
+
+    def rows(self, start: int, stop: int) -> Display:
+        """Grey levels of some rows, shape (stop - start, columns), float32 in [0, 1]."""
+        block = self.cells[start:stop]
+        if self.table is None:
+            return block
+        # Arrow takes cells as indices as they are, where numpy widens them to 64 bits first: half
+        # of the time. Each is below the table's length, so the check for that is left out.
+        table = _arrow_array(self.table, pa.float32())
+        cells = _arrow_array(block, _INDEX_TYPES[block.dtype.itemsize])
+        taken = pc.take(table, cells, boundscheck=False, memory_pool=pa.system_memory_pool())
+        # Its `to_numpy` would import pandas wherever that is installed.
+        levels = np.frombuffer(taken.buffers()[1], np.float32, count=block.size)
+        return levels.reshape(block.shape)
+
+    def points(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Display:
+        """Grey levels where the given rows and columns cross, shape (rows, columns)."""
+        # One axis after the other, which is faster than both at once.
+        return GreyImage(self.cells.take(rows, 0).take(columns, 1), self.table).whole()
+
+    def whole(self) -> Display:
+        """Grey levels of all rows, shape (rows, columns), float32 in [0, 1]."""
+        if self.table is None:
+            return self.cells
+        grey = np.empty(self.shape, np.float32)
+        step = max(1, _BLOCK // self.shape[1])
+        for start in range(0, self.shape[0], step):
+            grey[start : start + step] = self.rows(start, start + step)
+        return grey
+
+
+def _arrow_array(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """The same memory as an Arrow array, or a copy where it is not in one piece."""
+    native = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    return pa.Array.from_buffers(kind, native.size, [None, pa.py_buffer(native)])
+
+
+def every_value(cells: NDArray[Any]) -> NDArray[Any]:
+    """Return each value that a cell of 8 or 16 bits can have, in order and in its type."""
+    return np.arange(1 << (8 * cells.dtype.itemsize), dtype=cells.dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredLayout:
-    """Where in a pixel cell the value lies (PS3.5 section 8.1.1)."""
+    """Which bits of a pixel cell hold the value (PS3.5 section 8.1.1)."""
 
     bits_stored: int
     high_bit: int
@@ -56,7 +132,7 @@ class Rescale:
 
 
 @dataclass(frozen=True, slots=True)
-class Lut:
+class LookupTable:
     """A modality or VOI lookup table.
 
     Attributes:
@@ -69,9 +145,14 @@ class Lut:
     first: int
     bits: int
 
+    def look_up(self, values: Values) -> Values:
+        """Return the entries of values; one outside the table has its first or last entry."""
+        index = np.clip(values - self.first, 0, len(self.entries) - 1)
+        return self.entries[index.astype(np.int64)]
+
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class VoiWindow:
     """Window Center (0028,1050), Width (0028,1051) and VOI LUT Function (0028,1056)."""
 
     center: float
@@ -80,36 +161,38 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Greyscale:
-    """All that a header says about how stored values become grey levels.
+class DisplayTransforms:
+    """The transforms from stored values to grey levels that a header asks for.
 
     Attributes:
-        layout: Where the value lies in its cell.
+        layout: Which bits of a cell hold the value.
         padding: Lowest and highest stored value that mean "no image here", or None.
         modality: Modality transform, or None.
         voi: The one VOI transform, or None.
         is_inverted: Whether low values are white.
         voi_place: Which functional groups hold the VOI transform: "shared" or "per_frame"; empty
-            where the header itself does.
+            where the header itself holds it.
     """
 
     layout: StoredLayout
     padding: tuple[int, int] | None = None
-    modality: Rescale | Lut | None = None
-    voi: Window | Lut | None = None
+    modality: Rescale | LookupTable | None = None
+    voi: VoiWindow | LookupTable | None = None
     is_inverted: bool = False
     voi_place: str = ""
 
     def voi_source(self, no_voi: str) -> str:
-        """Which VOI transform `render` uses, in the words of the results table.
+        """Name the VOI transform that `render` uses with `no_voi`, for the table's `voi_source`.
 
-        "voi_lut", "window_linear", "window_linear_exact" or "window_sigmoid", with "_shared" or
-        "_per_frame" behind where functional groups hold it; else "none_" and the policy.
+        Returns:
+            "voi_lut", "window_linear", "window_linear_exact" or "window_sigmoid", followed by
+            "_shared" or "_per_frame" where functional groups hold the transform; without a
+            transform "none_" followed by the policy.
         """
         place = f"_{self.voi_place}" if self.voi_place else ""
-        if isinstance(self.voi, Lut):
+        if isinstance(self.voi, LookupTable):
             return f"voi_lut{place}"
-        if isinstance(self.voi, Window):
+        if isinstance(self.voi, VoiWindow):
             return f"window_{self.voi.function.lower()}{place}"
         return f"none_{self._policy(no_voi)}"
 
@@ -117,48 +200,56 @@ class Greyscale:
         """Values of 8 bits or fewer were made for display: clipping them would only lose."""
         return "full_range" if self.layout.bits_stored <= 8 else no_voi
 
+    def full_range(self) -> tuple[float, float]:
+        """Least and greatest modality value that the header allows; the image does not matter."""
+        if isinstance(self.modality, LookupTable):
+            return 0.0, float((1 << self.modality.bits) - 1)
+        ends = np.array([self.layout.lowest, self.layout.highest], np.float64)
+        ends = _apply_modality(ends, self.modality)
+        return float(ends.min()), float(ends.max())
 
-def render(cells: Cells, greyscale: Greyscale, *, no_voi: str = "robust") -> GreyImage:
-    """Turn the pixel cells of one frame into grey levels.
+
+def render(cells: Cells, transforms: DisplayTransforms, *, no_voi: str = "robust") -> GreyImage:
+    """Turn the pixel cells of one frame into a display image.
 
     Args:
         cells: Shape (rows, columns), unsigned, as stored: unused bits are still there.
-        greyscale: What the header says.
-        no_voi: Policy where there is no VOI transform, one of `NO_VOI_POLICIES`.
+        transforms: What the header asks for.
+        no_voi: Policy where there is no VOI transform, one of `NO_VOI_POLICIES`: "robust" maps all
+            but the extreme 0.5 % of pixels at each end to [0, 1], "full_range" all values that the
+            header allows.
 
     Returns:
-        Same shape; 1 is white, padding is 0.
+        An image of the same shape; 1 is white, padding is 0.
     """
-    policy = greyscale._policy(no_voi) if greyscale.voi is None else "full_range"
+    policy = transforms._policy(no_voi) if transforms.voi is None else "full_range"
     if cells.dtype.itemsize > 2:
         weights = np.ones(cells.shape)
-        return GreyImage(_grey_levels(cells, greyscale, policy=policy, weights=weights))
-    domain = np.arange(1 << (8 * cells.dtype.itemsize), dtype=cells.dtype)
-    counts = _histogram(cells) if policy == "robust" else None
-    return GreyImage(cells, _grey_levels(domain, greyscale, policy=policy, weights=counts))
-
-
-def _histogram(cells: Cells) -> Values:
-    step = max(1, cells.size // _SAMPLED_PIXELS)
-    length = 1 << (8 * cells.dtype.itemsize)
-    return np.bincount(cells[::step].reshape(-1), minlength=length).astype(np.float64)
+        return GreyImage(_grey_levels(cells, transforms, policy=policy, weights=weights))
+    domain = every_value(cells)
+    counts = None
+    if policy == "robust":
+        sampled = cells[:: max(1, cells.size // _SAMPLED_PIXELS)].reshape(-1)
+        counts = np.bincount(sampled, minlength=len(domain)).astype(np.float64)
+    return GreyImage(cells, _grey_levels(domain, transforms, policy=policy, weights=counts))
 
 
 def _grey_levels(
-    cells: Cells, greyscale: Greyscale, *, policy: str, weights: Values | None
+    cells: Cells, transforms: DisplayTransforms, *, policy: str, weights: Values | None
 ) -> Display:
     """All steps, one time each; `weights` says how often each cell counts in percentiles."""
-    stored = stored_values(cells, greyscale.layout)
-    values = apply_modality(stored.astype(np.float64), greyscale.modality)
-    padded = None if greyscale.padding is None else is_padding(stored, greyscale.padding)
-    if greyscale.voi is not None:
-        grey = apply_voi(values, greyscale.voi)
+    stored = stored_values(cells, transforms.layout)
+    values = _apply_modality(stored.astype(np.float64), transforms.modality)
+    lowest, highest = transforms.padding or (0, 0)
+    padded = None if transforms.padding is None else (stored >= lowest) & (stored <= highest)
+    if transforms.voi is not None:
+        grey = _apply_voi(values, transforms.voi)
     elif policy == "robust" and weights is not None:
         counted = weights if padded is None else np.where(padded, 0.0, weights)
         grey = apply_range(values, robust_range(values, counted))
     else:
-        grey = apply_full_range(values, greyscale.layout, greyscale.modality)
-    if greyscale.is_inverted:
+        grey = _apply_full_range(values, transforms)
+    if transforms.is_inverted:
         grey = 1.0 - grey
     if padded is not None:
         grey = np.where(padded, 0.0, grey)
@@ -166,9 +257,9 @@ def _grey_levels(
 
 
 def stored_values(cells: Cells, layout: StoredLayout) -> NDArray[np.int64]:
-    """Values without the cell's other bits, which may hold overlays, and with their sign.
+    """Return the values of pixel cells, without the other bits of a cell and with their sign.
 
-    Source: DICOM PS3.5 section 8.1.1.
+    Source: DICOM PS3.5 section 8.1.1; the other bits may hold overlays.
     """
     shift = layout.high_bit + 1 - layout.bits_stored
     values = (cells.astype(np.int64) >> shift) & ((1 << layout.bits_stored) - 1)
@@ -177,36 +268,20 @@ def stored_values(cells: Cells, layout: StoredLayout) -> NDArray[np.int64]:
     return values
 
 
-def is_padding(stored: NDArray[np.int64], padding: tuple[int, int]) -> NDArray[np.bool_]:
-    """Where stored values lie within the padding range, both ends included.
-
-    Source: DICOM PS3.3 C.7.5.1.1.2.
-    """
-    return (stored >= padding[0]) & (stored <= padding[1])
-
-
-def apply_modality(values: Values, modality: Rescale | Lut | None) -> Values:
-    """Stored values to modality values. Source: DICOM PS3.3 C.11.1."""
-    if modality is None:
-        return values
+def _apply_modality(values: Values, modality: Rescale | LookupTable | None) -> Values:
+    """Stored values to modality values (PS3.3 C.11.1)."""
     if isinstance(modality, Rescale):
         return values * modality.slope + modality.intercept
-    return apply_lut(values, modality)
+    return values if modality is None else modality.look_up(values)
 
 
-def apply_lut(values: Values, lut: Lut) -> Values:
-    """Table entries; values outside the table take its first or last entry.
+def _apply_voi(values: Values, voi: VoiWindow | LookupTable) -> Values:
+    """Modality values to [0, 1]: 1 is the end of the transform's output range, not of the image's.
 
-    Source: DICOM PS3.3 C.11.1.1 and C.11.2.1.1.
+    Source: DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3.
     """
-    index = np.clip(values - lut.first, 0, len(lut.entries) - 1)
-    return lut.entries[index.astype(np.int64)]
-
-
-def apply_voi(values: Values, voi: Window | Lut) -> Values:
-    """Modality values to [0, 1]: the output range of the transform, not of this image, is 1."""
-    if isinstance(voi, Lut):
-        return apply_lut(values, voi) / ((1 << voi.bits) - 1)
+    if isinstance(voi, LookupTable):
+        return voi.look_up(values) / ((1 << voi.bits) - 1)
     if voi.function == "SIGMOID":
         # Beyond +-500 the result is 0 or 1 in float32, and exp stays finite.
         return 1 / (1 + np.exp(np.clip(-4 * (values - voi.center) / voi.width, -500, 500)))
@@ -217,31 +292,26 @@ def apply_voi(values: Values, voi: Window | Lut) -> Values:
     return np.clip((values - (voi.center - 0.5)) / (voi.width - 1) + 0.5, 0, 1)
 
 
-def full_range(layout: StoredLayout, modality: Rescale | Lut | None) -> tuple[float, float]:
-    """Least and greatest modality value that the header allows; the image does not matter."""
-    if isinstance(modality, Lut):
-        return 0.0, float((1 << modality.bits) - 1)
-    ends = apply_modality(np.array([layout.lowest, layout.highest], np.float64), modality)
-    return float(ends.min()), float(ends.max())
-
-
-def apply_full_range(
-    values: Values, layout: StoredLayout, modality: Rescale | Lut | None
-) -> Values:
+def _apply_full_range(values: Values, transforms: DisplayTransforms) -> Values:
     """Map all values that the header allows to [0, 1], as DCMTK does without a VOI.
 
     Of fewer than 256 values each takes an equal share of 256 grey levels, so that the greatest
-    stays below white: a mask of single bits comes out as black and middle grey, as it does there.
+    stays below white: a mask of single bits comes out as black and middle grey, as in DCMTK.
     """
-    low, high = full_range(layout, modality)
+    low, high = transforms.full_range()
+    modality = transforms.modality
     step = abs(modality.slope) if isinstance(modality, Rescale) else 1.0
     return apply_range(values, (low, low + max(high - low, (high - low + step) * 255 / 256)))
 
 
 def robust_range(values: Values, weights: Values) -> tuple[float, float]:
-    """Values that all but a small share of the pixels lie between, by nearest rank.
+    """Return the values that all but a small share of the pixels lie between, by nearest rank.
 
-    Counted from either end alike, so that a negative has exactly the mirrored range.
+    Both ends are counted alike, so that a negative has exactly the mirrored range.
+
+    Args:
+        values: Any shape.
+        weights: Same shape; how many pixels have each value.
     """
     counted = weights.reshape(-1) > 0
     flat, counts = values.reshape(-1)[counted], weights.reshape(-1)[counted]
@@ -257,7 +327,7 @@ def robust_range(values: Values, weights: Values) -> tuple[float, float]:
 
 
 def apply_range(values: Values, limits: tuple[float, float]) -> Values:
-    """Map a range to [0, 1], clipping; an empty range, a flat image, becomes black."""
+    """Map the range between two limits to [0, 1], clipping; an empty range becomes black."""
     low, high = limits
     if not high > low:
         return np.zeros_like(values)

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrbatch.reading.grey import GreyImage
+from cxrbatch.reading.display import GreyImage
 
 Grid = NDArray[np.integer]
 

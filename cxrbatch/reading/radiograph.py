@@ -1,26 +1,35 @@
-"""One file to its Readings: the way into this package.
+"""Reads a file, a member of an archive, or bytes: the way into this package.
 
-Every file gives at least one Reading, whatever it is; a file that gives no image gives the reason.
+Every file gives at least one Reading, whatever it holds; a file without a readable image gives a
+Reading that says why. No function here raises because of a file.
 """
 
+import contextlib
 import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import BinaryIO
 
+from cxrbatch.paths import text_to_place
 from cxrbatch.reading.codecs import raster
-from cxrbatch.reading.containers.listing import container_kind, open_member, open_regular
-from cxrbatch.reading.facts import HeaderFacts
+from cxrbatch.reading.containers.listing import (
+    container_kind,
+    members_named,
+    open_member,
+    open_regular,
+)
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError, reading_error
 from cxrbatch.reading.polarity import SUSPECT, polarity
 from cxrbatch.reading.readings import (
     RADIOGRAPH_MODALITIES,
+    HeaderFacts,
     Reading,
     ReadingOptions,
-    failed,
+    failed_reading,
     file_limit,
-    in_order,
+    ordered_flags,
 )
 from cxrbatch.reading.sniffing import HEAD_BYTES, sniff, unopened_container
 
@@ -29,9 +38,11 @@ __all__ = [
     "RADIOGRAPH_MODALITIES",
     "Reading",
     "ReadingOptions",
-    "read_member",
+    "iterate_member",
+    "iterate_members_named",
+    "iterate_radiographs",
+    "iterate_radiographs_bytes",
     "read_radiographs",
-    "read_radiographs_bytes",
 ]
 
 DEFAULT_OPTIONS = ReadingOptions()
@@ -40,117 +51,177 @@ _STEP = 1 << 20
 
 
 def read_radiographs(
-    path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
-    options: ReadingOptions = DEFAULT_OPTIONS,
-) -> Iterator[Reading]:
-    """Read a file: one Reading, or one per frame, decoded as they are asked for.
+    path: str | Path | bytes, options: ReadingOptions = DEFAULT_OPTIONS
+) -> list[Reading]:
+    """Read a DICOM, PNG or JPEG file: one Reading, or one for each frame.
 
-    Never raises: what goes wrong is the outcome of a Reading. Only KeyboardInterrupt, SystemExit
-    and GeneratorExit pass through. A FIFO, device or folder is not opened for reading.
+    Example:
+        >>> for reading in read_radiographs("film.dcm"):
+        ...     print(reading.outcome, reading.detail)
+        ...     if reading.outcome == "scored":
+        ...         pixels = reading.display  # shape (rows, columns), float32 in [0, 1]
+
+    Args:
+        path: The file. Text of the form "archive.zip!/folder/film.dcm" names a member of a zip,
+            of a tar, or of a compressed file, unless a file of that very name exists.
+        options: Which images are read, and up to which size.
+
+    Returns:
+        At least one Reading. A file that cannot be opened, is damaged or is no image gives one
+        whose `outcome` and `detail` say why and whose `image` is None.
     """
+    return list(iterate_radiographs(path, options))
 
-    def attempt() -> Iterator[Reading]:
+
+def iterate_radiographs(
+    path: str | Path | bytes, options: ReadingOptions = DEFAULT_OPTIONS
+) -> Iterator[Reading]:
+    """Read a file as `read_radiographs` does, and decode each frame only when it is asked for.
+
+    Only KeyboardInterrupt, SystemExit and GeneratorExit are raised. A named pipe, device or folder
+    is not opened for reading. `path` as bytes never names a member.
+    """
+    if not isinstance(path, bytes) and "!/" in str(path) and not os.path.exists(path):
+        with contextlib.suppress(ValueError):
+            container, member = text_to_place(str(path))
+            if member is not None and os.path.isfile(container):
+                return _iterate_place(container, member, options)
+
+    def read() -> Iterator[Reading]:
         with open_regular(path) as stream:
             yield from _read_stream(stream, os.fstat(stream.fileno()).st_size, options)
 
-    return _never_raising(attempt)
+    return _without_errors(read)
 
 
-def read_radiographs_bytes(
+def iterate_radiographs_bytes(
     data: bytes, options: ReadingOptions = DEFAULT_OPTIONS
 ) -> Iterator[Reading]:
-    """Read a file's content that is already in memory, as `read_radiographs` reads a file."""
-    return _never_raising(lambda: _read_stream(io.BytesIO(data), len(data), options))
+    """Read the content of a file that is in memory, as `iterate_radiographs` reads a file."""
+    return _without_errors(lambda: _read_stream(io.BytesIO(data), len(data), options))
 
 
-def read_member(
-    path: bytes, name: bytes, offset: int, options: ReadingOptions = DEFAULT_OPTIONS
+def _iterate_place(container: bytes, name: bytes, options: ReadingOptions) -> Iterator[Reading]:
+    reading = None
+    for reading in iterate_members_named(container, name, options):
+        yield reading
+    if reading is None:
+        missing = ReadingError(Outcome.UNREADABLE_FILE, "the archive has no such member")
+        yield failed_reading("other", missing)
+
+
+def iterate_members_named(
+    container: bytes, name: bytes, options: ReadingOptions = DEFAULT_OPTIONS
 ) -> Iterator[Reading]:
-    """Read a member of a container, as `read_radiographs` reads a file.
-
-    An image is given only when the whole member has been compared with its checksum.
+    """Read all members of one name, of which a container may have several.
 
     Args:
-        path: The container.
-        name: The member's name, as `containers.list_members` gave it.
+        container: Path of the container.
+        name: The members' name, as the container spells it.
+        options: Which images are read, and up to which size.
+
+    Yields:
+        The Readings of each member that is a file; nothing if there is no such member. A container
+        that cannot be read before a member is found gives a Reading that says why.
+    """
+    count = 0
+    try:
+        for member in members_named(container, name):
+            if member.kind != "file":
+                continue
+            count += 1
+            if member.fault is None:
+                yield from iterate_member(container, name, member.offset, options)
+            else:
+                yield failed_reading("other", ReadingError(*member.fault))
+    except Exception as error:
+        if not count:
+            yield failed_reading("other", reading_error(error))
+
+
+def iterate_member(
+    container: bytes, name: bytes, offset: int, options: ReadingOptions = DEFAULT_OPTIONS
+) -> Iterator[Reading]:
+    """Read a member of a container, as `iterate_radiographs` reads a file.
+
+    A Reading has an image only if the whole member agrees with its checksum.
+
+    Args:
+        container: Path of the container.
+        name: The member's name, as `containers.listing.list_members` gave it.
         offset: The member's offset, likewise.
-        options: What is read, and its limits.
+        options: Which images are read, and up to which size.
     """
 
-    def attempt() -> Iterator[Reading]:
-        with open_member(path, name, offset) as member:
+    def read() -> Iterator[Reading]:
+        with open_member(container, name, offset) as member:
             for reading in _read_stream(member.stream, member.size, options):
-                # What is small has been inflated whole anyway; a film may hide behind a claim of 0.
+                # A small member has been inflated whole anyway. One that claims a size of 0 may
+                # still hold an image.
                 is_small = member.size is not None and member.size <= HEAD_BYTES
                 if reading.image is not None or is_small:
                     try:
                         member.verify()
                     except ReadingError as error:
-                        yield failed(reading.format, error, frame=reading.frame)
+                        yield failed_reading(reading.format, error, frame=reading.frame)
                         return
-                    reading = _remarked(reading, Flag.NONCONFORMING, member.deviation())
+                    reading = _with_remark(reading, Flag.NONCONFORMING, member.deviation())
                 yield reading
 
-    return _never_raising(attempt)
+    return _without_errors(read)
 
 
-def _never_raising(attempt: Callable[[], Iterator[Reading]]) -> Iterator[Reading]:
+def _without_errors(read: Callable[[], Iterator[Reading]]) -> Iterator[Reading]:
     try:
-        yield from map(_doubted, attempt())
+        yield from map(_check_polarity, read())
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # a decoder written in Rust panics outside Exception
-        yield failed("other", reading_error(error))
+        yield failed_reading("other", reading_error(error))
 
 
-def _doubted(reading: Reading) -> Reading:
+def _check_polarity(reading: Reading) -> Reading:
     """The same, flagged if its pixels look inverted; they are left as the header wants them."""
     if reading.outcome is not Outcome.SCORED or reading.image is None:
         return reading
     number = polarity(reading.image)
     if number >= SUSPECT:
         return reading
-    doubt = f"the pixels look inverted against the header (polarity {number:.2f})"
-    return _remarked(reading, Flag.INVERTED_SUSPECTED, doubt)
+    remark = f"the pixels look inverted against the header (polarity {number:.2f})"
+    return _with_remark(reading, Flag.INVERTED_SUSPECTED, remark)
 
 
-def _remarked(reading: Reading, flag: Flag, remark: str) -> Reading:
-    """The same with a flag and a remark in its detail; as it is if there is no remark."""
+def _with_remark(reading: Reading, flag: Flag, remark: str) -> Reading:
+    """The same with a flag and a remark in its detail; unchanged if the remark is empty."""
     if not remark:
         return reading
     detail = f"{reading.detail}; {remark}" if reading.detail else remark
-    return replace(reading, detail=detail, flags=in_order([*reading.flags, flag]))
+    return replace(reading, detail=detail, flags=ordered_flags([*reading.flags, flag]))
 
 
 def _read_stream(stream: BinaryIO, size: int | None, options: ReadingOptions) -> Iterator[Reading]:
     head = stream.read(HEAD_BYTES)
-    form = sniff(head, size=_MOST_BYTES if size is None else size)
-    if form == "other":
-        yield failed(form, _refusal(stream, head))
-        return
-    limit = file_limit(options.max_pixels)
-    if size is None:
-        try:
-            size = _measure(stream, most=limit)
-        except ReadingError as error:
-            yield failed(form, error)
-            return
-    if size > limit:
-        yield failed(form, ReadingError(Outcome.TOO_LARGE, f"{size} bytes are over the limit"))
-        return
-    stream.seek(0)
-    if form != "dicom":
-        yield _read_raster(stream, form, size, options)
-        return
-    # A process that has files read by others starts a quarter of a second earlier.
-    from cxrbatch.reading.dicom.reader import read_dicom
-
+    file_format = sniff(head, size=_MOST_BYTES if size is None else size)
     try:
-        yield from read_dicom(stream, size=size, options=options)
+        if file_format == "other":
+            raise _refusal(stream, head)
+        limit = file_limit(options.max_pixels)
+        if size is None:
+            size = _measure(stream, most=limit)
+        if size > limit:
+            raise ReadingError(Outcome.TOO_LARGE, f"{size} bytes are over the limit")
+        stream.seek(0)
+        if file_format == "dicom":
+            # A process that does not read files itself starts a quarter of a second earlier.
+            from cxrbatch.reading.dicom.reader import read_dicom
+
+            yield from read_dicom(stream, size=size, options=options)
+        else:
+            yield _read_raster(stream, file_format, size, options)
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
-        yield failed(form, reading_error(error))
+        yield failed_reading(file_format, reading_error(error))
 
 
 def _measure(stream: BinaryIO, *, most: int) -> int:
@@ -178,36 +249,30 @@ def _refusal(stream: BinaryIO, head: bytes) -> ReadingError:
     return ReadingError(Outcome.NOT_AN_IMAGE, detail)
 
 
-def _read_raster(stream: BinaryIO, form: str, size: int, options: ReadingOptions) -> Reading:
-    try:
-        limit = options.max_pixels
-        if form == "png":
-            found = raster.read_png(stream, size=size, max_pixels=limit, no_voi=options.no_voi)
-        else:
-            found = raster.read_jpeg(
-                stream, size=size, max_pixels=limit, least_size=options.least_size
-            )
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:
-        return failed(form, reading_error(error))
-    rows, columns = found.shape
-    facts = HeaderFacts(
-        rows=rows, columns=columns, bits_stored=found.bits, voi_source=found.voi_source
-    )
+def _read_raster(stream: BinaryIO, file_format: str, size: int, options: ReadingOptions) -> Reading:
+    limit = options.max_pixels
+    if file_format == "png":
+        decoded = raster.read_png(stream, size=size, max_pixels=limit, no_voi=options.no_voi)
+    else:
+        decoded = raster.read_jpeg(
+            stream, size=size, max_pixels=limit, least_size=options.least_size
+        )
+    rows, columns = decoded.shape
     flags = {
-        Flag.COLOUR: found.is_colour,
-        Flag.LOSSY: form == "jpeg",
-        Flag.REDUCED_DECODING: found.image.shape != found.shape,
-        Flag.NO_VOI: found.voi_source is not None,
-        Flag.NONCONFORMING: bool(found.deviation),
+        Flag.COLOUR: decoded.is_colour,
+        Flag.LOSSY: file_format == "jpeg",
+        Flag.REDUCED_DECODING: decoded.image.shape != decoded.shape,
+        Flag.NO_VOI: decoded.voi_source is not None,
+        Flag.NONCONFORMING: bool(decoded.deviation),
     }
     return Reading(
         frame=0,
-        format=form,
+        format=file_format,
         outcome=Outcome.SCORED,
-        detail=found.deviation,
-        facts=facts,
-        flags=in_order(flag for flag, is_set in flags.items() if is_set),
-        image=found.image,
+        detail=decoded.deviation,
+        facts=HeaderFacts(
+            rows=rows, columns=columns, bits_stored=decoded.bits, voi_source=decoded.voi_source
+        ),
+        flags=ordered_flags(flag for flag, is_set in flags.items() if is_set),
+        image=decoded.image,
     )

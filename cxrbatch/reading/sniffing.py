@@ -8,11 +8,17 @@ HEAD_BYTES = 512
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 
-_VALUE_REPRESENTATIONS = frozenset(
-    b"AE AS AT CS DA DS DT FL FD IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN "
-    b"UR US UT UV".split()
-)
+_SHORT = "AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US"
+_LONG = "OB OD OF OL OV OW SQ SV UC UN UR UT UV"
+VALUE_REPRESENTATIONS = {
+    name.encode(): (name, is_long)
+    for names, is_long in ((_SHORT, False), (_LONG, True))
+    for name in names.split()
+}
+"""By its two bytes: the name of each VR, and whether its length has 32 bits.
 
+Source: DICOM PS3.5 tables 7.1-1 and 7.1-2.
+"""
 
 _UNOPENED = {
     b"7z\xbc\xaf\x27\x1c": "7z",
@@ -153,7 +159,7 @@ def preamble_length(head: bytes, *, size: int) -> int:
 
 def is_implicit(head: bytes) -> bool:
     """Whether a data set's first element carries no value representation."""
-    return head[4:6] not in _VALUE_REPRESENTATIONS
+    return head[4:6] not in VALUE_REPRESENTATIONS
 
 
 def is_big_endian(head: bytes) -> bool:
@@ -204,13 +210,12 @@ def _element(head: bytes, offset: int) -> tuple[int, int] | None:
         return None
     order = ">" if is_big_endian(head) else "<"
     group, number = struct.unpack_from(order + "HH", head, offset)
-    vr = head[offset + 4 : offset + 6]
-    if vr not in _VALUE_REPRESENTATIONS:
-        length, start = struct.unpack_from(order + "I", head, offset + 4)[0], 8
-    elif vr in (b"OB", b"OW", b"SQ", b"UN", b"UT", b"UC", b"UR", b"OD", b"OF", b"OL", b"OV"):
-        length, start = struct.unpack_from(order + "I", head, offset + 8)[0], 12
+    vr, is_long = VALUE_REPRESENTATIONS.get(head[offset + 4 : offset + 6], (None, False))
+    start = 12 if is_long else 8
+    if vr and not is_long:
+        length = struct.unpack_from(order + "H", head, offset + 6)[0]
     else:
-        length, start = struct.unpack_from(order + "H", head, offset + 6)[0], 8
+        length = struct.unpack_from(order + "I", head, offset + start - 4)[0]
     if length == 0xFFFFFFFF:
         length = 0
     return (group << 16) | number, offset + start + length

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from cxrbatch.errors import TableError
 from cxrbatch.paths import shown
-from cxrbatch.reading.facts import HeaderFacts
+from cxrbatch.reading.readings import HeaderFacts
 from cxrbatch.results.bounded import BoundedParquet, open_bounded
 from cxrbatch.results.pages import TooLarge
 

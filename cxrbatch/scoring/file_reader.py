@@ -9,14 +9,14 @@ import numpy.typing as npt
 
 from cxrbatch.model.preprocessing import ModelInput, Recipe, difference_hash, image_hash
 from cxrbatch.paths import path_to_text
-from cxrbatch.reading.facts import HeaderFacts
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import (
     Reading,
     ReadingOptions,
-    read_member,
-    read_radiographs,
+    iterate_member,
+    iterate_radiographs,
 )
+from cxrbatch.reading.readings import HeaderFacts
 from cxrbatch.results.table import Row, facts_of
 from cxrbatch.scoring.archive import ArchiveFile, modified_ns
 from cxrbatch.scoring.patients import patient_key
@@ -76,11 +76,11 @@ class FileReader:
         if file.fault is not None:
             yield _failed(*file.fault)
         elif file.member is None:
-            yield from read_radiographs(location, self.options)
+            yield from iterate_radiographs(location, self.options)
         elif _has_changed(location, file):
             yield _failed(Outcome.UNREADABLE_FILE, "its archive has changed since it was listed")
         else:
-            yield from read_member(location, file.member, file.offset, self.options)
+            yield from iterate_member(location, file.member, file.offset, self.options)
 
     def row(self, file: ArchiveFile, reading: Reading) -> tuple[Row, ModelInput | None]:
         """Give the row of a Reading, and its input if it may be scored."""

@@ -12,7 +12,7 @@ import re
 import secrets
 from pathlib import Path
 
-from cxrbatch.reading.facts import HeaderFacts
+from cxrbatch.reading.readings import HeaderFacts
 
 _SECRET_BYTES = 32
 _KEY_HEX_DIGITS = 32

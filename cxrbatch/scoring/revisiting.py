@@ -11,7 +11,7 @@ from cxrbatch.model.preprocessing import Recipe, image_hash
 from cxrbatch.paths import text_to_path, text_to_place
 from cxrbatch.reading.containers.listing import members_named
 from cxrbatch.reading.outcomes import Outcome, ReadingError
-from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_member, read_radiographs
+from cxrbatch.reading.radiograph import Reading, ReadingOptions, iterate_member, iterate_radiographs
 from cxrbatch.results.table import Table
 
 UNKNOWN_ORIGIN = "the table does not say where its images are and how they were read"
@@ -99,12 +99,12 @@ def _files(origin: Origin, path: str) -> Iterator[Iterator[Reading]]:
     if not origin.follow_links and not _is_within(location, origin.root):
         return
     if member is None:
-        yield read_radiographs(location, origin.options)
+        yield iterate_radiographs(location, origin.options)
         return
     with suppress(ReadingError, OSError):  # a container that is damaged or none
         for entry in members_named(location, member):
             if entry.kind == "file" and entry.fault is None:
-                yield read_member(location, member, entry.offset, origin.options)
+                yield iterate_member(location, member, entry.offset, origin.options)
 
 
 def _is_within(location: bytes, folder: bytes) -> bool:

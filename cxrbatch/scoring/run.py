@@ -12,9 +12,9 @@ from cxrbatch.atomic import RUN_STATE, sync_folder, written_whole
 from cxrbatch.errors import TableError
 from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Backend, Precision
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.reading.allowance import memory_for
 from cxrbatch.reading.outcomes import Kind, Outcome
 from cxrbatch.reading.radiograph import ReadingOptions
+from cxrbatch.reading.readings import memory_for
 from cxrbatch.scoring.quantisation import Quantisation
 from cxrbatch.scoring.table_writer import Counts
 from cxrbatch.workers.worker import WorkerFault, WorkerLimits

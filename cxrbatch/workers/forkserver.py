@@ -26,7 +26,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from cxrbatch.reading import allowance
+from cxrbatch.reading import readings
 from cxrbatch.reading.outcomes import reading_error
 from cxrbatch.streams import open_standard_streams
 
@@ -225,7 +225,7 @@ def _confine(parent: int, descriptor: int, ledger: _Ledger) -> None:
     ledger.open()
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    allowance.confine_by(ledger.allow)
+    readings.limit_memory_with(ledger.allow)
 
 
 def _answer(connection: Connection, ledger: _Ledger) -> None:

@@ -10,7 +10,7 @@ from cxrbatch.model.overlays import (
     overlay_picture,
     place_heatmap,
 )
-from cxrbatch.reading.grey import GreyImage
+from cxrbatch.reading.display import GreyImage
 
 CORNERS = np.array([[1.0, 0.0], [0.0, 0.0]], np.float32)
 

@@ -16,7 +16,7 @@ from cxrbatch.model.preprocessing import (
     difference_hash,
     image_hash,
 )
-from cxrbatch.reading.grey import GreyImage
+from cxrbatch.reading.display import GreyImage
 
 CARD = {"size": 224, "geometry": "squeeze", "no_voi": "robust", "version": 1}
 

@@ -18,7 +18,7 @@ from makers import make_dicom, make_image_file, ramp
 from cxrbatch.reading.containers import Member
 from cxrbatch.reading.containers.listing import is_container, list_members, open_member
 from cxrbatch.reading.outcomes import ReadingError
-from cxrbatch.reading.radiograph import Reading, read_member
+from cxrbatch.reading.radiograph import Reading, iterate_member
 
 DICOM = make_dicom(ramp())
 PNG = make_image_file(ramp(), "PNG")
@@ -119,7 +119,7 @@ def listed(path: bytes) -> tuple[list[Member], ReadingError | None]:
 
 
 def read(path: bytes, member: Member) -> Reading:
-    (reading,) = read_member(path, member.name, member.offset)
+    (reading,) = iterate_member(path, member.name, member.offset)
     return reading
 
 

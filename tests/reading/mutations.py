@@ -30,7 +30,7 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataelem import RawDataElement
 
-from cxrbatch.reading.radiograph import ReadingOptions, read_radiographs_bytes
+from cxrbatch.reading.radiograph import ReadingOptions, iterate_radiographs_bytes
 
 NAMES = ("JPGExtended.dcm", "SC_rgb_jpeg_gdcm.dcm", "examples_palette.dcm")
 JPEG = "1.2.840.10008.1.2.4."
@@ -165,7 +165,7 @@ def main(count: int, first: int = 0) -> None:
     options = ReadingOptions(render_all=True)
     for number, kind, missing, data in mutants(count, first):
         outcomes = []
-        for reading in read_radiographs_bytes(data, options):
+        for reading in iterate_radiographs_bytes(data, options):
             outcomes.append(reading.outcome.value)
             if reading.display is not None:
                 assert np.isfinite(reading.display).all()

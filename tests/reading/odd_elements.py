@@ -11,7 +11,7 @@ from makers import EXPLICIT, make_dicom, ramp
 from PIL import Image
 
 from cxrbatch.reading.outcomes import Flag, Outcome
-from cxrbatch.reading.radiograph import Reading, read_radiographs_bytes
+from cxrbatch.reading.radiograph import Reading, iterate_radiographs_bytes
 
 WINDOW = {0x00281050: ("DS", 2048), 0x00281051: ("DS", 4096)}
 UNDEFINED = 0xFFFFFFFF
@@ -19,7 +19,7 @@ ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 
 def read(data: bytes) -> Reading:
-    (reading,) = read_radiographs_bytes(data)
+    (reading,) = iterate_radiographs_bytes(data)
     return reading
 
 

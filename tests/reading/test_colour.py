@@ -7,9 +7,9 @@ import pytest
 from makers import JPEG_BASELINE, dataset_of, make_dicom, make_encapsulated, make_image_file
 from PIL import Image
 
-from cxrbatch.reading.dicom.colour import expand_segments
+from cxrbatch.reading.dicom.lookup_tables import expand_segments
 from cxrbatch.reading.outcomes import Flag, Outcome
-from cxrbatch.reading.radiograph import Reading, read_radiographs_bytes
+from cxrbatch.reading.radiograph import Reading, iterate_radiographs_bytes
 
 RNG = np.random.default_rng(5)
 RGB = RNG.integers(0, 256, (12, 14, 3)).astype(np.uint8)
@@ -17,7 +17,7 @@ WEIGHTS = np.array([0.299, 0.587, 0.114])
 
 
 def read(data: bytes) -> Reading:
-    (reading,) = read_radiographs_bytes(data)
+    (reading,) = iterate_radiographs_bytes(data)
     assert reading.outcome is Outcome.SCORED, reading.detail
     return reading
 
@@ -117,5 +117,5 @@ def test_segmented_palette() -> None:
 
 @pytest.mark.parametrize("photometric", ["HSV", "CMYK", "YBR_PARTIAL_420", "NONSENSE", ""])
 def test_other_colour_spaces_are_unsupported(photometric: str) -> None:
-    (reading,) = read_radiographs_bytes(make_dicom(RGB, photometric=photometric, bits_stored=8))
+    (reading,) = iterate_radiographs_bytes(make_dicom(RGB, photometric=photometric, bits_stored=8))
     assert reading.outcome is Outcome.UNSUPPORTED_IMAGE

@@ -32,7 +32,7 @@ from makers import make_dicom, ramp
 from cxrbatch.reading import radiograph
 from cxrbatch.reading.containers.listing import is_container, list_members, open_member
 from cxrbatch.reading.outcomes import Flag, Outcome
-from cxrbatch.reading.radiograph import read_radiographs_bytes
+from cxrbatch.reading.radiograph import iterate_radiographs_bytes
 
 Pack = Callable[[bytes], bytes]
 PACKERS: dict[str, Pack] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
@@ -72,7 +72,7 @@ def test_it_is_read_as_the_file_inside(name: str, suffix: str, pack: Pack, tmp_p
     assert is_container(path)
     (member,) = list_members(path)
     assert member.name == name.encode()
-    (plain,) = read_radiographs_bytes(content)
+    (plain,) = iterate_radiographs_bytes(content)
     assert_equal(read(path, member), plain)
     assert_equal(read(path, member), plain)  # from the stream that is at hand
 
@@ -110,7 +110,7 @@ def test_several_streams_are_one_file(suffix: str, pack: Pack, tmp_path: Path) -
     parts = [pack(LARGE[at : at + 30_000]) for at in range(0, len(LARGE), 30_000)]
     path = written(tmp_path / f"a{suffix}", b"".join(parts) + bytes(512))
     (member,) = list_members(path)
-    (plain,) = read_radiographs_bytes(LARGE)
+    (plain,) = iterate_radiographs_bytes(LARGE)
     assert_equal(read(path, member), plain)
     parts[3] = parts[3][:-20]
     path = written(tmp_path / f"b{suffix}", b"".join(parts))
@@ -232,5 +232,5 @@ def test_a_radiograph_of_every_size_is_read(suffix: str, pack: Pack, tmp_path: P
         film = make_dicom(np.tile(ramp(), (rows, 1)))
         path = written(tmp_path / f"a.dcm{suffix}", pack(film))
         (member,) = list_members(path)
-        (plain,) = read_radiographs_bytes(film)
+        (plain,) = iterate_radiographs_bytes(film)
         assert_equal(read(path, member), plain)

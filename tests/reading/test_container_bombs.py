@@ -20,7 +20,7 @@ GIGABYTES = 4
 MEASURED = """
 import sys, time
 from pathlib import Path
-from cxrbatch.reading.radiograph import read_member, read_radiographs
+from cxrbatch.reading.radiograph import iterate_member, read_radiographs
 from cxrbatch.scoring.archive import Walk
 import pydicom, PIL.Image
 
@@ -40,7 +40,7 @@ for found in Walk(sys.argv[1]):
     readings = (
         read_radiographs(path)
         if found.member is None
-        else read_member(path, found.member, found.offset)
+        else iterate_member(path, found.member, found.offset)
     )
     outcomes += [reading.outcome for reading in readings]
 took = time.process_time() - start

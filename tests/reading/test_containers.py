@@ -26,7 +26,7 @@ from archivers import (
 
 from cxrbatch.reading.containers.listing import is_container, list_members
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.reading.radiograph import read_radiographs_bytes
+from cxrbatch.reading.radiograph import iterate_radiographs_bytes
 
 
 @pytest.fixture(params=MAKERS)
@@ -40,7 +40,7 @@ def test_members_read_as_the_plain_files(container: bytes) -> None:
     members = list(list_members(container))
     assert [(m.name.decode(), m.size) for m in members] == [(n, len(c)) for n, c in FILES.items()]
     for member in [*members, *reversed(members)]:
-        (plain,) = read_radiographs_bytes(FILES[member.name.decode()])
+        (plain,) = iterate_radiographs_bytes(FILES[member.name.decode()])
         assert_equal(read(container, member), plain)
 
 

@@ -8,7 +8,7 @@ import pytest
 from dcmtk_renderer import missing_tools, render_with_dcmtk
 from makers import make_dicom, make_lut, ramp
 
-from cxrbatch.reading.radiograph import ReadingOptions, read_radiographs
+from cxrbatch.reading.radiograph import ReadingOptions, iterate_radiographs
 
 OPTIONS = ReadingOptions(render_all=True, no_voi="full_range")
 
@@ -39,7 +39,7 @@ def collections() -> list[Path]:
 
 def difference(path: Path, folder: Path) -> float | None:
     """Largest difference of the first frame in 255ths; None unless both give an image."""
-    readings = read_radiographs(path, OPTIONS)
+    readings = iterate_radiographs(path, OPTIONS)
     reading = next(readings)
     readings.close()
     if reading.display is None:

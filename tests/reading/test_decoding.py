@@ -29,8 +29,8 @@ from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.reading.radiograph import (
     Reading,
     ReadingOptions,
+    iterate_radiographs_bytes,
     read_radiographs,
-    read_radiographs_bytes,
 )
 
 ALL = ReadingOptions(render_all=True)
@@ -38,7 +38,7 @@ WINDOW = {0x00281050: ("DS", 2048), 0x00281051: ("DS", 4096)}
 
 
 def read_all(data: bytes) -> list[Reading]:
-    return list(read_radiographs_bytes(data, ALL))
+    return list(iterate_radiographs_bytes(data, ALL))
 
 
 def displays(name: str) -> list[np.ndarray]:
@@ -186,7 +186,7 @@ def test_twelve_bit_jpeg_equals_dcmtk(tmp_path: Path, capfd: pytest.CaptureFixtu
     capfd.readouterr()
     (reading,) = read_radiographs(path, ALL)
     assert capfd.readouterr().err == ""
-    np.testing.assert_array_equal(reading.display, next(read_radiographs(plain, ALL)).display)
+    np.testing.assert_array_equal(reading.display, read_radiographs(plain, ALL)[0].display)
 
 
 @pytest.mark.parametrize("keep", [0.2, 0.6, 0.95])
@@ -201,7 +201,7 @@ def test_shortened_frames_are_refused(name: str, keep: float) -> None:
     length = int.from_bytes(data[at : at + 4], "little")
     kept = int(length * keep) // 2 * 2
     cut = data[:at] + kept.to_bytes(4, "little") + data[at + 4 : at + 4 + kept]
-    (reading,) = read_radiographs_bytes(cut + b"\xfe\xff\xdd\xe0\0\0\0\0")
+    (reading,) = iterate_radiographs_bytes(cut + b"\xfe\xff\xdd\xe0\0\0\0\0")
     assert (reading.outcome, reading.display) == (Outcome.TRUNCATED, None)
 
 

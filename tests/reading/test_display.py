@@ -8,7 +8,7 @@ import pytest
 from makers import BIG_ENDIAN, EXPLICIT, IMPLICIT, make_dicom, make_lut, ramp
 
 from cxrbatch.reading.outcomes import Flag, Outcome
-from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs_bytes
+from cxrbatch.reading.radiograph import Reading, ReadingOptions, iterate_radiographs_bytes
 
 CENTER, WIDTH, FUNCTION = 0x00281050, 0x00281051, 0x00281056
 INTERCEPT, SLOPE = 0x00281052, 0x00281053
@@ -17,7 +17,7 @@ SHAPE = 0x20500020
 
 
 def read(data: bytes, options: ReadingOptions | None = None) -> Reading:
-    (reading,) = read_radiographs_bytes(data, options or ReadingOptions())
+    (reading,) = iterate_radiographs_bytes(data, options or ReadingOptions())
     assert reading.outcome is Outcome.SCORED, reading.detail
     return reading
 

@@ -8,15 +8,15 @@ from makers import make_dicom, make_hostile, ramp
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import Code, codes
 
-from cxrbatch.reading.facts import age_bin
 from cxrbatch.reading.outcomes import Flag, Outcome
-from cxrbatch.reading.radiograph import Reading, read_radiographs_bytes
+from cxrbatch.reading.radiograph import Reading, iterate_radiographs_bytes
+from cxrbatch.reading.readings import age_bin
 
 NAME = "Doe^Jane"
 
 
 def read(elements: dict, modality: str | None = "DX") -> Reading:
-    (reading,) = read_radiographs_bytes(make_dicom(ramp(), elements=elements, modality=modality))
+    (reading,) = iterate_radiographs_bytes(make_dicom(ramp(), elements=elements, modality=modality))
     return reading
 
 
@@ -209,7 +209,7 @@ def test_the_region_is_asked_where_no_body_part_is_named(elements: dict, is_othe
 @pytest.mark.parametrize("tag", [0x00082218, 0x00540220, 0x00200020, 0x00282112])
 @pytest.mark.parametrize("value", [b"\xfe\xff\x00\xe0\xff\xff\xff\x7f", b"\0" * 9, b"A" * 70_000])
 def test_broken_values_say_nothing(tag: int, value: bytes) -> None:
-    (reading,) = read_radiographs_bytes(make_hostile({tag: value}))
+    (reading,) = iterate_radiographs_bytes(make_hostile({tag: value}))
     assert reading.outcome is Outcome.SCORED
     assert reading.flags == (Flag.NO_VOI,)
 
@@ -289,7 +289,7 @@ HOSTILE = [
 @pytest.mark.parametrize("tag", [0x00080060, 0x00101010, 0x00180015, 0x00280010, 0x00281050])
 @pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_values_become_short_printable_text(tag: int, value: bytes) -> None:
-    (reading,) = read_radiographs_bytes(make_hostile({tag: value}))
+    (reading,) = iterate_radiographs_bytes(make_hostile({tag: value}))
     for name in reading.facts.__slots__:
         fact = getattr(reading.facts, name)
         if isinstance(fact, str):
@@ -299,7 +299,7 @@ def test_hostile_values_become_short_printable_text(tag: int, value: bytes) -> N
 
 
 def test_uids_are_uids_or_nothing() -> None:
-    (reading,) = read_radiographs_bytes(make_hostile({0x0020000D: b"1.2.x/../y"}))
+    (reading,) = iterate_radiographs_bytes(make_hostile({0x0020000D: b"1.2.x/../y"}))
     assert reading.facts.study_instance_uid is None
 
 
@@ -311,7 +311,7 @@ def test_nothing_about_the_patient_is_logged_warned_or_told(
     caplog.clear()
     with warnings.catch_warnings(record=True) as caught, caplog.at_level(logging.DEBUG):
         warnings.simplefilter("always")
-        (reading,) = read_radiographs_bytes(data)
+        (reading,) = iterate_radiographs_bytes(data)
     assert reading.facts.patient_id == NAME
     output = capfd.readouterr()
     told = caplog.text + output.out + output.err + repr(reading)

@@ -16,10 +16,10 @@ from makers import JPEG_BASELINE, dataset_of, make_encapsulated, make_image_file
 from numpy.typing import NDArray
 from PIL import Image
 
-from cxrbatch.reading.allowance import memory_for
 from cxrbatch.reading.codecs.decoders import halvings
 from cxrbatch.reading.outcomes import Flag, Outcome
-from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs_bytes
+from cxrbatch.reading.radiograph import Reading, ReadingOptions, iterate_radiographs_bytes
+from cxrbatch.reading.readings import memory_for
 
 # Halved twice, 9 are 3: sides that no halving divides evenly.
 ROWS, COLUMNS = 153, 201
@@ -64,7 +64,7 @@ def dicom(
 def read(data: bytes, *, times: int = 0) -> Reading:
     """Read in full, or with sides that may be halved so many times."""
     least = ROWS >> times if times else None
-    (reading,) = read_radiographs_bytes(data, replace(FULL, least_size=least))
+    (reading,) = iterate_radiographs_bytes(data, replace(FULL, least_size=least))
     return reading
 
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 from cxrbatch.reading.codecs.codestreams import codestream_end
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError
-from cxrbatch.reading.radiograph import Reading, read_radiographs_bytes
+from cxrbatch.reading.radiograph import Reading, iterate_radiographs_bytes
 
 WINDOW = {0x00281050: ("DS", 2048), 0x00281051: ("DS", 4096)}
 JPEG = "1.2.840.10008.1.2.4."
@@ -76,7 +76,7 @@ def file_of(
 
 
 def read(data: bytes) -> list[Reading]:
-    return list(read_radiographs_bytes(data))
+    return list(iterate_radiographs_bytes(data))
 
 
 def assert_shown(data: bytes, twin: bytes, *, remark: str) -> None:

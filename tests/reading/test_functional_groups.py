@@ -23,7 +23,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from cxrbatch.reading.outcomes import Flag, Outcome
-from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs_bytes
+from cxrbatch.reading.radiograph import Reading, ReadingOptions, iterate_radiographs_bytes
 
 CENTER, WIDTH, FUNCTION = 0x00281050, 0x00281051, 0x00281056
 SHARED, PER_FRAME = 0x52009229, 0x52009230
@@ -97,7 +97,7 @@ def windowed(center: float, width: float, *, slope: float = 1, intercept: float 
 
 
 def displays(data: bytes) -> list[Reading]:
-    readings = list(read_radiographs_bytes(data))
+    readings = list(iterate_radiographs_bytes(data))
     assert all(reading.outcome is Outcome.SCORED for reading in readings), readings[0].detail
     return readings
 
@@ -252,5 +252,5 @@ def test_the_modality_lut_of_angiography_is_left_out(
         elements |= {0x00281052: ("DS", -300), 0x00281053: ("DS", 2)}
     data = make_dicom(ramp(), modality="XA", elements=elements)
     expected = rendered(data, tmp_path, "+Wi", "1")
-    (reading,) = read_radiographs_bytes(data, ReadingOptions(modalities=frozenset({"XA"})))
+    (reading,) = iterate_radiographs_bytes(data, ReadingOptions(modalities=frozenset({"XA"})))
     assert np.abs(reading.display * 255 - expected).max() <= 1

@@ -13,7 +13,7 @@ import pytest
 from makers import Elements, make_dicom, make_lut
 
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.reading.radiograph import read_radiographs_bytes
+from cxrbatch.reading.radiograph import iterate_radiographs_bytes
 
 CENTER, WIDTH, FUNCTION = 0x00281050, 0x00281051, 0x00281056
 INTERCEPT, SLOPE = 0x00281052, 0x00281053
@@ -297,7 +297,7 @@ def test_the_grid(name: str) -> None:
         photometric=case.photometric,
         elements=case.elements,
     )
-    (reading,) = read_radiographs_bytes(data)
+    (reading,) = iterate_radiographs_bytes(data)
     assert reading.outcome is Outcome.SCORED
     assert reading.display is not None
     formula = [grey_level(case, value) for value in values]

@@ -10,7 +10,7 @@ from makers import DX_IMAGE, EXPLICIT, make_dicom, make_hostile, ramp
 from cxrbatch.cli import main
 from cxrbatch.reading.dicom.header import _WANTED
 from cxrbatch.reading.outcomes import Flag, Outcome
-from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs_bytes
+from cxrbatch.reading.radiograph import Reading, ReadingOptions, iterate_radiographs_bytes
 from cxrbatch.results.table import FACTS, open_table
 
 NAME = "MUSTERMANN^MAX"
@@ -21,7 +21,7 @@ SYNTAX = EXPLICIT.encode() + b"\0"
 
 
 def read(data: bytes, **options: object) -> Reading:
-    (reading,) = read_radiographs_bytes(data, ReadingOptions(**options))
+    (reading,) = iterate_radiographs_bytes(data, ReadingOptions(**options))
     return reading
 
 
@@ -235,7 +235,7 @@ DIRECTORY_RECORDS = 0x00041220
 def test_a_name_in_any_element_reaches_no_output(render_all: bool) -> None:
     tags = [tag for tag in _WANTED if tag not in PIXELS]
     for tag in (*tags, 0x00100010, 0x00080050):
-        for reading in read_radiographs_bytes(named(tag), ReadingOptions(render_all=render_all)):
+        for reading in iterate_radiographs_bytes(named(tag), ReadingOptions(render_all=render_all)):
             kept = {name for name in FACTS if "MUSTER" in str(getattr(reading.facts, name))}
             assert kept == {FREE_TEXTS[tag]} if tag in FREE_TEXTS else not kept, hex(tag)
             assert "MUSTER" not in reading.detail, hex(tag)

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from cxrbatch.reading.codecs.codestreams import list_scans, read_jpeg_header
 from cxrbatch.reading.codecs.jpeg_completeness import decode_faultless_jpeg, is_cut_short
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError
-from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs_bytes
+from cxrbatch.reading.radiograph import Reading, ReadingOptions, iterate_radiographs_bytes
 
 RNG = np.random.default_rng(13)
 WEIGHTS = np.array([0.299, 0.587, 0.114])
@@ -43,7 +43,7 @@ def make(name: str) -> bytes:
 
 
 def read(data: bytes, options: ReadingOptions | None = None) -> Reading:
-    (reading,) = read_radiographs_bytes(data, options or ReadingOptions())
+    (reading,) = iterate_radiographs_bytes(data, options or ReadingOptions())
     assert reading.format == "jpeg"
     assert (reading.outcome is Outcome.SCORED) == (reading.display is not None)
     return reading

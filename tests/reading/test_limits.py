@@ -30,7 +30,7 @@ from pydicom.dataset import Dataset
 
 from cxrbatch.reading.codecs.codestreams import list_scans
 from cxrbatch.reading.outcomes import Kind, Outcome
-from cxrbatch.reading.radiograph import read_radiographs, read_radiographs_bytes
+from cxrbatch.reading.radiograph import iterate_radiographs_bytes, read_radiographs
 
 SIZE = {0x00280010: ("US", 65535), 0x00280011: ("US", 65535)}
 MIDDLE = {0x00280010: ("US", 13000), 0x00280011: ("US", 13000)}
@@ -314,7 +314,7 @@ def test_a_long_sequence_is_read_or_told(modality: str, items: int, expected: Ou
     dataset = dataset_of(ramp(), modality=modality, elements={0x00209222: ("SQ", groups)})
     # One that tells its length is passed over at once.
     dataset[0x00209222].is_undefined_length = True
-    (reading,) = read_radiographs_bytes(write_dicom(dataset))
+    (reading,) = iterate_radiographs_bytes(write_dicom(dataset))
     assert reading.outcome is expected
 
 

@@ -25,8 +25,9 @@ from cxrbatch.reading.outcomes import Kind, Outcome, ReadingError, reading_error
 from cxrbatch.reading.radiograph import (
     Reading,
     ReadingOptions,
+    iterate_radiographs,
+    iterate_radiographs_bytes,
     read_radiographs,
-    read_radiographs_bytes,
 )
 
 # These are found by who runs reading in processes of its own.
@@ -44,7 +45,7 @@ CLASSES = {
 
 
 def read(data: bytes, options: ReadingOptions | None = None) -> Reading:
-    (reading,) = read_radiographs_bytes(data, options or ReadingOptions())
+    (reading,) = iterate_radiographs_bytes(data, options or ReadingOptions())
     assert (reading.outcome is Outcome.SCORED) == (reading.display is not None)
     return reading
 
@@ -131,7 +132,7 @@ def test_an_interrupt_passes_through(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(raster, "read_png", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        list(read_radiographs_bytes(make_image_file(ramp(), "PNG")))
+        list(iterate_radiographs_bytes(make_image_file(ramp(), "PNG")))
 
 
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
@@ -165,7 +166,7 @@ def test_bytes_and_file_give_the_same(tmp_path: Path) -> None:
     path = tmp_path / "no suffix"
     path.write_bytes(make_dicom(ramp()))
     (from_file,) = read_radiographs(path)
-    (from_bytes,) = read_radiographs_bytes(path.read_bytes())
+    (from_bytes,) = iterate_radiographs_bytes(path.read_bytes())
     np.testing.assert_array_equal(from_file.display, from_bytes.display)
     assert from_file.facts == from_bytes.facts
 
@@ -178,7 +179,7 @@ def test_an_empty_file_is_no_image() -> None:
 
 def test_other_modalities_are_rendered_when_asked_for() -> None:
     data = make_dicom(ramp(), modality="CT")
-    (reading,) = read_radiographs_bytes(data, ReadingOptions(render_all=True))
+    (reading,) = iterate_radiographs_bytes(data, ReadingOptions(render_all=True))
     assert reading.outcome is Outcome.NOT_A_RADIOGRAPH
     assert reading.display is not None
     widened = ReadingOptions(modalities=frozenset({"CT"}))
@@ -209,7 +210,7 @@ def test_frames_are_decoded_one_by_one(tmp_path: Path) -> None:
     frames = np.stack([ramp() // (number + 1) for number in range(5)])
     path = tmp_path / "frames.dcm"
     path.write_bytes(make_dicom(frames))
-    readings = read_radiographs(path)
+    readings = iterate_radiographs(path)
     first = next(readings)
     readings.close()
     assert first.frame == 0

@@ -11,7 +11,7 @@ from makers import make_png, png_chunk
 from PIL import Image, ImageOps
 
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.reading.radiograph import Reading, read_radiographs_bytes
+from cxrbatch.reading.radiograph import Reading, iterate_radiographs_bytes
 
 RNG = np.random.default_rng(11)
 WEIGHTS = np.array([0.299, 0.587, 0.114])
@@ -36,7 +36,7 @@ ANCILLARY = {
 
 
 def read(data: bytes) -> Reading:
-    (reading,) = read_radiographs_bytes(data)
+    (reading,) = iterate_radiographs_bytes(data)
     assert reading.format == "png"
     assert (reading.outcome is Outcome.SCORED) == (reading.display is not None)
     return reading

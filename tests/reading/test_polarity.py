@@ -12,14 +12,14 @@ from makers import make_dicom, make_image_file
 from scipy.stats import rankdata
 
 from cxrbatch.reading import polarity as module
-from cxrbatch.reading.grey import Display, GreyImage
+from cxrbatch.reading.display import Display, GreyImage
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.reading.polarity import SIDE, SUSPECT
 from cxrbatch.reading.radiograph import (
     DEFAULT_OPTIONS,
     Reading,
+    iterate_radiographs_bytes,
     read_radiographs,
-    read_radiographs_bytes,
 )
 from cxrbatch.sample.phantom import (
     CLASSES,
@@ -53,7 +53,7 @@ def display_of(cells: np.ndarray) -> Display:
 
 
 def read(data: bytes) -> Reading:
-    (reading,) = read_radiographs_bytes(data)
+    (reading,) = iterate_radiographs_bytes(data)
     return reading
 
 
@@ -171,13 +171,13 @@ def test_doubt_is_joined_to_what_else_there_is_to_say() -> None:
 
 def test_an_image_that_is_not_scored_is_not_judged() -> None:
     data = dicom(255 - levels(), modality="CT")
-    (reading,) = read_radiographs_bytes(data, replace(DEFAULT_OPTIONS, render_all=True))
+    (reading,) = iterate_radiographs_bytes(data, replace(DEFAULT_OPTIONS, render_all=True))
     assert reading.display is not None
     assert Flag.INVERTED_SUSPECTED not in reading.flags
 
 
 def test_each_frame_is_judged_by_itself() -> None:
-    readings = read_radiographs_bytes(dicom(np.stack([levels(), 255 - levels()])))
+    readings = iterate_radiographs_bytes(dicom(np.stack([levels(), 255 - levels()])))
     assert [Flag.INVERTED_SUSPECTED in reading.flags for reading in readings] == [False, True]
 
 

@@ -8,14 +8,14 @@ from makers import make_png, png_chunk
 from PIL import Image
 
 from cxrbatch.reading.outcomes import Flag, Outcome
-from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs_bytes
+from cxrbatch.reading.radiograph import Reading, ReadingOptions, iterate_radiographs_bytes
 
 RNG = np.random.default_rng(72)
 BEHIND_HEADER = 8 + 25
 
 
 def read(data: bytes, options: ReadingOptions | None = None) -> Reading:
-    (reading,) = read_radiographs_bytes(data, options or ReadingOptions())
+    (reading,) = iterate_radiographs_bytes(data, options or ReadingOptions())
     assert reading.outcome is Outcome.SCORED
     return reading
 

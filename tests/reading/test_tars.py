@@ -29,7 +29,7 @@ from cxrbatch.reading.containers import tar
 from cxrbatch.reading.containers.listing import is_container, list_members, open_member
 from cxrbatch.reading.containers.tar import is_tar_header
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.reading.radiograph import read_radiographs_bytes
+from cxrbatch.reading.radiograph import iterate_radiographs_bytes
 
 FILES = {"a/film.dcm": DICOM, "a/film.png": PNG, "note": b"a note" * 300}
 OTHERS = {"b/film.dcm": DICOM, "b/film.png": PNG}
@@ -220,7 +220,7 @@ def test_a_hard_link_is_the_file_that_came_before(mode: str, tmp_path: Path) -> 
     with tarfile.open(os.fsdecode(path)) as archive:
         for member in [m for m in members if m.name in formats]:
             assert (member.size == len(PNG)) == (formats[member.name] == "png")
-            (plain,) = read_radiographs_bytes(PNG if formats[member.name] == "png" else DICOM)
+            (plain,) = iterate_radiographs_bytes(PNG if formats[member.name] == "png" else DICOM)
             assert_equal(read(path, member), plain)
         long = archive.extractfile("long")
         assert long is not None

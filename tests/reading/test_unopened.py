@@ -9,7 +9,7 @@ from archivers import DICOM, PNG, make_stored_zip, read
 
 from cxrbatch.reading.containers.listing import list_members
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.reading.radiograph import Reading, read_radiographs, read_radiographs_bytes
+from cxrbatch.reading.radiograph import Reading, iterate_radiographs_bytes, read_radiographs
 
 RELATED = b'Content-Type: multipart/related; type="application/dicom"; boundary=x\r\n'
 PART = b"--x\r\nContent-Type: application/dicom\r\n\r\n" + DICOM + b"\r\n--x--\r\n"
@@ -75,7 +75,7 @@ SIGNED = {
 
 
 def read_one(data: bytes) -> Reading:
-    (reading,) = read_radiographs_bytes(data)
+    (reading,) = iterate_radiographs_bytes(data)
     return reading
 
 

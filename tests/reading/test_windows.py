@@ -11,7 +11,7 @@ from makers import make_dicom, ramp
 from PIL import Image
 
 from cxrbatch.reading.outcomes import Flag, Outcome
-from cxrbatch.reading.radiograph import Reading, read_radiographs_bytes
+from cxrbatch.reading.radiograph import Reading, iterate_radiographs_bytes
 
 CENTER, WIDTH, FUNCTION = 0x00281050, 0x00281051, 0x00281056
 
@@ -30,7 +30,7 @@ def windowed(center: bytes, width: bytes, function: bytes = b"") -> bytes:
 
 
 def read(data: bytes) -> Reading:
-    (reading,) = read_radiographs_bytes(data)
+    (reading,) = iterate_radiographs_bytes(data)
     assert reading.outcome is Outcome.SCORED, reading.detail
     return reading
 

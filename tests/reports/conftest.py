@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from cxrbatch.model.preprocessing import Recipe, difference_hash, image_hash
-from cxrbatch.reading.facts import HeaderFacts
 from cxrbatch.reading.radiograph import read_radiographs
+from cxrbatch.reading.readings import HeaderFacts
 from cxrbatch.results.table import (
     PROVENANCE_KEY,
     SCHEMA_VERSION,

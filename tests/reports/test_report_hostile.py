@@ -14,7 +14,7 @@ import pytest
 from pages import TableMaker, nodes, report
 
 from cxrbatch import cli
-from cxrbatch.reading.facts import HeaderFacts
+from cxrbatch.reading.readings import HeaderFacts
 from cxrbatch.results.table import PROVENANCE_KEY
 
 

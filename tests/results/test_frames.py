@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cxrbatch.errors import LabelError, TableError
-from cxrbatch.reading.facts import HeaderFacts
+from cxrbatch.reading.readings import HeaderFacts
 from cxrbatch.results.frames import FRAME_NAMES, heatmaps, load_labels, load_results
 from cxrbatch.results.table import (
     PROVENANCE_KEY,

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cxrbatch.errors import TableError
-from cxrbatch.reading.facts import HeaderFacts
+from cxrbatch.reading.readings import HeaderFacts
 from cxrbatch.results.table import (
     FACTS,
     PROVENANCE_KEY,

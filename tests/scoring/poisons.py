@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrbatch.reading.allowance import claim
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import read_radiographs
+from cxrbatch.reading.readings import check_samples
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.file_reader import FileReader, LoadedFile
 from cxrbatch.workers.forkserver import TOGETHER
@@ -47,7 +47,7 @@ def swallow(what: str) -> object:
     if what == "native memory":
         _eat_natively()
     if what == "claim a little and eat":
-        claim(1000, limit=1000)
+        check_samples(1000, limit=1000)
         _eat_natively()
     if what == "fill much":
         bytearray(b"1") * (200 << 20)

@@ -22,7 +22,7 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from cxrbatch.cli import main
 from cxrbatch.model.card import Card
-from cxrbatch.reading.facts import HeaderFacts
+from cxrbatch.reading.readings import HeaderFacts
 from cxrbatch.results.table import (
     PROVENANCE_KEY,
     SCHEMA_VERSION,

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import rotate
 from scipy.optimize import minimize
 
-from cxrbatch.reading.grey import Display, GreyImage
+from cxrbatch.reading.display import Display, GreyImage
 from cxrbatch.reading.polarity import SIDE, SUSPECT, polarity, thumbnail_ranks
-from cxrbatch.reading.radiograph import read_radiographs
+from cxrbatch.reading.radiograph import iterate_radiographs
 
 Chance = np.random.Generator
 Disturbance = Callable[[Display, Chance], Display]
@@ -102,7 +102,7 @@ def read_split(folder: Path, split: str) -> list[Display]:
     """The images of a split, those that can be read."""
     with (folder / "labels.csv").open(newline="") as stream:
         paths = [row["path"] for row in csv.DictReader(stream) if row["split"] == split]
-    displays = (next(read_radiographs(folder / path)).display for path in paths)
+    displays = (next(iterate_radiographs(folder / path)).display for path in paths)
     return [display for display in displays if display is not None]
 
 

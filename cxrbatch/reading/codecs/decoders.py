@@ -29,7 +29,7 @@ from cxrbatch.reading.codecs.codestreams import (
     inspect_codestream,
 )
 from cxrbatch.reading.codecs.jpeg_completeness import decode_faultless_jpeg, is_cut_short
-from cxrbatch.reading.grey import GreyImage
+from cxrbatch.reading.display import GreyImage
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 
 Samples = NDArray[np.unsignedinteger]

@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 import imagecodecs
 
-from cxrbatch.reading.allowance import claim
 from cxrbatch.reading.outcomes import Outcome, ReadingError
+from cxrbatch.reading.readings import check_samples
 from cxrbatch.reading.sniffing import PNG_SIGNATURE
 
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -174,7 +174,7 @@ def _checked_header(body: bytes, *, size: int, max_samples: int) -> tuple[int, .
     if rows < 1 or columns < 1:
         raise ReadingError(Outcome.CORRUPT, "the image has no rows or no columns")
     samples = rows * columns * CHANNELS[colour_type]
-    claim(samples, limit=max_samples)
+    check_samples(samples, limit=max_samples)
     if size > samples * ((depth + 7) // 8) + rows + SPARE_BYTES:
         raise ReadingError(Outcome.TOO_LARGE, "the file is far larger than its image")
     return columns, rows, depth, colour_type, interlace

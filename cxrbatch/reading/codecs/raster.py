@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cxrbatch.reading.allowance import claim
 from cxrbatch.reading.codecs.codestreams import (
     EXIF_START,
     JpegHeader,
@@ -28,8 +27,10 @@ from cxrbatch.reading.codecs.decoders import aspect_in_full, halved, halvings
 from cxrbatch.reading.codecs.jpeg_completeness import decode_faultless_jpeg, is_cut_short
 from cxrbatch.reading.codecs.png import SPARE_BYTES, PngChunks, read_chunks
 from cxrbatch.reading.codecs.significant_bits import UNSCALED, ShownRange, shown_range, stretched
-from cxrbatch.reading.grey import GreyImage, grey_of
+from cxrbatch.reading.colour import grey_of
+from cxrbatch.reading.display import GreyImage
 from cxrbatch.reading.outcomes import Outcome, ReadingError
+from cxrbatch.reading.readings import check_samples
 
 # It logs each of libpng's warnings, of which an interlaced PNG always gives one.
 logging.getLogger("imagecodecs").setLevel(logging.CRITICAL)
@@ -248,7 +249,7 @@ def _check_jpeg(header: JpegHeader, *, size: int, max_pixels: int) -> None:
         raise ReadingError(Outcome.UNSUPPORTED_IMAGE, f"a JPEG of {header.samples} components")
     pixels = header.rows * header.columns
     samples = pixels * header.samples
-    claim(samples, limit=max_pixels)
+    check_samples(samples, limit=max_pixels)
     if size > samples * ((header.precision + 7) // 8) + SPARE_BYTES:
         raise ReadingError(Outcome.TOO_LARGE, "the file is far larger than its image")
 

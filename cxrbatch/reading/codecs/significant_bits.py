@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrbatch.reading.display import apply_range, robust_range
-from cxrbatch.reading.grey import GreyImage
+from cxrbatch.reading.display import GreyImage, apply_range, robust_range
 
 # Percentiles are taken of about so many pixels, in whole rows at even distances.
 _SAMPLED_PIXELS = 1 << 18

@@ -1,10 +1,4 @@
-"""Whether a DICOM object is a radiograph by its Modality and its SOP class.
-
-Modality (0008,0060) says how an image was acquired, the SOP class how it is stored, and the two
-need not bear the same name (PS3.3 C.7.3.1.1.1, note 3): mammograms lie in objects of Computed
-Radiography. So a defined term of Modality decides. What is no such term, or means "other" only, is
-a slip, and there the SOP class decides, and after it a list of spellings.
-"""
+"""Reads what a DICOM header says about its image: facts for the table, flags, exclusions."""
 
 import re
 from dataclasses import dataclass
@@ -13,167 +7,38 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from cxrbatch.reading.codecs.decoders import DECODERS, LOSSY
-from cxrbatch.reading.dicom.colour import read_photometric
-from cxrbatch.reading.dicom.elements import (
+from cxrbatch.reading.dicom import vocabulary
+from cxrbatch.reading.dicom.header import EXPLICIT, DicomHeader
+from cxrbatch.reading.dicom.values import (
+    capitals,
     decodings,
+    describe_unknown,
+    first_item,
     integer,
-    is_present,
     numbers,
+    raw_bytes,
     text,
-    unknown,
     values_of,
 )
-from cxrbatch.reading.dicom.examination import (
-    body_part,
-    is_lateral,
-    is_other_body_part,
-    view_position,
+from cxrbatch.reading.dicom.vocabulary import (
+    DX_CLASSES,
+    SECONDARY_CAPTURE,
+    ModalityCheck,
+    check_modality,
 )
-from cxrbatch.reading.dicom.header import EXPLICIT, Header
-from cxrbatch.reading.facts import HeaderFacts, age_bin, plain_capitals, years_of_age
-from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError
-from cxrbatch.reading.readings import RADIOGRAPH_MODALITIES
+from cxrbatch.reading.outcomes import Flag, ReadingError
+from cxrbatch.reading.readings import HeaderFacts, age_bin, years_of_age
 
-# PS3.3 C.7.3.1.1.1, Defined Terms of Modality, and the retired ones.
-_DEFINED = """
-ANN AR ASMT AU BDUS BI BMD CFM CR CT CTPROTOCOL DG DMS DOC DX ECG EEG EMG EOG EPS ES FID GM HC HD IO
-IOL IVOCT IVUS KER KO LEN LS M3D MG MR NM OAM OCT OP OPM OPT OPTBSV OPTENF OPV OSS OT PA PLAN POS PR
-PT PX REG RESP RF RG RTDOSE RTIMAGE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT SEG SM SMR SR
-SRF STAIN TEXTUREMAP TG US VA XA XAPROTOCOL XC
-AS CD CF CP CS DD DF DM DS EC FA FS LP MA MS OPR ST VF
-"""
-# What is written where CR, DX or RG is meant; without blanks and punctuation.
-_SPELT = """
-DR XR XRAY XRAYS RX RTG CXR DXR DDR CHESTXRAY DIGITALXRAY PLAINXRAY XRAYIMAGE RAD RADIOGRAPH
-RADIOGRAPHY RADIOGRAPHIE RADIOGRAFIA DIGITALRADIOGRAPHY COMPUTEDRADIOGRAPHY RONTGEN ROENTGEN
-"""
-_TERMS = frozenset(_DEFINED.split())
-_SPELLINGS = RADIOGRAPH_MODALITIES.union(_SPELT.split())
-_OTHER = "OT"
-
-_STORAGE = "1.2.840.10008.5.1.4.1.1."
-# Computed Radiography; Digital X-Ray for presentation and for processing (PS3.6 annex A).
-_DX_CLASSES = (f"{_STORAGE}1.1", f"{_STORAGE}1.1.1")
-_XRAY_CLASSES = (f"{_STORAGE}1", *_DX_CLASSES)
-_SECONDARY_CAPTURE = _STORAGE + "7"
-
-
-@dataclass(frozen=True, slots=True)
-class Modality:
-    """What Modality and SOP class say together.
-
-    Attributes:
-        code: Defined term or known spelling, in capitals; None where there is none.
-        is_missing: Whether the element is absent or empty.
-        refusal: Why the image is not scored, or None.
-        deviation: How the element breaks the standard; empty where it does not. It quotes no
-            words but those known here.
-    """
-
-    code: str | None
-    is_missing: bool = False
-    refusal: ReadingError | None = None
-    deviation: str = ""
-
-
-def read_modality(header: Header, *, accepted: frozenset[str]) -> Modality:
-    """Read Modality, in the light of the SOP class.
-
-    Args:
-        header: Of any object.
-        accepted: Codes of the modalities that are scored, in capitals.
-    """
-    written = next(decodings(header.dataset, 0x00080060), "")
-    sop_class = header.sop_class or ""
-    if not written:
-        is_foreign = header.pixels is not None and _is_foreign(sop_class)
-        refusal = _refused("no modality", sop_class) if is_foreign else None
-        return Modality(None, is_missing=True, refusal=refusal)
-    code = written.upper()
-    if code in accepted or (code in _TERMS and code != _OTHER):
-        return _of_term(code, written, sop_class, accepted)
-    return _of_slip(written, sop_class)
-
-
-def _of_term(code: str, written: str, sop_class: str, accepted: frozenset[str]) -> Modality:
-    if code not in accepted:
-        return Modality(code, refusal=ReadingError(Outcome.NOT_A_RADIOGRAPH, f"modality {code}"))
-    if code not in _TERMS:
-        deviation = f"modality {code} is no term of the standard"
-    elif written != code:
-        deviation = f"modality {code} is not written in capitals"
-    elif code in RADIOGRAPH_MODALITIES and _contradicts(code, sop_class):
-        deviation = f"modality {code} does not fit the SOP class {UID(sop_class).name}"
-    else:
-        deviation = ""
-    return Modality(code, deviation=deviation)
-
-
-def _contradicts(code: str, sop_class: str) -> bool:
-    """Whether radiographs of this modality are stored otherwise.
-
-    The Digital X-Ray objects enumerate their modalities, DX among them (PS3.3 C.8.11.1).
-    """
-    return code != "DX" if sop_class in _DX_CLASSES else _is_foreign(sop_class)
-
-
-def _of_slip(written: str, sop_class: str) -> Modality:
-    """What is no term: the SOP class decides, then the spelling."""
-    parts = re.findall("[A-Z0-9]+", plain_capitals(written))
-    code, is_radiograph = None, False
-    if "".join(parts) in _SPELLINGS:
-        code, is_radiograph = "".join(parts), True
-    elif parts and all(part in _SPELLINGS | _TERMS for part in parts):
-        code, is_radiograph = "/".join(parts), _SPELLINGS.issuperset(parts)
-    shown = f"modality {code}" if code else unknown("modality", written)
-    if code is not None and not is_radiograph and code != _OTHER:
-        return Modality(code, refusal=_refused(shown, ""))
-    if sop_class in _XRAY_CLASSES or (is_radiograph and not _is_foreign(sop_class)):
-        what = "does not fit the SOP class" if code == _OTHER else "is no term of the standard"
-        return Modality(code, deviation=f"{shown} {what}" if code else shown)
-    return Modality(code, refusal=_refused(shown, sop_class if _is_foreign(sop_class) else ""))
-
-
-def _refused(shown: str, sop_class: str) -> ReadingError:
-    detail = f"{shown}, an object of {UID(sop_class).name}" if sop_class else shown
-    return ReadingError(Outcome.NOT_A_RADIOGRAPH, detail)
-
-
-def _is_foreign(sop_class: str) -> bool:
-    """Whether this is a storage class of the standard for something else than radiographs.
-
-    Secondary Capture takes images of all kinds.
-    """
-    if sop_class in _XRAY_CLASSES or not sop_class.startswith(_STORAGE):
-        return False
-    is_capture = f"{sop_class}.".startswith(f"{_SECONDARY_CAPTURE}.")
-    return not is_capture and UID(sop_class).name != sop_class
-
-
-# SOP classes without an image to score, longest prefix first (PS3.6 annex A).
-_OBJECTS = (
-    ("1.2.840.10008.1.3.10", Outcome.DICOMDIR, "a DICOMDIR"),
-    (_STORAGE + "88", Outcome.STRUCTURED_REPORT, "a structured report"),
-    (_STORAGE + "104", Outcome.ENCAPSULATED_DOCUMENT, "an encapsulated document"),
-    (_STORAGE + "481", Outcome.RADIOTHERAPY_OBJECT, "a radiotherapy object"),
-    (_STORAGE + "11", Outcome.PRESENTATION_STATE, "a presentation state"),
-    (_STORAGE + "9", Outcome.WAVEFORM, "a waveform"),
-)
-# The same by modality, for files whose SOP class is missing (PS3.3 C.7.3.1.1.1).
-_MODALITIES = {
-    "SR": Outcome.STRUCTURED_REPORT,
-    "KO": Outcome.STRUCTURED_REPORT,
-    "DOC": Outcome.ENCAPSULATED_DOCUMENT,
-    "PR": Outcome.PRESENTATION_STATE,
-    "ECG": Outcome.WAVEFORM,
-    "EPS": Outcome.WAVEFORM,
-    "HD": Outcome.WAVEFORM,
-    "RTDOSE": Outcome.RADIOTHERAPY_OBJECT,
-    "RTIMAGE": Outcome.RADIOTHERAPY_OBJECT,
-    "RTPLAN": Outcome.RADIOTHERAPY_OBJECT,
-    "RTRECORD": Outcome.RADIOTHERAPY_OBJECT,
-    "RTSTRUCT": Outcome.RADIOTHERAPY_OBJECT,
+GREYSCALES = ("MONOCHROME1", "MONOCHROME2")
+COLOUR_SPACES = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "PALETTE COLOR")
+# PS3.3 C.7.6.3.1.2: those that are not read, some of them retired.
+_OTHER_SPACES = ("HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "XYB")
+_PHOTOMETRICS = {
+    re.sub("[ _]", "", name): name for name in (*GREYSCALES, *COLOUR_SPACES, *_OTHER_SPACES)
 }
+
+# Digital X-ray, mammography and intra-oral images for processing (PS3.6 annex A).
+_FOR_PROCESSING = frozenset(f"1.2.840.10008.5.1.4.1.1.1.{kind}.1" for kind in (1, 2, 3))
 # Pixel Aspect Ratio, Pixel Spacing, Imager Pixel Spacing, Nominal Scanned Pixel Spacing.
 _ASPECT_TAGS = (0x00280034, 0x00280030, 0x00181164, 0x00182010)
 _MOST_STRETCHED = 8.0
@@ -182,47 +47,60 @@ _LONGEST_UID = 64
 _SIDES = ("L", "R", "U", "B")
 _SEXES = ("F", "M", "O")
 _INTENTS = ("FOR PRESENTATION", "FOR PROCESSING")
-# Digital X-ray, mammography and intra-oral images for processing (PS3.6 annex A).
-_FOR_PROCESSING = frozenset(f"{_STORAGE}1.{kind}.1" for kind in (1, 2, 3))
+# Values of Body Part Examined that most headers have.
+_CHEST = frozenset({"CHEST", "THORAX"})
 
 
-def object_kind(header: Header) -> ReadingError | None:
-    """Why a file that is no plain image is excluded, None for images."""
-    sop_class = header.sop_class or ""
-    for prefix, outcome, words in _OBJECTS:
-        if sop_class == prefix or sop_class.startswith(prefix + "."):
-            return ReadingError(outcome, words)
-    if is_present(header.dataset, 0x00041220):
-        return ReadingError(Outcome.DICOMDIR, "a DICOMDIR")
-    named = _MODALITIES.get(text(header.dataset, 0x00080060) or "")
-    if named is None or (sop_class and named is not Outcome.RADIOTHERAPY_OBJECT):
-        return None
-    return ReadingError(named, named.meaning[0].lower() + named.meaning[1:].rstrip("."))
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a header says about its image.
 
-
-def describe(header: Header, modality: Modality) -> HeaderFacts:
-    """What the header says, as short printable text.
-
-    Of an element with defined terms only known words are kept: anything else was typed by a
-    person, and may name one. Manufacturer and model are free text.
+    Attributes:
+        facts: Header values for the table.
+        flags: Flags that follow from the header alone.
+        exclusion: Why the file is not scored although it may be readable, or None.
+        modality_deviation: How Modality breaks the standard, or "".
+        photometric_problem: What is wrong with Photometric Interpretation, or "".
     """
-    dataset = header.dataset
-    return HeaderFacts(
+
+    facts: HeaderFacts
+    flags: set[Flag]
+    exclusion: ReadingError | None
+    modality_deviation: str
+    photometric_problem: str
+
+
+def describe(header: DicomHeader, *, accepted: frozenset[str]) -> Description:
+    """Describe an image by its header.
+
+    Of an element with defined terms only known words become facts: anything else was typed by a
+    person, and may name one. Manufacturer and model are free text.
+
+    Args:
+        header: Of any object.
+        accepted: Values of Modality that are scored, in capitals.
+    """
+    dataset, sop_class = header.dataset, header.sop_class or ""
+    modality = _modality(header, accepted)
+    photometric, photometric_problem = _read_photometric(dataset)
+    intent = _term(dataset, 0x00080068, _INTENTS)
+    facts = HeaderFacts(
         modality=modality.code,
-        body_part=body_part(dataset),
-        view_position=view_position(dataset),
+        body_part=_body_part(dataset),
+        view_position=_view_position(dataset),
         laterality=_term(dataset, 0x00200062, _SIDES) or _term(dataset, 0x00200060, _SIDES),
         patient_sex=_term(dataset, 0x00100040, _SEXES),
         patient_age_bin=age_bin(
-            _age(dataset),
+            # Patient Age (0010,1010), in the first decoding of its bytes that is an age.
+            next((a for a in decodings(dataset, 0x00101010) if years_of_age(a) is not None), None),
             birth_date=text(dataset, 0x00100030),
             study_date=text(dataset, 0x00080020),
         ),
         manufacturer=text(dataset, 0x00080070),
         model_name=text(dataset, 0x00081090),
-        photometric=read_photometric(dataset)[0],
+        photometric=photometric,
         transfer_syntax=_registered(header.transfer_syntax),
-        presentation_intent=_term(dataset, 0x00080068, _INTENTS),
+        presentation_intent=intent,
         rows=_size(dataset, 0x00280010),
         columns=_size(dataset, 0x00280011),
         bits_stored=_size(dataset, 0x00280101),
@@ -232,10 +110,32 @@ def describe(header: Header, modality: Modality) -> HeaderFacts:
         patient_id=text(dataset, 0x00100020),
         patient_issuer=text(dataset, 0x00100021),
     )
+    is_set = {
+        Flag.LATERAL: _is_lateral(dataset),
+        Flag.NOT_CHEST_TAG: _is_other_body_part(dataset),
+        Flag.BURNED_IN_RISK: capitals(dataset, 0x00280301) == "YES",
+        Flag.LOSSY: header.transfer_syntax in LOSSY or _was_lossy(dataset),
+        # Conversion Type (0008,0064) belongs to secondary captures alone.
+        Flag.SECONDARY_CAPTURE: f"{sop_class}.".startswith(SECONDARY_CAPTURE)
+        or text(dataset, 0x00080064) is not None,
+        Flag.FOR_PROCESSING: intent == "FOR PROCESSING" or sop_class in _FOR_PROCESSING,
+        Flag.MODALITY_MISSING: modality.is_missing,
+    }
+    flags = {flag for flag, value in is_set.items() if value}
+    return Description(facts, flags, modality.exclusion, modality.deviation, photometric_problem)
+
+
+def _modality(header: DicomHeader, accepted: frozenset[str]) -> ModalityCheck:
+    """The modality; a digital radiograph that calls itself one needs no closer look."""
+    is_usual = header.sop_class in DX_CLASSES and text(header.dataset, 0x00080060) == "DX"
+    # With a Directory Record Sequence it would be a DICOMDIR.
+    if is_usual and "DX" in accepted and 0x00041220 not in header.dataset:
+        return ModalityCheck("DX")
+    return check_modality(header, accepted)
 
 
 def pixel_aspect(dataset: Dataset) -> float:
-    """Height of a pixel over its width, 1 where nothing usable is said.
+    """Return the height of a pixel over its width, 1 where the header gives nothing usable.
 
     Source: Pixel Aspect Ratio (0028,0034), vertical to horizontal, or the spacing of rows and
     columns in its place (PS3.3 C.7.6.3.1.7).
@@ -251,15 +151,8 @@ def pixel_aspect(dataset: Dataset) -> float:
 
 def _term(dataset: Dataset, tag: int, terms: tuple[str, ...]) -> str | None:
     """The value in capitals if it is one of the terms, else None."""
-    words = (text(dataset, tag) or "").upper().split()
-    term = " ".join(words)
+    term = " ".join(capitals(dataset, tag).split())
     return term if term in terms else None
-
-
-def _age(dataset: Dataset) -> str | None:
-    """Patient Age (0010,1010) in the first reading of its bytes that is an age."""
-    ages = (age for age in decodings(dataset, 0x00101010) if years_of_age(age) is not None)
-    return next(ages, None)
 
 
 def _registered(transfer_syntax: str) -> str | None:
@@ -276,37 +169,107 @@ def _size(dataset: Dataset, tag: int) -> int | None:
 
 
 def _uid(dataset: Dataset, tag: int) -> str | None:
-    """A UID, or None for anything that is none: UIDs become names elsewhere."""
+    """A UID, or None for anything that is none: UIDs become names of other things."""
     uids = [str(uid).strip("\0 ") for uid in values_of(dataset, tag)]
     uid = uids[0] if len(uids) == 1 else ""
     return uid if 0 < len(uid) <= _LONGEST_UID and set(uid) <= set("0123456789.") else None
 
 
-def header_flags(header: Header, facts: HeaderFacts, modality: Modality) -> set[Flag]:
-    """Flags that follow from the header alone."""
-    dataset = header.dataset
-    intent = facts.presentation_intent
-    sop_class = header.sop_class or ""
-    is_capture = sop_class == _SECONDARY_CAPTURE or sop_class.startswith(_SECONDARY_CAPTURE + ".")
-    found = {
-        Flag.LATERAL: is_lateral(dataset),
-        Flag.NOT_CHEST_TAG: is_other_body_part(dataset),
-        Flag.BURNED_IN_RISK: (text(dataset, 0x00280301) or "").upper() == "YES",
-        Flag.LOSSY: header.transfer_syntax in LOSSY or _has_lossy_history(dataset),
-        Flag.SECONDARY_CAPTURE: is_capture or text(dataset, 0x00080064) is not None,
-        Flag.FOR_PROCESSING: intent == "FOR PROCESSING" or sop_class in _FOR_PROCESSING,
-        Flag.MODALITY_MISSING: modality.is_missing,
-    }
-    return {flag for flag, is_set in found.items() if is_set}
-
-
-def _has_lossy_history(dataset: Dataset) -> bool:
+def _was_lossy(dataset: Dataset) -> bool:
     """Whether pixels were ever compressed with loss, however they are stored (C.7.6.1.1.5).
 
     Lossy Image Compression (0028,2110) decides; where it is absent, a Lossy Image Compression
-    Ratio (0028,2112) over 1 tells of it.
+    Ratio (0028,2112) over 1 does.
     """
-    said = integer(dataset, 0x00282110)
-    if said is not None:
-        return said == 1
+    value = integer(dataset, 0x00282110)
+    if value is not None:
+        return value == 1
     return any(ratio > 1 for ratio in numbers(dataset, 0x00282112) or ())
+
+
+def _read_photometric(dataset: Dataset) -> tuple[str | None, str]:
+    """Photometric Interpretation (0028,0004) as the standard spells it, and what is wrong with it.
+
+    Case, blanks, underscores and other punctuation do not count, as in DCMTK. The name is None
+    where the standard does not know it; the problem is empty where there is none.
+    """
+    written = next(decodings(dataset, 0x00280004), "")
+    if not written:
+        return None, "the header has no Photometric Interpretation (0028,0004)"
+    spellings = {re.sub("[^A-Z0-9]", "", part.upper()) for part in written.split("\\")} - {""}
+    name = _PHOTOMETRICS.get(spellings.pop()) if len(spellings) == 1 else None
+    if name is None:
+        return None, describe_unknown("photometric interpretation", written)
+    if name != written:
+        return name, f"photometric interpretation {name} is misspelt"
+    # A space is to fill it up (PS3.5 section 6.2).
+    is_filled_up = (raw_bytes(dataset, 0x00280004) or b"").endswith(b"\0")
+    return name, "photometric interpretation is filled up with a NUL" if is_filled_up else ""
+
+
+def _is_lateral(dataset: Dataset) -> bool:
+    """Whether the header says that an image shows the body from its side.
+
+    Asked in turn, until one says something known: View Position (0018,5101), View Code Sequence
+    (0054,0220), Patient Orientation (0020,0020).
+    """
+    views = set(re.split("[^A-Z]+", capitals(dataset, 0x00185101)))
+    is_named = not views.isdisjoint(vocabulary.LATERAL_VIEWS)
+    if is_named is views.isdisjoint(vocabulary.OTHER_VIEWS):
+        return is_named
+    code, _ = _code(dataset, 0x00540220)
+    if code in vocabulary.LATERAL_CODES or code in vocabulary.FRONTAL_CODES:
+        return code in vocabulary.LATERAL_CODES
+    return _is_sagittal(text(dataset, 0x00200020) or "")
+
+
+def _is_sagittal(orientation: str) -> bool:
+    """Whether rows and columns run front to back and head to foot (PS3.3 C.7.6.1.1.1).
+
+    The first letter of each direction is the main one; others tell how it is tilted.
+    """
+    directions = [direction.strip() for direction in orientation.upper().split("\\")]
+    if not all(direction and set(direction) <= set("ALRPHF") for direction in directions):
+        return False
+    main = {direction[0] for direction in directions}
+    return len(directions) == 2 and bool(main & set("AP")) and bool(main & set("HF"))
+
+
+def _view_position(dataset: Dataset) -> str | None:
+    """View Position (0018,5101) if it consists of words for views."""
+    written = text(dataset, 0x00185101) or ""
+    views = set(re.split("[^A-Z]+", written.upper())) - {""}
+    is_known = not any(c.isdigit() or ord(c) > 0x7F for c in written)
+    return written if views and views <= vocabulary.VIEWS and is_known else None
+
+
+def _body_part(dataset: Dataset) -> str | None:
+    """Body Part Examined (0018,0015) if it consists of known words; CHEST if it names the chest."""
+    named = None
+    for written in decodings(dataset, 0x00180015):
+        if written in _CHEST or vocabulary.is_body_part(written):
+            return written
+        if vocabulary.names_chest(written):
+            named = "CHEST"
+    return named
+
+
+def _is_other_body_part(dataset: Dataset) -> bool:
+    """Whether the header names a body part, and not the chest.
+
+    Body Part Examined (0018,0015) decides, in any language, and Anatomic Region Sequence
+    (0008,2218) where it is absent or says as much as "unknown".
+    """
+    written = list(decodings(dataset, 0x00180015))
+    if written and re.sub(r"[^\w]", "", written[0].upper()) not in vocabulary.UNSPECIFIED:
+        return not any(part in _CHEST or vocabulary.names_chest(part) for part in written)
+    code, meaning = _code(dataset, 0x00082218)
+    if not code and not meaning:
+        return False
+    return code not in vocabulary.CHEST_CODES and not vocabulary.names_chest(meaning)
+
+
+def _code(dataset: Dataset, tag: int) -> tuple[str, str]:
+    """Code Value and Code Meaning of a sequence's first item in capitals, empty if absent."""
+    item = first_item(dataset, tag)
+    return ("", "") if item is None else (capitals(item, 0x00080100), capitals(item, 0x00080104))

@@ -1,9 +1,10 @@
-"""The data elements of a DICOM file, one after another, however each of them is encoded.
+"""Walks over the data elements of a DICOM file, however each of them is encoded.
 
 Files mix encodings: a sequence of VR UN is in implicit VR little endian wherever it lies, private
 sequences often are, and some writers put two bytes that are no value representation (VR) where one
 belongs. So the bytes decide, for each item and where need be for each element, and an encoding is
-believed if the next elements lie where it says.
+believed if the next elements lie where it says. pydicom's own parser believes each length, reads
+UN in the file's byte order and lets the last of repeated elements win.
 
 Source: DICOM PS3.5 section 7.1 (elements), 7.5 (sequences), 6.2.2 (UN).
 """
@@ -15,36 +16,34 @@ from typing import BinaryIO, NamedTuple
 from pydicom.datadict import dictionary_has_tag
 
 from cxrbatch.reading.outcomes import Outcome, ReadingError
+from cxrbatch.reading.sniffing import VALUE_REPRESENTATIONS
 
-# Parsing stops here: a longer header is a bomb, or belongs to no radiograph.
+# A header that takes more reads or bytes is a bomb, or belongs to no radiograph.
 _HEADER_READS = 50_000
-# What an item of a sequence counts for beside its own: pydicom makes a data set of each, at the
-# price of some twenty reads.
-_ITEM_READS = 17
 HEADER_BYTES = 64 << 20
+# Each item of a sequence counts as so many further reads: pydicom makes a data set of each, which
+# takes as long as some twenty reads.
+_ITEM_READS = 17
+# Reads before the listing of functional groups gives up: a second of work, and more than any real
+# object needs. Listed items are parsed when their frame is, so they count as nothing more.
+_LISTING_READS = 1_000_000
+# As many as frames are read.
+_MOST_ITEMS = 50_000
 _DEEPEST = 100
 _SCAN_STEP = 1 << 16
 
 # Float, double and integer pixel data (PS3.3 C.7.6.24 and C.7.6.3).
 PIXEL_TAGS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 UNDEFINED = 0xFFFFFFFF
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+ITEM, _ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _DELIMITING = 0xFFFE
 
-_SHORT = "AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US"
-_LONG = "OB OD OF OL OV OW SQ SV UC UN UR UT UV"
-# The name of each VR, and whether its length has 32 bits (PS3.5 tables 7.1-1 and 7.1-2).
-_REPRESENTATIONS = {
-    name.encode(): (name, is_long)
-    for names, is_long in ((_SHORT, False), (_LONG, True))
-    for name in names.split()
-}
 # So many elements in a row must lie where an encoding says, before it is believed.
 _CHAIN = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Encoding:
+class ElementEncoding:
     """How elements are written: without VR or with one, in which byte order.
 
     Attributes:
@@ -60,28 +59,29 @@ class Encoding:
     word: struct.Struct
 
 
-def _encoding(*, implicit: bool, little: bool) -> Encoding:
-    order = "<" if little else ">"
-    head = struct.Struct(order + ("HHI" if implicit else "HH2sH"))
-    return Encoding(implicit, little, head, struct.Struct(order + "I"))
-
-
 # By whether they are implicit and whether they are little endian.
 ENCODINGS = {
-    (implicit, little): _encoding(implicit=implicit, little=little)
-    for implicit in (False, True)
-    for little in (False, True)
+    (implicit, order == "<"): ElementEncoding(
+        implicit, order == "<", struct.Struct(order + form), struct.Struct(order + "I")
+    )
+    for implicit, form in ((True, "HHI"), (False, "HH2sH"))
+    for order in "<>"
 }
+_TRUNCATED = Outcome.TRUNCATED, "the file ends inside its header"
+_TOO_LONG = Outcome.TOO_LARGE, "the header is longer than any radiograph's"
 # Items and delimiters, and whether they are in little endian: their bytes cannot be mistaken.
 _MARKERS = {
     struct.pack(order + "HH", tag >> 16, tag & 0xFFFF): (tag, order == "<")
-    for tag in (_ITEM, _ITEM_END, _SEQUENCE_END)
+    for tag in (ITEM, _ITEM_END, SEQUENCE_END)
     for order in "<>"
 }
 
 
-class Head(NamedTuple):
-    """What stands in front of a value; `start` is the value's offset in the stream."""
+class ElementHead(NamedTuple):
+    """The part of an element in front of its value; `start` is the value's offset in the stream.
+
+    `vr` is None where there is none; `length` is `UNDEFINED` where only a delimiter tells.
+    """
 
     tag: int
     vr: str | None
@@ -92,26 +92,27 @@ class Head(NamedTuple):
 class ElementReader:
     """Reads the elements of a stream, within limits on their number and size.
 
+    Args:
+        stream: The file.
+        size: Its length in bytes, or None where it is not known.
+
     Attributes:
-        deviations: How the elements break the standard, one sentence of each kind.
-        stream: What is read from.
+        deviations: How the elements break the standard, one sentence of each kind, by kind.
     """
 
     def __init__(self, stream: BinaryIO, *, size: int | None) -> None:
         self.deviations: dict[str, str] = {}
-        self.stream = stream
-        self._size = size
-        self._read = stream.read
-        self._seek = stream.seek
-        self._reads = _HEADER_READS
-        self._bytes = HEADER_BYTES
+        self._stream, self._size = stream, size
+        self._read, self._seek = stream.read, stream.seek
+        self._reads, self._bytes = _HEADER_READS, HEADER_BYTES
+        self._item_reads = _ITEM_READS
 
     def again(self) -> "ElementReader":
-        """Another reader of the same stream, without deviations."""
-        return ElementReader(self.stream, size=self._size)
+        """Return another reader of the same stream, with limits of its own and no deviations."""
+        return ElementReader(self._stream, size=self._size)
 
-    def head(self, position: int, encoding: Encoding) -> Head | None:
-        """The head of the element at an offset, None at the end of the stream.
+    def head(self, position: int, encoding: ElementEncoding) -> ElementHead | None:
+        """Read the head of the element at an offset; None at the end of the stream.
 
         Raises:
             ReadingError: `truncated`, `too_large`, or `corrupt` with the element's tag if it has
@@ -120,36 +121,36 @@ class ElementReader:
         data = self.peek(position, 12)
         if len(data) < 8:
             if data or (self._size is not None and position > self._size):
-                raise _truncation()
+                raise ReadingError(*_TRUNCATED)
             return None
         if encoding.implicit:
             group, number, length = encoding.head.unpack_from(data)
-            return Head(group << 16 | number, None, length, position + 8)
+            return ElementHead(group << 16 | number, None, length, position + 8)
         group, number, vr, length = encoding.head.unpack_from(data)
         tag = group << 16 | number
-        representation = _REPRESENTATIONS.get(vr)
+        representation = VALUE_REPRESENTATIONS.get(vr)
         if representation is None:
             return self._head_without_representation(data, tag, position, encoding)
         name, is_long = representation
         if not is_long:
-            return Head(tag, name, length, position + 8)
+            return ElementHead(tag, name, length, position + 8)
         if len(data) < 12:
-            raise _truncation()
-        return Head(tag, name, encoding.word.unpack_from(data, 8)[0], position + 12)
+            raise ReadingError(*_TRUNCATED)
+        return ElementHead(tag, name, encoding.word.unpack_from(data, 8)[0], position + 12)
 
-    def value(self, head: Head, end: int) -> bytes:
-        """The bytes of a value up to an offset.
+    def value(self, head: ElementHead, end: int) -> bytes:
+        """Read the bytes of a value up to the offset `end`.
 
         Raises:
             ReadingError: `truncated` or `too_large`.
         """
         data = self.peek(head.start, end - head.start)
         if len(data) < end - head.start:
-            raise _truncation()
+            raise ReadingError(*_TRUNCATED)
         return data
 
     def peek(self, position: int, count: int) -> bytes:
-        """At most `count` bytes from an offset.
+        """Read at most `count` bytes from an offset.
 
         Raises:
             ReadingError: `too_large` beyond the limits.
@@ -157,20 +158,20 @@ class ElementReader:
         self._reads -= 1
         self._bytes -= count
         if self._reads < 0 or self._bytes < 0:
-            raise _endlessness()
+            raise ReadingError(*_TOO_LONG)
         self._seek(position)
         return self._read(count)
 
     def note(self, kind: str, deviation: str) -> None:
-        """Add a deviation; of each kind only the first one."""
+        """Add a deviation unless there is one of its kind."""
         self.deviations.setdefault(kind, deviation)
 
-    def leads_on(self, position: int, encoding: Encoding) -> bool:
-        """Whether several elements in a row lie at an offset, each where the last one says."""
+    def leads_on(self, position: int, encoding: ElementEncoding) -> bool:
+        """Whether several elements follow each other from an offset, as their lengths say."""
         return self._leads_on(position, 0, -1, encoding, _CHAIN)
 
-    def end(self, head: Head, encoding: Encoding, *, depth: int = 0) -> int:
-        """Offset behind an element; of undefined length, behind its delimiter.
+    def end(self, head: ElementHead, encoding: ElementEncoding, *, depth: int = 0) -> int:
+        """Return the offset behind an element; of undefined length, behind its delimiter.
 
         Raises:
             ReadingError: `truncated`, `too_large`, `corrupt` with a tag.
@@ -178,28 +179,46 @@ class ElementReader:
         if head.length != UNDEFINED:
             return head.start + head.length
         if depth > _DEEPEST:
-            raise _endlessness()
+            raise ReadingError(*_TOO_LONG)
         marker = _MARKERS.get(self.peek(head.start, 4))
         if marker is None:
             return self._delimiter_end(head, encoding)
-        return self._items_end(head, encoding, depth)
+        return self._items(head, encoding, depth)[1]
+
+    def list_items(
+        self, sequence: ElementHead, encoding: ElementEncoding
+    ) -> tuple[list[tuple[int, int]], int] | None:
+        """List the items of a sequence, which may be very many, without reading their values.
+
+        Returns:
+            Offset and length of each item's value, and the offset behind the sequence; None where
+            the bytes are no items, or too many.
+        """
+        reader = self.again()
+        reader._reads, reader._item_reads = _LISTING_READS, 0
+        try:
+            return reader._items(sequence, encoding, 0)
+        except ReadingError:
+            return None
 
     def _head_without_representation(
-        self, data: bytes, tag: int, position: int, encoding: Encoding
-    ) -> Head:
+        self, data: bytes, tag: int, position: int, encoding: ElementEncoding
+    ) -> ElementHead:
         """The head of an element whose VR is none, by what lies behind it."""
         if tag >> 16 == _DELIMITING:
-            return Head(tag, None, encoding.word.unpack_from(data, 4)[0], position + 8)
+            return ElementHead(tag, None, encoding.word.unpack_from(data, 4)[0], position + 8)
         for start, length in _possible_values(data, position, encoding):
             if self._leads_on(start, length, tag, encoding, _CHAIN):
                 self.note("vr", f"{element_name(tag)} has no valid value representation")
-                return Head(tag, None, length, start)
+                return ElementHead(tag, None, length, start)
         raise ReadingError(
             Outcome.CORRUPT,
             f"{element_name(tag)} has no valid value representation, and no length fits",
         )
 
-    def _leads_on(self, start: int, length: int, tag: int, encoding: Encoding, steps: int) -> bool:
+    def _leads_on(
+        self, start: int, length: int, tag: int, encoding: ElementEncoding, steps: int
+    ) -> bool:
         """Whether other elements lie behind a value, as many as asked for."""
         if steps == 0:
             return True
@@ -220,7 +239,7 @@ class ElementReader:
         following = group << 16 | number
         if following in PIXEL_TAGS or group == _DELIMITING:
             return True
-        is_named = not encoding.implicit and data[4:6] in _REPRESENTATIONS
+        is_named = not encoding.implicit and data[4:6] in VALUE_REPRESENTATIONS
         if following <= tag and not is_named:
             return False
         return any(
@@ -228,55 +247,66 @@ class ElementReader:
             for value in _possible_values(data, position, encoding)
         )
 
-    def _items_end(self, sequence: Head, encoding: Encoding, depth: int) -> int:
-        """Offset behind the delimiter of a sequence of undefined length."""
-        position = sequence.start
-        while True:
+    def _items(
+        self, sequence: ElementHead, encoding: ElementEncoding, depth: int
+    ) -> tuple[list[tuple[int, int]], int]:
+        """Offset and length of each item of a sequence, and the offset behind the sequence."""
+        places: list[tuple[int, int]] = []
+        position, length = sequence.start, sequence.length
+        stop = None if length == UNDEFINED else position + length
+        while stop is None or position < stop:
             data = self.peek(position, 8)
             if len(data) < 8:
-                raise _truncation()
+                raise ReadingError(*_TRUNCATED)
             tag, little = _MARKERS.get(data[:4], (None, True))
             length = ENCODINGS[True, little].word.unpack_from(data, 4)[0]
-            position += 8
-            if tag == _SEQUENCE_END:
-                return position
+            start = position = position + 8
+            if tag == SEQUENCE_END:
+                break
             if tag is None:
                 detail = f"{element_name(sequence.tag)} is a sequence of something else than items"
                 raise ReadingError(Outcome.CORRUPT, detail)
-            self._reads -= _ITEM_READS
-            if tag == _ITEM and length == UNDEFINED:
+            self._reads -= self._item_reads
+            if tag == ITEM and length == UNDEFINED:
                 inner = self._item_encoding(position, encoding, little=little)
                 if inner is not encoding and sequence.vr != "UN":
                     name = element_name(sequence.tag)
                     self.note("sequence", f"{name} is not encoded as the data set is")
                 position = self._item_end(position, inner, depth)
-            elif tag == _ITEM:
+            elif tag == ITEM:
                 position += length
+            if tag == ITEM:
+                places.append((start, position - start))
+            if len(places) > _MOST_ITEMS:
+                raise ReadingError(*_TOO_LONG)
+        return places, position if stop is None else stop
 
-    def _item_encoding(self, position: int, outer: Encoding, *, little: bool) -> Encoding:
+    def _item_encoding(
+        self, position: int, outer: ElementEncoding, *, little: bool
+    ) -> ElementEncoding:
         """The encoding of an item: implicit VR does not go back to explicit VR further in."""
         if outer.implicit:
             return ENCODINGS[True, little]
         explicit, implicit = ENCODINGS[False, little], ENCODINGS[True, little]
         data = self.peek(position, 8)
-        if data[4:6] in _REPRESENTATIONS or data[:4] in _MARKERS or len(data) < 8:
+        if data[4:6] in VALUE_REPRESENTATIONS or data[:4] in _MARKERS or len(data) < 8:
             return explicit
         return implicit if self.leads_on(position, implicit) else explicit
 
-    def _item_end(self, position: int, encoding: Encoding, depth: int) -> int:
-        """Offset behind the delimiter of an item of undefined length."""
+    def _item_end(self, position: int, encoding: ElementEncoding, depth: int) -> int:
+        """Offset behind an item of undefined length and its delimiter."""
         while True:
             head = self.head(position, encoding)
             if head is None:
-                raise _truncation()
+                raise ReadingError(*_TRUNCATED)
             if head.tag == _ITEM_END:
                 return head.start
-            if head.tag in (_SEQUENCE_END, _ITEM):
+            if head.tag in (SEQUENCE_END, ITEM):
                 self.note("item", "an item of a sequence has no delimiter")
                 return position
             position = self.end(head, encoding, depth=depth + 1)
 
-    def _delimiter_end(self, head: Head, encoding: Encoding) -> int:
+    def _delimiter_end(self, head: ElementHead, encoding: ElementEncoding) -> int:
         """Offset behind the delimiter of a value that is not made of items, wherever it is."""
         self.note("undefined", f"{element_name(head.tag)} has neither length nor items")
         delimiter = encoding.word.pack(0xE0DDFFFE if encoding.little else 0xFFFEE0DD)
@@ -287,10 +317,12 @@ class ElementReader:
                 return position - len(tail) + at + 8
             position += len(data)
             tail = data[-3:]
-        raise _truncation()
+        raise ReadingError(*_TRUNCATED)
 
 
-def _possible_values(data: bytes, position: int, encoding: Encoding) -> list[tuple[int, int]]:
+def _possible_values(
+    data: bytes, position: int, encoding: ElementEncoding
+) -> list[tuple[int, int]]:
     """Offset and length of the value behind a head, in each way of reading it, shortest first.
 
     A longer one may end at an element by chance, and hide those that lie before it. What is no VR
@@ -303,7 +335,7 @@ def _possible_values(data: bytes, position: int, encoding: Encoding) -> list[tup
         return [without]
     vr, length = encoding.head.unpack_from(data)[2:]
     short = position + 8, length
-    name, is_long = _REPRESENTATIONS.get(vr, (None, False))
+    name, is_long = VALUE_REPRESENTATIONS.get(vr, (None, False))
     if name is not None:
         return [(position + 12, word.unpack_from(data, 8)[0]) if is_long else short]
     values = [short, without]
@@ -322,11 +354,3 @@ def element_name(tag: int) -> str:
     if dictionary_has_tag(tag) or (group % 2 and group < 0x2000):
         return f"element ({group:04X},{tag & 0xFFFF:04X})"
     return "an element of unknown tag"
-
-
-def _endlessness() -> ReadingError:
-    return ReadingError(Outcome.TOO_LARGE, "the header is longer than any radiograph's")
-
-
-def _truncation() -> ReadingError:
-    return ReadingError(Outcome.TRUNCATED, "the file ends inside its header")

@@ -1,26 +1,28 @@
-"""Fragments of encapsulated pixel data, and which of them make up each frame.
+"""Reads the frames of encapsulated (compressed) pixel data out of their fragments.
 
 Source: DICOM PS3.5 annex A.4.
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from cxrbatch.reading.codecs.codestreams import END, starts_codestream
-from cxrbatch.reading.dicom.header import PixelElement
+from cxrbatch.reading.codecs.codestreams import END, codestream_end, starts_codestream
+from cxrbatch.reading.codecs.decoders import CODESTREAMS, DecodedFrame, FrameShape, decode_frame
+from cxrbatch.reading.dicom.element_reader import ITEM, SEQUENCE_END, UNDEFINED
+from cxrbatch.reading.dicom.header import DicomHeader, PixelElement
+from cxrbatch.reading.dicom.pixel_data import PACKED
+from cxrbatch.reading.dicom.values import raw_bytes
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 
-_UNDEFINED = 0xFFFFFFFF
-_ITEM = 0xFFFEE000
-_DELIMITER = 0xFFFEE0DD
 # More fragments than this belong to no radiograph, and a list of them would be the bomb.
 _MOST_FRAGMENTS = 50_000
 # Trailing padding and digital signatures may lie behind (PS3.10 section 7.2).
 _ALLOWED_BEHIND = (b"\xfc\xff\xfc\xff", b"\xfa\xff\xfa\xff")
 # An RLE frame starts with the number of its segments and the first one's offset (PS3.5 annex G.5).
 _MOST_SEGMENTS, _RLE_HEADER_BYTES = 15, 64
+_EXTENDED_OFFSETS = 0x7FE00001
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +35,14 @@ class Fragment:
 
 
 @dataclass(frozen=True, slots=True)
-class FragmentList:
+class _FragmentList:
     """All fragments of a file.
 
     Attributes:
         fragments: Without the basic offset table.
         offsets: The basic offset table; empty where there is none.
         failure: Why the list has no delimiter, or None.
-        deviations: As of `Header`.
+        deviations: As of `DicomHeader`.
     """
 
     fragments: list[Fragment]
@@ -49,21 +51,122 @@ class FragmentList:
     deviations: tuple[str, ...]
 
 
-def list_fragments(
-    stream: BinaryIO, pixels: PixelElement, *, size: int | None, frames: int
-) -> FragmentList:
+class EncapsulatedFrames:
+    """The frames of compressed pixel data.
+
+    Args:
+        header: Of the image.
+        pixels: Where its pixel data lie.
+        shape: Size and layout of every frame.
+        count: Number of frames.
+
+    Attributes:
+        deviations: As of `DicomHeader`.
+
+    Raises:
+        ReadingError: `truncated` if fragments are missing, `corrupt` if they cannot be grouped
+            by frame, `too_large`.
+    """
+
+    def __init__(
+        self, header: DicomHeader, pixels: PixelElement, shape: FrameShape, count: int
+    ) -> None:
+        self._stream = header.stream
+        self._shape = shape
+        self._transfer_syntax = header.transfer_syntax
+        listed = _list_fragments(header.stream, pixels, size=header.size, count=count)
+        # Extended Offset Table (PS3.3 C.7.6.3.1.8).
+        extended = _unpack_numbers(raw_bytes(header.dataset, _EXTENDED_OFFSETS) or b"", "Q")
+        offsets = listed.offsets or extended
+        self._frames = self._group(listed.fragments, offsets, count)
+        self.deviations = listed.deviations
+        if shape.bits_allocated == 12:
+            self.deviations += (PACKED,)
+        if offsets and offsets != tuple(parts[0].relative for parts in self._frames):
+            self.deviations += ("the offset table does not fit the frames",)
+        if listed.failure is not None and not self._are_whole(listed.fragments):
+            raise listed.failure
+
+    def frame(self, number: int) -> DecodedFrame:
+        """Decode the cells of one frame, counted from 0."""
+        data = self._data(number)
+        return decode_frame(data, shape=self._shape, transfer_syntax=self._transfer_syntax)
+
+    def _data(self, number: int) -> bytes:
+        return b"".join(self._read(part, 0, part.length) for part in self._frames[number])
+
+    def _read(self, fragment: Fragment, start: int, count: int) -> bytes:
+        self._stream.seek(fragment.offset + start)
+        return self._stream.read(min(count, fragment.length - start))
+
+    def _are_whole(self, fragments: list[Fragment]) -> bool:
+        """Whether all frames are certain to be there although no delimiter follows them.
+
+        Each begins and ends as a codestream, and there are as many as claimed. RLE has no such
+        end: the file may have been cut between two fragments.
+        """
+        if self._transfer_syntax not in CODESTREAMS:
+            return False
+        starts = sum(starts_codestream(self._read(part, 0, 16)) for part in fragments)
+        try:
+            for number in range(len(self._frames)):
+                codestream_end(self._data(number))
+        except ReadingError:
+            return False
+        return starts == len(self._frames)
+
+    def _group(
+        self, fragments: list[Fragment], offsets: tuple[int, ...], count: int
+    ) -> list[list[Fragment]]:
+        """Fragments by frame.
+
+        All belong to the only frame; or one to each; or a frame begins where a codestream does,
+        where the offset table says, or behind an end marker, whichever gives the number of frames.
+        """
+        if len(fragments) > count:
+            fragments = [part for part in fragments if part.length]
+        if len(fragments) < count:
+            raise ReadingError(Outcome.TRUNCATED, "there are fewer fragments than frames")
+        if count == 1:
+            return [fragments]
+        if len(fragments) == count:
+            return [[part] for part in fragments]
+        for starts in self._possible_starts(fragments, offsets):
+            if sum(starts) == count and starts[0]:
+                firsts = [i for i, is_first in enumerate(starts) if is_first]
+                ends = [*firsts[1:], len(fragments)]
+                return [fragments[i:end] for i, end in zip(firsts, ends, strict=True)]
+        raise ReadingError(Outcome.CORRUPT, "fragments do not add up to the frames claimed")
+
+    def _possible_starts(
+        self, fragments: list[Fragment], offsets: tuple[int, ...]
+    ) -> Iterator[list[bool]]:
+        """Which fragments start a frame, by each of three signs."""
+        yield [starts_codestream(self._read(part, 0, 16)) for part in fragments]
+        yield [part.relative in set(offsets) for part in fragments]
+        tails = [self._read(part, max(0, part.length - 16), 16) for part in fragments]
+        yield [True, *map(_ends_frame, tails[:-1])]
+
+
+def _ends_frame(tail: bytes) -> bool:
+    return END in tail and tail.rstrip(b"\0\xff").endswith(b"\xd9")
+
+
+def _list_fragments(
+    stream: BinaryIO, pixels: PixelElement, *, size: int | None, count: int
+) -> _FragmentList:
     """Find the offset table and all fragments.
 
     Args:
         stream: The file.
         pixels: Where its pixel data lie.
         size: Bytes in the file, or None.
-        frames: Number of Frames.
+        count: Number of frames.
 
     Raises:
-        ReadingError: `truncated` if the file ends inside a fragment, `corrupt`, `too_large`.
+        ReadingError: `truncated` if the file ends inside a fragment, `too_large`.
     """
-    end = None if pixels.length == _UNDEFINED else pixels.offset + pixels.length
+    end = None if pixels.length == UNDEFINED else pixels.offset + pixels.length
     table: bytes | None = None
     fragments: list[Fragment] = []
     failure: ReadingError | None = None
@@ -76,10 +179,10 @@ def list_fragments(
             break
         group, element, length = struct.unpack("<HHI", head)
         tag = group << 16 | element
-        if tag == _DELIMITER:
+        if tag == SEQUENCE_END:
             position += 8
             break
-        if tag != _ITEM or length == _UNDEFINED:
+        if tag != ITEM or length == UNDEFINED:
             detail = "compressed pixel data that are not in fragments"
             failure = ReadingError(Outcome.CORRUPT, detail)
             break
@@ -89,15 +192,13 @@ def list_fragments(
         if table is None:
             table = stream.read(length if length <= 8 * _MOST_FRAGMENTS else 0)
             first = start + length
-            if length > 8 * _MOST_FRAGMENTS or not _is_table(table, frames):
+            if length > 8 * _MOST_FRAGMENTS or not _is_offset_table(table, count):
                 table, first = b"", position
         if position >= first:
             fragments.append(Fragment(start, position - first, length))
         if len(fragments) > _MOST_FRAGMENTS:
             raise ReadingError(Outcome.TOO_LARGE, "more fragments than any radiograph has")
         position = start + length
-    words = len(table or b"") // 4
-    offsets = struct.unpack(f"<{words}I", (table or b"")[: 4 * words])
     deviations = []
     if end is not None:
         deviations.append("the compressed pixel data have a defined length")
@@ -107,77 +208,23 @@ def list_fragments(
         stream.seek(position)
         if stream.read(4) not in _ALLOWED_BEHIND:
             deviations.append("what lies behind the pixel data was not read")
-    return FragmentList(fragments, offsets, failure, tuple(deviations))
+    offsets = _unpack_numbers(table or b"", "I")
+    return _FragmentList(fragments, offsets, failure, tuple(deviations))
 
 
-def _is_table(item: bytes, frames: int) -> bool:
+def _unpack_numbers(data: bytes, form: str) -> tuple[int, ...]:
+    """Unsigned numbers in little endian, of 32 ("I") or 64 bits ("Q"); a rest is left out."""
+    return struct.unpack_from(f"<{len(data) // struct.calcsize(f'<{form}')}{form}", data)
+
+
+def _is_offset_table(item: bytes, count: int) -> bool:
     """Whether the first item is an offset table and not a frame whose table is missing.
 
     The first offset is 0; where it is wrong, the number of offsets is right.
     """
     if not any(item[:4]):
         return True
-    if len(item) != 4 * frames or starts_codestream(item):
+    if len(item) != 4 * count or starts_codestream(item):
         return False
     segments, offset = struct.unpack_from("<II", item.ljust(8, b"\0"))
     return not (1 <= segments <= _MOST_SEGMENTS and offset == _RLE_HEADER_BYTES)
-
-
-def group_fragments(
-    fragments: list[Fragment],
-    offsets: tuple[int, ...],
-    frames: int,
-    *,
-    read: Callable[[Fragment, int, int], bytes],
-) -> list[list[Fragment]]:
-    """Fragments by frame.
-
-    All belong to the only frame; or one to each; or a frame begins where a codestream does, where
-    the offset table says, or behind an end marker, whichever makes as many as there are.
-
-    Args:
-        fragments: In the order of the file.
-        offsets: Of the frames from the first fragment; empty where there is no table.
-        frames: Number of Frames.
-        read: Gives so many bytes of a fragment, from an offset in it.
-
-    Raises:
-        ReadingError: `truncated` if there are too few, `corrupt` if no way fits.
-    """
-    if len(fragments) > frames:
-        fragments = [part for part in fragments if part.length]
-    if len(fragments) < frames:
-        raise ReadingError(Outcome.TRUNCATED, "there are fewer fragments than frames")
-    if frames == 1:
-        return [fragments]
-    if len(fragments) == frames:
-        return [[part] for part in fragments]
-    for starts in _possible_starts(fragments, offsets, read):
-        if sum(starts) == frames and starts[0]:
-            return _split(fragments, starts)
-    raise ReadingError(Outcome.CORRUPT, "fragments do not add up to the frames claimed")
-
-
-def _possible_starts(
-    fragments: list[Fragment],
-    offsets: tuple[int, ...],
-    read: Callable[[Fragment, int, int], bytes],
-) -> Iterator[list[bool]]:
-    """Which fragments start a frame, in several ways of telling."""
-    yield [starts_codestream(read(part, 0, 16)) for part in fragments]
-    yield [part.relative in set(offsets) for part in fragments]
-    ends = [_ends_frame(read(part, max(0, part.length - 16), 16)) for part in fragments]
-    yield [True, *ends[:-1]]
-
-
-def _ends_frame(tail: bytes) -> bool:
-    return END in tail and tail.rstrip(b"\0\xff").endswith(b"\xd9")
-
-
-def _split(fragments: list[Fragment], starts: list[bool]) -> list[list[Fragment]]:
-    groups: list[list[Fragment]] = []
-    for part, is_start in zip(fragments, starts, strict=True):
-        if is_start:
-            groups.append([])
-        groups[-1].append(part)
-    return groups

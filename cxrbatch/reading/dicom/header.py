@@ -1,4 +1,4 @@
-"""The header of a DICOM file, read within limits and without trusting any value in it.
+"""Reads the header of a DICOM file, within limits and without trusting any value in it.
 
 This module finds the data set in whatever wrapping it has (preamble or none, file meta or none,
 deflated or not) and collects the elements that are asked for; pydicom converts their values.
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
 from pydicom.charset import convert_encodings
-from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement, empty_value_for_VR
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
@@ -19,18 +19,12 @@ from cxrbatch.reading.dicom.element_reader import (
     HEADER_BYTES,
     PIXEL_TAGS,
     UNDEFINED,
+    ElementEncoding,
+    ElementHead,
     ElementReader,
-    Encoding,
-    Head,
     element_name,
 )
-from cxrbatch.reading.dicom.elements import raw_element, text, values_of
-from cxrbatch.reading.dicom.functional_groups import (
-    FRAME_GROUPS,
-    SHARED_GROUPS,
-    GroupItems,
-    list_items,
-)
+from cxrbatch.reading.dicom.values import text, values_of
 from cxrbatch.reading.outcomes import ReadingError, reading_error
 from cxrbatch.reading.sniffing import HEAD_BYTES, is_big_endian, is_implicit, preamble_length
 
@@ -46,23 +40,27 @@ _EXPLICIT_LITTLE = ENCODINGS[False, True]
 # message, and the file meta once more.
 _STRAY_GROUPS = (b"\0\0", b"\2\0", b"\0\2")
 
-_FUNCTIONAL_GROUPS = (SHARED_GROUPS, FRAME_GROUPS)
+SHARED_GROUPS, FRAME_GROUPS = 0x52009229, 0x52009230
 _UNREADABLE_GROUPS = "the functional groups cannot be read: what they say of frames is ignored"
+_LARGEST_VALUE = 1 << 20
 
-# All that is ever asked of a header. Other elements are skipped unread.
+# All that is ever asked of a header, by group. Other elements are skipped unread.
+_WANTED_ELEMENTS = """
+0004: 1220
+0008: 0005 0016 0018 0020 0060 0064 0068 0070 1090 2218
+0010: 0020 0021 0030 0040 1010
+0018: 0015 1164 2010 5101
+0020: 000D 000E 0020 0060 0062
+0028: 0002 0004 0006 0008 0010 0011 0030 0034 0100 0101 0102 0103 0120 0121 0301 1050 1051
+0028: 1052 1053 1056 1101 1102 1103 1201 1202 1203 1221 1222 1223 2110 2112 3000 3010
+0054: 0220
+2050: 0020
+7FE0: 0001 0002
+"""
 _WANTED = frozenset(
-    (
-        *(0x00041220, 0x00080005, 0x00080016, 0x00080018, 0x00080020, 0x00080060, 0x00080064),
-        *(0x00080068, 0x00080070, 0x00081090, 0x00100020, 0x00100021, 0x00100030, 0x00100040),
-        *(0x00101010, 0x00180015, 0x00181164, 0x00182010, 0x00185101, 0x0020000D, 0x0020000E),
-        *(0x00200060, 0x00200062, 0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010),
-        *(0x00280011, 0x00280030, 0x00280034, 0x00280100),
-        *(0x00280101, 0x00280102, 0x00280103, 0x00280120, 0x00280121, 0x00280301, 0x00281050),
-        *(0x00281051, 0x00281052, 0x00281053, 0x00281056, 0x00281101, 0x00281102, 0x00281103),
-        *(0x00281201, 0x00281202, 0x00281203, 0x00281221, 0x00281222, 0x00281223, 0x00282110),
-        *(0x00283000, 0x00283010, 0x20500020, 0x7FE00001, 0x7FE00002),
-        *(0x00082218, 0x00200020, 0x00282112, 0x00540220),
-    )
+    int(line[:4] + element, 16)
+    for line in _WANTED_ELEMENTS.strip().splitlines()
+    for element in line[5:].split()
 )
 
 
@@ -77,11 +75,24 @@ class PixelElement:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class FunctionalGroup:
+    """The items of one functional groups sequence, each of which is read when its frame is.
+
+    Attributes:
+        places: Offset and length of each item's value in the file.
+        encoding: How their elements are written.
+    """
+
+    places: list[tuple[int, int]]
+    encoding: ElementEncoding
+
+
+@dataclass(frozen=True, slots=True)
+class DicomHeader:
     """A parsed header and where to read on.
 
     Attributes:
-        dataset: The wanted elements only; ask through `elements`.
+        dataset: The wanted elements only; their values are read by the functions of `values`.
         transfer_syntax: UID as the file says, or as its bytes show where it says nothing.
         sop_class: SOP Class UID of the data set or, failing that, of the file meta.
         is_little_endian: Byte order of the data set.
@@ -90,8 +101,9 @@ class Header:
         size: Bytes in `stream`, or None where that is not known.
         failure: Why parsing ended early, or None; what came before is in `dataset`.
         deviations: How the file breaks the standard although it can be read: short reasons for
-            a person, without values of the header. They go into `detail`, with a flag.
-        groups: The items of the functional groups sequences that are there, by tag.
+            a person, without values of the header. They become the detail of a Reading with the
+            flag `nonconforming`.
+        groups: The functional groups sequences that are there, by tag.
     """
 
     dataset: Dataset
@@ -103,21 +115,44 @@ class Header:
     size: int | None
     failure: ReadingError | None
     deviations: tuple[str, ...] = ()
-    groups: dict[int, GroupItems] = field(default_factory=dict)
-
-
-_Elements = dict[BaseTag, DataElement | RawDataElement]
+    groups: dict[int, FunctionalGroup] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
-class _Found:
-    """What parsing has found: wanted elements, and functional groups, whose items are listed."""
+class CollectedElements:
+    """The wanted elements and the functional groups that parsing has met so far, by tag."""
 
-    elements: _Elements = field(default_factory=dict)
-    groups: dict[int, GroupItems] = field(default_factory=dict)
+    elements: dict[BaseTag, DataElement | RawDataElement] = field(default_factory=dict)
+    groups: dict[int, FunctionalGroup] = field(default_factory=dict)
+
+    def add(
+        self, reader: ElementReader, head: ElementHead, end: int, encoding: ElementEncoding
+    ) -> None:
+        """Read an element for pydicom to convert, unless there is one of its tag.
+
+        The first of repeated elements counts, as in DCMTK and GDCM. A value of more than a
+        mebibyte is left out.
+        """
+        tag, vr, length, start = head
+        if tag in self.elements:
+            return
+        little = encoding.little
+        value: bytes | None = None
+        if length == UNDEFINED:
+            value = reader.value(head, end)
+            vr, little = "SQ", value[:1] == b"\xfe"
+        elif length == 0:
+            value = cast(bytes | None, empty_value_for_VR(vr, raw=True))
+        elif length <= _LARGEST_VALUE:
+            value = reader.value(head, end)
+        # UN is in little endian in all files (PS3.5 section 6.2.2).
+        little = little or vr == "UN"
+        key = BaseTag(tag)
+        raw = RawDataElement(key, vr, length, value, start, encoding.implicit, little)
+        self.elements[key] = raw
 
 
-def read_header(stream: BinaryIO, *, size: int) -> Header:
+def read_header(stream: BinaryIO, *, size: int) -> DicomHeader:
     """Read the elements in front of the pixel data, and those behind uncompressed pixel data.
 
     Args:
@@ -136,23 +171,24 @@ def read_header(stream: BinaryIO, *, size: int) -> Header:
         stream.seek(start)
         stream = cast(BinaryIO, InflatedStream(stream, limit=HEADER_BYTES))
         start, plain_size = 0, None
-        outer, reader = reader, ElementReader(stream, size=None)
-        reader.deviations |= outer.deviations
-    found = _Found()
+        deviations, reader = reader.deviations, ElementReader(stream, size=None)
+        reader.deviations |= deviations
+    collected = CollectedElements()
     encoding, pixels, failure = _EXPLICIT_LITTLE, None, None
     try:
         start = _skip_stray_groups(reader, start)
         encoding = _find_encoding(reader, start, named)
-        pixels = _collect(reader, start, encoding, found)
+        pixels = _collect(reader, start, encoding, collected)
         if pixels is not None and plain_size is not None:
-            _collect_behind(reader, pixels, encoding, found, size=plain_size)
+            _collect_behind(reader, pixels, encoding, collected, size=plain_size)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         failure = reading_error(error)
     guessed = IMPLICIT if encoding.implicit else EXPLICIT if encoding.little else BIG_ENDIAN
-    dataset = _with_encoding(found.elements, encoding)
-    return Header(
+    dataset = Dataset(collected.elements)
+    dataset.set_original_encoding(encoding.implicit, encoding.little, _character_sets(dataset))
+    return DicomHeader(
         dataset=dataset,
         transfer_syntax=named or guessed,
         sop_class=text(dataset, 0x00080016) or text(meta, _META_SOP_CLASS),
@@ -162,7 +198,7 @@ def read_header(stream: BinaryIO, *, size: int) -> Header:
         size=plain_size,
         failure=failure,
         deviations=tuple(reader.deviations.values()),
-        groups=found.groups,
+        groups=collected.groups,
     )
 
 
@@ -172,25 +208,25 @@ def _read_meta(reader: ElementReader, start: int) -> tuple[Dataset, int]:
     It ends where its group length says, if an element of it does; else with its group, or where
     the group is repeated. It does not end in front of its transfer syntax.
     """
-    elements: _Elements = {}
+    meta = CollectedElements()
     position, last, declared = start, -1, -1
     with contextlib.suppress(ReadingError):
         while (first := reader.peek(position, 4))[:2] == b"\2\0":
             tag = 0x00020000 | int.from_bytes(first[2:], "little")
             is_over = position == declared or (position > declared and tag <= last)
-            if is_over and _TRANSFER_SYNTAX in elements:
+            if is_over and _TRANSFER_SYNTAX in meta.elements:
                 break
             if (head := reader.head(position, _EXPLICIT_LITTLE)) is None:
                 break
             end = reader.end(head, _EXPLICIT_LITTLE)
-            if tag in _META_TAGS and tag not in elements:
-                elements[BaseTag(tag)] = raw_element(reader, head, end, _EXPLICIT_LITTLE)
+            if tag in _META_TAGS:
+                meta.add(reader, head, end, _EXPLICIT_LITTLE)
             if tag == _GROUP_LENGTH and position == start:
                 declared = end + int.from_bytes(reader.value(head, end), "little")
             position, last = end, tag
     if declared not in (-1, position):
         reader.note("meta", "the group length of the file meta is wrong")
-    return Dataset(elements), position
+    return Dataset(meta.elements), position
 
 
 def _skip_stray_groups(reader: ElementReader, start: int) -> int:
@@ -206,7 +242,7 @@ def _skip_stray_groups(reader: ElementReader, start: int) -> int:
     return start
 
 
-def _find_encoding(reader: ElementReader, start: int, named: str | None) -> Encoding:
+def _find_encoding(reader: ElementReader, start: int, named: str | None) -> ElementEncoding:
     """The encoding of the data set.
 
     The bytes decide, not the file meta: the two contradict each other in real files. An element
@@ -222,18 +258,20 @@ def _find_encoding(reader: ElementReader, start: int, named: str | None) -> Enco
 
 
 def _collect(
-    reader: ElementReader, position: int, encoding: Encoding, found: _Found, last: int = -1
+    reader: ElementReader,
+    position: int,
+    encoding: ElementEncoding,
+    collected: CollectedElements,
+    last: int = -1,
 ) -> PixelElement | None:
-    """Add the wanted elements up to pixel data, which are returned, or to the end.
-
-    Of repeated elements the first one counts, as in DCMTK and GDCM.
+    """Collect the wanted elements up to pixel data, which are returned, or to the end.
 
     Args:
         reader: Of the file.
         position: Offset of the first element.
         encoding: Of the data set.
-        found: Where they are added.
-        last: The tag in front.
+        collected: Where the elements are added.
+        last: The tag in front of the first element.
 
     Raises:
         ReadingError: As of `ElementReader`.
@@ -247,35 +285,26 @@ def _collect(
         last = tag
         if head.length & 1 and head.length != UNDEFINED:
             reader.note("odd", f"{element_name(tag)} has an odd length")
-        if tag in _FUNCTIONAL_GROUPS:
-            position = _list_groups(reader, head, encoding, found)
-            continue
+        if tag in (SHARED_GROUPS, FRAME_GROUPS):
+            # What is of unknown type is written without types (PS3.5 section 6.2.2).
+            own = ENCODINGS[True, True] if head.vr == "UN" else encoding
+            listed = reader.list_items(head, own)
+            if listed is not None:
+                collected.groups.setdefault(tag, FunctionalGroup(listed[0], own))
+                position = listed[1]
+                continue
+            reader.note("groups", _UNREADABLE_GROUPS)
         position = end = reader.end(head, encoding)
-        if tag in _WANTED and tag not in found.elements:
-            found.elements[BaseTag(tag)] = raw_element(reader, head, end, encoding)
+        if tag in _WANTED:
+            collected.add(reader, head, end, encoding)
     return None
-
-
-def _list_groups(reader: ElementReader, head: Head, encoding: Encoding, found: _Found) -> int:
-    """List the items of a functional groups sequence; give the offset behind it."""
-    stream = reader.stream
-    stream.seek(head.start)
-    items = list_items(
-        stream, head.vr, head.length, implicit=encoding.implicit, little=encoding.little
-    )
-    if items is None:
-        reader.note("groups", _UNREADABLE_GROUPS)
-        return reader.end(head, encoding)
-    found.groups.setdefault(head.tag, items)
-    # Without a length the listing ends in front of the delimiter, which takes 8 bytes.
-    return stream.tell() + 8 if head.length == UNDEFINED else head.start + head.length
 
 
 def _collect_behind(
     reader: ElementReader,
     pixels: PixelElement,
-    encoding: Encoding,
-    found: _Found,
+    encoding: ElementEncoding,
+    collected: CollectedElements,
     *,
     size: int,
 ) -> None:
@@ -283,27 +312,23 @@ def _collect_behind(
     position = pixels.offset + pixels.length
     if pixels.length == UNDEFINED or position >= size:
         return
-    behind = _Found()
-    second = reader.again()
+    behind, second = CollectedElements(), reader.again()
     try:
-        is_over = _collect(second, position, encoding, behind, last=pixels.tag) is None
+        is_whole = _collect(second, position, encoding, behind, last=pixels.tag) is None
     except ReadingError:
-        is_over = False
-    if not is_over:
+        is_whole = False
+    if not is_whole:
         reader.note("behind", "stray bytes lie behind the pixel data")
         return
     for kind, deviation in second.deviations.items():
         reader.note(kind, deviation)
-    found.elements = behind.elements | found.elements
-    found.groups = behind.groups | found.groups
+    collected.elements = behind.elements | collected.elements
+    collected.groups = behind.groups | collected.groups
 
 
-def _with_encoding(elements: _Elements, encoding: Encoding) -> Dataset:
-    """A data set that knows its character set; an unknown one is as none."""
-    dataset = Dataset(elements)
-    encodings = ["iso8859"]
+def _character_sets(dataset: Dataset) -> list[str]:
+    """The codecs of Specific Character Set (0008,0005); an unknown set is as none."""
     with contextlib.suppress(Exception):
-        named = [str(value) for value in values_of(dataset, 0x00080005)]
-        encodings = convert_encodings(named) if named else encodings
-    dataset.set_original_encoding(encoding.implicit, encoding.little, encodings)
-    return dataset
+        if named := [str(value) for value in values_of(dataset, 0x00080005)]:
+            return convert_encodings(named)
+    return ["iso8859"]

@@ -1,50 +1,45 @@
-"""Frames out of pixel data, one at a time: uncompressed by offset, compressed by fragments.
+"""Reads the size and layout of frames, and the frames of uncompressed pixel data one at a time.
 
 What the header claims is compared with what the file holds before anything is read, so that a
 claim of gigabytes costs nothing.
 
-Source: DICOM PS3.5 section 8 (uncompressed) and annex A.4 (encapsulated).
+Source: DICOM PS3.5 section 8.
 """
-
-import struct
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from cxrbatch.reading.codecs.codestreams import codestream_end, starts_codestream
-from cxrbatch.reading.codecs.decoders import (
-    CODESTREAMS,
-    DecodedFrame,
-    FrameShape,
-    Samples,
-    decode_frame,
-)
+from cxrbatch.reading.codecs.decoders import DecodedFrame, FrameShape, Samples
 from cxrbatch.reading.containers.compression import InflatedStream
-from cxrbatch.reading.dicom.colour import COLOUR_SPACES, GREYSCALES, read_photometric
-from cxrbatch.reading.dicom.elements import integer, raw_bytes
-from cxrbatch.reading.dicom.fragments import Fragment, group_fragments, list_fragments
-from cxrbatch.reading.dicom.header import Header, PixelElement
+from cxrbatch.reading.dicom.description import COLOUR_SPACES, GREYSCALES, Description
+from cxrbatch.reading.dicom.element_reader import UNDEFINED
+from cxrbatch.reading.dicom.header import DicomHeader, PixelElement
+from cxrbatch.reading.dicom.values import integer
 from cxrbatch.reading.display import StoredLayout
-from cxrbatch.reading.facts import HeaderFacts
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 
-_UNDEFINED = 0xFFFFFFFF
-_TWELVE = "bits allocated are 12"
+PACKED = "bits allocated are 12"
 
 
 class NativeFrames:
-    """Uncompressed frames.
+    """The frames of uncompressed pixel data.
+
+    Args:
+        header: Of the image.
+        pixels: Where its pixel data lie.
+        shape: Size and layout of every frame.
+        count: Number of frames.
 
     Attributes:
-        deviations: As of `Header`.
+        deviations: As of `DicomHeader`.
 
     Raises:
         ReadingError: `truncated` if the file is shorter than its header claims.
     """
 
     def __init__(
-        self, header: Header, pixels: PixelElement, shape: FrameShape, frames: int
+        self, header: DicomHeader, pixels: PixelElement, shape: FrameShape, count: int
     ) -> None:
         self._stream = header.stream
         self._pixels = pixels
@@ -54,12 +49,12 @@ class NativeFrames:
         self._is_422 = shape.photometric == "YBR_FULL_422"
         samples = 2 if self._is_422 else shape.samples
         self._bits = shape.rows * shape.columns * samples * shape.bits_allocated
-        self._needed = needed = (frames * self._bits + 7) // 8
-        self.deviations: tuple[str, ...] = (_TWELVE,) if shape.bits_allocated == 12 else ()
-        if pixels.length % 2 and pixels.length != _UNDEFINED:
-            self.deviations += ("the pixel data have an odd length",)
-        if pixels.length == _UNDEFINED:
+        self._needed = needed = (count * self._bits + 7) // 8
+        self.deviations: tuple[str, ...] = (PACKED,) if shape.bits_allocated == 12 else ()
+        if pixels.length == UNDEFINED:
             raise ReadingError(Outcome.CORRUPT, "uncompressed pixel data without a length")
+        if pixels.length % 2:
+            self.deviations += ("the pixel data have an odd length",)
         if shape.bits_allocated == 12 and 3 * pixels.length >= 4 * needed:
             detail = "bits allocated are 12, and the pixel data are of 16"
             raise ReadingError(Outcome.UNSUPPORTED_IMAGE, detail)
@@ -71,30 +66,33 @@ class NativeFrames:
             header.stream.limit = pixels.offset + needed
 
     def frame(self, number: int) -> DecodedFrame:
-        """Cells of one frame, 0-based."""
-        cells = self._cells(number)
+        """Read the cells of one frame, counted from 0."""
+        shape, cells = self._shape, self._cells(number)
+        rows, columns, photometric = shape.rows, shape.columns, shape.photometric
         if self._is_422:
-            return DecodedFrame(_widen_422(cells, self._shape), "YBR_FULL")
-        if self._shape.samples > 1 and self._shape.planar:
-            planes = cells.reshape(self._shape.samples, self._shape.rows, self._shape.columns)
-            return DecodedFrame(np.moveaxis(planes, 0, -1), self._shape.photometric)
-        return DecodedFrame(cells.reshape(self._shape.shape), self._shape.photometric)
+            return DecodedFrame(_widen_422(cells.reshape(rows, columns // 2, 4)), "YBR_FULL")
+        if shape.samples == 1:
+            return DecodedFrame(cells.reshape(rows, columns), photometric)
+        if shape.planar:
+            planes = cells.reshape(shape.samples, rows, columns)
+            return DecodedFrame(np.moveaxis(planes, 0, -1), photometric)
+        return DecodedFrame(cells.reshape(rows, columns, shape.samples), photometric)
 
     def _cells(self, number: int) -> Samples:
         start, end = number * self._bits, (number + 1) * self._bits
-        if self._shape.bits_allocated == 1:
+        allocated = self._shape.bits_allocated
+        if allocated == 1:
             # Frames of single bits follow each other within a byte (PS3.5 section 8.1.1).
             packed = self._read(start // 8, (end + 7) // 8)
             bits = np.unpackbits(packed, bitorder="little")
             return bits[start % 8 : start % 8 + self._bits]
-        if self._shape.bits_allocated == 12:
+        if allocated == 12:
             # So do packed cells, two in three bytes; the first of a frame may lie in the middle.
             odd = start // 12 % 2
             pairs = self._read_bytes((start // 12 - odd) // 2 * 3, (end + 7) // 8)
-            return _unpacked(pairs)[odd : odd + self._bits // 12]
-        if self._shape.bits_allocated > 8:
-            width = self._shape.bits_allocated // 8
-            cells = self._read(start // 8, end // 8).view(f"{self._order}u{width}")
+            return _unpack(pairs)[odd : odd + self._bits // 12]
+        if allocated > 8:
+            cells = self._read(start // 8, end // 8).view(f"{self._order}u{allocated // 8}")
             return cells.astype(cells.dtype.newbyteorder("="), copy=False)
         return self._read_bytes(start // 8, end // 8)
 
@@ -108,7 +106,7 @@ class NativeFrames:
         return swapped[start - first : end - first]
 
     def _read(self, start: int, end: int) -> NDArray[np.uint8]:
-        """Bytes of the pixel data's value."""
+        """Bytes of the value as they lie in the file."""
         self._stream.seek(self._pixels.offset + start)
         data = self._stream.read(end - start)
         # An odd last byte may lack its pad byte.
@@ -119,112 +117,51 @@ class NativeFrames:
         return np.frombuffer(data.ljust(end - start, b"\0"), np.uint8)
 
 
-def _unpacked(pairs: NDArray[np.uint8]) -> Samples:
+def _unpack(pairs: NDArray[np.uint8]) -> Samples:
     """Cells of 12 bits, the lowest bit first, of which two follow each other in three bytes."""
     odd = -len(pairs) % 3
     low, middle, high = np.pad(pairs, (0, odd)).astype(np.uint16).reshape(-1, 3).T
     return np.stack([low | (middle & 0xF) << 8, middle >> 4 | high << 4], -1).reshape(-1)
 
 
-def _widen_422(cells: Samples, shape: FrameShape) -> Samples:
-    """Y Y Cb Cr for two pixels to Y Cb Cr for each."""
-    pairs = cells.reshape(shape.rows, shape.columns // 2, 4)
-    wide = np.empty((shape.rows, shape.columns // 2, 2, 3), cells.dtype)
+def _widen_422(pairs: Samples) -> Samples:
+    """Y Y Cb Cr for two pixels, shape (rows, columns / 2, 4), to Y Cb Cr for each."""
+    rows, half, _ = pairs.shape
+    wide = np.empty((rows, half, 2, 3), pairs.dtype)
     wide[..., 0] = pairs[..., :2]
     wide[..., 1] = pairs[..., 2:3]
     wide[..., 2] = pairs[..., 3:4]
-    return wide.reshape(shape.rows, shape.columns, 3)
-
-
-class EncapsulatedFrames:
-    """Compressed frames.
-
-    Attributes:
-        deviations: As of `Header`.
-
-    Raises:
-        ReadingError: `truncated` if fragments are missing, `corrupt` if they cannot be told
-            apart into frames.
-    """
-
-    def __init__(
-        self, header: Header, pixels: PixelElement, shape: FrameShape, frames: int
-    ) -> None:
-        self._stream = header.stream
-        self._shape = shape
-        self._transfer_syntax = header.transfer_syntax
-        found = list_fragments(header.stream, pixels, size=header.size, frames=frames)
-        offsets = found.offsets or _extended_offsets(header)
-        self._frames = group_fragments(found.fragments, offsets, frames, read=self._read)
-        self.deviations = found.deviations
-        if shape.bits_allocated == 12:
-            self.deviations += (_TWELVE,)
-        if offsets and offsets != tuple(parts[0].relative for parts in self._frames):
-            self.deviations += ("the offset table does not fit the frames",)
-        if found.failure is not None and not self._are_whole(found.fragments):
-            raise found.failure
-
-    def frame(self, number: int) -> DecodedFrame:
-        """Cells of one frame, 0-based."""
-        data = self._data(number)
-        return decode_frame(data, shape=self._shape, transfer_syntax=self._transfer_syntax)
-
-    def _data(self, number: int) -> bytes:
-        return b"".join(self._read(part, 0, part.length) for part in self._frames[number])
-
-    def _read(self, fragment: Fragment, start: int, count: int) -> bytes:
-        self._stream.seek(fragment.offset + start)
-        return self._stream.read(min(count, fragment.length - start))
-
-    def _are_whole(self, fragments: list[Fragment]) -> bool:
-        """Whether all frames are certain to be there although no delimiter follows them.
-
-        Each begins and ends as a codestream, and there are as many as claimed. RLE has no such
-        end: the file may have been cut between two fragments.
-        """
-        if self._transfer_syntax not in CODESTREAMS:
-            return False
-        starts = sum(starts_codestream(self._read(part, 0, 16)) for part in fragments)
-        try:
-            for number in range(len(self._frames)):
-                codestream_end(self._data(number))
-        except ReadingError:
-            return False
-        return starts == len(self._frames)
-
-
-def _extended_offsets(header: Header) -> tuple[int, ...]:
-    """Extended Offset Table (7FE0,0001), PS3.3 C.7.6.3.1.8."""
-    data = raw_bytes(header.dataset, 0x7FE00001) or b""
-    count = len(data) // 8
-    return struct.unpack(f"<{count}Q", data[: 8 * count])
+    return wide.reshape(rows, 2 * half, 3)
 
 
 def frame_count(dataset: Dataset) -> int:
-    """Number of Frames (0028,0008); 1 where it is absent or says nothing usable."""
+    """Return Number of Frames (0028,0008); 1 where it is absent or no positive number."""
     return max(1, integer(dataset, 0x00280008) or 1)
 
 
-def read_shape(dataset: Dataset, facts: HeaderFacts) -> tuple[FrameShape, StoredLayout]:
-    """Read the size and sample layout of every frame.
+def read_shape(dataset: Dataset, description: Description) -> tuple[FrameShape, StoredLayout]:
+    """Read the size of every frame, and which bits of its cells hold the value.
+
+    Args:
+        dataset: The header.
+        description: What `describe` returned for it.
 
     Raises:
         ReadingError: `corrupt` or `unsupported_image`, with what is wrong or missing.
     """
+    facts = description.facts
     if not facts.rows or not facts.columns or facts.rows < 0 or facts.columns < 0:
         raise ReadingError(Outcome.CORRUPT, "the header gives no rows or no columns")
     photometric = facts.photometric
     if photometric is None:
-        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, read_photometric(dataset)[1])
+        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, description.photometric_problem)
     if photometric not in GREYSCALES and photometric not in COLOUR_SPACES:
         detail = f"photometric interpretation {photometric}"
         raise ReadingError(Outcome.UNSUPPORTED_IMAGE, detail)
-    is_mono = photometric in GREYSCALES or photometric == "PALETTE COLOR"
-    samples = integer(dataset, 0x00280002) or (1 if is_mono else 3)
-    if samples != (1 if is_mono else 3):
-        raise ReadingError(
-            Outcome.UNSUPPORTED_IMAGE, "samples per pixel do not fit the photometric interpretation"
-        )
+    samples = 1 if photometric in GREYSCALES or photometric == "PALETTE COLOR" else 3
+    if (integer(dataset, 0x00280002) or samples) != samples:
+        detail = "samples per pixel do not fit the photometric interpretation"
+        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, detail)
     if photometric == "YBR_FULL_422" and facts.columns % 2:
         raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "YBR_FULL_422 with an odd width")
     allocated = integer(dataset, 0x00280100)

@@ -1,4 +1,4 @@
-"""DICOM to Readings: header, kind of object, limits, then frame by frame to grey levels."""
+"""Reads a DICOM file: header, kind of object, limits, then frame by frame to grey levels."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -6,7 +6,6 @@ from typing import BinaryIO
 
 from pydicom.uid import UID
 
-from cxrbatch.reading.allowance import claim
 from cxrbatch.reading.codecs.decoders import (
     DECODERS,
     DecodedFrame,
@@ -14,43 +13,31 @@ from cxrbatch.reading.codecs.decoders import (
     aspect_in_full,
     halvings,
 )
-from cxrbatch.reading.dicom.colour import (
-    GREYSCALES,
-    Palette,
-    read_palette,
-    read_photometric,
-    render_colour,
-)
-from cxrbatch.reading.dicom.description import (
-    describe,
-    header_flags,
-    object_kind,
-    pixel_aspect,
-    read_modality,
-)
-from cxrbatch.reading.dicom.elements import quietly, unknown
-from cxrbatch.reading.dicom.functional_groups import FRAME_GROUPS, SHARED_GROUPS, FunctionalGroups
+from cxrbatch.reading.colour import Palette, render_colour
+from cxrbatch.reading.dicom.description import GREYSCALES, Description, describe, pixel_aspect
+from cxrbatch.reading.dicom.fragments import EncapsulatedFrames
 from cxrbatch.reading.dicom.header import (
     BIG_ENDIAN,
     DEFLATED,
     EXPLICIT,
     IMPLICIT,
-    Header,
+    DicomHeader,
     PixelElement,
     read_header,
 )
-from cxrbatch.reading.dicom.pixel_data import (
-    EncapsulatedFrames,
-    NativeFrames,
-    frame_count,
-    read_shape,
-)
-from cxrbatch.reading.dicom.transforms import TransformReader, Transforms
-from cxrbatch.reading.display import StoredLayout, render
-from cxrbatch.reading.facts import HeaderFacts
-from cxrbatch.reading.grey import GreyImage
+from cxrbatch.reading.dicom.lookup_tables import read_palette
+from cxrbatch.reading.dicom.pixel_data import NativeFrames, frame_count, read_shape
+from cxrbatch.reading.dicom.transforms import FrameTransforms, TransformReader
+from cxrbatch.reading.dicom.values import describe_unknown, quietly
+from cxrbatch.reading.display import GreyImage, StoredLayout, render
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError, reading_error
-from cxrbatch.reading.readings import Reading, ReadingOptions, failed, in_order
+from cxrbatch.reading.readings import (
+    Reading,
+    ReadingOptions,
+    check_samples,
+    failed_reading,
+    ordered_flags,
+)
 
 _UNCOMPRESSED = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
 _INTEGER_PIXELS = 0x7FE00010
@@ -64,24 +51,24 @@ class _Image:
     """An image that passed all checks of its header.
 
     Attributes:
-        frames: Where its frames come from.
-        shape: What the header says about every frame.
-        count: How many there are.
-        layout: Where the value lies in a pixel cell.
+        frames: The source of its frames.
+        shape: Size and layout of every frame.
+        count: Number of frames.
+        layout: Which bits of a pixel cell hold the value.
         transforms: Display transforms of the first frame; None for colour.
-        frame_transforms: Reads those of the others where they can differ, else None.
+        transform_reader: Reads those of the other frames where they can differ, else None.
         palette: For PALETTE COLOR.
         no_voi: Policy where the header has no VOI transform.
         pixel_aspect: Height of a pixel over its width.
-        deviations: As of `Header`.
+        deviations: As of `DicomHeader`.
     """
 
     frames: NativeFrames | EncapsulatedFrames
     shape: FrameShape
     count: int
     layout: StoredLayout
-    transforms: Transforms | None
-    frame_transforms: TransformReader | None
+    transforms: FrameTransforms | None
+    transform_reader: TransformReader | None
     palette: Palette | None
     no_voi: str
     pixel_aspect: float
@@ -101,103 +88,85 @@ def read_dicom(stream: BinaryIO, *, size: int, options: ReadingOptions) -> Itera
     """
     with quietly():
         header = read_header(stream, size=size)
-        modality = read_modality(header, accepted=options.modalities)
-        if modality.deviation:
-            header = replace(header, deviations=(*header.deviations, modality.deviation))
-        facts = describe(header, modality)
-        flags = header_flags(header, facts, modality)
-        verdict = object_kind(header) or modality.refusal
-        image = _image_or_reason(header, facts, options, verdict)
+        description = describe(header, accepted=options.modalities)
+        image = _image_or_reason(header, description, options)
     if isinstance(image, ReadingError):
-        yield failed("dicom", _joined(verdict, image), facts=facts, flags=flags)
+        error = _joined(description.exclusion, image)
+        facts, flags = description.facts, description.flags
+        yield failed_reading("dicom", error, facts=facts, flags=flags)
         return
     for number in range(image.count):
-        yield _read_frame(image, number, facts, flags, verdict)
+        yield _read_frame(image, number, description)
 
 
 def _image_or_reason(
-    header: Header, facts: HeaderFacts, options: ReadingOptions, verdict: ReadingError | None
+    header: DicomHeader, description: Description, options: ReadingOptions
 ) -> _Image | ReadingError:
-    """The image, or why there is none; a file that is not asked for is not opened."""
+    """The image, or why there is none; an excluded one is opened only for `render_all`."""
+    exclusion = description.exclusion
     if header.pixels is None:
-        return (
-            verdict
-            or header.failure
-            or ReadingError(Outcome.NO_PIXEL_DATA, "the file has no pixel data")
-        )
-    if verdict is not None and not options.render_all:
-        return verdict
+        missing = ReadingError(Outcome.NO_PIXEL_DATA, "the file has no pixel data")
+        return exclusion or header.failure or missing
+    if exclusion is not None and not options.render_all:
+        return exclusion
     try:
-        return _open_image(header, header.pixels, facts, options, is_radiograph=verdict is None)
+        return _open_image(header, header.pixels, description, options)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         return reading_error(error)
 
 
-def _joined(verdict: ReadingError | None, failure: ReadingError) -> ReadingError:
-    """A failure to render what is excluded anyway stays an exclusion, and says both."""
-    if verdict is None or verdict is failure:
+def _joined(exclusion: ReadingError | None, failure: ReadingError) -> ReadingError:
+    """A failure to render what is excluded anyway stays an exclusion, with both details."""
+    if exclusion is None or exclusion is failure:
         return failure
-    return ReadingError(verdict.outcome, f"{verdict.detail}; {failure.detail}")
+    return ReadingError(exclusion.outcome, f"{exclusion.detail}; {failure.detail}")
 
 
-def _transform_flags(transforms: Transforms) -> set[Flag]:
-    found = {
-        Flag.NO_VOI: transforms.greyscale.voi is None,
-        Flag.VOI_IGNORED: transforms.is_ignored,
-    }
-    return {flag for flag, is_set in found.items() if is_set}
-
-
-def _read_frame(
-    image: _Image,
-    number: int,
-    facts: HeaderFacts,
-    flags: set[Flag],
-    verdict: ReadingError | None,
-) -> Reading:
-    """One frame; its failure is its own and leaves the others alone."""
+def _read_frame(image: _Image, number: int, description: Description) -> Reading:
+    """One frame; if it fails, the other frames do not."""
+    facts, flags, exclusion = description.facts, set(description.flags), description.exclusion
     transforms = image.transforms
     if transforms is not None:
-        if number > 0 and image.frame_transforms is not None:
+        if number > 0 and image.transform_reader is not None:
             with quietly():
-                transforms = image.frame_transforms.of_frame(number)
-        source = transforms.greyscale.voi_source(image.no_voi)
-        facts, flags = replace(facts, voi_source=source), flags | _transform_flags(transforms)
+                transforms = image.transform_reader.of_frame(number)
+        facts = replace(facts, voi_source=transforms.display.voi_source(image.no_voi))
+        flags |= {Flag.NO_VOI} if transforms.display.voi is None else set()
+        flags |= {Flag.VOI_IGNORED} if transforms.is_ignored else set()
     try:
         grey, is_colour, deviations = _render_frame(image, number, transforms)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        failure = _joined(verdict, reading_error(error))
-        return failed("dicom", failure, facts=facts, flags=flags, frame=number)
-    shape = image.shape
-    found = {
-        Flag.COLOUR: is_colour,
-        Flag.REDUCED_DECODING: grey.shape != (shape.rows, shape.columns),
-        Flag.NONCONFORMING: bool(deviations),
-    }
-    grey = replace(grey, pixel_aspect=image.pixel_aspect)
-    aspect = aspect_in_full(grey, rows=shape.rows, columns=shape.columns)
+        failure = _joined(exclusion, reading_error(error))
+        return failed_reading("dicom", failure, facts=facts, flags=flags, frame=number)
+    rows, columns = image.shape.rows, image.shape.columns
+    aspect = image.pixel_aspect
+    if grey.shape != (rows, columns):
+        flags.add(Flag.REDUCED_DECODING)
+        aspect = aspect_in_full(replace(grey, pixel_aspect=aspect), rows=rows, columns=columns)
+    flags |= {Flag.COLOUR} if is_colour else set()
+    flags |= {Flag.NONCONFORMING} if deviations else set()
     remarks = [*deviations]
-    if verdict is not None:
-        remarks.insert(0, verdict.detail)
+    if exclusion is not None:
+        remarks.insert(0, exclusion.detail)
     elif transforms is not None and transforms.is_contradictory:
         remarks.append(_CONTRADICTION)
     return Reading(
         frame=number,
         format="dicom",
-        outcome=Outcome.SCORED if verdict is None else verdict.outcome,
+        outcome=Outcome.SCORED if exclusion is None else exclusion.outcome,
         detail="; ".join(remarks),
         facts=facts,
-        flags=in_order(flags | {flag for flag, is_set in found.items() if is_set}),
+        flags=ordered_flags(flags),
         image=replace(grey, pixel_aspect=aspect),
     )
 
 
 def _render_frame(
-    image: _Image, number: int, transforms: Transforms | None
+    image: _Image, number: int, transforms: FrameTransforms | None
 ) -> tuple[GreyImage, bool, tuple[str, ...]]:
     """Grey levels, whether the frame has colour, and the deviations of file and frame."""
     decoded = image.frames.frame(number)
@@ -205,16 +174,18 @@ def _render_frame(
     layout = _layout_of(decoded, image)
     if layout != image.layout:
         deviations += (f"the values have {layout.bits_stored} bits, more than bits stored",)
+    cells = decoded.cells
     if transforms is None:
-        grey, is_colour = render_colour(decoded, layout=layout, palette=image.palette)
+        grey, is_colour = render_colour(
+            cells, decoded.photometric, layout=layout, palette=image.palette
+        )
         return grey, is_colour, deviations
-    deviations += transforms.deviations
-    greyscale = replace(transforms.greyscale, layout=layout)
-    return render(decoded.cells, greyscale, no_voi=image.no_voi), False, deviations
+    display = replace(transforms.display, layout=layout)
+    return render(cells, display, no_voi=image.no_voi), False, deviations + transforms.deviations
 
 
 def _layout_of(decoded: DecodedFrame, image: _Image) -> StoredLayout:
-    """Where the value lies; in all bits of a codestream whose values need more than Bits Stored.
+    """Which bits hold the value: all of a codestream whose values need more than Bits Stored.
 
     Without the upper bits white would become black. Source: DICOM PS3.5 section A.4; so does GDCM.
     """
@@ -232,12 +203,7 @@ def _layout_of(decoded: DecodedFrame, image: _Image) -> StoredLayout:
 
 
 def _open_image(
-    header: Header,
-    pixels: PixelElement,
-    facts: HeaderFacts,
-    options: ReadingOptions,
-    *,
-    is_radiograph: bool,
+    header: DicomHeader, pixels: PixelElement, description: Description, options: ReadingOptions
 ) -> _Image:
     """Check all that the header claims, and find the frames.
 
@@ -246,34 +212,31 @@ def _open_image(
     """
     if pixels.tag != _INTEGER_PIXELS:
         raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "floating point pixel data")
-    shape, layout = read_shape(header.dataset, facts)
-    count = frame_count(header.dataset)
+    dataset = header.dataset
+    shape, layout = read_shape(dataset, description)
+    count = frame_count(dataset)
     if count > _MOST_FRAMES:
         raise ReadingError(Outcome.TOO_LARGE, f"the header claims over {_MOST_FRAMES} frames")
-    claim(count * shape.rows * shape.columns * shape.samples, limit=options.max_pixels)
-    little = header.is_little_endian
+    check_samples(count * shape.rows * shape.columns * shape.samples, limit=options.max_pixels)
     transforms = reader = palette = None
     if shape.photometric in GREYSCALES:
-        groups = _functional_groups(header)
-        reader = TransformReader(
-            header.dataset, groups, layout, shape.photometric, little, header.sop_class
-        )
+        reader = TransformReader(header, layout, shape.photometric)
         transforms = reader.of_frame(0)
-        reader = None if groups is None else reader
+        reader = reader if reader.has_groups else None
     elif shape.photometric == "PALETTE COLOR":
-        palette = read_palette(header.dataset, is_signed=layout.is_signed, little=little)
-    if transforms is not None and _are_plain(layout, transforms):
-        times = halvings(shape.rows, shape.columns, least_size=options.least_size)
-        shape = replace(shape, halvings=times)
+        little = header.is_little_endian
+        palette = read_palette(dataset, is_signed=layout.is_signed, little=little)
     frames: NativeFrames | EncapsulatedFrames
     if header.transfer_syntax in _UNCOMPRESSED:
         frames = NativeFrames(header, pixels, shape, count)
     elif header.transfer_syntax in DECODERS:
+        if transforms is not None and _may_be_halved(layout, transforms):
+            times = halvings(shape.rows, shape.columns, least_size=options.least_size)
+            shape = replace(shape, halvings=times)
         frames = EncapsulatedFrames(header, pixels, shape, count)
     else:
         raise ReadingError(Outcome.UNSUPPORTED_TRANSFER_SYNTAX, _name(header.transfer_syntax))
-    # The policy is made for radiographs; the values of other modalities have a meaning to keep.
-    no_voi = options.no_voi if is_radiograph else "full_range"
+    problem = description.photometric_problem
     return _Image(
         frames,
         shape,
@@ -282,36 +245,33 @@ def _open_image(
         transforms,
         reader,
         palette,
-        no_voi,
-        pixel_aspect(header.dataset),
-        (*header.deviations, *frames.deviations, *_misspelling(header)),
+        # The policy is made for radiographs; the values of other modalities have a meaning to keep.
+        no_voi=options.no_voi if description.exclusion is None else "full_range",
+        pixel_aspect=pixel_aspect(dataset),
+        deviations=tuple(
+            deviation
+            for deviation in (
+                *header.deviations,
+                description.modality_deviation,
+                *frames.deviations,
+                problem,
+            )
+            if deviation
+        ),
     )
 
 
-def _functional_groups(header: Header) -> FunctionalGroups | None:
-    """The functional groups, None where there are none."""
-    shared, frames = (header.groups.get(tag) for tag in (SHARED_GROUPS, FRAME_GROUPS))
-    if shared is None and frames is None:
-        return None
-    return FunctionalGroups(header.stream, shared, frames)
-
-
-def _are_plain(layout: StoredLayout, transforms: Transforms) -> bool:
+def _may_be_halved(layout: StoredLayout, transforms: FrameTransforms) -> bool:
     """Whether the mean of neighbouring cells means something.
 
     Padding is no grey level, and bits above or below the value belong to something else.
     """
-    return transforms.greyscale.padding is None and layout.high_bit == layout.bits_stored - 1
+    return transforms.display.padding is None and layout.high_bit == layout.bits_stored - 1
 
 
 def _name(transfer_syntax: str) -> str:
     """A transfer syntax by name and UID if the standard knows it."""
     name = UID(transfer_syntax).name
     if name == transfer_syntax:
-        return unknown("transfer syntax", transfer_syntax)
+        return describe_unknown("transfer syntax", transfer_syntax)
     return f"{name} ({transfer_syntax})"
-
-
-def _misspelling(header: Header) -> tuple[str, ...]:
-    misspelling = read_photometric(header.dataset)[1]
-    return (misspelling,) if misspelling else ()

@@ -1,35 +1,33 @@
-"""The display transforms that a header asks for; what is invalid is as absent, and flagged."""
+"""Reads the display transforms that a header asks for; an invalid one is as absent, and flagged."""
 
+import contextlib
+import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 
-import numpy as np
 from pydicom.dataset import Dataset
 
-from cxrbatch.reading.dicom.elements import (
-    first_item,
-    is_present,
-    listed_numbers,
-    raw_bytes,
-    text,
-    words,
+from cxrbatch.reading.dicom.element_reader import ElementReader
+from cxrbatch.reading.dicom.header import (
+    FRAME_GROUPS,
+    SHARED_GROUPS,
+    CollectedElements,
+    DicomHeader,
+    FunctionalGroup,
 )
-from cxrbatch.reading.dicom.functional_groups import FRAME_VOI, PIXEL_VALUES, FunctionalGroups
+from cxrbatch.reading.dicom.lookup_tables import read_lut, signed_word
+from cxrbatch.reading.dicom.values import first_item, listed_numbers, text, words_of
 from cxrbatch.reading.display import (
-    Greyscale,
-    Lut,
+    DisplayTransforms,
+    LookupTable,
     Rescale,
     StoredLayout,
-    Values,
-    Window,
-    full_range,
+    VoiWindow,
 )
+from cxrbatch.reading.outcomes import ReadingError
 
-_LUT_DESCRIPTOR = 0x00283002
-_LUT_DATA = 0x00283006
-_MODALITY_LUT_SEQUENCE = 0x00283000
-_VOI_LUT_SEQUENCE = 0x00283010
+_MODALITY_LUT_SEQUENCE, _VOI_LUT_SEQUENCE = 0x00283000, 0x00283010
 _WINDOW_TAGS = (0x00281050, 0x00281051)
 _RESCALE_TAGS = (0x00281053, 0x00281052)
 _VOI_FUNCTION = 0x00281056
@@ -39,149 +37,198 @@ _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 # X-ray angiography, radiofluoroscopy and biplane angiography: their Modality LUT leads back to the
 # beam's intensity and away from what is displayed (PS3.3 C.8.7.1.1.2). DCMTK leaves it out too.
 _UNRESCALED_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.12.{number}" for number in (1, 2, 3))
+# Functional group macros: Frame VOI LUT Sequence, Pixel Value Transformation Sequence.
+_FRAME_VOI, _PIXEL_VALUES = 0x00289132, 0x00289145
+# An item with more bytes than this holds more than a window or a VOI LUT.
+_LARGEST_ITEM = 1 << 18
+
+
+@dataclass(slots=True)
+class _Problems:
+    """What is wrong with the transforms of a frame."""
+
+    is_ignored: bool = False
+    deviations: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
-class Transforms:
-    """Display transforms, and what was wrong in the header.
+class FrameTransforms:
+    """The display transforms of a frame, and what was wrong in the header.
 
     Attributes:
-        greyscale: What `display.render` needs.
+        display: The transforms that `display.render` applies.
         is_ignored: Whether a transform was there but invalid.
         is_contradictory: Whether photometric interpretation and presentation LUT shape name
             opposite polarities.
-        deviations: As of `Header`.
+        deviations: As of `DicomHeader`.
     """
 
-    greyscale: Greyscale
+    display: DisplayTransforms
     is_ignored: bool
     is_contradictory: bool
     deviations: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
 class TransformReader:
     """Reads the display transforms of the frames of a greyscale image.
 
-    Attributes:
-        dataset: The header.
-        groups: Its functional groups, or None.
-        layout: Where the value lies in its cell.
+    Args:
+        header: Of the image.
+        layout: Which bits of a cell hold the value.
         photometric: "MONOCHROME1" or "MONOCHROME2".
-        little: Byte order.
-        sop_class: SOP Class UID, or None.
+
+    Attributes:
+        has_groups: Whether the transforms of frames may differ.
     """
 
-    dataset: Dataset
-    groups: FunctionalGroups | None
-    layout: StoredLayout
-    photometric: str
-    little: bool
-    sop_class: str | None
+    def __init__(self, header: DicomHeader, layout: StoredLayout, photometric: str) -> None:
+        self._header = header
+        self._little = header.is_little_endian
+        self._layout = layout
+        self._photometric = photometric
+        self.has_groups = bool(header.groups)
+        self._shared = self._group_item(SHARED_GROUPS, 0)
+        self._latest: tuple[int, Dataset | None] = (-1, None)
 
-    def of_frame(self, number: int) -> Transforms:
-        """The transforms of a frame, 0-based.
+    def of_frame(self, number: int) -> FrameTransforms:
+        """Read the transforms of a frame, counted from 0.
 
-        What the header itself says comes first, then the frame's functional groups, then the
-        shared ones (PS3.3 C.7.6.16).
+        The header itself comes first, then the frame's functional groups, then the shared ones
+        (PS3.3 C.7.6.16).
         """
-        findings = _Findings()
-        modality = self._modality(number, findings)
-        is_negative = full_range(self.layout, modality)[0] < 0
-        voi, place = self._voi(number, findings, is_negative=is_negative)
-        is_inverted, is_contradictory = _read_polarity(self.dataset, self.photometric)
-        greyscale = Greyscale(
-            layout=self.layout,
-            padding=_read_padding(self.dataset, self.layout, little=self.little),
-            modality=modality,
-            voi=voi,
-            is_inverted=is_inverted,
-            voi_place=place,
-        )
-        return Transforms(
-            greyscale, findings.is_ignored, is_contradictory, tuple(findings.deviations)
+        problems = _Problems()
+        is_inverted, is_contradictory = self._polarity()
+        padding, modality = self._padding(), self._modality(number, problems)
+        display = DisplayTransforms(self._layout, padding, modality, is_inverted=is_inverted)
+        is_negative = display.full_range()[0] < 0
+        voi, place = self._voi(number, problems, is_negative=is_negative)
+        display = DisplayTransforms(self._layout, padding, modality, voi, is_inverted, place)
+        return FrameTransforms(
+            display, problems.is_ignored, is_contradictory, tuple(problems.deviations)
         )
 
-    def _modality(self, number: int, findings: "_Findings") -> Rescale | Lut | None:
-        if self.sop_class in _UNRESCALED_CLASSES:
+    def _modality(self, number: int, problems: _Problems) -> Rescale | LookupTable | None:
+        """First modality LUT, else rescale (PS3.3 C.11.1)."""
+        if self._header.sop_class in _UNRESCALED_CLASSES:
             return None
-        for _, dataset in self._sources(number, PIXEL_VALUES):
-            if any(is_present(dataset, tag) for tag in (_MODALITY_LUT_SEQUENCE, *_RESCALE_TAGS)):
-                return _read_modality(dataset, self.layout, findings, little=self.little)
+        for _, dataset in self._sources(number, _PIXEL_VALUES):
+            if _MODALITY_LUT_SEQUENCE in dataset:
+                item = first_item(dataset, _MODALITY_LUT_SEQUENCE)
+                lut = read_lut(item, is_signed=self._layout.is_signed, little=self._little)
+                if lut is not None:
+                    return lut
+                problems.is_ignored = True
+            if any(tag in dataset for tag in _RESCALE_TAGS):
+                return _read_rescale(dataset, problems)
+            if _MODALITY_LUT_SEQUENCE in dataset:
+                return None
         return None
 
     def _voi(
-        self, number: int, findings: "_Findings", *, is_negative: bool
-    ) -> tuple[Window | Lut | None, str]:
-        for place, dataset in self._sources(number, FRAME_VOI):
-            voi = _read_voi(dataset, findings, is_negative=is_negative, little=self.little)
-            if voi is not None:
-                return voi, place
+        self, number: int, problems: _Problems, *, is_negative: bool
+    ) -> tuple[VoiWindow | LookupTable | None, str]:
+        """First VOI LUT, else first valid window (PS3.3 C.11.2), and the groups that hold it."""
+        for place, dataset in self._sources(number, _FRAME_VOI):
+            if _VOI_LUT_SEQUENCE in dataset:
+                item = first_item(dataset, _VOI_LUT_SEQUENCE)
+                lut = read_lut(item, is_signed=is_negative, little=self._little)
+                if lut is not None:
+                    return lut, place
+                problems.is_ignored = True
+            if any(tag in dataset for tag in _WINDOW_TAGS):
+                window = _read_window(dataset, problems)
+                if window is not None:
+                    return window, place
         return None, ""
 
+    def _polarity(self) -> tuple[bool, bool]:
+        """Whether low values are white, and whether the header says so twice and differently.
+
+        Presentation LUT Shape (2050,0020) says the same as the photometric interpretation (PS3.3
+        C.8.11.3.1.2); where the two contradict each other the former holds, as in DCMTK.
+        """
+        by_photometric = self._photometric == "MONOCHROME1"
+        shape = text(self._header.dataset, _PRESENTATION_LUT_SHAPE)
+        if shape not in ("IDENTITY", "INVERSE"):
+            return by_photometric, False
+        return shape == "INVERSE", (shape == "INVERSE") != by_photometric
+
+    def _padding(self) -> tuple[int, int] | None:
+        """Pixel Padding Value and Range Limit (PS3.3 C.7.5.1.1.2), in the sign of the pixels."""
+        dataset, little = self._header.dataset, self._little
+        ends = [words_of(dataset, tag, little=little)[:1] for tag in _PADDING_TAGS]
+        if not ends[0]:
+            return None
+        values = [signed_word(end[0]) if self._layout.is_signed else end[0] for end in ends if end]
+        return min(values), max(values)
+
     def _sources(self, number: int, macro: int) -> Iterator[tuple[str, Dataset]]:
-        yield "", self.dataset
-        if self.groups is not None:
-            yield from self.groups.of_frame(number, macro)
+        """The data sets that may hold a frame's transform, and the name of their groups."""
+        yield "", self._header.dataset
+        if self.has_groups:
+            if self._latest[0] != number:
+                self._latest = (number, self._group_item(FRAME_GROUPS, number))
+            for place, group in (("per_frame", self._latest[1]), ("shared", self._shared)):
+                item = None if group is None else first_item(group, macro)
+                if item is not None:
+                    yield place, item
 
-
-class _Findings:
-    """What is wrong with the transforms of a frame."""
-
-    def __init__(self) -> None:
-        self.is_ignored = False
-        self.deviations: list[str] = []
-
-
-def _read_modality(
-    dataset: Dataset, layout: StoredLayout, findings: _Findings, *, little: bool
-) -> Rescale | Lut | None:
-    """First modality LUT, else rescale (PS3.3 C.11.1)."""
-    if is_present(dataset, _MODALITY_LUT_SEQUENCE):
-        item = first_item(dataset, _MODALITY_LUT_SEQUENCE)
-        lut = read_lut(item, is_signed=layout.is_signed, little=little)
-        if lut is not None:
-            return lut
-        findings.is_ignored = True
-    if not any(is_present(dataset, tag) for tag in _RESCALE_TAGS):
+    def _group_item(self, sequence: int, number: int) -> Dataset | None:
+        """The macros of a functional groups item that say how its frame is displayed."""
+        group = self._header.groups.get(sequence)
+        if group is None or number >= len(group.places):
+            return None
+        start, length = group.places[number]
+        if length > _LARGEST_ITEM:
+            return None
+        self._header.stream.seek(start)
+        item = self._header.stream.read(length)
+        with contextlib.suppress(ReadingError):
+            return _parse_item(item, group)
         return None
+
+
+def _parse_item(item: bytes, group: FunctionalGroup) -> Dataset:
+    collected, encoding = CollectedElements(), group.encoding
+    reader, position = ElementReader(io.BytesIO(item), size=len(item)), 0
+    while (head := reader.head(position, encoding)) is not None:
+        end = reader.end(head, encoding)
+        if head.tag in (_FRAME_VOI, _PIXEL_VALUES):
+            collected.add(reader, head, end, encoding)
+        position = end
+    dataset = Dataset(collected.elements)
+    dataset.set_original_encoding(encoding.implicit, encoding.little, "iso8859")
+    return dataset
+
+
+def _read_rescale(dataset: Dataset, problems: _Problems) -> Rescale | None:
     pairs, is_odd = _read_pairs(dataset, _RESCALE_TAGS)
     slope, intercept = pairs[0] if len(pairs) == 1 else (None, None)
     if slope is None or intercept is None or slope == 0:
-        findings.is_ignored = True
+        problems.is_ignored = True
         return None
     if is_odd:
-        findings.deviations.append("the rescale slope or intercept is not written as a number")
+        problems.deviations.append("the rescale slope or intercept is not written as a number")
     return None if (slope, intercept) == (1, 0) else Rescale(slope, intercept)
 
 
-def _read_voi(
-    dataset: Dataset, findings: _Findings, *, is_negative: bool, little: bool
-) -> Window | Lut | None:
-    """First VOI LUT, else first valid window (PS3.3 C.11.2)."""
-    if is_present(dataset, _VOI_LUT_SEQUENCE):
-        item = first_item(dataset, _VOI_LUT_SEQUENCE)
-        lut = read_lut(item, is_signed=is_negative, little=little)
-        if lut is not None:
-            return lut
-        findings.is_ignored = True
-    if not any(is_present(dataset, tag) for tag in _WINDOW_TAGS):
-        return None
+def _read_window(dataset: Dataset, problems: _Problems) -> VoiWindow | None:
+    """First valid window (PS3.3 C.11.2.1.2)."""
     function = text(dataset, _VOI_FUNCTION) or "LINEAR"
     if function not in _FUNCTIONS:
-        function, findings.is_ignored = "LINEAR", True
+        function, problems.is_ignored = "LINEAR", True
     pairs, is_odd = _read_pairs(dataset, _WINDOW_TAGS)
     if any(None in pair for pair in pairs):
-        findings.is_ignored = True
+        problems.is_ignored = True
     for center, width in pairs:
         # LINEAR needs a width of at least 1, the other two any positive one.
         is_wide = width is not None and (width >= 1 if function == "LINEAR" else width > 0)
         if center is not None and width is not None and is_wide:
             if is_odd:
-                findings.deviations.append("the window is not written as numbers")
-            return Window(center, width, function)
-        findings.is_ignored = True
-    findings.is_ignored = True
+                problems.deviations.append("the window is not written as numbers")
+            return VoiWindow(center, width, function)
+        problems.is_ignored = True
+    problems.is_ignored = True
     return None
 
 
@@ -191,75 +238,3 @@ def _read_pairs(
     """The values of two elements side by side, and whether one is not written as a number."""
     (first, is_first_odd), (second, is_second_odd) = (listed_numbers(dataset, t) for t in tags)
     return list(zip_longest(first, second)), is_first_odd or is_second_odd
-
-
-def _read_polarity(dataset: Dataset, photometric: str) -> tuple[bool, bool]:
-    """Whether low values are white, and whether the header says so twice and differently.
-
-    Presentation LUT Shape (2050,0020) says the same as the photometric interpretation (PS3.3
-    C.8.11.3.1.2); where the two contradict each other the former holds, as in DCMTK.
-    """
-    by_photometric = photometric == "MONOCHROME1"
-    shape = text(dataset, _PRESENTATION_LUT_SHAPE)
-    if shape not in ("IDENTITY", "INVERSE"):
-        return by_photometric, False
-    return shape == "INVERSE", (shape == "INVERSE") != by_photometric
-
-
-def _read_padding(
-    dataset: Dataset, layout: StoredLayout, *, little: bool
-) -> tuple[int, int] | None:
-    """Pixel Padding Value and Range Limit (PS3.3 C.7.5.1.1.2), in the sign of the pixels."""
-    ends = [words(dataset, tag, little=little)[:1] for tag in _PADDING_TAGS]
-    if not ends[0]:
-        return None
-    values = [_signed(end[0]) if layout.is_signed else end[0] for end in ends if end]
-    return min(values), max(values)
-
-
-def read_lut(item: Dataset | None, *, is_signed: bool, little: bool) -> Lut | None:
-    """A modality or VOI LUT out of its sequence item, None if it is invalid.
-
-    Read from the raw bytes: value representations of these elements depend on other elements and
-    are often wrong.
-
-    Args:
-        item: Item of a LUT sequence.
-        is_signed: Whether the values that are looked up can be negative.
-        little: Byte order of the data set; an item that has its own, as in UN, keeps to that.
-    """
-    if item is None:
-        return None
-    own = item.original_encoding[1]
-    little = little if own is None else own
-    descriptor = words(item, _LUT_DESCRIPTOR, little=little)
-    data = raw_bytes(item, _LUT_DATA)
-    if len(descriptor) != 3 or data is None:
-        return None
-    count, first, bits = descriptor[0] or 1 << 16, descriptor[1], descriptor[2]
-    if not 1 <= bits <= 16:
-        return None
-    element = item.get_item(_LUT_DESCRIPTOR)
-    if is_signed or (element is not None and element.VR == "SS"):
-        first = _signed(first)
-    entries = lut_entries(data, count=count, bits=bits, little=little)
-    return None if entries is None else Lut(entries, first, bits)
-
-
-def lut_entries(data: bytes, *, count: int, bits: int, little: bool) -> Values | None:
-    """Entries of a LUT, one to a word, or two to a word where 8 bits are packed."""
-    order = "<" if little else ">"
-    if len(data) >= 2 * count:
-        entries = np.frombuffer(data, f"{order}u2", count)
-    elif bits <= 8 and len(data) >= count:
-        even = data[: len(data) // 2 * 2] + data[len(data) // 2 * 2 :].ljust(len(data) % 2 * 2)
-        packed = np.frombuffer(even, f"{order}u2").astype("<u2")
-        entries = packed.view(np.uint8)[:count].astype(np.uint16)
-    else:
-        return None
-    capped: Values = np.minimum(entries, (1 << bits) - 1).astype(np.float64)
-    return capped
-
-
-def _signed(word: int) -> int:
-    return word - (1 << 16) if word >= 1 << 15 else word

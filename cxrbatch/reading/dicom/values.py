@@ -1,7 +1,7 @@
-"""Values of data elements as plain, short, printable types; nothing here raises.
+"""Reads values of data elements as plain, short, printable types; no function here raises.
 
-A header is foreign input: values may be absent, empty, huge, of the wrong type or number. All of
-these are None to the caller, who decides what an absent value means.
+A header is foreign input: a value may be absent, empty, huge, of the wrong type or number. Each
+function returns None (or an empty list) for all of these, and its caller decides what that means.
 """
 
 import contextlib
@@ -13,24 +13,20 @@ from collections.abc import Iterator
 from typing import cast
 
 from pydicom.charset import decode_bytes
-from pydicom.dataelem import RawDataElement, empty_value_for_VR
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
-from pydicom.tag import BaseTag
-
-from cxrbatch.reading.dicom.element_reader import UNDEFINED, ElementReader, Encoding, Head
 
 _TEXT_LENGTH = 64
 _VALUE_BYTES = 4096
+_LARGEST_NUMBER = 1e300
 
-# Tried where the declared character set is wrong or missing; each refuses what it cannot hold, but
-# the last.
-_CODECS = (
-    *("utf-8", "iso2022_jp_2", "gb18030", "shift_jis", "euc_jp", "cp949", "big5"),
-    *("cp1251", "iso8859_5", "koi8_r", "iso8859_7", "iso8859_6", "iso8859_8", "iso8859_9"),
-    *("iso8859_2", "tis_620", "latin_1"),
-)
+# Tried in turn where the declared character set is wrong or missing; each but the last refuses
+# bytes that it cannot hold.
+_CODECS = """
+iso2022_jp_2 gb18030 shift_jis euc_jp cp949 big5 cp1251 iso8859_5 koi8_r iso8859_7 iso8859_6
+iso8859_8 iso8859_9 iso8859_2 tis_620 latin_1
+"""
 _DEFAULTS = frozenset(("iso8859", "latin_1"))
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:E[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
@@ -38,7 +34,7 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Keep pydicom's and Pillow's warnings in: they quote header values."""
+    """Suppress warnings and log messages of pydicom and Pillow, which quote header values."""
     logger = logging.getLogger("pydicom")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -50,27 +46,21 @@ def quietly() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def value_of(dataset: Dataset, tag: int) -> object:
-    """An element's value, or None: absent, empty, overlong and undecodable are all the same."""
+def values_of(dataset: Dataset, tag: int) -> list[object]:
+    """Return an element's values; empty if it is absent, empty, overlong or undecodable."""
+    value: object = None
     with contextlib.suppress(Exception):
         raw = dataset.get_item(tag)
         if raw is None or (isinstance(raw.value, bytes) and len(raw.value) > _VALUE_BYTES):
-            return None
-        value: object = dataset[tag].value
-        return value
-    return None
-
-
-def values_of(dataset: Dataset, tag: int) -> list[object]:
-    """An element's values as a list, empty where there is none."""
-    value = value_of(dataset, tag)
+            return []
+        value = dataset[tag].value
     if value is None or value == "":
         return []
     return list(value) if isinstance(value, MultiValue | list | tuple) else [value]
 
 
 def text(dataset: Dataset, tag: int) -> str | None:
-    """Printable text of at most 64 characters, or None."""
+    """Return an element's value as printable text of at most 64 characters, or None."""
     values = values_of(dataset, tag)
     with contextlib.suppress(Exception):
         parts = (v.decode("latin-1") if isinstance(v, bytes) else str(v) for v in values)
@@ -78,13 +68,21 @@ def text(dataset: Dataset, tag: int) -> str | None:
     return None
 
 
+def capitals(dataset: Dataset, tag: int) -> str:
+    """Return an element's text in capitals; empty where there is none."""
+    return (text(dataset, tag) or "").upper()
+
+
 def decodings(dataset: Dataset, tag: int) -> Iterator[str]:
-    """What an element's bytes can mean as text, the likeliest first; each as `text` returns it.
+    """Decode an element's bytes in each character set that may be meant, the likeliest first.
 
     Code strings and ages are ASCII by the standard, and text in any script in real files: in
-    UTF-8, in the Specific Character Set (0008,0005), or in another one. ASCII gives one text. No
-    other set is tried behind a declared one that fits and could have refused; Latin-1, which many
-    files declare wrongly, refuses nothing.
+    UTF-8, in the Specific Character Set (0008,0005), or in another set. A declared set that fits
+    the bytes and could have refused them is the last that is tried. Latin-1, which many files
+    declare wrongly, refuses nothing.
+
+    Yields:
+        Texts as `text` returns them; of ASCII bytes one.
 
     Source: DICOM PS3.5 section 6.1.2.
     """
@@ -106,13 +104,13 @@ def decodings(dataset: Dataset, tag: int) -> Iterator[str]:
             yield _printable(decoded)
             if _DEFAULTS.isdisjoint(encodings):
                 return
-    for codec in _CODECS[1:]:
+    for codec in _CODECS.split():
         with contextlib.suppress(UnicodeDecodeError):
             yield _printable(data.decode(codec))
 
 
-def unknown(element: str, written: str) -> str:
-    """Name a value that must not be quoted, as it may be a person's name typed by mistake."""
+def describe_unknown(element: str, written: str) -> str:
+    """Describe a value by its length: it must not be quoted, as it may be a name typed there."""
     count = "1 character" if len(written) == 1 else f"{len(written)} characters"
     return f"a {element} of {count} that the standard does not know"
 
@@ -124,7 +122,7 @@ def _printable(written: str) -> str:
 
 
 def integer(dataset: Dataset, tag: int) -> int | None:
-    """The single whole number of an element, or None."""
+    """Return the single whole number of an element, or None."""
     number = numbers(dataset, tag)
     if number is None or len(number) != 1 or number[0] != int(number[0]):
         return None
@@ -132,27 +130,28 @@ def integer(dataset: Dataset, tag: int) -> int | None:
 
 
 def numbers(dataset: Dataset, tag: int) -> list[float] | None:
-    """All numbers of an element; None if it is absent, empty, or holds anything not finite."""
+    """Return all numbers of an element; None if it has none, or any value is no finite number."""
     values = values_of(dataset, tag)
     # Python reads 1_500 as a number; DICOM does not.
     if any("_" in str(value) for value in values):
         return None
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         result = [float(cast(float, value)) for value in values]
-        if result and all(abs(value) < 1e300 for value in result):
+        if result and all(abs(value) < _LARGEST_NUMBER for value in result):
             return result
     return None
 
 
 def listed_numbers(dataset: Dataset, tag: int) -> tuple[list[float | None], bool]:
-    """The numbers of an element one by one, None for each value that is none.
+    """Return the numbers of an element one by one, None for each value that is no number.
 
-    A decimal comma is read as a point; of "1500 HU" or "1500;400" the number in front counts, as in
-    DCMTK.
+    A decimal comma is read as a point. Of "1500 HU" or "1500;400" the number in front counts, as
+    in DCMTK.
 
     Returns:
-        The values, and whether any was read although it is not written as the standard wants it
-        (PS3.5 table 6.2-1, DS).
+        The values, and whether any of them is not written as the standard asks.
+
+    Source: DICOM PS3.5 table 6.2-1 (DS).
     """
     exact = numbers(dataset, tag)
     if exact is not None:
@@ -162,30 +161,24 @@ def listed_numbers(dataset: Dataset, tag: int) -> tuple[list[float | None], bool
         pieces = [str(value) for value in values_of(dataset, tag)]
     else:
         pieces = data[:_VALUE_BYTES].decode("latin-1").split("\\")
-    read = [_number(piece.strip(" \0")) for piece in pieces]
+    read = [_leading_number(piece.strip(" \0")) for piece in pieces]
     return [value for value, _ in read], any(is_odd for _, is_odd in read)
 
 
-def _number(piece: str) -> tuple[float | None, bool]:
+def _leading_number(piece: str) -> tuple[float | None, bool]:
     """The number at the start of a text, and whether the text is more than a number."""
     if _DECIMAL_COMMA.fullmatch(piece):
         return float(piece.replace(",", ".")), True
-    found = _NUMBER.match(piece)
-    value = float(found[0]) if found else None
-    is_cut = found is not None and piece[found.end() :].startswith("_")
-    if found is None or value is None or is_cut or not abs(value) < 1e300:
+    match = _NUMBER.match(piece)
+    if match is None or piece[match.end() :].startswith("_"):
         return None, False
-    return value, found.end() < len(piece)
-
-
-def is_present(dataset: Dataset, tag: int) -> bool:
-    """Whether an element is there, be it empty or unreadable."""
-    return tag in dataset
+    value = float(match[0])
+    return (value, match.end() < len(piece)) if abs(value) < _LARGEST_NUMBER else (None, False)
 
 
 def first_item(dataset: Dataset, tag: int) -> Dataset | None:
-    """The first item of a sequence, or None."""
-    if not is_present(dataset, tag):
+    """Return the first item of a sequence, or None."""
+    if tag not in dataset:
         return None
     with contextlib.suppress(Exception), quietly():
         sequence = dataset[tag].value
@@ -196,7 +189,7 @@ def first_item(dataset: Dataset, tag: int) -> Dataset | None:
 
 
 def raw_bytes(dataset: Dataset, tag: int) -> bytes | None:
-    """An element's value as the bytes of the file, or None."""
+    """Return an element's value as the bytes in the file, or None."""
     with contextlib.suppress(Exception):
         element = dataset.get_item(tag)
         if element is not None and isinstance(element.value, bytes):
@@ -204,38 +197,8 @@ def raw_bytes(dataset: Dataset, tag: int) -> bytes | None:
     return None
 
 
-def words(dataset: Dataset, tag: int, *, little: bool) -> tuple[int, ...]:
-    """An element's value as unsigned 16-bit words; its value representation is not asked."""
+def words_of(dataset: Dataset, tag: int, *, little: bool) -> tuple[int, ...]:
+    """Return an element's value as unsigned 16-bit words, whatever its value representation is."""
     data = raw_bytes(dataset, tag) or b""
     count = len(data) // 2
     return struct.unpack(f"{'<' if little else '>'}{count}H", data[: 2 * count])
-
-
-_LARGEST_VALUE = 1 << 20
-
-
-def raw_element(reader: ElementReader, head: Head, end: int, encoding: Encoding) -> RawDataElement:
-    """An element by its head; a value of more than a mebibyte is left out.
-
-    Args:
-        reader: Of the file.
-        head: Of the element.
-        end: Offset behind it.
-        encoding: Of the data set.
-
-    Raises:
-        ReadingError: As of `ElementReader.value`.
-    """
-    tag, vr, length, start = head
-    little = encoding.little
-    value: bytes | None = None
-    if length == UNDEFINED:
-        value = reader.value(head, end)
-        vr, little = "SQ", value[:1] == b"\xfe"
-    elif length == 0:
-        value = cast(bytes | None, empty_value_for_VR(vr, raw=True))
-    elif length <= _LARGEST_VALUE:
-        value = reader.value(head, end)
-    # UN is in little endian in all files (PS3.5 section 6.2.2).
-    little = little or vr == "UN"
-    return RawDataElement(BaseTag(tag), vr, length, value, start, encoding.implicit, little)

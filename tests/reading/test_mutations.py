@@ -20,7 +20,7 @@ def test_every_damaged_file_gives_a_reading_with_a_code() -> None:
         timeout=120,
         check=False,
         # Not by the script's folder alone, which an inherited PYTHONSAFEPATH leaves out.
-        env=os.environ | {"PYTHONPATH": str(CHILD.parent)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(CHILD.parent), *sys.path])},
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

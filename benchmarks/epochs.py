@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from cxrbatch.model.card import Card, Normalisation
-from cxrbatch.model.checkpoint import build_model
 from cxrbatch.model.inference import Precision
+from cxrbatch.model.network import build_model
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.training.dataset import Side

@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 
 from cxrbatch.model.checkpoint import bundled_checkpoint, load_checkpoint
-from cxrbatch.model.inference import DEFAULT_BATCH_SIZE
-from cxrbatch.model.network import quantise
+from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, quantise
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -15,8 +15,9 @@ from PIL import Image
 
 from cxrbatch import cli
 from cxrbatch.model.card import Card, Normalisation
-from cxrbatch.model.checkpoint import build_model, save_checkpoint
+from cxrbatch.model.network import build_model
 from cxrbatch.model.preprocessing import Recipe
+from cxrbatch.model.weight_files import save_checkpoint
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -117,7 +117,7 @@ def log_loss(logits: Logits, truth: npt.NDArray[np.int64]) -> float:
 def _scorer(
     model: RadiographResNet, card: Card, device: torch.device, precision: Precision
 ) -> Predictor:
-    checkpoint = Checkpoint(card, "", model.eval())
+    checkpoint = Checkpoint.of(model, card)
     return Predictor(checkpoint, batch_size=_BATCH, device=device, precision=precision)
 
 

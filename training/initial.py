@@ -10,10 +10,10 @@ from torch.nn.functional import interpolate
 
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Card, Normalisation
-from cxrbatch.model.checkpoint import Checkpoint, file_sha256, load_weights, read_card
-from cxrbatch.model.network import RadiographResNet
+from cxrbatch.model.checkpoint import Checkpoint, file_sha256, read_card
+from cxrbatch.model.network import RadiographResNet, model_of
 from cxrbatch.model.preprocessing import Geometry
-from cxrbatch.model.soundness import check_network
+from cxrbatch.model.soundness import check_tensors
 from cxrbatch.model.weight_files import read_state_dict
 
 # ImageNet-21k has 21,841 classes; a file of a few bytes may claim a head that no memory holds.
@@ -58,9 +58,14 @@ def read_initial(path: Path, *, architecture: str) -> Initial:
     outputs = len(head) if head is not None and head.ndim else 1
     if outputs > _MOST_OUTPUTS:
         raise CheckpointError(f"{path} has a head of {outputs} classes; give --init another file")
-    model = RadiographResNet(architecture, classes=max(1, outputs))
-    load_weights(model, tensors, path)
-    check_network(model.eval(), card.normalisation if card else _STANDARD, source=path)
+    checked = check_tensors(
+        tensors,
+        architecture=architecture,
+        classes=max(1, outputs),
+        normalisation=card.normalisation if card else _STANDARD,
+        source=path,
+    )
+    model = model_of(checked, architecture)
     return Initial(file_sha256(path), card.classes if card else None, model)
 
 

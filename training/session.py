@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from cxrbatch.atomic import writing
 from cxrbatch.errors import LabelError, UsageError
-from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.preprocessing import Recipe
+from cxrbatch.model.weight_files import save_checkpoint
 from cxrbatch.paths import check_output
 from cxrbatch.reading.outcomes import Kind
 from cxrbatch.training import console as telling

@@ -18,8 +18,8 @@ import torch
 from cxrbatch.atomic import written_whole
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model.card import Card
-from cxrbatch.model.checkpoint import WeightsError, packed_checkpoint
 from cxrbatch.model.network import RadiographResNet
+from cxrbatch.model.weight_files import WeightsError, packed_checkpoint
 
 _KEPT = 2
 _BEST = "best.safetensors"

@@ -13,10 +13,11 @@ import torch
 
 from cxrbatch.errors import CxrbatchError, LabelError
 from cxrbatch.model.card import Card, Normalisation
-from cxrbatch.model.checkpoint import Checkpoint, build_model, round_as_stored
+from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.features import describe_features
-from cxrbatch.model.network import RadiographResNet
+from cxrbatch.model.network import RadiographResNet, build_model
 from cxrbatch.model.preprocessing import Recipe
+from cxrbatch.model.weight_files import round_as_stored
 from cxrbatch.training.calibrate import fit_offsets, fit_temperature
 from cxrbatch.training.dataset import Inputs, Side, Unreadable, sides_of
 from cxrbatch.training.distributed import ALONE, World
@@ -224,7 +225,7 @@ def _finished(
     if not np.abs(features).max() < _LARGEST_FEATURE:
         raise CxrbatchError("the network's values grew beyond use; try a lower --learning-rate")
     card = replace(card, temperature=temperature, operating_points=points, training=summary)
-    return Checkpoint(card, "", model, describe_features(features))
+    return Checkpoint.of(model, card, describe_features(features))
 
 
 def _thinned(side: Side) -> Side:

@@ -34,12 +34,13 @@ from torch import Tensor, nn
 
 from cxrbatch.errors import CxrbatchError
 from cxrbatch.model.card import Card, Normalisation
-from cxrbatch.model.checkpoint import build_model, load_checkpoint, packed_checkpoint
+from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.features import describe_features
 from cxrbatch.model.inference import Precision
-from cxrbatch.model.network import RadiographResNet
+from cxrbatch.model.network import RadiographResNet, build_model
 from cxrbatch.model.predictor import Predictor
 from cxrbatch.model.preprocessing import Recipe
+from cxrbatch.model.weight_files import packed_checkpoint
 from cxrbatch.reading.display import GreyImage
 
 # Of a probability; and of a logit, as a share of the magnitudes of what it is the sum of: where

@@ -89,8 +89,8 @@ def import_(
     """
     from cxrbatch.errors import UsageError
     from cxrbatch.model.card import Card, Normalisation
-    from cxrbatch.model.checkpoint import import_state_dict, save_checkpoint
     from cxrbatch.model.preprocessing import Recipe
+    from cxrbatch.model.weight_files import import_state_dict, save_checkpoint
     from cxrbatch.paths import check_output
 
     check_output(output, overwrite=overwrite)

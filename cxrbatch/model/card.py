@@ -10,6 +10,7 @@ from cxrbatch.errors import CheckpointError
 from cxrbatch.model.preprocessing import Recipe
 
 FORMAT_VERSION = 2
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
 MAX_CLASSES = 256
 MAX_CLASS_NAME = 64
 MAX_TEXT = 1000
@@ -36,7 +37,7 @@ class Card:
 
     Attributes:
         name: Short name shown to people.
-        architecture: One of `cxrbatch.model.network.ARCHITECTURES`.
+        architecture: One of `ARCHITECTURES`.
         classes: Class names in the order of the logits.
         recipe: How radiographs become inputs.
         normalisation: How inputs are scaled on the device.
@@ -108,6 +109,18 @@ class Card:
             operating_points=_operating_points(values["operating_points"]),
             training=_object(values["training"]),
             limits=_texts(values["limits"]),
+        )
+
+
+def check_architecture(name: str) -> None:
+    """Refuse an architecture that is not one of `ARCHITECTURES`.
+
+    Raises:
+        CheckpointError: It is unknown.
+    """
+    if name not in ARCHITECTURES:
+        raise CheckpointError(
+            f"unknown architecture {name[:40]!r}; known: {', '.join(ARCHITECTURES)}"
         )
 
 

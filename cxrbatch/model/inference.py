@@ -1,4 +1,4 @@
-"""How batches are computed: the device and its precision, threads, transfers, and the network."""
+"""What batches are computed on: the device, its precision, its threads, and transfers to it."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +14,10 @@ import torch
 from torch import Tensor
 
 from cxrbatch.errors import CxrbatchError, UsageError
-from cxrbatch.model.card import Normalisation
-from cxrbatch.model.checkpoint import Checkpoint
-from cxrbatch.model.fused import FusedResNet
-
-if TYPE_CHECKING:
-    from cxrbatch.model.openvino import OpenVinoResNet
+from cxrbatch.model.overlays import LEVELS
 
 Backend = Literal["torch", "openvino"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
-Network: TypeAlias = "FusedResNet | OpenVinoResNet"
 Inputs = npt.NDArray[np.uint8]
 Result = TypeVar("Result")
 
@@ -98,55 +92,31 @@ def describe_device(device: torch.device, backend: Backend = "torch") -> str:
     return f"cpu: {torch.backends.cpu.get_cpu_capability()}, {threads}{by}"
 
 
-def make_network(
-    checkpoint: Checkpoint,
-    *,
-    batch_size: int,
-    device: torch.device,
-    precision: Precision,
-    backend: Backend = "torch",
-    ranges: npt.NDArray[np.float32] | None = None,
-) -> Network:
-    """Build the network of a checkpoint in its form for inference.
+class QuantisedHeatmaps(NamedTuple):
+    """Heat maps as the table stores them.
+
+    Attributes:
+        levels: Shape (n, classes, h, w), uint8.
+        scale: Shape (n,), float32; a heat map is levels * scale / 255.
+    """
+
+    levels: Tensor
+    scale: Tensor
+
+
+def quantise(heatmaps: Tensor) -> QuantisedHeatmaps:
+    """Round heat maps to 256 levels of the image's largest value over all classes.
+
+    One scale per image keeps the classes of an image comparable with each other.
 
     Args:
-        checkpoint: The checkpoint.
-        batch_size: Images per forward pass.
-        device: The device that computes.
-        precision: A resolved precision, not "auto".
-        backend: The library that computes.
-        ranges: For int8, the result of `openvino.activation_ranges`.
-
-    Raises:
-        CheckpointError: A weight with its batch norm is not finite at this precision.
+        heatmaps: Shape (n, classes, h, w), not negative, float32.
     """
-    if backend == "torch":
-        return FusedResNet(checkpoint.model, device=device, dtype=DTYPES[precision])
-    from cxrbatch.model.openvino import OpenVinoResNet
-
-    return OpenVinoResNet(
-        checkpoint.model,
-        batch_size=batch_size,
-        size=checkpoint.card.recipe.size,
-        precision=precision,
-        ranges=ranges,
-        lanes=divide_threads(torch.get_num_threads())[0],
-    )
-
-
-def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
-    """Scale uint8 images to what the network sees, in float32.
-
-    Args:
-        images: Shape (n, 1, size, size), uint8.
-        normalisation: Mean and standard deviation of images in [0, 1].
-
-    Returns:
-        Same shape, float32, channels last.
-    """
-    scaled = images.to(torch.float32, memory_format=torch.channels_last)
-    mean, std = normalisation.mean, normalisation.std
-    return scaled.mul_(1.0 / (255.0 * std)).sub_(mean / std)
+    scale = heatmaps.amax(dim=(1, 2, 3))
+    # An image without any activation has scale 0; its levels are 0 whatever they are divided by.
+    divisor = scale.clamp(min=1e-30)[:, None, None, None]
+    levels = (heatmaps * (LEVELS / divisor)).round().byte()
+    return QuantisedHeatmaps(levels, scale)
 
 
 @dataclass(frozen=True, slots=True)

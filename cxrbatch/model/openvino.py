@@ -18,10 +18,9 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cxrbatch.model.fused import fold
-from cxrbatch.model.network import Block, RadiographResNet, Scores, score_features
+from cxrbatch.model.fused import Block, Convolution, Layers, Scores, fold, score_features
 
 # OpenVINO tells its makers that it was imported wherever it finds this package.
 sys.modules.setdefault("openvino_telemetry", cast(Any, None))
@@ -42,11 +41,11 @@ _ODD = 1  # per cent
 
 
 class OpenVinoResNet:
-    """A `RadiographResNet` for inference on the CPU, for batches of one shape."""
+    """A ResNet for inference on the CPU, for batches of one shape."""
 
     def __init__(
         self,
-        model: RadiographResNet,
+        layers: Layers,
         *,
         batch_size: int,
         size: int,
@@ -57,7 +56,7 @@ class OpenVinoResNet:
         """Build and compile the network, for as many threads as PyTorch computes with.
 
         Args:
-            model: The network, in float32; it is left as it is.
+            layers: The network, in float32; it is left as it is.
             batch_size: Images per forward pass.
             size: Edge of an image, px.
             precision: "fp32", "bf16" or "int8": what convolutions compute in.
@@ -67,16 +66,16 @@ class OpenVinoResNet:
         Raises:
             CheckpointError: As for `fused.fold`.
         """
-        graph = _Graph(model, (batch_size, 1, size, size), ranges=ranges)
+        graph = _Graph(layers, (batch_size, 1, size, size), ranges=ranges)
         compiled = _compiled([graph.features], graph.images, hint=_HINTS[precision], streams=lanes)
         self._idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
         for _ in range(lanes):
             self._idle.put(compiled.create_infer_request())
-        self._head = nn.Linear(model.fc.in_features, model.fc.out_features)
-        self._head.load_state_dict(model.fc.state_dict())
+        head = (layers.weight.detach(), layers.bias.detach())
+        self._weight, self._bias = (values.to("cpu", copy=True) for values in head)
 
     def features(self, images: Tensor) -> Tensor:
-        """Give the last convolutional layer's activations, as `RadiographResNet.features`."""
+        """Give the last convolutional layer's activations, as `FusedResNet.features`."""
         request = self._idle.get()
         try:
             return torch.from_numpy(request.infer([images.numpy()])[0])
@@ -84,22 +83,22 @@ class OpenVinoResNet:
             self._idle.put(request)
 
     def score(self, images: Tensor) -> Scores:
-        """Give logits and heat maps, as `RadiographResNet.score`."""
-        return score_features(self.features(images), self._head)
+        """Give logits and heat maps, as `FusedResNet.score`."""
+        return score_features(self.features(images), self._weight, self._bias)
 
 
-def activation_ranges(model: RadiographResNet, batches: Iterable[Tensor]) -> Ranges:
+def activation_ranges(layers: Layers, batches: Iterable[Tensor]) -> Ranges:
     """Find the range of each tensor that a convolution is given.
 
     Args:
-        model: The network, in float32.
+        layers: The network, in float32.
         batches: Images, normalised, each of shape (n, 1, size, size); one batch at least.
     """
     found: list[list[npt.NDArray[np.float32]]] = []
     request = None
     for images in batches:
         if request is None:
-            graph = _Graph(model, (-1, *images.shape[1:]))
+            graph = _Graph(layers, (-1, *images.shape[1:]))
             compiled = _compiled(graph.extremes(), graph.images, hint="f32", streams=1)
             request = compiled.create_infer_request()
         found.append(list(request.infer([images.numpy()]).values()))
@@ -119,15 +118,15 @@ class _Graph:
     """
 
     def __init__(
-        self, model: RadiographResNet, shape: tuple[int, ...], *, ranges: Ranges | None = None
+        self, layers: Layers, shape: tuple[int, ...], *, ranges: Ranges | None = None
     ) -> None:
         self._ranges = ranges
         self._given: list[_Node] = []
         self.images = ops.parameter(list(shape), openvino.Type.f32)
-        x = ops.relu(self._convolved(self._rounded(self.images), model.conv1, model.bn1))
-        # As `resnet.pool_stem` does.
+        x = ops.relu(self._convolved(self._rounded(self.images), layers.stem))
+        # As `fused.pool_stem` does.
         x = ops.max_pool(x, [2, 2], [1, 1], [1, 1], [1, 1], [3, 3]).output(0)
-        for block in model.blocks():
+        for block in layers.blocks:
             x = self._block(self._rounded(x), block)
         self.features = x
 
@@ -137,20 +136,20 @@ class _Graph:
         return [reduce(x, [1, 2, 3]) for x in self._given for reduce in reduced]
 
     def _block(self, x: _Node, block: Block) -> _Node:
-        shortcut = x if block.downsample is None else self._convolved(x, *block.downsample)
-        *first, last = block.convolutions()
-        for pair in first:
-            x = self._rounded(ops.relu(self._convolved(x, *pair)))
-        return ops.relu(ops.add(self._convolved(x, *last), shortcut))
+        shortcut = x if block.shortcut is None else self._convolved(x, block.shortcut)
+        *first, last = block.convolutions
+        for convolution in first:
+            x = self._rounded(ops.relu(self._convolved(x, convolution)))
+        return ops.relu(ops.add(self._convolved(x, last), shortcut))
 
-    def _convolved(self, x: _Node, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> _Node:
-        weight, bias = (values.numpy() for values in fold(convolution, norm))
+    def _convolved(self, x: _Node, convolution: Convolution) -> _Node:
+        weight, bias = (values.cpu().numpy() for values in fold(convolution))
         kernel = ops.constant(weight)
         if self._ranges is not None:
             largest = np.abs(weight).max(axis=(1, 2, 3), keepdims=True).clip(min=_SMALLEST)
             # One level fewer, so that the rest lie evenly about 0.
             kernel = _in_levels(kernel, -largest, largest, levels=_LEVELS - 1)
-        stride, padding, dilation = convolution.stride, convolution.padding, (1, 1)
+        stride, padding, dilation = [convolution.stride] * 2, [convolution.padding] * 2, [1, 1]
         y = ops.convolution(x, kernel, stride, padding, padding, dilation)
         return ops.add(y, ops.constant(bias[:, None, None]))
 

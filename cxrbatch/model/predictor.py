@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from cxrbatch.errors import CxrbatchError
+from cxrbatch.model.card import Normalisation
 from cxrbatch.model.checkpoint import Checkpoint, bundled_checkpoint, load_checkpoint
+from cxrbatch.model.fused import FusedResNet, layers_of
 from cxrbatch.model.inference import (
     DEFAULT_BATCH_SIZE,
+    DTYPES,
     Backend,
     BatchScores,
     Inputs,
@@ -24,15 +27,19 @@ from cxrbatch.model.inference import (
     Transfer,
     choose_device,
     choose_precision,
-    make_network,
+    divide_threads,
     memory_explained,
-    normalised,
+    quantise,
 )
-from cxrbatch.model.network import quantise
 from cxrbatch.model.overlays import dequantise
 from cxrbatch.model.prediction import Prediction, array_reading
 from cxrbatch.model.soundness import PlainScores, Trial
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, iterate_radiographs
+
+if TYPE_CHECKING:
+    from cxrbatch.model.openvino import OpenVinoResNet
+
+Network: TypeAlias = "FusedResNet | OpenVinoResNet"
 
 # A GPU computes one batch after the other.
 _AHEAD_ON_GPU = 2
@@ -63,6 +70,58 @@ def load_model(
     chosen = choose_device(device)
     precision = choose_precision("auto", chosen)
     return Predictor(checkpoint, batch_size=batch_size, device=chosen, precision=precision)
+
+
+def make_network(
+    checkpoint: Checkpoint,
+    *,
+    batch_size: int,
+    device: torch.device,
+    precision: Precision,
+    backend: Backend = "torch",
+    ranges: npt.NDArray[np.float32] | None = None,
+) -> Network:
+    """Build the network of a checkpoint in its form for inference.
+
+    Args:
+        checkpoint: The checkpoint.
+        batch_size: Images per forward pass.
+        device: The device that computes.
+        precision: A resolved precision, not "auto".
+        backend: The library that computes.
+        ranges: For int8, the result of `openvino.activation_ranges`.
+
+    Raises:
+        CheckpointError: A weight with its batch norm is not finite at this precision.
+    """
+    layers = layers_of(checkpoint.tensors)
+    if backend == "torch":
+        return FusedResNet(layers, device=device, dtype=DTYPES[precision])
+    from cxrbatch.model.openvino import OpenVinoResNet
+
+    return OpenVinoResNet(
+        layers,
+        batch_size=batch_size,
+        size=checkpoint.card.recipe.size,
+        precision=precision,
+        ranges=ranges,
+        lanes=divide_threads(torch.get_num_threads())[0],
+    )
+
+
+def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
+    """Scale uint8 images to what the network sees, in float32.
+
+    Args:
+        images: Shape (n, 1, size, size), uint8.
+        normalisation: Mean and standard deviation of images in [0, 1].
+
+    Returns:
+        Same shape, float32, channels last.
+    """
+    scaled = images.to(torch.float32, memory_format=torch.channels_last)
+    mean, std = normalisation.mean, normalisation.std
+    return scaled.mul_(1.0 / (255.0 * std)).sub_(mean / std)
 
 
 class Predictor:
@@ -126,7 +185,7 @@ class Predictor:
         self._trial: Trial | None = None
         if precision != "int8":  # which is judged by the AUC that it costs
             self._trial = Trial(
-                checkpoint.model,
+                checkpoint.tensors,
                 checkpoint.card,
                 precision="fp16" if device.type == "cuda" and precision == "fp32" else precision,
             )

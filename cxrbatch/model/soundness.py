@@ -1,21 +1,20 @@
-"""Whether weights are sound, and whether a network scores as plain PyTorch does.
+"""Whether weights are sound, and whether a network scores as plain PyTorch does."""
 
-Finite scores prove nothing: oneDNN's ReLU turns NaN into 0, and what follows looks like any other
-score. So weights are checked where they are read and where batch norms are folded into them, and
-each network that scores is compared with `RadiographResNet` in float32 before its first score.
-"""
-
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import batch_norm, conv2d, linear
 
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Card, Normalisation
-from cxrbatch.model.network import RadiographResNet
+from cxrbatch.model.checkpoint import is_plain
+from cxrbatch.model.fused import EPSILON, Convolution, Layers, layers_of, pool_stem
 
 Images = npt.NDArray[np.uint8]
 
@@ -40,11 +39,106 @@ PROBABILITY = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 1e-2}
 Measured as above where logits are below 5: at most 2e-6 in fp32 and 2e-3 in bf16.
 """
 
+_DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 _SIZE = 64
 
 
+def expected_shapes(architecture: str, *, classes: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of torchvision's state dict for a single-channel stem, by name.
+
+    Args:
+        architecture: One of `card.ARCHITECTURES`.
+        classes: Number of classes.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def add(convolution: str, norm: str, *, inputs: int, outputs: int, size: int) -> None:
+        shapes[f"{convolution}.weight"] = (outputs, inputs, size, size)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{norm}.{name}"] = (outputs,)
+
+    add("conv1", "bn1", inputs=1, outputs=64, size=7)
+    inputs, width = 64, 64
+    for stage, depth in enumerate(_DEPTHS[architecture], 1):
+        kernels = [(3, width), (3, width)]
+        if architecture == "resnet50":
+            kernels = [(1, width), (3, width), (1, 4 * width)]
+        for block in (f"layer{stage}.{number}" for number in range(depth)):
+            first = inputs
+            for place, (size, outputs) in enumerate(kernels, 1):
+                names = f"{block}.conv{place}", f"{block}.bn{place}"
+                add(*names, inputs=inputs, outputs=outputs, size=size)
+                inputs = outputs
+            if first != inputs:
+                names = f"{block}.downsample.0", f"{block}.downsample.1"
+                add(*names, inputs=first, outputs=inputs, size=1)
+        width *= 2
+    return {**shapes, "fc.weight": (classes, inputs), "fc.bias": (classes,)}
+
+
+def check_tensors(
+    tensors: Mapping[str, Tensor],
+    *,
+    architecture: str,
+    classes: int,
+    normalisation: Normalisation,
+    source: Path,
+) -> dict[str, Tensor]:
+    """Check that named tensors are the weights of a network that gives finite scores.
+
+    Args:
+        tensors: By torchvision's names; `num_batches_tracked` is ignored.
+        architecture: One of `card.ARCHITECTURES`.
+        classes: Number of classes.
+        normalisation: How images are scaled for the network.
+        source: The file, for the message.
+
+    Returns:
+        The tensors in float32.
+
+    Raises:
+        CheckpointError: A tensor is missing, unknown, of another shape, not finite, or holds a
+            variance that is negative; or the network gives no finite scores.
+    """
+    shapes = expected_shapes(architecture, classes=classes)
+    given = {name: value for name, value in tensors.items() if "num_batches" not in name}
+    checked: dict[str, Tensor] = {}
+    problem = None
+    for name in sorted(shapes.keys() | given.keys()):
+        problem = problem or _mismatch(name, shapes.get(name), given.get(name))
+    if problem is None:
+        # In float32, as they are computed with: of 64 bits some are infinite in 32.
+        # A copy: the file that a tensor may be mapped from can change while it is in use.
+        checked = {
+            name: given[name].to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+            for name in shapes
+        }
+        faults = (weight_fault(name, value) for name, value in checked.items())
+        problem = next((fault for fault in faults if fault), None)
+    if problem is not None:
+        raise CheckpointError(
+            f"the weights in {source} do not fit {architecture} with {classes} classes: "
+            f"{problem}; take another file, or copy this one again from where it is whole"
+        )
+    check_network(checked, normalisation, source=source)
+    return checked
+
+
+def _mismatch(name: str, shape: tuple[int, ...] | None, given: Tensor | None) -> str | None:
+    shown = name[:80]
+    if shape is None:
+        return f"{shown!r} is unknown"
+    if given is None:
+        return f"{shown!r} is missing"
+    if not is_plain(given):
+        return f"{shown!r} is not a plain dense tensor of floating point numbers"
+    if tuple(given.shape) != shape:
+        return f"{shown!r} has shape {tuple(given.shape)}, not {shape}"
+    return None
+
+
 def weight_fault(name: str, values: Tensor) -> str | None:
-    """Why values cannot be a network's weights of that name; None where they can.
+    """Return why values cannot be a network's weights of that name; None where they can.
 
     Args:
         name: As in a state dict, such as "bn1.running_var".
@@ -58,7 +152,7 @@ def weight_fault(name: str, values: Tensor) -> str | None:
 
 
 def check_images(size: int) -> Images:
-    """Give two images that use a network's filters, the same at each call.
+    """Return two images that use a network's filters, the same at each call.
 
     Args:
         size: Edge of an image, px.
@@ -74,33 +168,32 @@ def check_images(size: int) -> Images:
     return np.stack([noise, quarters.astype(np.uint8)])
 
 
-def check_network(model: RadiographResNet, normalisation: Normalisation, *, source: object) -> None:
-    """Refuse a network that cannot score.
+def check_network(
+    tensors: Mapping[str, Tensor], normalisation: Normalisation, *, source: object
+) -> None:
+    """Score two test images, and refuse a network that cannot.
 
     Args:
-        model: The network, in evaluation mode.
-        normalisation: How its inputs are scaled.
-        source: Where the weights are from, for the message.
+        tensors: The network's weights, float32.
+        normalisation: How images are scaled for it.
+        source: Where it comes from, for the message.
 
     Raises:
-        CheckpointError: For a test image a logit is not finite, or an activation is beyond
-            `LARGEST_ACTIVATION`.
+        CheckpointError: An activation is not finite, or larger than `LARGEST_ACTIVATION`.
     """
     largest: list[Tensor] = []
 
-    def note(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+    def observe(output: Tensor) -> Tensor:
         largest.append(output.abs().amax())
+        return output
 
-    kinds = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
-    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, kinds)]
-    try:
-        # One thread: to wait for each other costs several more than this little work.
-        with ThreadPoolExecutor(1, "check", torch.set_num_threads, (1,)) as thread:
-            thread.submit(score_plainly, model, check_images(_SIZE), normalisation).result()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    # NaN is not less, either.
+    def score() -> None:
+        score_plainly(layers_of(tensors), check_images(_SIZE), normalisation, observe)
+
+    # One thread: to wait for each other costs several more than this little work.
+    with ThreadPoolExecutor(1, "check", torch.set_num_threads, (1,)) as thread:
+        thread.submit(score).result()
+    # Written so that NaN is refused, too.
     if not all(value.item() <= LARGEST_ACTIVATION for value in largest):
         raise CheckpointError(
             f"the network in {source} gives no finite scores: its weights or its normalisation "
@@ -113,8 +206,7 @@ class PlainScores(NamedTuple):
 
     Attributes:
         logits: Shape (n, classes), float32.
-        magnitudes: Of each logit, the sum of the magnitudes of what it is the sum of; the same
-            shape and type.
+        magnitudes: For each logit, the sum of the magnitudes of its summands; the same shape.
     """
 
     logits: Tensor
@@ -122,22 +214,39 @@ class PlainScores(NamedTuple):
 
 
 def score_plainly(
-    model: RadiographResNet, images: Images, normalisation: Normalisation
+    layers: Layers,
+    images: Images,
+    normalisation: Normalisation,
+    observe: Callable[[Tensor], Tensor] = lambda output: output,
 ) -> PlainScores:
-    """Score images by `RadiographResNet` itself.
+    """Score images in float32 by PyTorch's own operators one after the other, as torchvision does.
 
     Args:
-        model: The network, in evaluation mode.
+        layers: The network.
         images: Shape (n, size, size).
         normalisation: How they are scaled.
+        observe: Called with the output of each convolution, batch norm and of the head.
     """
+
+    def apply(convolution: Convolution, x: Tensor) -> Tensor:
+        weight, mean, variance, scale, shift, stride = convolution
+        x = observe(conv2d(x, weight, None, stride, convolution.padding))
+        return observe(batch_norm(x, mean, variance, scale, shift, eps=EPSILON))
+
     grey = torch.from_numpy(images)[:, None].double() / 255
     scaled = (grey - normalisation.mean) / normalisation.std
-    head = model.fc
     with torch.inference_mode():
-        features = model.features(scaled.to(head.weight)).mean((2, 3))
-        magnitudes = features.abs() @ head.weight.abs().T + head.bias.abs()
-        return PlainScores(head(features).float().cpu(), magnitudes.float().cpu())
+        x = pool_stem(apply(layers.stem, scaled.to(layers.weight)).relu_())
+        for block in layers.blocks:
+            added = x if block.shortcut is None else apply(block.shortcut, x)
+            *first, last = block.convolutions
+            for convolution in first:
+                x = apply(convolution, x).relu_()
+            x = apply(last, x).add_(added).relu_()
+        features = x.mean((2, 3))
+        logits = observe(linear(features, layers.weight, layers.bias))
+        magnitudes = features.abs() @ layers.weight.abs().T + layers.bias.abs()
+        return PlainScores(logits.float().cpu(), magnitudes.float().cpu())
 
 
 class Trial:
@@ -148,24 +257,24 @@ class Trial:
     test image.
     """
 
-    def __init__(self, model: RadiographResNet, card: Card, *, precision: str) -> None:
-        """Take the network for plain PyTorch.
+    def __init__(self, tensors: Mapping[str, Tensor], card: Card, *, precision: str) -> None:
+        """Keep the network for plain PyTorch; nothing is computed.
 
         Args:
-            model: The network, in evaluation mode.
+            tensors: The network's weights, float32.
             card: Its card.
             precision: One of `ROUNDING`: how the compared network rounds.
         """
-        self._model = model
+        self._layers = layers_of(tensors)
         self._card = card
         self._precision = precision
         self._compared: list[int] = []
         self._refusal: CheckpointError | None = None
 
     def filled(self, inputs: Images, *, batch_size: int) -> Images:
-        """Choose what is compared of the first batch, and give it with a test image behind it.
+        """Choose the images to compare, and return the batch with a test image at its end.
 
-        Of the inputs it is the one of most contrast.
+        The image of most contrast is compared, and the test image where there is one.
 
         Args:
             inputs: Shape (n, size, size), 1 <= n <= batch_size.
@@ -178,11 +287,11 @@ class Trial:
         return np.concatenate([inputs, check_images(inputs.shape[1])[:1]])
 
     def score_plainly(self, filled: Images) -> PlainScores:
-        """Score what is compared of a batch that `filled` gave."""
-        return score_plainly(self._model, filled[self._compared], self._card.normalisation)
+        """Score the images to compare of a batch that `filled` returned."""
+        return score_plainly(self._layers, filled[self._compared], self._card.normalisation)
 
     def judge(self, logits: npt.NDArray[np.float32], plain: PlainScores) -> None:
-        """Refuse logits of a batch that `filled` gave, shape (n, classes); for good.
+        """Compare the logits of the batch, shape (n, classes); after a failure always fail.
 
         Raises:
             CheckpointError: They differ from the plain scores by more than rounding, or either is

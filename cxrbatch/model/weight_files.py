@@ -1,69 +1,145 @@
-"""Files that hold named tensors: safetensors, and state dicts in PyTorch's pickle format.
+"""Writing checkpoints, and reading state dicts of PyTorch that are to become one.
 
+A state dict in PyTorch's pickle format is read with `weights_only=True`, and is never scored with.
 Whatever a file claims, no more memory is taken than a ResNet-50 needs with all that a training
 script keeps beside it.
 """
 
 import os
-import stat
 import warnings
 from collections.abc import Mapping
-from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from safetensors import SafetensorError, safe_open
+import numpy as np
+import numpy.typing as npt
 
 from cxrbatch.errors import CheckpointError
+from cxrbatch.model.card import Card, check_architecture
+from cxrbatch.model.checkpoint import (
+    CARD_KEY,
+    FEATURES,
+    check_bytes,
+    is_plain,
+    opened_safetensors,
+    unreadable,
+)
+from cxrbatch.model.features import FeatureStatistics
 from cxrbatch.reading.containers.listing import list_members, open_regular
 from cxrbatch.reading.outcomes import ReadingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
-FEATURES = "features."
-"""What the names of feature statistics in a checkpoint begin with."""
+    from cxrbatch.model.network import RadiographResNet
 
-MOST_BYTES = 1 << 30
-"""Bytes of a file, and of what it inflates to: ten ResNet-50."""
-
-# Of a safetensors file: the length of its JSON header as eight bytes, then that header.
-_HEADER_LENGTH = 8
-_MOST_HEADER = 16 << 20
+_LARGEST_WEIGHT = 65_504
+# A safetensors file is known by the JSON object behind its first eight bytes.
+_HEAD_LENGTH = 8
 _STEM = "conv1.weight"
 _RGB_STEM = (64, 3, 7, 7)
 _ZIP = b"PK\x03\x04"
 
 
-@contextmanager
-def opened_safetensors(path: Path, *, framework: str) -> "Iterator[safe_open]":
-    """Open a safetensors file.
+class WeightsError(CheckpointError):
+    """Weights that no checkpoint can hold."""
 
-    Args:
-        path: The file.
-        framework: "numpy" or "pt": what its tensors are to be.
+
+def save_checkpoint(
+    path: Path,
+    *,
+    model: "RadiographResNet",
+    card: Card,
+    features: FeatureStatistics | None = None,
+) -> None:
+    """Write a checkpoint atomically.
 
     Raises:
-        CheckpointError: It is missing, too large, no regular file or no safetensors file.
+        CheckpointError: The disk refuses.
+        WeightsError: As for `packed_checkpoint`.
     """
+    content = packed_checkpoint(model=model, card=card, features=features)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        # os.stat, not is_file: a name that is too long has its own reason.
-        state = os.stat(path)
-        if not stat.S_ISREG(state.st_mode):
-            raise CheckpointError(f"checkpoint {path} is not a file")
-        check_bytes(state.st_size, path)
-        with open_regular(path) as plain:
-            claimed = int.from_bytes(plain.read(_HEADER_LENGTH), "little")
-        if claimed > _MOST_HEADER:
-            raise _no_checkpoint(path, f"its header claims {claimed:,} bytes")
-        with safe_open(path, framework=framework) as file:
-            yield file
-    except (OSError, ReadingError) as error:
-        raise unreadable(path, error) from None
-    except SafetensorError as error:
-        raise _no_checkpoint(path, str(error)[:100]) from None
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot write checkpoint {path}: {error.strerror}") from None
+
+
+def packed_checkpoint(
+    *, model: "RadiographResNet", card: Card, features: FeatureStatistics | None = None
+) -> bytes:
+    """Give the bytes of a checkpoint: float16 weights, float32 statistics, and the card.
+
+    Raises:
+        WeightsError: The weights are not finite, or too large for float16.
+    """
+    from safetensors.torch import save
+
+    tensors = {name: _stored(name, value) for name, value in _weights(model).items()}
+    if features is not None:
+        tensors |= {FEATURES + f.name: _tensor(getattr(features, f.name)) for f in fields(features)}
+    if bad := [name for name, value in tensors.items() if not value.isfinite().all()]:
+        raise WeightsError(
+            f"values of {bad[0]} are not finite, or are beyond the {_LARGEST_WEIGHT:,} that a "
+            "weight in 16 bits can be; the checkpoint is not written"
+        )
+    return save(tensors, metadata={CARD_KEY: card.to_json()})
+
+
+def round_as_stored(model: "RadiographResNet") -> None:
+    """Round a network's weights to what a checkpoint keeps of them."""
+    import torch
+
+    with torch.no_grad():
+        for name, value in _weights(model).items():
+            value.copy_(_stored(name, value))
+
+
+def _weights(model: "RadiographResNet") -> "dict[str, Tensor]":
+    # num_batches_tracked only matters for a momentum that this network does not use.
+    state = cast("dict[str, Tensor]", model.state_dict())
+    return {name: value for name, value in state.items() if "num_batches" not in name}
+
+
+def _stored(name: str, value: "Tensor") -> "Tensor":
+    # A running variance can exceed float16's range; all statistics together are 40 kB.
+    return (value.float() if "running_" in name else value.half()).contiguous().cpu()
+
+
+def _tensor(values: npt.NDArray[np.float32]) -> "Tensor":
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(values))
+
+
+def import_state_dict(source: Path, *, card: Card) -> "RadiographResNet":
+    """Read a PyTorch state dict into the card's architecture.
+
+    Raises:
+        CheckpointError: Not a state dict that `weights_only` can read, or weights that don't fit,
+            are unsound or give no finite scores.
+    """
+    from cxrbatch.model.network import model_of
+    from cxrbatch.model.soundness import check_tensors
+
+    check_architecture(card.architecture)
+    tensors = check_tensors(
+        read_state_dict(source),
+        architecture=card.architecture,
+        classes=len(card.classes),
+        normalisation=card.normalisation,
+        source=source,
+    )
+    return model_of(tensors, card.architecture)
 
 
 def read_state_dict(source: Path) -> "dict[str, Tensor]":
@@ -82,9 +158,9 @@ def read_state_dict(source: Path) -> "dict[str, Tensor]":
     try:
         # Opened without waiting: a FIFO would hang the command.
         with open_regular(source) as file:
-            head = file.read(_HEADER_LENGTH + 1)
+            head = file.read(_HEAD_LENGTH + 1)
             check_bytes(os.fstat(file.fileno()).st_size, source)
-        if head[_HEADER_LENGTH:] == b"{":
+        if head[_HEAD_LENGTH:] == b"{":
             return _plain_state_dict(_safetensors(source), source)
         if head.startswith(_ZIP):
             # PyTorch inflates every entry that a tensor names, as far as the entry claims.
@@ -101,43 +177,6 @@ def read_state_dict(source: Path) -> "dict[str, Tensor]":
             f"{source} is not a plain state dict; save model.state_dict() and import that"
         ) from None
     return _plain_state_dict(loaded, source)
-
-
-def check_bytes(size: int, path: Path) -> None:
-    """Refuse a file that is, or inflates to, more than any network here needs.
-
-    Raises:
-        CheckpointError: `size` is larger than `MOST_BYTES`.
-    """
-    if size > MOST_BYTES:
-        raise CheckpointError(
-            f"{path} holds {size:,} bytes, and weights have at most {MOST_BYTES:,}; check its "
-            "name, or save model.state_dict() alone"
-        )
-
-
-def is_plain(tensor: "Tensor") -> bool:
-    """Whether a tensor is dense, has values, and these are floating point numbers of 16 bits up."""
-    import torch
-
-    usual = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    return tensor.layout is torch.strided and not tensor.is_meta and tensor.dtype in usual
-
-
-def unreadable(path: Path, error: OSError | ReadingError) -> CheckpointError:
-    """The error that says why a file cannot be read."""
-    reason = str(error) if isinstance(error, ReadingError) else error.strerror
-    return CheckpointError(
-        f"cannot read checkpoint {path}: {reason or 'it is no whole file'}; check its name and its "
-        "permissions"
-    )
-
-
-def _no_checkpoint(path: Path, reason: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is not a cxrbatch checkpoint ({reason}); "
-        "a .pt or .pth file comes in through `cxrbatch models import`"
-    )
 
 
 def _safetensors(path: Path) -> "dict[str, Tensor]":

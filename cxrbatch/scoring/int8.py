@@ -22,8 +22,9 @@ import torch
 from cxrbatch.errors import CxrbatchError, LabelError
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint
-from cxrbatch.model.inference import memory_explained, normalised
-from cxrbatch.model.predictor import Predictor
+from cxrbatch.model.fused import layers_of
+from cxrbatch.model.inference import memory_explained
+from cxrbatch.model.predictor import Predictor, normalised
 from cxrbatch.model.preprocessing import image_hash
 from cxrbatch.paths import shown, text_to_path
 from cxrbatch.results.label_files import read_labels
@@ -162,7 +163,8 @@ def quantise_network(checkpoint: Checkpoint, labels: Path, options: ScoringOptio
     norm = checkpoint.card.normalisation
     with memory_explained(options.batch_size):
         ranges = activation_ranges(
-            checkpoint.model, (normalised(torch.from_numpy(b)[:, None], norm) for b in batches)
+            layers_of(checkpoint.tensors),
+            (normalised(torch.from_numpy(b)[:, None], norm) for b in batches),
         )
     made = partial(Predictor, checkpoint, batch_size=options.batch_size, device=_CPU)
     before = made(precision="fp32")

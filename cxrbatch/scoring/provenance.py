@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cxrbatch.model.checkpoint import Checkpoint
+from cxrbatch.model.fused import STRIDE
 from cxrbatch.model.inference import Backend
-from cxrbatch.model.network import STRIDE
 from cxrbatch.paths import path_to_text
 from cxrbatch.results.table import SCHEMA_VERSION
 from cxrbatch.scoring.patients import secret_id

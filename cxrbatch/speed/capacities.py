@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cxrbatch.model.checkpoint import Checkpoint
-from cxrbatch.model.inference import DTYPES, Lanes, Network, choose_precision
+from cxrbatch.model.inference import DTYPES, Lanes, choose_precision
+from cxrbatch.model.predictor import Network
 from cxrbatch.speed.bare import BareFile, decode_all
 
 _GEMM_EDGE = {"cpu": 1536, "cuda": 8192}

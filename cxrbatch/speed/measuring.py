@@ -21,12 +21,8 @@ import torch
 from cxrbatch.atomic import claimed
 from cxrbatch.errors import UsageError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
-from cxrbatch.model.inference import (
-    choose_device,
-    choose_precision,
-    describe_device,
-    make_network,
-)
+from cxrbatch.model.inference import choose_device, choose_precision, describe_device
+from cxrbatch.model.predictor import make_network
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.scoring.allocation import keep_freed_memory

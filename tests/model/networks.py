@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from cxrbatch.model.fused import Layers, layers_of
 from cxrbatch.model.network import RadiographResNet
 
 
@@ -17,3 +18,8 @@ def trained(architecture: str) -> RadiographResNet:
     for _ in range(3):
         model(torch.randn(8, 1, 64, 64))
     return model.eval()
+
+
+def layers(model: RadiographResNet) -> Layers:
+    """The network's tensors, in the same memory."""
+    return layers_of(model.state_dict())

@@ -19,14 +19,9 @@ from torch import Tensor
 
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Card
-from cxrbatch.model.checkpoint import (
-    build_model,
-    file_sha256,
-    load_checkpoint,
-    read_card,
-    save_checkpoint,
-)
-from cxrbatch.model.network import RadiographResNet
+from cxrbatch.model.checkpoint import file_sha256, load_checkpoint, read_card
+from cxrbatch.model.network import RadiographResNet, build_model
+from cxrbatch.model.weight_files import save_checkpoint
 
 Tensors = dict[str, Tensor]
 

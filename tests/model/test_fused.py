@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from networks import trained
+from networks import layers, trained
 
 from cxrbatch.model import fused
-from cxrbatch.model.fused import FusedResNet, pool_positive
-from cxrbatch.model.network import ARCHITECTURES, pool_stem
+from cxrbatch.model.card import ARCHITECTURES
+from cxrbatch.model.fused import FusedResNet, pool_positive, pool_stem
 
 CPU = torch.device("cpu")
 
@@ -32,7 +32,7 @@ def test_folding_changes_nothing_but_rounding(architecture: str, use: Callable[.
     images = torch.randn(4, 1, 96, 64)
     with torch.inference_mode():
         expected = model.score(images)
-        found = FusedResNet(model, device=CPU, dtype=torch.float32).score(images)
+        found = FusedResNet(layers(model), device=CPU, dtype=torch.float32).score(images)
     for name in ("logits", "heatmaps"):
         want, have = getattr(expected, name), getattr(found, name)
         torch.testing.assert_close(have, want, rtol=0, atol=2e-5 * float(want.abs().max()))
@@ -47,7 +47,7 @@ def test_bf16_is_as_near_as_autocasts(use: Callable[..., None]) -> None:
         exact = model.score(images).logits
         with torch.autocast("cpu", dtype=torch.bfloat16):
             autocast = model.score(images).logits
-        found = FusedResNet(model, device=CPU, dtype=torch.bfloat16).score(images).logits
+        found = FusedResNet(layers(model), device=CPU, dtype=torch.bfloat16).score(images).logits
     assert found.dtype == torch.float32
     assert not torch.equal(found, exact)
     assert (found - exact).square().mean() < 4 * (autocast - exact).square().mean()
@@ -56,7 +56,7 @@ def test_bf16_is_as_near_as_autocasts(use: Callable[..., None]) -> None:
 def test_the_network_is_left_as_it_is() -> None:
     model = trained("resnet18")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    FusedResNet(model, device=CPU, dtype=torch.bfloat16).score(torch.randn(1, 1, 64, 64))
+    FusedResNet(layers(model), device=CPU, dtype=torch.bfloat16).score(torch.randn(1, 1, 64, 64))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -85,5 +85,5 @@ def test_a_score_of_what_is_no_number_is_none(monkeypatch: pytest.MonkeyPatch) -
     images[..., 32, 32:34] = 2.0
     for dtype in (torch.float32, torch.bfloat16):
         with torch.inference_mode():
-            found = FusedResNet(model, device=CPU, dtype=dtype).score(images)
+            found = FusedResNet(layers(model), device=CPU, dtype=dtype).score(images)
         assert not found.logits.isfinite().any()

@@ -5,12 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cxrbatch.model.network import (
-    ARCHITECTURES,
-    RadiographResNet,
-    class_activation_maps,
-    quantise,
-)
+from cxrbatch.model.card import ARCHITECTURES
+from cxrbatch.model.fused import class_activation_maps
+from cxrbatch.model.inference import quantise
+from cxrbatch.model.network import RadiographResNet
 from cxrbatch.model.overlays import dequantise
 
 CLASSES = 4

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import trained
+from networks import layers, trained
 from torch import Tensor, nn
 
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model import inference
+from cxrbatch.model.card import ARCHITECTURES
 from cxrbatch.model.checkpoint import load_checkpoint
-from cxrbatch.model.fused import FusedResNet, fold
-from cxrbatch.model.inference import choose_device, choose_precision, describe_device
-from cxrbatch.model.network import ARCHITECTURES, RadiographResNet, quantise
+from cxrbatch.model.fused import Convolution, FusedResNet, fold
+from cxrbatch.model.inference import choose_device, choose_precision, describe_device, quantise
+from cxrbatch.model.network import RadiographResNet
 from cxrbatch.model.predictor import Predictor
 
 needs_openvino = pytest.mark.skipif(
@@ -40,8 +41,8 @@ def test_fp32_is_pytorchs(architecture: str) -> None:
     from cxrbatch.model.openvino import OpenVinoResNet
 
     model, given = trained(architecture), images(4)
-    plain = FusedResNet(model, device=CPU, dtype=torch.float32)
-    other = OpenVinoResNet(model, batch_size=4, size=64, precision="fp32")
+    plain = FusedResNet(layers(model), device=CPU, dtype=torch.float32)
+    other = OpenVinoResNet(layers(model), batch_size=4, size=64, precision="fp32")
     with torch.inference_mode():
         features, want = plain.features(given), plain.score(given)
         near(other.features(given), features)
@@ -63,8 +64,8 @@ def test_int8_is_what_pytorch_simulates(architecture: str) -> None:
     from cxrbatch.model.openvino import OpenVinoResNet, activation_ranges
 
     model, given = trained(architecture), images(16)
-    ranges = activation_ranges(model, [given[:9], given[9:]])
-    other = OpenVinoResNet(model, batch_size=16, size=64, precision="int8", ranges=ranges)
+    ranges = activation_ranges(layers(model), [given[:9], given[9:]])
+    other = OpenVinoResNet(layers(model), batch_size=16, size=64, precision="int8", ranges=ranges)
     with torch.inference_mode():
         exact = model.features(given)
         want = simulated(model, ranges).features(given)
@@ -79,20 +80,23 @@ def simulated(model: RadiographResNet, ranges: np.ndarray) -> RadiographResNet:
     model, limits = deepcopy(model), iter(ranges.tolist())
     quantise_weight(model.conv1, model.bn1)
     quantise_input(model.conv1, next(limits))
-    for block in model.blocks():
+    stages = (model.layer1, model.layer2, model.layer3, model.layer4)
+    for block in (block for stage in stages for block in stage):
         quantise_input(block, next(limits))
         if block.downsample is not None:
             quantise_weight(*block.downsample)
-        for number, (convolution, norm) in enumerate(block.convolutions()):
-            quantise_weight(convolution, norm)
-            if number:
-                quantise_input(convolution, next(limits))
+        for number in (1, 2, 3):
+            if convolution := getattr(block, f"conv{number}", None):
+                quantise_weight(convolution, getattr(block, f"bn{number}"))
+                if number > 1:
+                    quantise_input(convolution, next(limits))
     assert next(limits, None) is None
     return model
 
 
 def quantise_weight(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    folded = fold(convolution, norm)
+    statistics = norm.running_mean, norm.running_var, norm.weight, norm.bias
+    folded = fold(Convolution(convolution.weight, *statistics, stride=1))
     scale = folded.weight.abs().amax((1, 2, 3)) / 127
     zero = torch.zeros(len(scale), dtype=torch.int32)
     rounded = torch.fake_quantize_per_channel_affine(folded.weight, scale, zero, 0, -127, 127)
@@ -117,9 +121,9 @@ def test_a_tensor_that_is_always_0_stays_0() -> None:
     model, given = trained("resnet18"), images(2)
     model.conv1.weight.data.zero_()
     model.bn1.bias.data.fill_(-1.0)
-    ranges = activation_ranges(model, [given])
+    ranges = activation_ranges(layers(model), [given])
     assert ranges[1].tolist() == [0.0, 0.0]
-    network = OpenVinoResNet(model, batch_size=2, size=64, precision="int8", ranges=ranges)
+    network = OpenVinoResNet(layers(model), batch_size=2, size=64, precision="int8", ranges=ranges)
     with torch.inference_mode():
         assert network.features(given).isfinite().all()
 
@@ -140,9 +144,10 @@ import sys
 seen = []
 sys.addaudithook(lambda event, _: event.startswith("socket.") and seen.append(event))
 from cxrbatch.model.openvino import OpenVinoResNet
+from cxrbatch.model.fused import layers_of
 from cxrbatch.model.network import RadiographResNet
 model = RadiographResNet("resnet18", classes=2)
-OpenVinoResNet(model.eval(), batch_size=1, size=32, precision="fp32")
+OpenVinoResNet(layers_of(model.state_dict()), batch_size=1, size=32, precision="fp32")
 print([event for event in seen if event != "socket.__new__"])
 """
 
@@ -150,10 +155,12 @@ print([event for event in seen if event != "socket.__new__"])
 _FREED_IN_ORDER = """
 import signal
 from cxrbatch.model.openvino import OpenVinoResNet
+from cxrbatch.model.fused import layers_of
 from cxrbatch.model.network import RadiographResNet
 
 model = RadiographResNet("resnet18", classes=4).eval()
-first, second = (OpenVinoResNet(model, batch_size=1, size=64, precision="fp32") for _ in range(2))
+given = layers_of(model.state_dict())
+first, second = (OpenVinoResNet(given, batch_size=1, size=64, precision="fp32") for _ in range(2))
 del first
 del second
 signal.signal(signal.SIGINT, lambda number, frame: print("heard"))

@@ -9,18 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import trained
+from networks import layers, trained
 from refusals import refused
 from safetensors.torch import load_file, save
 
 from cxrbatch.errors import CheckpointError
-from cxrbatch.model.card import Card, Normalisation
-from cxrbatch.model.checkpoint import Checkpoint, import_state_dict, load_checkpoint
+from cxrbatch.model.card import ARCHITECTURES, Card, Normalisation
+from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.fused import FusedResNet
 from cxrbatch.model.inference import Backend, Precision
-from cxrbatch.model.network import ARCHITECTURES, RadiographResNet
+from cxrbatch.model.network import RadiographResNet
 from cxrbatch.model.predictor import Predictor
 from cxrbatch.model.soundness import check_images, check_network
+from cxrbatch.model.weight_files import import_state_dict
 
 CPU = torch.device("cpu")
 
@@ -49,7 +50,7 @@ def scorer(
     batch_size: int = 4,
     backend: Backend = "torch",
 ) -> Predictor:
-    checkpoint = Checkpoint(card, "", network)
+    checkpoint = Checkpoint.of(network, card)
     return Predictor(
         checkpoint, batch_size=batch_size, device=CPU, precision=precision, backend=backend
     )
@@ -88,14 +89,16 @@ def test_statistics_that_fold_to_nan_are_refused(
     network: RadiographResNet, dtype: torch.dtype, value: float
 ) -> None:
     network.bn1.running_var[3] = value
-    refused(lambda: FusedResNet(network, device=CPU, dtype=dtype))
+    refused(lambda: FusedResNet(layers(network), device=CPU, dtype=dtype))
 
 
 def test_folded_weights_that_are_infinite_in_16_bits_are_refused(network: RadiographResNet) -> None:
     network.bn1.weight[3] = 6e4
     network.bn1.running_var[3] = 0.0
-    FusedResNet(network, device=CPU, dtype=torch.bfloat16)
-    assert "--precision" in refused(lambda: FusedResNet(network, device=CPU, dtype=torch.float16))
+    FusedResNet(layers(network), device=CPU, dtype=torch.bfloat16)
+    assert "--precision" in refused(
+        lambda: FusedResNet(layers(network), device=CPU, dtype=torch.float16)
+    )
 
 
 @needs_openvino
@@ -109,7 +112,7 @@ def test_openvino_refuses_them_too(network: RadiographResNet, tiny_card: Card) -
 
 @pytest.mark.parametrize("std", [1e-30, 1e-300])
 def test_a_normalisation_without_measure_is_refused(network: RadiographResNet, std: float) -> None:
-    refused(lambda: check_network(network, Normalisation(0.5, std), source="a test"))
+    refused(lambda: check_network(network.state_dict(), Normalisation(0.5, std), source="a test"))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -122,7 +125,7 @@ def test_random_networks_are_sound(
     network = RadiographResNet(architecture, classes=classes).eval().requires_grad_(False)
     network.fc.weight *= factor
     card = replace(tiny_card, classes=tuple(f"class {number}" for number in range(classes)))
-    check_network(network, card.normalisation, source="a test")
+    check_network(network.state_dict(), card.normalisation, source="a test")
     scorer(network, card, precision="bf16").score(inputs)
 
 

@@ -25,7 +25,7 @@ def teacher(seed: int, size: int, temperature: float = 1.0) -> Checkpoint:
         normalisation=Normalisation(0.4, 0.2),
         temperature=temperature,
     )
-    return Checkpoint(card, f"{seed}", new_model(seed).eval())
+    return Checkpoint.of(new_model(seed), card)
 
 
 def test_opinions_are_the_mean_of_calibrated_probabilities() -> None:

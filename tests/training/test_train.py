@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from cxrbatch.errors import CxrbatchError, LabelError
-from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.preprocessing import Recipe
+from cxrbatch.model.weight_files import save_checkpoint
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results.labels import SPLITS, LabelledFile
 from cxrbatch.results.statistics import metrics

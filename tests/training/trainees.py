@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from cxrbatch.model.card import Card, Normalisation
-from cxrbatch.model.checkpoint import build_model
-from cxrbatch.model.network import RadiographResNet
+from cxrbatch.model.network import RadiographResNet, build_model
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.training.augment import draw_changes, draw_shares
 from cxrbatch.training.dataset import Side, draw_epoch

@@ -171,14 +171,6 @@ def check_bytes(size: int, path: Path) -> None:
         )
 
 
-def is_plain(tensor: "Tensor") -> bool:
-    """Whether a tensor is dense, has values, and these are floating point numbers of 16 bits up."""
-    import torch
-
-    usual = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    return tensor.layout is torch.strided and not tensor.is_meta and tensor.dtype in usual
-
-
 def unreadable(path: Path, error: OSError | ReadingError) -> CheckpointError:
     """Return the error that says why a file cannot be read."""
     reason = str(error) if isinstance(error, ReadingError) else error.strerror
@@ -205,6 +197,8 @@ def _card_of(metadata: Mapping[str, str] | None, path: Path) -> Card:
 
 def _features(tensors: Tensors, source: Path, *, width: int) -> FeatureStatistics | None:
     """Check the feature statistics of a checkpoint; None where it has none."""
+    from cxrbatch.model.soundness import is_plain
+
     if not tensors:
         return None
     given = {name.removeprefix(FEATURES): tensor for name, tensor in tensors.items()}

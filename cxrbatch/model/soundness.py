@@ -13,7 +13,6 @@ from torch.nn.functional import batch_norm, conv2d, linear
 
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Card, Normalisation
-from cxrbatch.model.checkpoint import is_plain
 from cxrbatch.model.fused import EPSILON, Convolution, Layers, layers_of, pool_stem
 
 Images = npt.NDArray[np.uint8]
@@ -135,6 +134,12 @@ def _mismatch(name: str, shape: tuple[int, ...] | None, given: Tensor | None) ->
     if tuple(given.shape) != shape:
         return f"{shown!r} has shape {tuple(given.shape)}, not {shape}"
     return None
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is dense, has values, and these are floating point numbers of 16 bits up."""
+    usual = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return tensor.layout is torch.strided and not tensor.is_meta and tensor.dtype in usual
 
 
 def weight_fault(name: str, values: Tensor) -> str | None:

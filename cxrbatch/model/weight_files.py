@@ -21,7 +21,6 @@ from cxrbatch.model.checkpoint import (
     CARD_KEY,
     FEATURES,
     check_bytes,
-    is_plain,
     opened_safetensors,
     unreadable,
 )
@@ -187,6 +186,8 @@ def _safetensors(path: Path) -> "dict[str, Tensor]":
 
 def _plain_state_dict(loaded: object, source: Path) -> "dict[str, Tensor]":
     import torch
+
+    from cxrbatch.model.soundness import is_plain
 
     if isinstance(loaded, Mapping):
         for key in ("state_dict", "model"):

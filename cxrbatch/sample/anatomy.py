@@ -8,8 +8,6 @@ Lengths are in image heights and planes have the shape (rows, columns), as in `p
 function returns planes of ray lengths in one tissue: soft tissue, bone or air.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -55,7 +53,7 @@ class Body:
     breasts: float
 
     @classmethod
-    def drawn(cls, generator: np.random.Generator, *, sex: str) -> Body:
+    def drawn(cls, generator: np.random.Generator, *, sex: str) -> "Body":
         """Choose a person's proportions at random within the usual range; `sex` is "F" or "M"."""
         cage, apex, dome, heart, depth, drop = generator.random(6).tolist()
         return cls(

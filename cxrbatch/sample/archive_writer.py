@@ -9,13 +9,11 @@ With the same versions of the libraries every run writes the same bytes: seeds, 
 fixed.
 """
 
-from __future__ import annotations
-
 import csv
 import importlib.util
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -56,21 +54,6 @@ KINDS = (DICOM, PNG, JPEG, REAL, BROKEN, FOREIGN, LABELS)
 """Kinds of file, in the order of the summary."""
 
 
-class Subject(StrEnum):
-    """What a drawing shows."""
-
-    FRONTAL = "chest from the front"
-    LATERAL = "chest from the side"
-    FOREARM = "forearm"
-
-
-_DRAW = {
-    Subject.FRONTAL: draw_frontal,
-    Subject.LATERAL: draw_lateral,
-    Subject.FOREARM: draw_forearm,
-}
-
-
 class RasterFormat(StrEnum):
     """Formats of phantom files that are no DICOM."""
 
@@ -81,14 +64,19 @@ class RasterFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """What one image shows: equal drawings in several files have equal pixels."""
+    """One image to draw; equal drawings in several files have equal pixels.
 
-    subject: Subject
+    Attributes:
+        view: Draws it: `draw_frontal`, `draw_lateral` or `draw_forearm`.
+        request: What to draw.
+    """
+
+    view: Callable[[PhantomRequest], Plane]
     request: PhantomRequest
 
     def draw(self) -> Plane:
         """Draw the image: shape (rows, columns), float64 in [0, 1], 1 is white."""
-        return _DRAW[self.subject](self.request)
+        return self.view(self.request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +99,7 @@ class PhantomFile:
     def label(self) -> str | None:
         """The class that is drawn; None if no chest is."""
         first = self.drawings[0]
-        return None if first.subject is Subject.FOREARM else first.request.label
+        return None if first.view is draw_forearm else first.request.label
 
     @property
     def study(self) -> int:
@@ -188,10 +176,10 @@ def phantom_files() -> list[PhantomFile]:
         _dicom_file(number, visit, name, packing, _drawing(number, visit=visit))
         for number, visit, name, packing in _DICOM_FILES
     ]
-    lateral = _drawing(1, subject=Subject.LATERAL)
+    lateral = _drawing(1, view=draw_lateral)
     files.append(_dicom_file(1, 1, "IM0002.dcm", DicomPacking(modality="DX", view="LL"), lateral))
     packing = DicomPacking(grey=_INVERTED, view="AP", body_part="FOREARM")
-    forearm = _drawing(2, visit=2, subject=Subject.FOREARM)
+    forearm = _drawing(2, visit=2, view=draw_forearm)
     files.append(_dicom_file(2, 2, "IM0002.dcm", packing, forearm))
     frames = _drawing(11), _drawing(11, visit=2)
     files.append(_dicom_file(11, 1, "IM0002.dcm", DicomPacking(), *frames))
@@ -203,12 +191,14 @@ def phantom_files() -> list[PhantomFile]:
     return sorted(files, key=lambda file: (file.person.number, file.study, file.path))
 
 
-def _drawing(number: int, *, visit: int = 1, subject: Subject = Subject.FRONTAL) -> Drawing:
+def _drawing(
+    number: int, *, visit: int = 1, view: Callable[[PhantomRequest], Plane] = draw_frontal
+) -> Drawing:
     """What is drawn of person `number`, from 1, at a visit."""
     person, label = PERSONS[number - 1], CLASSES[(number - 1) // 3]
     size = _LARGE_SIZE if number == 2 else _SIZES[number % len(_SIZES)]
     request = PhantomRequest(label, 100 + number, person.sex, Detector(*size), visit)
-    return Drawing(subject, request)
+    return Drawing(view, request)
 
 
 def _dicom_file(

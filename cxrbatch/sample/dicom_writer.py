@@ -1,7 +1,5 @@
 """Writes drawings as DICOM files in many transfer syntaxes, byte for byte the same each time."""
 
-from __future__ import annotations
-
 import io
 import uuid
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Makes broken files, and sound files that are no radiographs, as archives hold them."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 

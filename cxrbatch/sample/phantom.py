@@ -7,8 +7,6 @@ A drawing follows how a radiograph comes about: lengths of the ray in tissue are
 and turned to grey by a saturating curve; grain comes last.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -64,11 +62,8 @@ def draw_frontal(request: PhantomRequest) -> Plane:
     Raises:
         KeyError: If the label is not one of `CLASSES`.
     """
-    detector, person, visit = (
-        request.detector,
-        request.person_generator(),
-        request.visit_generator(),
-    )
+    detector = request.detector
+    person, visit = request.person_generator(), request.visit_generator()
     body = Body.drawn(person, sex=request.sex)
     finding = FINDINGS[request.label](detector, body, visit)
     air = detector.empty()

@@ -9,8 +9,6 @@ A plane is made only by arithmetic that IEEE 754 fixes to the last bit and by su
 (no BLAS, no transcendental function), so a drawing does not depend on the processor that made it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -1,9 +1,9 @@
-"""The chunks of a PNG, walked and verified before a decoder sees any of them.
+"""Reads and verifies the chunks of a PNG before a decoder sees any of them.
 
-A PNG is read chunk by chunk, so that one that claims gigabytes is refused without being held, and
-only the chunks that decide pixels are kept: text and profiles, which can inflate without end, are
-passed over. What is kept is put together as a plain PNG for the decoder, inflated already where
-that can be done beforehand.
+A PNG is read chunk by chunk, so that a claim of gigabytes is refused before memory is taken. Only
+the chunks that decide pixels are kept: text and profiles, which can inflate without end, are passed
+over. The kept chunks are put together as a plain PNG for the decoder, with image data that are
+inflated already where libdeflate can do that faster.
 
 Source: PNG specification, sections 5 (chunks), 11 (their meaning) and 9.2 (samples).
 """
@@ -23,36 +23,38 @@ _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 
 _GREY, _PALETTE = 0, 3
 _WITH_ALPHA = (4, 6)
 _KNOWN = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-# Chunks that may be left out by a writer and that change what is shown.
+# Chunks that a writer may leave out and that change what is shown.
 _OPTIONAL = (b"tRNS", b"sBIT", b"eXIf")
 # An orientation and a thumbnail; a longer one is passed over.
 _LONGEST_OPTIONAL = 1 << 16
 
-# The file may be this much larger than its own pixels.
+# A file may be this much larger than its own pixels.
 SPARE_BYTES = 16 << 20
-# More chunks than this belong to no image; walking them would be the bomb.
+# More chunks than this belong to no image; to walk them would take for ever.
 _MOST_CHUNKS = 100_000
 _STEP = 1 << 20
-# Of more, memory for all of it at once costs what there is to win; libpng never holds it whole.
+# For longer image data, memory for all of them at once costs as much time as libdeflate saves;
+# libpng never holds them whole.
 _MOST_INFLATED = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class PngChunks:
-    """What the chunks of a PNG say, checksums verified.
+    """The chunks of a PNG that decide its pixels, with verified checksums.
 
     Attributes:
-        columns: Width.
-        rows: Height.
-        depth: Bits per sample, of a palette's index for colour type 3.
+        columns: Width in pixels.
+        rows: Height in pixels.
+        depth: Bits per sample; for colour type 3, per index into the palette.
         colour_type: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha.
         interlace: 0, or 1 for Adam7.
         palette: Red, green and blue of each entry, for colour type 3.
-        transparency: Alpha by palette entry, or the colour that is transparent; None without.
+        transparency: The body of tRNS: alpha of each palette entry, or the transparent colour;
+            None without one.
         packed: The deflated image data.
-        significant: Bits per colour sample that carry the value, the most of all channels, as the
-            chunk sBIT says; None without a valid one.
-        exif: What the chunk eXIf holds; empty without one.
+        significant: The largest number of significant bits that sBIT gives to a colour channel;
+            None without a valid sBIT.
+        exif: The body of eXIf; empty without one.
     """
 
     columns: int
@@ -68,18 +70,18 @@ class PngChunks:
 
     @property
     def raw_bytes(self) -> int:
-        """Bytes of all samples, without the filter byte of each row."""
+        """Bytes of all samples in the PNG, without the filter byte of each row."""
         samples = self.columns * CHANNELS[self.colour_type]
         return self.rows * ((samples * self.depth + 7) // 8)
 
     @property
     def decoded_bytes(self) -> int:
-        """Bytes of all samples in memory, where each takes one or two."""
+        """Bytes of all samples in memory, where each takes one or two bytes."""
         width = 2 if self.depth == 16 else 1
         return self.rows * self.columns * CHANNELS[self.colour_type] * width
 
     def plain(self) -> bytes:
-        """A PNG of the bare samples; a palette's index counts as grey."""
+        """Write a PNG that decodes to the bare samples; palette indices count as grey."""
         kind = _GREY if self.colour_type == _PALETTE else self.colour_type
         header = struct.pack(
             ">IIBBBBB", self.columns, self.rows, self.depth, kind, 0, 0, self.interlace
@@ -88,10 +90,13 @@ class PngChunks:
         return PNG_SIGNATURE + b"".join(_chunk(name, body) for name, body in chunks)
 
     def _inflated(self) -> bytes | None:
-        """The image data as a stream that is not compressed; None where libpng is to inflate.
+        """Rewrite the image data as a deflate stream without compression.
 
-        By libdeflate, in less than half of the time. Data that are damaged, or longer or shorter
-        than the image, are for libpng to judge.
+        libdeflate inflates in less than half of libpng's time.
+
+        Returns:
+            The stream; None where libpng must inflate: interlaced or long data, and, as libpng
+            judges them, data that are damaged or longer or shorter than the image.
         """
         length = self.raw_bytes + self.rows
         if self.interlace or length > _MOST_INFLATED:
@@ -104,7 +109,7 @@ class PngChunks:
 
 
 def read_chunks(stream: BinaryIO, *, size: int, max_samples: int) -> PngChunks:
-    """Walk a PNG to its end and verify each checksum and the order of what matters.
+    """Read a PNG to its end; verify each checksum and the order of the chunks that matter.
 
     Args:
         stream: At the start of the file.
@@ -139,7 +144,7 @@ def _chunk(name: bytes, body: bytes) -> bytes:
 
 
 def _next_chunk(stream: BinaryIO, size: int) -> tuple[bytes, bytes]:
-    """Name and body of the next chunk; of one that decides no pixel the body is not kept."""
+    """Read the next chunk; return its name and, if it decides pixels, its body, else b""."""
     start = stream.tell()
     head = stream.read(8)
     if len(head) < 8:
@@ -163,7 +168,7 @@ def _next_chunk(stream: BinaryIO, size: int) -> tuple[bytes, bytes]:
 
 
 def _checked_header(body: bytes, *, size: int, max_samples: int) -> tuple[int, ...]:
-    """Columns, rows, depth, colour type and interlace method, if there is such a PNG."""
+    """Return columns, rows, depth, colour type and interlace method, if they are possible."""
     columns, rows, depth, colour_type, compression, filters, interlace = struct.unpack(
         ">IIBBBBB", body
     )
@@ -181,10 +186,10 @@ def _checked_header(body: bytes, *, size: int, max_samples: int) -> tuple[int, .
 
 
 def _check_order(name: bytes, last: bytes, bodies: dict[bytes, list[bytes]]) -> None:
-    """Refuse what libpng refuses: chunks out of place, twice, or critical and unknown."""
+    """Refuse what libpng refuses: chunks out of place or repeated, unknown critical chunks."""
     if not name.isalpha():
         raise ReadingError(Outcome.CORRUPT, "a chunk of the PNG has no name")
-    # A capital first letter: who does not know the chunk cannot read the image.
+    # A capital first letter: a reader that does not know the chunk cannot read the image.
     is_critical = name[:1].isupper()
     is_misplaced = (
         name == b"IHDR"
@@ -204,7 +209,7 @@ def _assembled(head: tuple[int, ...], bodies: dict[bytes, list[bytes]]) -> PngCh
         raise ReadingError(Outcome.CORRUPT, "the PNG has no usable palette")
     transparency = bodies[b"tRNS"][0] if b"tRNS" in bodies else None
     if transparency is not None and colour_type in _WITH_ALPHA:
-        # Such a PNG has an alpha channel, and the chunk no meaning.
+        # Such a PNG has an alpha channel, so the chunk has no meaning.
         transparency = None
     if transparency is not None:
         lengths = {0: (2,), 2: (6,), 3: range(1, len(palette) // 3 + 1)}[colour_type]
@@ -225,7 +230,7 @@ def _assembled(head: tuple[int, ...], bodies: dict[bytes, list[bytes]]) -> PngCh
 
 
 def _significant(body: bytes, depth: int, colour_type: int) -> int | None:
-    """The most bits that sBIT gives to a colour channel; a damaged one is as none (11.3.2.4)."""
+    """Largest number of bits that sBIT gives to a colour channel (11.3.2.4); None if invalid."""
     if colour_type == _PALETTE or len(body) != CHANNELS[colour_type]:
         return None
     if not all(1 <= bits <= depth for bits in body):

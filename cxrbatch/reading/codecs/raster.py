@@ -98,13 +98,7 @@ def read_png(
         ReadingError: `corrupt`, `truncated` or `too_large`.
     """
     chunks = read_chunks(stream, size=size, max_samples=max_pixels)
-    expansion = chunks.raw_bytes / max(1, len(chunks.packed))
-    if expansion > _DEFLATE_LIMIT:
-        raise ReadingError(Outcome.TRUNCATED, "the PNG holds too few bytes for its size")
-    if chunks.decoded_bytes > max(_LARGE_BYTES, _MOST_EXPANSION * len(chunks.packed)):
-        raise ReadingError(Outcome.TOO_LARGE, "the PNG inflates further than any radiograph")
-    if len(chunks.packed) > 2 * chunks.raw_bytes + chunks.rows + _SPARE_PACKED:
-        raise ReadingError(Outcome.CORRUPT, "the PNG has more data than its image could need")
+    _check_png(chunks)
     try:
         values = imagecodecs.png_decode(chunks.plain())
     except imagecodecs.PngError as error:
@@ -134,6 +128,17 @@ def read_png(
         voi_source=f"none_{no_voi}" if shown.is_guessed else None,
         deviation=UNSCALED if shown.is_unscaled else "",
     )
+
+
+def _check_png(chunks: PngChunks) -> None:
+    """Refuse, by the length of its image data alone, a PNG that cannot be a sound radiograph."""
+    expansion = chunks.raw_bytes / max(1, len(chunks.packed))
+    if expansion > _DEFLATE_LIMIT:
+        raise ReadingError(Outcome.TRUNCATED, "the PNG holds too few bytes for its size")
+    if chunks.decoded_bytes > max(_LARGE_BYTES, _MOST_EXPANSION * len(chunks.packed)):
+        raise ReadingError(Outcome.TOO_LARGE, "the PNG inflates further than any radiograph")
+    if len(chunks.packed) > 2 * chunks.raw_bytes + chunks.rows + _SPARE_PACKED:
+        raise ReadingError(Outcome.CORRUPT, "the PNG has more data than its image could need")
 
 
 def _over_black(values: NDArray[Any], chunks: PngChunks) -> NDArray[Any]:

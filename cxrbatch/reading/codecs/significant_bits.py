@@ -1,8 +1,8 @@
-"""PNGs whose samples use fewer bits than the PNG gives them: the range that is shown.
+"""Finds the range of values to show in PNGs whose samples use only some of their bits.
 
-A converter that copies the 12-bit values of a detector into a PNG of 16 bits writes a picture that
-is nearly black. The chunk sBIT may tell how many bits count; without it the image is treated like
-a DICOM image without window.
+A converter that copies the 12-bit values of a detector into a PNG of 16 bits writes an image that
+is nearly black. The chunk sBIT may give the number of bits that count; without it the image is
+treated like a DICOM image without window.
 
 Source: PNG specification, sections 11.3.2.4 (sBIT) and 13.12 (rescaling of samples).
 """
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from cxrbatch.reading.display import GreyImage, apply_range, robust_range
 
-# Percentiles are taken of about so many pixels, in whole rows at even distances.
+# Percentiles are computed from about so many pixels, in whole rows at even distances.
 _SAMPLED_PIXELS = 1 << 18
 _POLICY_DEPTH = 16
-# Of about so many samples, in whole rows, this share may lie beyond the range that is shown.
+# About so many samples are counted, in whole rows; this share of them may lie beyond the range.
 _COUNTED_SAMPLES, _OUTLIERS = 1 << 16, 0.005
 
 UNSCALED = "the samples are not scaled up to the depth of the PNG, as its chunk sBIT implies"
@@ -26,11 +26,13 @@ UNSCALED = "the samples are not scaled up to the depth of the PNG, as its chunk 
 
 @dataclass(frozen=True, slots=True)
 class ShownRange:
-    """Which part of the full range of a PNG's samples becomes black to white.
+    """Which part of the full range of a PNG's samples is shown from black to white.
 
     Attributes:
-        bits: Bits per sample that carry the value.
-        is_unscaled: Whether sBIT names `bits`, and the samples were written without scaling.
+        bits: Bits per sample that carry the value: 0 is black and 2^`bits` - 1 white, unless
+            `is_guessed`.
+        is_unscaled: Whether sBIT names `bits`, and the samples were not scaled up to the PNG's
+            depth.
         is_guessed: Whether nothing in the PNG names the range, so that a policy chooses it.
     """
 
@@ -42,7 +44,8 @@ class ShownRange:
 def shown_range(samples: NDArray[Any], *, depth: int, significant: int | None) -> ShownRange:
     """Find out how many bits of the samples carry the value.
 
-    A few samples beyond these, such as a marker that was burned in, are shown as white.
+    Up to 0.5 % of the samples may lie beyond the range, such as a marker that was burned in; they
+    are shown as white.
 
     Args:
         samples: All colour samples, shape (rows, columns) or (rows, columns, channels), unsigned;
@@ -59,7 +62,7 @@ def shown_range(samples: NDArray[Any], *, depth: int, significant: int | None) -
 
 
 def _named_range(samples: NDArray[Any], *, depth: int, bits: int) -> ShownRange | None:
-    """The range by sBIT; None where the samples contradict it."""
+    """The range that sBIT names; None if the samples contradict it."""
     most = int(samples.max())
     if most == 0 or (most >= 1 << bits and _are_scaled(samples, depth=depth, bits=bits)):
         return ShownRange(depth)
@@ -67,26 +70,30 @@ def _named_range(samples: NDArray[Any], *, depth: int, bits: int) -> ShownRange 
 
 
 def _guessed_range(samples: NDArray[Any], *, depth: int) -> ShownRange:
-    """The range by the samples alone: that of the PNG, unless they leave its upper bits unused."""
+    """The range by the samples alone: the full one, unless they leave its upper bits unused."""
     half = 1 << (depth - 1)
     if _reach(samples, half):
-        return ShownRange(depth)  # as most are, without a look at each sample
+        return ShownRange(depth)  # the usual case, decided without reading every sample
     used = int(samples.max())
     if used >= half:
         if _reach(samples, half // 2):
             return ShownRange(depth)
-        used = _usual_most(samples)
+        used = _largest_but_outliers(samples)
     return ShownRange(max(1, used.bit_length()), is_guessed=True)
 
 
 def stretched(image: GreyImage, shown: ShownRange, *, depth: int, no_voi: str) -> GreyImage:
-    """Map the range that is shown to black and white.
+    """Stretch the shown range to black and white.
 
     Args:
         image: Grey levels as shares of the full range of `depth` bits.
-        shown: As of `shown_range`.
+        shown: The range, as `shown_range` returned it.
         depth: Bits per sample of the PNG.
-        no_voi: Policy where the range is guessed, one of `display.NO_VOI_POLICIES`.
+        no_voi: Policy for a guessed range, one of `display.NO_VOI_POLICIES`: "robust" stretches the
+            percentiles of the image, other policies the bits in use.
+
+    Returns:
+        The image with new grey levels in [0, 1]; values beyond the range are clipped.
     """
     if shown.is_guessed and no_voi == "robust":
         limits = _robust_limits(image)
@@ -100,10 +107,10 @@ def stretched(image: GreyImage, shown: ShownRange, *, depth: int, no_voi: str) -
 
 
 def _are_scaled(samples: NDArray[Any], *, depth: int, bits: int) -> bool:
-    """Whether samples of `bits` bits were scaled up to `depth`.
+    """Whether samples of `bits` bits were scaled up to `depth` bits.
 
-    A PNG that follows the specification has samples that were multiplied, shifted, or filled up
-    with a repetition of their own bits.
+    The specification allows three ways: samples are multiplied, shifted, or filled up with a
+    repetition of their own bits.
     """
     present = np.flatnonzero(np.bincount(samples.reshape(-1), minlength=1 << depth))
     full, most = (1 << depth) - 1, (1 << bits) - 1
@@ -118,20 +125,19 @@ def _are_scaled(samples: NDArray[Any], *, depth: int, bits: int) -> bool:
 
 
 def _reach(samples: NDArray[Any], value: int) -> bool:
-    """Whether more than a few outliers are at least `value`."""
-    some = _some(samples)
+    """Whether more samples than a few outliers are at least `value`."""
+    some = _row_sample(samples)
     return bool(np.count_nonzero(some >= value) > _OUTLIERS * some.size)
 
 
-def _usual_most(samples: NDArray[Any]) -> int:
-    """The value that all but a few outliers do not exceed."""
-    some = _some(samples).reshape(-1)
+def _largest_but_outliers(samples: NDArray[Any]) -> int:
+    some = _row_sample(samples).reshape(-1)
     place = some.size - 1 - int(_OUTLIERS * some.size)
     return int(np.partition(some, place)[place])
 
 
-def _some(samples: NDArray[Any]) -> NDArray[Any]:
-    """Whole rows at even distances, about `_COUNTED_SAMPLES` in all."""
+def _row_sample(samples: NDArray[Any]) -> NDArray[Any]:
+    """Whole rows at even distances, with about `_COUNTED_SAMPLES` samples in all."""
     return samples[:: max(1, samples.size // _COUNTED_SAMPLES)]
 
 

@@ -11,10 +11,11 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -30,19 +31,20 @@ from cxrbatch.scoring.archive import ArchiveFile, Walk
 from cxrbatch.scoring.engine import score_archive
 from cxrbatch.scoring.file_reader import FileReader, LoadedFile
 from cxrbatch.scoring.run import Progress, ScoringOptions
-from cxrbatch.speed.bare import BareFile, find_pixels
-from cxrbatch.speed.capacities import (
+from cxrbatch.speed.machine import (
+    BareFile,
     Capacities,
     Demands,
     Rounds,
     available_cores,
+    codec_measure,
+    copy_measure,
     disk_rate,
+    find_pixels,
+    forward_measure,
     native_precisions,
+    operation_measure,
     operations_of,
-    seconds_of_codec,
-    seconds_of_forward,
-    seconds_per_byte_copied,
-    seconds_per_operation,
 )
 from cxrbatch.workers.forkserver_client import Forkserver
 from cxrbatch.workers.pool import ReadingPool
@@ -50,67 +52,55 @@ from cxrbatch.workers.scheduler import PendingItem
 
 
 class RunClock:
-    """Passes progress on, and times a run without the filling and draining of what is on its way.
+    """Passes a run's progress on, and times the run without its filling and draining.
 
-    The clock starts when some files were taken. It stands still from when the last one is taken
-    until its score is there, as the scores of others were on their way when it started: between,
-    as many images are scored as are taken. Where no file is to be taken before, all counts.
+    The clock starts when `after` files were read, and stops while the last files on their way are
+    scored: the scores of as many others were on their way when it started, so that between start
+    and stop as many images are scored as are read. With `after` 0 the whole run counts.
 
     Attributes:
-        before: Files that were taken before the clock started.
+        before: Files that were read before the clock started.
     """
 
     def __init__(self, progress: Progress, *, after: int) -> None:
         """Wait for the run.
 
         Args:
-            progress: Told what the clock is told.
-            after: Files that are taken before it starts.
+            progress: Is told everything that this object is told.
+            after: Files that are read before the clock starts.
         """
         self._progress = progress
         self._after = after
-        self._started = self._last_taken = self._drained = 0.0
+        self._started = self._last_read = self._drained = 0.0
         self.before = 0
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        """Return a method of the `Progress` that needs no clock."""
+        return cast(Callable[..., None], getattr(self._progress, name))
 
     @property
     def seconds(self) -> float:
-        """From its start to now, when the run has ended."""
-        draining = self._drained - self._last_taken if self._after else 0.0
+        """From the clock's start to now, without the draining; for when the run has ended."""
+        draining = self._drained - self._last_read if self._after else 0.0
         return time.perf_counter() - self._started - draining
 
-    def found(self, files: int) -> None:
-        """As of `Progress`."""
-        self._progress.found(files)
-
     def start(self, files: int, *, done: int) -> None:
-        """As of `Progress`."""
+        """Pass it on and start the clock."""
         self._progress.start(files, done=done)
         self._started = time.perf_counter()
 
     def advance(self, files: int) -> None:
-        """As of `Progress`."""
+        """Pass it on; start the clock anew until `after` files were read."""
         self._progress.advance(files)
-        self._last_taken = time.perf_counter()
+        self._last_read = time.perf_counter()
         if self.before < self._after:
             self.before += files
-            self._started = self._last_taken
+            self._started = self._last_read
 
     def shard_done(self, files: int) -> None:
-        """As of `Progress`."""
+        """Pass it on and note that the files on their way are scored."""
         self._progress.shard_done(files)
         self._drained = time.perf_counter()
-
-    def failed(self, number: int, path: str, outcome: Outcome) -> None:
-        """As of `Progress`."""
-        self._progress.failed(number, path, outcome)
-
-    def retried(self, number: int, path: str) -> None:
-        """As of `Progress`."""
-        self._progress.retried(number, path)
-
-    def fewer_workers(self) -> None:
-        """As of `Progress`."""
-        self._progress.fewer_workers()
 
 
 _WALKED_SECONDS = 5.0
@@ -126,16 +116,16 @@ _FILLED = 5
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a machine could do and what it did.
+    """What a machine could do with an archive, and what it did.
 
     Attributes:
-        device: In words.
-        on_gpu: Whether the forward pass leaves the cores to the codec.
-        precision: Of the forward pass.
-        capacities: Of the machine.
-        demands: Of an image.
-        images: Scored from end to end; where there are many, those after the first batches.
-        seconds: That these took, with putting the table together.
+        device: The device in words.
+        on_gpu: Whether the forward pass runs on a GPU, beside the codec.
+        precision: Precision of the forward pass.
+        capacities: Rates of the machine.
+        demands: What one image needs.
+        images: Images scored from file to table; of many, without the first batches.
+        seconds: Time of these images, with the writing of the table.
     """
 
     device: str
@@ -148,7 +138,7 @@ class Measurement:
 
     @property
     def stages(self) -> dict[str, float]:
-        """Seconds per image of what works side by side or, on a CPU, in turn; by name."""
+        """Seconds that one image takes, by stage: codec, forward pass and, if measured, disk."""
         demands = self.demands
         stages = {"codec": demands.decode, "forward pass": demands.forward}
         if self.capacities.disk:
@@ -157,7 +147,7 @@ class Measurement:
 
     @property
     def limit(self) -> float:
-        """Images per second that nothing could exceed here."""
+        """Images per second that no scorer could exceed on this machine."""
         stages = dict(self.stages)
         if not self.on_gpu:
             stages["cores"] = stages.pop("codec") + stages.pop("forward pass")
@@ -165,12 +155,12 @@ class Measurement:
 
     @property
     def bottleneck(self) -> str:
-        """What an image needs longest."""
+        """The stage that takes one image longest."""
         return max(self.stages, key=lambda name: self.stages[name])
 
     @property
     def rate(self) -> float:
-        """Images per second from end to end."""
+        """Images per second from file to table."""
         return self.images / self.seconds if self.seconds else 0.0
 
 
@@ -182,9 +172,9 @@ def measure(
     Args:
         archive: A folder, of which some files are taken at random.
         checkpoint: What to score with.
-        options: As for a run; workers, batch size, device, precision and backend
+        options: Options of a run, of which workers, batch size, device, precision and backend
             count.
-        progress: Told of the run from end to end.
+        progress: Is told how far the run from file to table is.
 
     Raises:
         UsageError: The archive is missing, or none of its images can be measured.
@@ -206,10 +196,10 @@ def measure(
     size = loaded.card.recipe.size
     rounds = Rounds(
         {
-            "codec": seconds_of_codec(files, size=size, about=_ROUND_SECONDS),
-            "forward": seconds_of_forward(network, options.batch_size, size=size, device=device),
-            **{name: seconds_per_operation(name, device) for name in native_precisions(device)},
-            **({"copy": seconds_per_byte_copied(device)} if device.type == "cuda" else {}),
+            "codec": codec_measure(files, size=size, seconds=_ROUND_SECONDS),
+            "forward": forward_measure(network, options.batch_size, size=size, device=device),
+            **{name: operation_measure(name, device) for name in native_precisions(device)},
+            **({"copy": copy_measure(device)} if device.type == "cuda" else {}),
         },
         seconds=_ROUND_SECONDS,
     )
@@ -323,7 +313,7 @@ def _run(
                 output,
                 checkpoint=checkpoint,
                 options=replace(options, follow_links=True),
-                progress=clock,
+                progress=cast(Progress, clock),
                 forkserver=forkserver,
             )
             return images - clock.before, clock.seconds

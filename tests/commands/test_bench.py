@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cxrbatch.commands.bench import command
-from cxrbatch.speed import capacities, measuring
+from cxrbatch.speed import machine, measuring
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def in_a_moment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A few images where a minute's work would be measured; temporary files in a known place."""
     monkeypatch.setattr(measuring, "_ROUND_SECONDS", 0.01)
     monkeypatch.setattr(measuring, "_RUN_SECONDS", 0.01)
-    monkeypatch.setattr(capacities, "_GEMM_EDGE", {"cpu": 128})
+    monkeypatch.setattr(machine, "_GEMM_EDGE", {"cpu": 128})
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
 

@@ -20,7 +20,7 @@ from pydicom.uid import (
 )
 
 from cxrbatch.sample.dicom_writer import file_bytes, put_pixels
-from cxrbatch.speed.bare import BareFile, decode_all, find_pixels
+from cxrbatch.speed.machine import BareFile, decode_all, find_pixels
 
 
 def write_dicom(path: Path, cells: np.ndarray, syntax: UID) -> Path:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cxrbatch.speed.capacities import Capacities, Demands
+from cxrbatch.speed.machine import Capacities, Demands
 from cxrbatch.speed.measuring import Measurement
 
 

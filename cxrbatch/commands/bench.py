@@ -4,7 +4,7 @@ import json
 import tempfile
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -42,16 +42,16 @@ def command(
 
     It takes a sample of the archive and measures what no scorer can do without: the codec, a
     resize and the forward pass. From these follows the limit. In between, the sample is scored
-    from file to table, and what that reached of the limit is told. Nothing is written. Without
-    ARCHIVE the example archive of `cxrbatch sample` is taken. It takes less than a minute; other
-    work on the machine makes its figures wrong.
+    from file to table, and the share of the limit that this reaches is printed. Nothing is written.
+    Without ARCHIVE the example archive of `cxrbatch sample` is taken. It takes less than a minute;
+    other work on the machine makes its figures wrong.
 
     \b
     Example:
       cxrbatch bench archive
     """
-    told = Bar()
-    with Interruption(lambda: click.echo("interrupted", err=True)) as interruption, closing(told):
+    bar = Bar()
+    with Interruption(lambda: click.echo("interrupted", err=True)) as interruption, closing(bar):
         from cxrbatch.model.checkpoint import bundled_checkpoint
         from cxrbatch.sample.archive_writer import write_sample
         from cxrbatch.scoring.run import ScoringOptions
@@ -72,37 +72,10 @@ def command(
                     precision=precision,
                     device=device,
                 ),
-                progress=told,
+                progress=bar,
             )
-    click.echo(json.dumps(_as_json(measured)) if as_json else _as_text(measured))
+    click.echo(json.dumps(measured.to_json()) if as_json else _as_text(measured))
     return 0
-
-
-def _as_json(measured: "Measurement") -> dict[str, Any]:
-    capacities, demands = measured.capacities, measured.demands
-    return {
-        "device": measured.device,
-        "precision": measured.precision,
-        "capacities": {
-            "cores": capacities.cores,
-            "gemm_flops_per_second": capacities.gemm,
-            "disk_bytes_per_second": capacities.disk,
-            "copy_bytes_per_second": capacities.copy,
-        },
-        "demands_per_image": {
-            "encodings": demands.kinds,
-            "file_bytes": demands.bytes,
-            "codec_seconds": demands.decode,
-            "forward_seconds": demands.forward,
-            "forward_flops": demands.operations,
-        },
-        "limit_images_per_second": measured.limit,
-        "rate_images_per_second": measured.rate,
-        "ratio": measured.rate / measured.limit,
-        "bottleneck": measured.bottleneck,
-        "images": measured.images,
-        "seconds": measured.seconds,
-    }
 
 
 def _as_text(measured: "Measurement") -> str:

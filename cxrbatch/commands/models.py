@@ -136,10 +136,10 @@ def _print_figures(side: str, figures: object) -> None:
         click.echo(f"{side:<13} {name.replace('_', ' ')} {_figure(figures.get(name))}")
 
 
-def _figure(found: object) -> str:
-    """A number, alone or with its interval."""
-    if isinstance(found, dict):
-        bounds = found.get("interval")
+def _figure(figure: object) -> str:
+    """Format a number, alone or with its interval."""
+    if isinstance(figure, dict):
+        bounds = figure.get("interval")
         ends = [_figure(end) for end in bounds] if isinstance(bounds, list) else []
-        return _figure(found.get("value")) + (f" ({' to '.join(ends)})" if ends else "")
-    return f"{found:.4g}" if isinstance(found, int | float) else "undefined"
+        return _figure(figure.get("value")) + (f" ({' to '.join(ends)})" if ends else "")
+    return f"{figure:.4g}" if isinstance(figure, int | float) else "undefined"

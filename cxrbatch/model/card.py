@@ -1,4 +1,4 @@
-"""The card: what a checkpoint says of itself, and the only place class names come from."""
+"""The card of a checkpoint: class names, recipe, normalisation, temperature, thresholds."""
 
 import json
 import math
@@ -39,13 +39,14 @@ class Card:
         name: Short name shown to people.
         architecture: One of `ARCHITECTURES`.
         classes: Class names in the order of the logits.
-        recipe: How radiographs become inputs.
+        recipe: How radiographs become uint8 inputs.
         normalisation: How inputs are scaled on the device.
         temperature: Probabilities are softmax(logits / temperature).
-        operating_points: Thresholds on a class's probability, by class and name, as found on
-            validation: {class: {name: {"threshold": …, "sensitivity": …, "specificity": …}}}.
-        training: Free summary: data, split, options, metrics, versions.
-        limits: What the scores don't mean, one sentence each.
+        operating_points: Thresholds on a class's probability, by class and name, chosen on
+            validation images:
+            {class: {name: {"threshold": …, "sensitivity": …, "specificity": …}}}.
+        training: Summary of the training: data, split, options, metrics, versions.
+        limits: What the scores must not be taken for, one sentence each.
     """
 
     name: str
@@ -70,7 +71,7 @@ class Card:
                 raise ValueError("the name or a limit is overlong or cannot be printed")
 
     def to_json(self) -> str:
-        """Give the card as stored, keys sorted."""
+        """Return the card as a checkpoint stores it: JSON with sorted keys."""
         return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, sort_keys=True)
 
     @classmethod

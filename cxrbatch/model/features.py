@@ -1,4 +1,4 @@
-"""Where a network's features lie for images like the training images, to tell others from them.
+"""Mean and covariance of a network's features, to tell other images from the training images.
 
 The features are what the head sees: the last activations averaged over the image. They are
 described as a Gaussian with the class-independent mean and covariance; of the covariance the

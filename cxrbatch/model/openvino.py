@@ -1,9 +1,9 @@
 """The network by OpenVINO on a CPU: in float32, in bfloat16, or with convolutions of 8 bits.
 
 Its graph is built from the same folded convolutions as `fused.FusedResNet`; the head and the heat
-maps stay PyTorch's, in float32. What is quantised is what a convolution is given: its weights, by
-the largest of each output channel, and its input, by the largest value that all but one in a
-hundred images have in that tensor.
+maps stay PyTorch's, in float32. Quantised are a convolution's weights, scaled by the largest of
+each output channel, and its input, scaled by the tensor's largest value in all but one in a
+hundred images.
 
 Source: Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference",
 arXiv:1806.08342, section 3.
@@ -75,7 +75,7 @@ class OpenVinoResNet:
         self._weight, self._bias = (values.to("cpu", copy=True) for values in head)
 
     def features(self, images: Tensor) -> Tensor:
-        """Give the last convolutional layer's activations, as `FusedResNet.features`."""
+        """Compute the last convolutional layer's activations, as `FusedResNet.features`."""
         request = self._idle.get()
         try:
             return torch.from_numpy(request.infer([images.numpy()])[0])
@@ -83,26 +83,29 @@ class OpenVinoResNet:
             self._idle.put(request)
 
     def score(self, images: Tensor) -> Scores:
-        """Give logits and heat maps, as `FusedResNet.score`."""
+        """Compute logits and heat maps, as `FusedResNet.score`."""
         return score_features(self.features(images), self._weight, self._bias)
 
 
 def activation_ranges(layers: Layers, batches: Iterable[Tensor]) -> Ranges:
-    """Find the range of each tensor that a convolution is given.
+    """Find the range of values of each convolution's input.
 
     Args:
         layers: The network, in float32.
-        batches: Images, normalised, each of shape (n, 1, size, size); one batch at least.
+        batches: Normalised images, each of shape (n, 1, size, size); one batch at least.
+
+    Returns:
+        The smallest and the largest value of each tensor, shape (tensors, 2).
     """
-    found: list[list[npt.NDArray[np.float32]]] = []
+    results: list[list[npt.NDArray[np.float32]]] = []
     request = None
     for images in batches:
         if request is None:
             graph = _Graph(layers, (-1, *images.shape[1:]))
             compiled = _compiled(graph.extremes(), graph.images, hint="f32", streams=1)
             request = compiled.create_infer_request()
-        found.append(list(request.infer([images.numpy()]).values()))
-    extremes = [np.concatenate(of_tensor) for of_tensor in zip(*found, strict=True)]
+        results.append(list(request.infer([images.numpy()]).values()))
+    extremes = [np.concatenate(of_tensor) for of_tensor in zip(*results, strict=True)]
     # An image that is odd does not make the steps of all others coarse.
     low = [np.percentile(smallest, _ODD) for smallest in extremes[::2]]
     high = [np.percentile(largest, 100 - _ODD) for largest in extremes[1::2]]
@@ -131,7 +134,7 @@ class _Graph:
         self.features = x
 
     def extremes(self) -> list[_Node]:
-        """The smallest and the largest value in each image of what is rounded, by tensor."""
+        """Return nodes of the smallest and the largest value in each image, tensor by tensor."""
         reduced = (ops.reduce_min, ops.reduce_max)
         return [reduce(x, [1, 2, 3]) for x in self._given for reduce in reduced]
 
@@ -154,7 +157,7 @@ class _Graph:
         return ops.add(y, ops.constant(bias[:, None, None]))
 
     def _rounded(self, x: _Node) -> _Node:
-        """Note what convolutions are given, in its order; in 8 bits where the ranges are known."""
+        """Record a convolution's input, in order; round it to 8 bits where ranges are given."""
         self._given.append(x)
         if self._ranges is None:
             return x
@@ -174,7 +177,7 @@ def _in_levels(x: _Node, low: _Levels, high: _Levels, *, levels: int) -> _Node:
 def _compiled(
     outputs: list[_Node], images: _Node, *, hint: str, streams: int
 ) -> openvino.CompiledModel:
-    """Make a graph ready to be run by so many at once, who share the threads."""
+    """Compile a graph for `streams` requests at once, which share the threads."""
     model = openvino.Model(outputs, [images], "")
     settings = {
         "INFERENCE_PRECISION_HINT": hint,
@@ -188,9 +191,9 @@ def _compiled(
 
 @cache
 def _core() -> openvino.Core:
-    """One for the process, as a core gives the thread that it first works in a signal stack.
+    """Return the process's one core.
 
-    It puts back in the end what it found there; where that was the stack of a core freed earlier,
-    the next signal ends the process.
+    A core replaces the signal stack of the thread that it first works in, and at its end puts back
+    the earlier one. Where that belonged to a core freed before, the next signal ends the process.
     """
     return openvino.Core()

@@ -302,8 +302,8 @@ class Predictor:
         with torch.inference_mode(), memory_explained(self.batch_size):
             activations = self._network.features(self._batch(inputs))
             features = activations.float().mean((2, 3))[: len(inputs)]
-            found: npt.NDArray[np.float32] = features.cpu().numpy()
-            return found
+            result: npt.NDArray[np.float32] = features.cpu().numpy()
+            return result
 
     def _launch(self, inputs: Inputs) -> Launched:
         if self._lanes:

@@ -1,7 +1,7 @@
-"""The recipe: how a display image becomes the uint8 square that the network sees.
+"""The recipe: how a display image becomes the uint8 square that the network sees; without torch.
 
 There is one recipe per checkpoint. It is stored in the checkpoint's card, its hash in every table,
-and score, train, inspect and an upload all pass through `Recipe.prepare`.
+and score, train, inspect, an upload and Python all pass through `Recipe.prepare`.
 """
 
 import hashlib
@@ -44,8 +44,9 @@ class Recipe:
         size: Edge of the square input in pixels.
         geometry: "squeeze" scales rows and columns to the square independently, "pad" first adds
             black borders; whichever the training images went through.
-        no_voi: What the reader does with a DICOM that has no VOI transform.
-        version: Changes whenever the code below gives other pixels for the same fields.
+        no_voi: How the reader turns a DICOM without a VOI transform into grey levels, one of
+            `NoVoiPolicy`.
+        version: Raised whenever the code below gives other pixels for the same fields.
     """
 
     size: int
@@ -77,7 +78,7 @@ class Recipe:
         return cls(**card)
 
     def to_card(self) -> dict[str, Any]:
-        """Give the JSON form."""
+        """Return the JSON form that `from_card` reads."""
         return asdict(self)
 
     @property
@@ -168,7 +169,7 @@ def image_hash(prepared: ModelInput) -> str:
 
 
 def difference_hash(prepared: ModelInput) -> int:
-    """Give the 64-bit difference hash: one bit per neighbouring pair in an 8 x 9 thumbnail.
+    """Compute the 64-bit difference hash: one bit per neighbouring pair in an 8 x 9 thumbnail.
 
     Near-duplicates differ in a few bits. Source: N. Krawetz, "Kind of Like That", 2013.
 
@@ -197,11 +198,11 @@ def _average_rows(image: GreyImage, extent: int, target: int) -> Display:
     """Average rows to `target` larger ones, block by block.
 
     A target row is the sum of its own source rows in their order, so that it has the same bits
-    as if the whole image had been there; but a block stays in the processor's cache.
+    as from the whole image at once; but a block stays in the processor's cache.
     """
     columns = image.shape[1]
     averaged = np.empty((target, columns), np.float32)
-    # No more than there are: of small images, as many as there are sizes have the same plan.
+    # At most `extent`: so small images of different sizes share one cached plan.
     block = max(1, min(extent, _BLOCK_PIXELS // columns))
     for rows, (start, stop), weights in _row_blocks(image.shape[0], extent, target, block):
         averaged[rows] = weights @ image.rows(start, stop)
@@ -225,14 +226,14 @@ def _row_blocks(
 
 @lru_cache(maxsize=256)
 def _area_weights(source: int, extent: int, target: int) -> "csr_array":
-    """Give the share that each of `source` pixels has in each of `target` larger ones.
+    """Return the share that each of `source` pixels has in each of `target` larger ones.
 
     The source lies in the middle of `extent` pixels, black on both sides. Pillow's BOX filter
     takes or drops whole pixels, which is near to nearest neighbour where the ratio is small; here
     a pixel that an edge cuts counts with the part that lies inside. The product with a sparse
     matrix adds rows in one fixed order: the bits are the same everywhere.
     """
-    # A process that holds a recipe and reads no image starts a tenth of a second earlier.
+    # Imported here: a process that reads no image starts a tenth of a second earlier.
     from scipy.sparse import csr_array
 
     edges = np.arange(target + 1) * (extent / target)

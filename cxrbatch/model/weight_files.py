@@ -55,7 +55,7 @@ def save_checkpoint(
     """Write a checkpoint atomically.
 
     Raises:
-        CheckpointError: The disk refuses.
+        CheckpointError: The file cannot be written, as when the disk is full.
         WeightsError: As for `packed_checkpoint`.
     """
     content = packed_checkpoint(model=model, card=card, features=features)
@@ -76,7 +76,7 @@ def save_checkpoint(
 def packed_checkpoint(
     *, model: "RadiographResNet", card: Card, features: FeatureStatistics | None = None
 ) -> bytes:
-    """Give the bytes of a checkpoint: float16 weights, float32 statistics, and the card.
+    """Return the bytes of a checkpoint: float16 weights, float32 statistics, and the card.
 
     Raises:
         WeightsError: The weights are not finite, or too large for float16.
@@ -95,7 +95,7 @@ def packed_checkpoint(
 
 
 def round_as_stored(model: "RadiographResNet") -> None:
-    """Round a network's weights to what a checkpoint keeps of them."""
+    """Round a network's weights in place to the precision that a checkpoint stores."""
     import torch
 
     with torch.no_grad():

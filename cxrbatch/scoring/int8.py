@@ -1,9 +1,9 @@
-"""The ranges of 8-bit arithmetic, found with labelled images and refused where they cost accuracy.
+"""Finds the ranges of 8-bit arithmetic with labelled images, and refuses a loss of accuracy.
 
-What is compared is the area under each class's ROC curve against all others, on the same images:
-by PyTorch's scores in float32, and by those in 8 bits. Some of these images gave the ranges. They
-are not held back, for ranges are extremes of activations, in which no label has a part, and with
-fewer images the areas would be known the less exactly.
+For each class the area under its ROC curve against all others is computed twice on the same
+images, by PyTorch's scores in float32 and by those in 8 bits, and compared. Some of these images
+also give the ranges. They are not left out of the comparison: ranges are extremes of activations,
+in which no label has a part, and with fewer images the areas would be less exact.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ from cxrbatch.workers.pool import ReadingPool
 from cxrbatch.workers.scheduler import PendingItem
 
 LEAST_OF_A_CLASS = 25
-"""With fewer images one pair in another order would change an area by more than is allowed."""
+"""With fewer images, one pair in another order would change an area by more than is allowed."""
 
 _MOST_FILES = 2000
 
@@ -50,7 +50,7 @@ class LabelledImages:
     Attributes:
         inputs: Shape (n, size, size), uint8.
         classes: Shape (n,), class indices.
-        unreadable: Files that gave no image.
+        unreadable: Number of files that gave no image.
     """
 
     inputs: npt.NDArray[np.uint8]
@@ -59,14 +59,14 @@ class LabelledImages:
 
 
 def read_labelled(labels: Path, card: Card, options: ScoringOptions) -> LabelledImages:
-    """Read labelled files, some hundreds at most of each class.
+    """Read labelled files, at most `_MOST_FILES` in all and equally many of each class.
 
-    Of a file of labels with splits only those of "val" count.
+    If the labels name splits, only files of the split "val" are read.
 
     Args:
         labels: Folder of class folders, or a CSV or Parquet file with paths relative to its folder.
-        card: The model's.
-        options: How files are read.
+        card: Card of the model.
+        options: Options of the run: workers, limits and how files are read.
 
     Raises:
         LabelError: The labels cannot be used, or a class has fewer than `LEAST_OF_A_CLASS` images
@@ -97,7 +97,7 @@ def read_labelled(labels: Path, card: Card, options: ScoringOptions) -> Labelled
 
 
 def _of_val(files: Sequence[LabelledFile]) -> Sequence[LabelledFile]:
-    """Those to choose by, where the labels say which: a model knows "train", and "test" is kept."""
+    """Keep the split "val" if there are splits: a model knows "train", and "test" stays unseen."""
     has_splits = any(file.split is not None for file in files)
     return [file for file in files if file.split == "val"] if has_splits else files
 
@@ -105,7 +105,7 @@ def _of_val(files: Sequence[LabelledFile]) -> Sequence[LabelledFile]:
 def _some(
     files: Sequence[LabelledFile], numbers: Mapping[str, int], *, classes: int
 ) -> list[LabelledFile]:
-    """Choose up to as many of each class, without regard to their order."""
+    """Choose up to the same number of each class, by the hash of their paths."""
     most = max(_MOST_FILES // classes, LEAST_OF_A_CLASS)
     taken: Counter[int] = Counter()
     chosen = []
@@ -121,7 +121,7 @@ def _archived(base: Path, file: LabelledFile) -> ArchiveFile:
     try:
         path = text_to_path(file.path)
     except ValueError:
-        path = os.fsencode(file.path)  # as the person writes it
+        path = os.fsencode(file.path)  # as a person writes it
     return ArchiveFile(os.path.join(os.fsencode(base.absolute()), path), 0)
 
 
@@ -142,12 +142,12 @@ _CPU = torch.device("cpu")
 
 
 def quantise_network(checkpoint: Checkpoint, labels: Path, options: ScoringOptions) -> Quantisation:
-    """Find the ranges of a network, and what they cost.
+    """Find the ranges of a network's activations, and the change of accuracy in 8 bits.
 
     Args:
-        checkpoint: Of which network.
+        checkpoint: The network's checkpoint.
         labels: Folder of class folders, or a CSV or Parquet file of labels.
-        options: The run's.
+        options: Options of the run.
 
     Raises:
         LabelError: The labels cannot be used, or a class has too few images that can be read.
@@ -155,29 +155,29 @@ def quantise_network(checkpoint: Checkpoint, labels: Path, options: ScoringOptio
     """
     from cxrbatch.model.openvino import activation_ranges
 
-    found = read_labelled(labels, checkpoint.card, options)
-    hashes = [image_hash(prepared) for prepared in found.inputs]
+    images = read_labelled(labels, checkpoint.card, options)
+    hashes = [image_hash(prepared) for prepared in images.inputs]
     # By hash: whatever the order of the files, the same images give the same ranges.
     some = np.argsort(hashes)[:_FOR_RANGES]
-    batches = _batches(found.inputs[some], options.batch_size)
+    batches = _batches(images.inputs[some], options.batch_size)
     norm = checkpoint.card.normalisation
     with memory_explained(options.batch_size):
         ranges = activation_ranges(
             layers_of(checkpoint.tensors),
             (normalised(torch.from_numpy(b)[:, None], norm) for b in batches),
         )
-    made = partial(Predictor, checkpoint, batch_size=options.batch_size, device=_CPU)
-    before = made(precision="fp32")
-    after = made(precision="int8", backend="openvino", ranges=ranges)
+    predictor = partial(Predictor, checkpoint, batch_size=options.batch_size, device=_CPU)
+    before = predictor(precision="fp32")
+    after = predictor(precision="int8", backend="openvino", ranges=ranges)
     classes = checkpoint.card.classes
-    counts = np.bincount(found.classes, minlength=len(classes)).tolist()
+    counts = np.bincount(images.classes, minlength=len(classes)).tolist()
     quantisation = Quantisation(
         ranges,
         images=dict(zip(classes, counts, strict=True)),
-        unreadable=found.unreadable,
-        sha256=_sha256(hashes, [classes[number] for number in found.classes]),
-        auc_before=_areas(found, before, classes),
-        auc_after=_areas(found, after, classes),
+        unreadable=images.unreadable,
+        sha256=_sha256(hashes, [classes[number] for number in images.classes]),
+        auc_before=_areas(images, before, classes),
+        auc_after=_areas(images, after, classes),
     )
     _check(quantisation)
     return quantisation
@@ -193,17 +193,19 @@ def _check(quantisation: Quantisation) -> None:
         )
 
 
-def _areas(found: LabelledImages, scorer: Predictor, classes: Sequence[str]) -> dict[str, float]:
-    scores = scorer.score_all(_batches(found.inputs, scorer.batch_size))
-    areas = one_vs_rest_auc(found.classes, np.concatenate([s.probabilities for s in scores]))
+def _areas(
+    images: LabelledImages, predictor: Predictor, classes: Sequence[str]
+) -> dict[str, float]:
+    scores = predictor.score_all(_batches(images.inputs, predictor.batch_size))
+    areas = one_vs_rest_auc(images.classes, np.concatenate([s.probabilities for s in scores]))
     # Each class has images, so each has an area.
     return {name: float(area or 0.0) for name, area in zip(classes, areas, strict=True)}
 
 
 def _sha256(hashes: Sequence[str], labels: Sequence[str]) -> str:
-    """A hash of which pictures have which class, in whatever files and order."""
-    told = sorted(zip(hashes, labels, strict=True))
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    """Hash which images have which class, whatever their files and order."""
+    pairs = sorted(zip(hashes, labels, strict=True))
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
 def _batches(inputs: npt.NDArray[np.uint8], size: int) -> Iterator[npt.NDArray[np.uint8]]:

@@ -1,4 +1,4 @@
-"""What it takes to compute in 8 bits, and what that costs."""
+"""The ranges that 8-bit arithmetic needs, and the change of accuracy that it costs."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -7,18 +7,18 @@ import numpy as np
 import numpy.typing as npt
 
 MOST_CHANGE = 0.002
-"""By how much the area under a class's ROC curve may change, in either direction."""
+"""Largest allowed change of the area under a class's ROC curve, in either direction."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quantisation:
-    """What 8-bit arithmetic needs, and what it cost on the labelled images.
+    """Ranges for 8-bit arithmetic, and areas under ROC curves with and without them.
 
     Attributes:
-        ranges: As of `model.openvino.activation_ranges`.
-        images: By class name.
-        unreadable: Files that were to be among them, and could not be read.
-        sha256: Of the images and their classes.
+        ranges: The result of `model.openvino.activation_ranges`.
+        images: Number of labelled images by class name.
+        unreadable: Number of labelled files that could not be read.
+        sha256: Hash of the images and their classes.
         auc_before: In float32, by class name.
         auc_after: In 8 bits, by class name.
     """
@@ -32,16 +32,16 @@ class Quantisation:
 
     @property
     def auc_change(self) -> dict[str, float]:
-        """The second less the first, by class name."""
+        """`auc_after` less `auc_before`, by class name."""
         return {name: self.auc_after[name] - auc for name, auc in self.auc_before.items()}
-
-    def to_provenance(self) -> dict[str, Any]:
-        """Give what a table says of it, as JSON values."""
-        told = {name: value for name, value in asdict(self).items() if name != "ranges"}
-        return {**told, "auc_change": self.auc_change}
 
     @property
     def worst(self) -> str:
         """The class whose area changes most."""
         change = self.auc_change
         return max(change, key=lambda name: abs(change[name]))
+
+    def to_provenance(self) -> dict[str, Any]:
+        """Return the entry for a table's metadata: all but the ranges, as JSON values."""
+        values = {name: value for name, value in asdict(self).items() if name != "ranges"}
+        return {**values, "auc_change": self.auc_change}

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -162,6 +162,33 @@ class Measurement:
     def rate(self) -> float:
         """Images per second from file to table."""
         return self.images / self.seconds if self.seconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as JSON values, as `cxrbatch bench --json` prints them."""
+        capacities, demands = self.capacities, self.demands
+        return {
+            "device": self.device,
+            "precision": self.precision,
+            "capacities": {
+                "cores": capacities.cores,
+                "gemm_flops_per_second": capacities.gemm,
+                "disk_bytes_per_second": capacities.disk,
+                "copy_bytes_per_second": capacities.copy,
+            },
+            "demands_per_image": {
+                "encodings": demands.kinds,
+                "file_bytes": demands.bytes,
+                "codec_seconds": demands.decode,
+                "forward_seconds": demands.forward,
+                "forward_flops": demands.operations,
+            },
+            "limit_images_per_second": self.limit,
+            "rate_images_per_second": self.rate,
+            "ratio": self.rate / self.limit,
+            "bottleneck": self.bottleneck,
+            "images": self.images,
+            "seconds": self.seconds,
+        }
 
 
 def measure(

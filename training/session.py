@@ -14,7 +14,7 @@ from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.model.weight_files import save_checkpoint
 from cxrbatch.paths import check_output
-from cxrbatch.reading.outcomes import Kind
+from cxrbatch.reading.outcomes import OutcomeKind
 from cxrbatch.training import console as telling
 from cxrbatch.training import states
 from cxrbatch.training.augment import write_contact_sheet
@@ -148,7 +148,7 @@ def run_session(session: Session, told: telling.Progress) -> bool:
         checkpoint = _trained(session, labelled, data, initial, teachers, world, told)
         if checkpoint is not None:
             _write(session, checkpoint, labelled, data)
-    return not any(item.outcome.kind is Kind.FAILED for item in data.unreadable)
+    return not any(item.outcome.kind is OutcomeKind.FAILED for item in data.unreadable)
 
 
 def _places(paths: Iterable[Path]) -> Iterator[tuple[int, int]]:

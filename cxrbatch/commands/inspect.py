@@ -66,7 +66,7 @@ def command(
     from cxrbatch.errors import UsageError
     from cxrbatch.model.prediction import Prediction
     from cxrbatch.paths import check_output
-    from cxrbatch.reading.outcomes import Kind
+    from cxrbatch.reading.outcomes import OutcomeKind
     from cxrbatch.reading.radiograph import ReadingOptions
 
     if overlay and not checkpoint:
@@ -88,7 +88,7 @@ def command(
         if number == 0:
             _write_images(prediction, display=display, overlay=overlay)
         frames.append(_facts(prediction))
-        any_failed |= prediction.outcome.kind is Kind.FAILED
+        any_failed |= prediction.outcome.kind is OutcomeKind.FAILED
     if as_json:
         click.echo(json.dumps(frames, indent=2))
     else:

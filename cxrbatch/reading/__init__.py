@@ -1,8 +1,15 @@
-"""Files to display images: every file gives Readings, and no file raises.
+"""Turns files into display images: a path goes in, and Readings come out; no file raises.
 
-`radiograph.read_radiographs` is the way in. Below it, `sniffing` tells formats apart by their
-bytes, `dicom` and `raster` read the formats, `decoding` undoes compression with one named decoder
-per transfer syntax, and `display` turns stored values into grey levels by the standard's rules.
-`containers` lists and opens the members of zips, tars and compressed files.
-Nothing here knows of models.
+`radiograph.read_radiographs` is the way in. It knows nothing of models.
+
+- `radiograph`: reads a file, a member of an archive, or bytes; the public functions.
+- `readings`: the values that go in and out: options, limits, header facts, Readings.
+- `outcomes`: the closed set of outcome codes and flags.
+- `sniffing`: tells formats apart by their first bytes.
+- `dicom/`: reads DICOM files, from header to grey levels.
+- `codecs/`: decodes compressed frames, PNG and JPEG files.
+- `containers/`: lists and opens the members of zips, tars and compressed files.
+- `display`: turns stored values into grey levels by the standard's rules; the display image.
+- `colour`: turns colour images into grey ones.
+- `polarity`: measures whether the pixels look like a negative.
 """

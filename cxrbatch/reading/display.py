@@ -1,8 +1,8 @@
 """Turns stored values into grey levels, and holds the display image that results.
 
 Each step maps one value to one value, whatever its neighbours are. So for pixels of 8 and 16 bits
-`render` maps the list of all values that a pixel can have and keeps it as a table to look pixels
-up in: the same bits for a tenth of the work. The percentiles of the policy "robust" depend on the
+`render_grey` maps the list of all values that a pixel can have, and pixels are looked up in the
+result: the same bits for a tenth of the work. The percentiles of the policy "robust" depend on the
 image; they need only a histogram, which is a weight for each value of that list.
 
 Source: DICOM PS3.3 C.7.6.3 (pixels), C.7.5.1.1.2 (padding), C.11.1 (modality LUT), C.11.2 (VOI
@@ -182,7 +182,7 @@ class DisplayTransforms:
     voi_place: str = ""
 
     def voi_source(self, no_voi: str) -> str:
-        """Name the VOI transform that `render` uses with `no_voi`, for the table's `voi_source`.
+        """Name the VOI transform that is applied under the policy `no_voi`, as tables name it.
 
         Returns:
             "voi_lut", "window_linear", "window_linear_exact" or "window_sigmoid", followed by
@@ -209,7 +209,9 @@ class DisplayTransforms:
         return float(ends.min()), float(ends.max())
 
 
-def render(cells: Cells, transforms: DisplayTransforms, *, no_voi: str = "robust") -> GreyImage:
+def render_grey(
+    cells: Cells, transforms: DisplayTransforms, *, no_voi: str = "robust"
+) -> GreyImage:
     """Turn the pixel cells of one frame into a display image.
 
     Args:

@@ -1,4 +1,4 @@
-"""What can become of a file: a closed set of outcomes, each with its meaning and remedy.
+"""The codes of what can become of a file: a closed set of outcomes, and flags on images.
 
 An outcome says whether an image was scored and, if not, why. A flag says something about an image
 that a reader of its score should know. Both are written to tables by their value, so a value is
@@ -8,7 +8,7 @@ never renamed.
 from enum import StrEnum
 
 
-class Kind(StrEnum):
+class OutcomeKind(StrEnum):
     """The three kinds of outcome: only `FAILED` means that something went wrong."""
 
     SCORED = "scored"
@@ -16,185 +16,164 @@ class Kind(StrEnum):
     FAILED = "failed"
 
 
-class _Described(StrEnum):
-    """A code with one line of meaning."""
-
-    meaning: str
-
-    def __new__(cls, value: str, meaning: str) -> "_Described":
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.meaning = meaning
-        return member
-
-
 class Outcome(StrEnum):
-    """Why a file or frame has, or has not, a display image that may be scored."""
+    """Why a file or frame has, or has not, a display image that may be scored.
 
-    kind: Kind
+    Attributes:
+        kind: Whether the image was scored, is excluded, or could not be read.
+        meaning: One sentence.
+        remedy: What a user can do about it.
+    """
+
+    kind: OutcomeKind
     meaning: str
     remedy: str
 
-    def __new__(cls, value: str, kind: Kind, meaning: str, remedy: str) -> "Outcome":
-        """Make a member that is its code and carries kind, meaning and remedy."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.kind = kind
-        member.meaning = meaning
-        member.remedy = remedy
-        return member
-
-    SCORED = (
-        "scored",
-        Kind.SCORED,
-        "The image was read and may be scored.",
-        "Nothing to do.",
-    )
-    NOT_AN_IMAGE = (
-        "not_an_image",
-        Kind.EXCLUDED,
-        "The file is neither DICOM nor PNG nor JPEG, or it is empty.",
-        "None needed; convert other image formats to DICOM or PNG to have them scored.",
-    )
-    NOT_A_RADIOGRAPH = (
-        "not_a_radiograph",
-        Kind.EXCLUDED,
-        "A DICOM image of a modality that is not a projection radiograph.",
-        "If the modality tag is wrong, widen the accepted modalities with --modality.",
-    )
-    DICOMDIR = (
-        "dicomdir",
-        Kind.EXCLUDED,
-        "A DICOMDIR: an index of other files, without pixels of its own.",
-        "None needed; the files that it lists are read where they lie.",
-    )
-    STRUCTURED_REPORT = (
-        "structured_report",
-        Kind.EXCLUDED,
-        "A DICOM structured report or key object selection, without pixels.",
-        "None needed.",
-    )
-    ENCAPSULATED_DOCUMENT = (
-        "encapsulated_document",
-        Kind.EXCLUDED,
-        "A PDF, CDA or 3D model wrapped as DICOM, without pixels.",
-        "None needed.",
-    )
-    RADIOTHERAPY_OBJECT = (
-        "radiotherapy_object",
-        Kind.EXCLUDED,
-        "A radiotherapy object (plan, dose, structure set or treatment image).",
-        "None needed.",
-    )
-    PRESENTATION_STATE = (
-        "presentation_state",
-        Kind.EXCLUDED,
-        "A presentation state: how to show another image, without pixels.",
-        "None needed; presentation states are not applied.",
-    )
-    WAVEFORM = (
-        "waveform",
-        Kind.EXCLUDED,
-        "A waveform such as an ECG or a voice note, without pixels.",
-        "None needed.",
-    )
-    NO_PIXEL_DATA = (
-        "no_pixel_data",
-        Kind.EXCLUDED,
-        "A DICOM file that has no pixel data.",
-        "Export the file again with its pixel data if it should be an image.",
-    )
-    UNREADABLE_FILE = (
-        "unreadable_file",
-        Kind.FAILED,
-        "The file could not be opened or read, or is not a regular file.",
-        "Check permissions and the disk, then run again.",
-    )
-    UNSUPPORTED_CONTAINER = (
-        "unsupported_container",
-        Kind.FAILED,
-        "The file is a container that is not opened, such as 7z or rar, so the images in it are "
-        "not scored.",
-        "Unpack it, or pack it again as .zip or .tar.gz, then run again.",
-    )
-    TOO_LARGE = (
-        "too_large",
-        Kind.FAILED,
-        "The file claims more pixels or bytes than the limit allows.",
-        "Raise --max-pixels if the file is genuine.",
-    )
-    UNSUPPORTED_TRANSFER_SYNTAX = (
-        "unsupported_transfer_syntax",
-        Kind.FAILED,
-        "The pixel data are compressed in a way that no trusted decoder reads.",
-        "Convert the file, for example with gdcmconv --raw, then run again.",
-    )
-    UNSUPPORTED_IMAGE = (
-        "unsupported_image",
-        Kind.FAILED,
-        "The header describes an image that the standard's rules cannot display.",
-        "Check photometric interpretation, bit depths and samples per pixel in the header.",
-    )
-    TRUNCATED = (
-        "truncated",
-        Kind.FAILED,
-        "The file ends before its image does.",
-        "Copy or export the file again.",
-    )
-    CORRUPT = (
-        "corrupt",
-        Kind.FAILED,
-        "The file contradicts its format: damaged bytes, a bad checksum or an impossible header.",
-        "Copy or export the file again.",
-    )
-    DECODER_CRASHED = (
-        "decoder_crashed",
-        Kind.FAILED,
-        "A decoder ended its process on this file, also when tried alone.",
-        "The file is most likely damaged; copy or export it again.",
-    )
-    DECODER_TIMEOUT = (
-        "decoder_timeout",
-        Kind.FAILED,
-        "Decoding took longer than the time limit, also when tried alone.",
-        "The file is most likely damaged; raise the time limit if it is genuine.",
-    )
-    OUT_OF_MEMORY = (
-        "out_of_memory",
-        Kind.FAILED,
-        "Memory ran out while the image was read.",
-        "Use fewer --workers or a machine with more memory, then run score --update.",
-    )
-    READER_KILLED = (
-        "reader_killed",
-        Kind.FAILED,
-        "The process that read the file was killed from outside, also when the file was tried "
-        "alone.",
-        "Use fewer --workers or a machine with more memory, then run score --update.",
-    )
+    SCORED = "scored"
+    NOT_AN_IMAGE = "not_an_image"
+    NOT_A_RADIOGRAPH = "not_a_radiograph"
+    DICOMDIR = "dicomdir"
+    STRUCTURED_REPORT = "structured_report"
+    ENCAPSULATED_DOCUMENT = "encapsulated_document"
+    RADIOTHERAPY_OBJECT = "radiotherapy_object"
+    PRESENTATION_STATE = "presentation_state"
+    WAVEFORM = "waveform"
+    NO_PIXEL_DATA = "no_pixel_data"
+    UNREADABLE_FILE = "unreadable_file"
+    UNSUPPORTED_CONTAINER = "unsupported_container"
+    TOO_LARGE = "too_large"
+    UNSUPPORTED_TRANSFER_SYNTAX = "unsupported_transfer_syntax"
+    UNSUPPORTED_IMAGE = "unsupported_image"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    DECODER_CRASHED = "decoder_crashed"
+    DECODER_TIMEOUT = "decoder_timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    READER_KILLED = "reader_killed"
 
 
-class Flag(_Described):
-    """What a reader of the score should know about an image that was read."""
+class Flag(StrEnum):
+    """What a reader of the score should know about an image that was read.
 
-    LATERAL = "lateral", "The header says that this is a lateral view."
-    NOT_CHEST_TAG = "not_chest_tag", "The header names a body part other than the chest."
-    COLOUR = "colour", "The image has colour; its luminance was used."
-    BURNED_IN_RISK = "burned_in_risk", "The header says that text may be burned into the image."
-    LOSSY = "lossy", "The image has been compressed with loss."
-    REDUCED_DECODING = "reduced_decoding", "The image was decoded at a reduced size."
-    SECONDARY_CAPTURE = "secondary_capture", "A secondary capture: a scan or a screenshot."
-    FOR_PROCESSING = "for_processing", "Detector values that were not processed for display."
-    NO_VOI = "no_voi", "The header has no window or VOI LUT; a named policy was used."
-    VOI_IGNORED = "voi_ignored", "A window, LUT or rescale in the header is invalid: ignored."
-    MODALITY_MISSING = "modality_missing", "The header does not name a modality."
-    NONCONFORMING = "nonconforming", "The file breaks its standard: `detail` says how."
-    INVERTED_SUSPECTED = "inverted_suspected", "The pixels look inverted against the header."
-    OUT_OF_DISTRIBUTION = "out_of_distribution", "The image is unlike those the model has seen."
+    Attributes:
+        meaning: One sentence.
+    """
+
+    meaning: str
+
+    LATERAL = "lateral"
+    NOT_CHEST_TAG = "not_chest_tag"
+    COLOUR = "colour"
+    BURNED_IN_RISK = "burned_in_risk"
+    LOSSY = "lossy"
+    REDUCED_DECODING = "reduced_decoding"
+    SECONDARY_CAPTURE = "secondary_capture"
+    FOR_PROCESSING = "for_processing"
+    NO_VOI = "no_voi"
+    VOI_IGNORED = "voi_ignored"
+    MODALITY_MISSING = "modality_missing"
+    NONCONFORMING = "nonconforming"
+    INVERTED_SUSPECTED = "inverted_suspected"
+    OUT_OF_DISTRIBUTION = "out_of_distribution"
+
+
+# Of each outcome the code with its kind, the meaning and the remedy, a line each.
+_OUTCOMES = """
+scored (scored)
+The image was read and may be scored.
+Nothing to do.
+not_an_image (excluded)
+The file is neither DICOM nor PNG nor JPEG, or it is empty.
+None needed; convert other image formats to DICOM or PNG to have them scored.
+not_a_radiograph (excluded)
+A DICOM image of a modality that is not a projection radiograph.
+If the modality tag is wrong, widen the accepted modalities with --modality.
+dicomdir (excluded)
+A DICOMDIR: an index of other files, without pixels of its own.
+None needed; the files that it lists are read where they lie.
+structured_report (excluded)
+A DICOM structured report or key object selection, without pixels.
+None needed.
+encapsulated_document (excluded)
+A PDF, CDA or 3D model wrapped as DICOM, without pixels.
+None needed.
+radiotherapy_object (excluded)
+A radiotherapy object (plan, dose, structure set or treatment image).
+None needed.
+presentation_state (excluded)
+A presentation state: how to show another image, without pixels.
+None needed; presentation states are not applied.
+waveform (excluded)
+A waveform such as an ECG or a voice note, without pixels.
+None needed.
+no_pixel_data (excluded)
+A DICOM file that has no pixel data.
+Export the file again with its pixel data if it should be an image.
+unreadable_file (failed)
+The file could not be opened or read, or is not a regular file.
+Check permissions and the disk, then run again.
+unsupported_container (failed)
+The file is a container that is not opened, such as 7z or rar, so the images in it are not scored.
+Unpack it, or pack it again as .zip or .tar.gz, then run again.
+too_large (failed)
+The file claims more pixels or bytes than the limit allows.
+Raise --max-pixels if the file is genuine.
+unsupported_transfer_syntax (failed)
+The pixel data are compressed in a way that no trusted decoder reads.
+Convert the file, for example with gdcmconv --raw, then run again.
+unsupported_image (failed)
+The header describes an image that the standard's rules cannot display.
+Check photometric interpretation, bit depths and samples per pixel in the header.
+truncated (failed)
+The file ends before its image does.
+Copy or export the file again.
+corrupt (failed)
+The file contradicts its format: damaged bytes, a bad checksum or an impossible header.
+Copy or export the file again.
+decoder_crashed (failed)
+A decoder ended its process on this file, also when tried alone.
+The file is most likely damaged; copy or export it again.
+decoder_timeout (failed)
+Decoding took longer than the time limit, also when tried alone.
+The file is most likely damaged; raise the time limit if it is genuine.
+out_of_memory (failed)
+Memory ran out while the image was read.
+Use fewer --workers or a machine with more memory, then run score --update.
+reader_killed (failed)
+The process that read the file was killed from outside, also when the file was tried alone.
+Use fewer --workers or a machine with more memory, then run score --update.
+"""
+_LINES = _OUTCOMES.strip().splitlines()
+for _code, _meaning, _remedy in zip(_LINES[::3], _LINES[1::3], _LINES[2::3], strict=True):
+    _outcome = Outcome(_code.split()[0])
+    _outcome.kind = OutcomeKind(_code.split()[1].strip("()"))
+    _outcome.meaning, _outcome.remedy = _meaning, _remedy
+
+_FLAGS = """
+lateral: The header says that this is a lateral view.
+not_chest_tag: The header names a body part other than the chest.
+colour: The image has colour; its luminance was used.
+burned_in_risk: The header says that text may be burned into the image.
+lossy: The image has been compressed with loss.
+reduced_decoding: The image was decoded at a reduced size.
+secondary_capture: A secondary capture: a scan or a screenshot.
+for_processing: Detector values that were not processed for display.
+no_voi: The header has no window or VOI LUT; a named policy was used.
+voi_ignored: A window, LUT or rescale in the header is invalid: ignored.
+modality_missing: The header does not name a modality.
+nonconforming: The file breaks its standard: `detail` says how.
+inverted_suspected: The pixels look inverted against the header.
+out_of_distribution: The image is unlike those the model has seen.
+"""
+for _line in _FLAGS.strip().splitlines():
+    _code, _, _meaning = _line.partition(": ")
+    Flag(_code).meaning = _meaning
 
 
 class ReadingError(Exception):
-    """A file or frame that gives no display image; never leaves `read_radiographs`.
+    """Raised inside this package for a file or frame without a display image.
+
+    The functions of `radiograph` catch it and return a Reading with its outcome and detail.
 
     Attributes:
         outcome: The code.
@@ -208,10 +187,10 @@ class ReadingError(Exception):
 
 
 def reading_error(error: BaseException) -> ReadingError:
-    """The outcome of any exception met while reading.
+    """Turn any exception raised while reading into a ReadingError; one is returned unchanged.
 
-    A foreign exception gives its class name only: its text may quote the header, and the header
-    names a patient.
+    Of another exception only the class name is kept: its text may quote the header, and the
+    header names a patient.
     """
     if isinstance(error, ReadingError):
         return error

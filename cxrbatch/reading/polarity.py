@@ -1,9 +1,9 @@
-"""Whether the pixels look like a radiograph or like its negative, whatever the header says.
+"""Measures whether the pixels look like a radiograph or like its negative.
 
-The image becomes a small thumbnail, the thumbnail the ranks of its cells, and the number is the
-rank correlation with a fixed template: bright where frontal chests have spine, heart and abdomen,
-dark in the lungs and beside the neck. Ranks stay what they are under any window or gamma, and in
-the negative they are reversed, so that a negative has exactly the opposite number.
+The image is reduced to a thumbnail, and the cells of the thumbnail to their ranks. The polarity is
+the correlation of these ranks with a fixed template: bright where frontal chests have spine, heart
+and abdomen, dark in the lungs and beside the neck. No window or gamma changes the ranks, and a
+negative reverses them, so that it has exactly the opposite polarity.
 """
 
 from functools import lru_cache
@@ -16,20 +16,20 @@ from cxrbatch.reading.display import GreyImage
 Grid = NDArray[np.integer]
 
 SUSPECT = -0.3
-"""A number below it is doubt.
+"""An image of a lower polarity is suspected of being a negative.
 
-Chosen on 400 validation chests: it doubts none of them and all but one of their negatives. On 400
-test chests it doubts none and 399 negatives, and of those with each side cut by up to a quarter
-none and 380 negatives. Of 17,395 chests in training it doubts three, which are negatives. Films of
-other body parts mostly have a number near 0. Chests that lie on their side are doubted in one of
-27 cases.
+Chosen on 400 validation chests: none of them is suspected, and all but one of their negatives are.
+Of 400 test chests none is, and 399 of their negatives are; with each side cut by up to a quarter
+none, and 380 negatives. Of 17,395 chests for training three are, which are negatives. Radiographs
+of other body parts mostly have a polarity near 0. Of chests that lie on their side one in 27 is
+suspected.
 """
 
 SIDE = 16
 """Cells per side of the thumbnail."""
 
 # Points per side of a cell: the mean of 64 is within an eighth of the spread of a cell's pixels,
-# far less than lung and heart differ by. All pixels of a film would be 500 times as many.
+# far less than lung and heart differ by. All pixels of a radiograph are 500 times as many.
 _POINTS = 8
 _LEVELS = 65_535
 # A border's row or column is of one grey level, but for a letter or noise in a tenth at each end.
@@ -62,15 +62,15 @@ _TEMPLATE -= _TEMPLATE.mean()
 _TEMPLATE /= np.linalg.norm(_TEMPLATE)
 
 
-def polarity(image: GreyImage) -> float:
-    """How much an image looks like a frontal chest radiograph of the right polarity.
+def measure_polarity(image: GreyImage) -> float:
+    """Measure how much an image looks like a frontal chest radiograph of the right polarity.
 
     Args:
         image: Of any size.
 
     Returns:
-        In [-1, 1]; the negative has the opposite number. Near 0 the pixels do not
-        tell; 0 if there is but one grey level, or fewer rows or columns than the thumbnail has.
+        The polarity, in [-1, 1]: 1 for a radiograph like the template, -1 for its negative. 0 if
+        the image has one grey level only, or fewer rows or columns than the thumbnail.
     """
     if min(image.shape) < SIDE:
         return 0.0
@@ -80,16 +80,16 @@ def polarity(image: GreyImage) -> float:
 
 
 def thumbnail_ranks(image: GreyImage) -> Grid:
-    """The ranks of the cells of a thumbnail of the image without its plain borders.
+    """Reduce an image without its plain borders to a thumbnail, and rank the thumbnail's cells.
 
     Args:
-        image: As for `polarity`.
+        image: At least SIDE rows and columns.
 
     Returns:
         Shape (SIDE * SIDE,), row by row, from 1 - SIDE * SIDE for the darkest cell to
         SIDE * SIDE - 1 for the brightest in steps of 2; equal cells share their mean.
     """
-    # Whole numbers, or rounding would part equal cells in the negative and not in the image.
+    # Whole numbers: otherwise rounding would make equal cells differ in the negative alone.
     rows, columns = (_evenly(length) for length in image.shape)
     levels = np.rint(image.points(rows, columns) * np.float32(_LEVELS)).astype(np.uint16)
     inner = _without_borders(levels)
@@ -100,7 +100,7 @@ def thumbnail_ranks(image: GreyImage) -> Grid:
     tall = inner.reshape(SIDE, _POINTS, -1).sum(axis=1, dtype=np.int32)
     sums = tall.reshape(SIDE, SIDE, _POINTS).sum(axis=2).ravel()
     order = np.argsort(sums)
-    ordered = sums[order]  # in order they are found three times as fast
+    ordered = sums[order]  # in order they are searched three times as fast
     below = np.searchsorted(ordered, ordered, side="left")
     above = sums.size - np.searchsorted(ordered, ordered, side="right")
     ranks: Grid = np.empty_like(order)
@@ -110,21 +110,21 @@ def thumbnail_ranks(image: GreyImage) -> Grid:
 
 @lru_cache(maxsize=1024)
 def _evenly(length: int) -> NDArray[np.int64]:
-    """Rows or columns, SIDE * _POINTS of them, in the middle of equal parts of an image."""
+    """Numbers of the rows or columns in the middle of SIDE * _POINTS equal parts of an image."""
     odd = 2 * np.arange(SIDE * _POINTS) + 1
     places: NDArray[np.int64] = odd * length // (2 * odd.size)
     return places
 
 
 def _without_borders(levels: Grid) -> Grid:
-    """What lies between the outermost rows and columns that show something."""
+    """The part between the outermost rows and columns that show something."""
     rows, columns = _shown(levels), _shown(levels.T)
     return levels if rows is None or columns is None else levels[rows, columns]
 
 
 def _shown(lines: Grid) -> slice | None:
     """From the first line that shows something to the last; None if none does."""
-    # Most images have no border, which two lines tell.
+    # Most images have no border: then the two outermost lines show something.
     if (_spread(lines[[0, -1]]) > _BORDER_LEVELS).all():
         return slice(None)
     shown = np.flatnonzero(_spread(lines) > _BORDER_LEVELS)
@@ -132,7 +132,7 @@ def _shown(lines: Grid) -> slice | None:
 
 
 def _spread(lines: Grid) -> Grid:
-    """Range of each line without the tail at each end."""
+    """Range of the grey levels of each line, without the tail at each end."""
     ordered = np.sort(np.ascontiguousarray(lines), axis=1)
     spread: Grid = ordered[:, -1 - _BORDER_TAIL] - ordered[:, _BORDER_TAIL]
     return spread

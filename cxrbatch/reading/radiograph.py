@@ -21,7 +21,7 @@ from cxrbatch.reading.containers.listing import (
     open_regular,
 )
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError, reading_error
-from cxrbatch.reading.polarity import SUSPECT, polarity
+from cxrbatch.reading.polarity import SUSPECT, measure_polarity
 from cxrbatch.reading.readings import (
     RADIOGRAPH_MODALITIES,
     HeaderFacts,
@@ -184,7 +184,7 @@ def _check_polarity(reading: Reading) -> Reading:
     """The same, flagged if its pixels look inverted; they are left as the header wants them."""
     if reading.outcome is not Outcome.SCORED or reading.image is None:
         return reading
-    number = polarity(reading.image)
+    number = measure_polarity(reading.image)
     if number >= SUSPECT:
         return reading
     remark = f"the pixels look inverted against the header (polarity {number:.2f})"

@@ -1,4 +1,4 @@
-"""Tell formats apart by their first bytes; a file's name is never asked."""
+"""Tells formats apart by a file's first bytes; its name is never asked."""
 
 import re
 import struct
@@ -15,7 +15,7 @@ VALUE_REPRESENTATIONS = {
     for names, is_long in ((_SHORT, False), (_LONG, True))
     for name in names.split()
 }
-"""By its two bytes: the name of each VR, and whether its length has 32 bits.
+"""By its two bytes: the name of each value representation (VR), and whether its length has 32 bits.
 
 Source: DICOM PS3.5 tables 7.1-1 and 7.1-2.
 """
@@ -36,7 +36,7 @@ _UNOPENED = {
     b"070707": "cpio",
 }
 _UNOPENED_FORMS = (
-    # Flags of compress: 9 to 16 bits a code, two bits unused.
+    # The byte of flags says: 9 to 16 bits a code, two bits unused.
     (re.compile(rb"\x1f\x9d[\x09-\x10\x89-\x90]"), "compress (.Z)"),
     (re.compile(rb"[\x50-\x5f]\x2a\x4d\x18"), "Zstandard or LZ4"),
     # Properties, a dictionary of 64 KiB to 1 GiB, and a size: unknown, or below a terabyte.
@@ -44,13 +44,13 @@ _UNOPENED_FORMS = (
     (re.compile(rb"..-l[hz][\ds]-", re.DOTALL), "LHA"),
 )
 _UNPACK = "unpack it, or pack its files again as .zip"
-# How a response, a part of it or its headers start, and what they name when images follow.
+# The start of a web response, of a part of it, or of its headers; and headers that images follow.
 _MESSAGE = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:HTTP/\d[\d.]* \d{3}|(--)[^\r\n]{1,70}\r?\n[a-z][\w-]*:"
     rb"|(?:content|mime)-[\w-]+:|([a-z][\w-]*:[ \t]))",
     re.IGNORECASE,
 )
-# A part that is a DICOM file, its headers maybe none: behind any text, or in chunks.
+# A part that is a DICOM file, with headers or without; text or chunk sizes may stand before it.
 _MAY_HAVE_PART = re.compile(rb"^(?:\xef\xbb\xbf)?--", re.MULTILINE)
 _DICOM_PART = re.compile(
     rb"(?:^|\A\xef\xbb\xbf)--[^\r\n]{1,200}\r?\n"
@@ -76,7 +76,7 @@ def sniff(head: bytes, *, size: int) -> str:
     """Name the format of a file.
 
     Args:
-        head: The file's first `HEAD_BYTES` bytes, or all of it.
+        head: The file's first `HEAD_BYTES` bytes, or the whole file if it is shorter.
         size: The file's length in bytes.
 
     Returns:
@@ -92,14 +92,17 @@ def sniff(head: bytes, *, size: int) -> str:
 
 
 def unopened_container(stream: BinaryIO, head: bytes) -> str | None:
-    """Say which container of other files a file is that is neither an image nor opened.
+    """Name the format of a file that holds other files and is not opened, such as 7z.
 
     Args:
-        stream: The file; read on only where its head may be that of a disc image or a message.
-        head: Its first `HEAD_BYTES` bytes, or all of it.
+        stream: The file; read only where `head` may begin a disc image or a web response.
+        head: The file's first `HEAD_BYTES` bytes, or the whole file if it is shorter.
+
+    Returns:
+        The format and the remedy, for the detail of a Reading; None for any other file.
 
     Raises:
-        ReadingError: As for reading the stream.
+        ReadingError: As reading the stream does.
 
     Source: the signatures are those of the formats; ECMA-119 8.1.2 for ISO 9660; RFC 9110 and
     2387 and DICOM PS3.18 for messages.
@@ -116,7 +119,7 @@ def unopened_container(stream: BinaryIO, head: bytes) -> str | None:
 
 
 def _is_disc_image(stream: BinaryIO, head: bytes) -> bool:
-    """Whether a volume descriptor follows a system area that is unused or starts a computer."""
+    """Whether a volume descriptor follows a system area that is unused or holds boot code."""
     is_system_area = not any(head) or head[510:512] == b"\x55\xaa" or head.startswith(b"ER")
     if len(head) < HEAD_BYTES or not is_system_area:
         return False
@@ -125,6 +128,7 @@ def _is_disc_image(stream: BinaryIO, head: bytes) -> bool:
 
 
 def _message(stream: BinaryIO, head: bytes) -> str | None:
+    """What to do with a file that is a saved web response with images, None for other files."""
     start = _MESSAGE.match(head)
     if not start and not _MAY_HAVE_PART.search(head):
         return None
@@ -143,14 +147,15 @@ def _message(stream: BinaryIO, head: bytes) -> str | None:
 
 
 def preamble_length(head: bytes, *, size: int) -> int:
-    """Bytes in front of the first element: preamble and prefix (PS3.10 section 7.1), or less.
+    """Return the number of bytes in front of the first element of a DICOM file.
 
-    A preamble may look like a data set, and the letters of the prefix may lie in a value at that
-    place, in a file without preamble.
+    132 with preamble and prefix (PS3.10 section 7.1), 4 with the prefix alone, 0 with neither. In a
+    file without preamble the letters of the prefix, DICM, may lie at their usual place by chance,
+    inside a value; then the elements from the first byte on lead past them, and 0 is returned.
 
     Args:
-        head: As of `sniff`.
-        size: Likewise.
+        head: The file's first `HEAD_BYTES` bytes, or the whole file if it is shorter.
+        size: The file's length in bytes.
     """
     if head[_PREFIX_START:_PREFIX_END] == b"DICM":
         return 0 if _runs_through_prefix(head, size=size) else _PREFIX_END
@@ -158,20 +163,20 @@ def preamble_length(head: bytes, *, size: int) -> int:
 
 
 def is_implicit(head: bytes) -> bool:
-    """Whether a data set's first element carries no value representation."""
+    """Whether the first element of a data set has no value representation (implicit VR)."""
     return head[4:6] not in VALUE_REPRESENTATIONS
 
 
 def is_big_endian(head: bytes) -> bool:
-    """Whether a data set's first tag is written with the high byte first."""
+    """Whether the first tag of a data set is written with the high byte first."""
     return len(head) > 1 and head[0] == 0 and head[1] != 0
 
 
 def _is_bare_dataset(head: bytes, *, size: int) -> bool:
-    """Whether the bytes start a data set without preamble: a plausible element, then another.
+    """Whether a data set without preamble starts here: a plausible element, then another.
 
-    One tag alone is eight arbitrary bytes; a second one, higher and just where the first one's
-    length says, is no accident.
+    Any eight bytes may look like one element. A second one, with a higher tag and just where the
+    first one's length says, is no accident.
     """
     first = _element(head, 0)
     if first is None or first[0] >> 16 not in _FIRST_GROUPS:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from cxrbatch.errors import TableError
 from cxrbatch.paths import shown
-from cxrbatch.reading.outcomes import Kind, Outcome
+from cxrbatch.reading.outcomes import Outcome, OutcomeKind
 from cxrbatch.results.frames import Results
 from cxrbatch.results.labels import SPLITS
 from cxrbatch.results.statistics.intervals import Groups
@@ -256,7 +256,9 @@ def card_of(results: Results) -> Mapping[str, Any]:
 
 def _follow(results: Results, scores: TableScores, truth: Truth | None) -> tuple[Flow, Positions]:
     """Count the steps, and choose the positions, in `scores`, of the images to analyse."""
-    excluded, failed = (_steps(scores.outcomes, kind) for kind in (Kind.EXCLUDED, Kind.FAILED))
+    excluded, failed = (
+        _steps(scores.outcomes, kind) for kind in (OutcomeKind.EXCLUDED, OutcomeKind.FAILED)
+    )
     scored = len(scores.rows)
     chosen = np.arange(scored)
     aside: tuple[ExclusionStep, ...] = ()
@@ -293,7 +295,7 @@ def _follow(results: Results, scores: TableScores, truth: Truth | None) -> tuple
     return flow, chosen
 
 
-def _steps(outcomes: Mapping[str, int], kind: Kind) -> tuple[ExclusionStep, ...]:
+def _steps(outcomes: Mapping[str, int], kind: OutcomeKind) -> tuple[ExclusionStep, ...]:
     found = [
         ExclusionStep(code.value, code.meaning, outcomes[code])
         for code in Outcome

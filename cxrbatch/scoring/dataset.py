@@ -14,7 +14,7 @@ import pyarrow as pa
 from cxrbatch.model.inference import BatchScores
 from cxrbatch.model.predictor import Predictor
 from cxrbatch.paths import path_to_text
-from cxrbatch.reading.outcomes import Kind, Outcome
+from cxrbatch.reading.outcomes import Outcome, OutcomeKind
 from cxrbatch.results.table import ImageScores, Row
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.file_reader import FileReader, LoadedFile
@@ -99,7 +99,7 @@ def _image_scores(batch: BatchScores) -> Iterator[ImageScores]:
         )
 
 
-_FAILED = {code.value: code for code in Outcome if code.kind is Kind.FAILED}
+_FAILED = {code.value: code for code in Outcome if code.kind is OutcomeKind.FAILED}
 
 
 @dataclass(frozen=True, slots=True)

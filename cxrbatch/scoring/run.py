@@ -12,7 +12,7 @@ from cxrbatch.atomic import RUN_STATE, sync_folder, written_whole
 from cxrbatch.errors import TableError
 from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Backend, Precision
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.reading.outcomes import Kind, Outcome
+from cxrbatch.reading.outcomes import Outcome, OutcomeKind
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.reading.readings import memory_for
 from cxrbatch.scoring.quantisation import Quantisation
@@ -239,7 +239,7 @@ class Summary:
     def failures(self) -> int:
         """Images and folders that could not be read."""
         outcomes = self.counts.outcomes
-        images = sum(outcomes[code] for code in Outcome if code.kind is Kind.FAILED)
+        images = sum(outcomes[code] for code in Outcome if code.kind is OutcomeKind.FAILED)
         return images + self.passed_over["unreadable_folder"]
 
 

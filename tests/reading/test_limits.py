@@ -29,7 +29,7 @@ from makers import (
 from pydicom.dataset import Dataset
 
 from cxrbatch.reading.codecs.codestreams import list_scans
-from cxrbatch.reading.outcomes import Kind, Outcome
+from cxrbatch.reading.outcomes import Outcome, OutcomeKind
 from cxrbatch.reading.radiograph import iterate_radiographs_bytes, read_radiographs
 
 SIZE = {0x00280010: ("US", 65535), 0x00280011: ("US", 65535)}
@@ -287,7 +287,7 @@ def check(name: str, path: Path) -> None:
     if name != "replicating RLE":
         assert row["shown"] == 0
         harmless = name == "nested, defined" or name.startswith("element of 8")
-        assert Outcome(outcome).kind is Kind.FAILED or harmless
+        assert Outcome(outcome).kind is OutcomeKind.FAILED or harmless
     assert outcome != Outcome.OUT_OF_MEMORY
     assert took < 1.0
     assert grown < 300

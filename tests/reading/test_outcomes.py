@@ -21,7 +21,7 @@ from makers import (
 from pydicom.data import get_testdata_file
 
 from cxrbatch.reading.codecs import raster
-from cxrbatch.reading.outcomes import Kind, Outcome, ReadingError, reading_error
+from cxrbatch.reading.outcomes import Outcome, OutcomeKind, ReadingError, reading_error
 from cxrbatch.reading.radiograph import (
     Reading,
     ReadingOptions,
@@ -95,7 +95,7 @@ def test_the_other_outcomes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_every_outcome_is_described_in_one_line() -> None:
     for outcome in Outcome:
-        assert outcome.kind in Kind
+        assert outcome.kind in OutcomeKind
         assert outcome.value == outcome.name.lower()
         assert outcome.meaning.endswith(".")
         assert outcome.remedy.endswith(".")

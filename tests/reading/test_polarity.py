@@ -34,7 +34,7 @@ DOUBT = "the pixels look inverted against the header (polarity -0."
 
 
 def polarity(display: Display) -> float:
-    return module.polarity(GreyImage(display))
+    return module.measure_polarity(GreyImage(display))
 
 
 def thumbnail_ranks(display: Display) -> np.ndarray:

@@ -21,7 +21,7 @@ from scipy.ndimage import rotate
 from scipy.optimize import minimize
 
 from cxrbatch.reading.display import Display, GreyImage
-from cxrbatch.reading.polarity import SIDE, SUSPECT, polarity, thumbnail_ranks
+from cxrbatch.reading.polarity import SIDE, SUSPECT, measure_polarity, thumbnail_ranks
 from cxrbatch.reading.radiograph import iterate_radiographs
 
 Chance = np.random.Generator
@@ -131,7 +131,7 @@ def learn(images: list[Display]) -> Weights:
 def show(name: str, images: list[Display], disturb: Disturbance = as_it_is) -> None:
     """Print how many upright images and how many negatives are doubted."""
     chance = np.random.default_rng(1)
-    numbers = np.array([polarity(GreyImage(disturb(image, chance))) for image in images])
+    numbers = np.array([measure_polarity(GreyImage(disturb(image, chance))) for image in images])
     alarms, detections = (numbers < SUSPECT).sum(), (-numbers < SUSPECT).sum()
     low, few, middle = np.quantile(numbers, [0, 0.05, 0.5])
     print(

@@ -1,1 +1,13 @@
-"""DICOM files to Readings: header, kind of object, pixel data, display transforms."""
+"""Reads DICOM files: a stream goes in, and one Reading for each frame comes out.
+
+- `reader`: the way in; from header to grey levels, frame by frame.
+- `header`: finds the data set and collects the elements that are asked for.
+- `element_reader`: walks over the elements of a file, however they are encoded.
+- `values`: reads the values of elements as plain types.
+- `description`: header facts and flags, and whether the image is excluded.
+- `vocabulary`: words and codes for modalities, body parts and views.
+- `pixel_data`: size and layout of frames; uncompressed frames.
+- `fragments`: compressed frames.
+- `transforms`: the display transforms that a header asks for.
+- `lookup_tables`: modality and VOI LUTs, and palettes.
+"""

@@ -13,8 +13,7 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from pydicom.datadict import dictionary_has_tag
-
+from cxrbatch.reading.dicom.values import element_name
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.sniffing import VALUE_REPRESENTATIONS
 
@@ -37,9 +36,6 @@ PIXEL_TAGS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 UNDEFINED = 0xFFFFFFFF
 ITEM, _ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _DELIMITING = 0xFFFE
-
-# So many elements in a row must lie where an encoding says, before it is believed.
-_CHAIN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +74,10 @@ _MARKERS = {
 
 
 class ElementHead(NamedTuple):
-    """The part of an element in front of its value; `start` is the value's offset in the stream.
+    """The part of an element in front of its value.
 
-    `vr` is None where there is none; `length` is `UNDEFINED` where only a delimiter tells.
+    `vr` is None where there is none; `length` is `UNDEFINED` where a delimiter ends the value;
+    `start` is the value's offset in the stream.
     """
 
     tag: int
@@ -166,10 +163,6 @@ class ElementReader:
         """Add a deviation unless there is one of its kind."""
         self.deviations.setdefault(kind, deviation)
 
-    def leads_on(self, position: int, encoding: ElementEncoding) -> bool:
-        """Whether several elements follow each other from an offset, as their lengths say."""
-        return self._leads_on(position, 0, -1, encoding, _CHAIN)
-
     def end(self, head: ElementHead, encoding: ElementEncoding, *, depth: int = 0) -> int:
         """Return the offset behind an element; of undefined length, behind its delimiter.
 
@@ -180,10 +173,9 @@ class ElementReader:
             return head.start + head.length
         if depth > _DEEPEST:
             raise ReadingError(*_TOO_LONG)
-        marker = _MARKERS.get(self.peek(head.start, 4))
-        if marker is None:
-            return self._delimiter_end(head, encoding)
-        return self._items(head, encoding, depth)[1]
+        if self.peek(head.start, 4) in _MARKERS:
+            return self._items(head, encoding, depth)[1]
+        return self._delimiter_end(head, encoding)
 
     def list_items(
         self, sequence: ElementHead, encoding: ElementEncoding
@@ -204,22 +196,28 @@ class ElementReader:
     def _head_without_representation(
         self, data: bytes, tag: int, position: int, encoding: ElementEncoding
     ) -> ElementHead:
-        """The head of an element whose VR is none, by what lies behind it."""
+        """The head of an element without a valid VR, by the elements that lie behind it."""
         if tag >> 16 == _DELIMITING:
             return ElementHead(tag, None, encoding.word.unpack_from(data, 4)[0], position + 8)
         for start, length in _possible_values(data, position, encoding):
-            if self._leads_on(start, length, tag, encoding, _CHAIN):
+            if self.leads_on(start, encoding, length, tag):
                 self.note("vr", f"{element_name(tag)} has no valid value representation")
                 return ElementHead(tag, None, length, start)
-        raise ReadingError(
-            Outcome.CORRUPT,
-            f"{element_name(tag)} has no valid value representation, and no length fits",
-        )
+        detail = f"{element_name(tag)} has no valid value representation, and no length fits"
+        raise ReadingError(Outcome.CORRUPT, detail)
 
-    def _leads_on(
-        self, start: int, length: int, tag: int, encoding: ElementEncoding, steps: int
+    def leads_on(
+        self, start: int, encoding: ElementEncoding, length: int = 0, tag: int = -1, steps: int = 3
     ) -> bool:
-        """Whether other elements lie behind a value, as many as asked for."""
+        """Whether elements follow each other behind a value, each where the last one's length says.
+
+        Args:
+            start: Offset of the value.
+            encoding: How the elements would be written.
+            length: Length of the value, or `UNDEFINED`.
+            tag: Tag of the value's element; the next one's is higher or has a valid VR.
+            steps: How many elements must follow.
+        """
         if steps == 0:
             return True
         if length == UNDEFINED:
@@ -228,7 +226,7 @@ class ElementReader:
         try:
             data = self.peek(position, 12)
         except ReadingError as error:
-            # A length that is none may lead beyond what a deflated file may inflate to.
+            # Bytes that are no length may lead beyond what a deflated file may inflate to.
             if error.outcome is not Outcome.TOO_LARGE:
                 raise
             return False
@@ -243,8 +241,8 @@ class ElementReader:
         if following <= tag and not is_named:
             return False
         return any(
-            self._leads_on(*value, following, encoding, steps - 1)
-            for value in _possible_values(data, position, encoding)
+            self.leads_on(begin, encoding, size, following, steps - 1)
+            for begin, size in _possible_values(data, position, encoding)
         )
 
     def _items(
@@ -307,7 +305,7 @@ class ElementReader:
             position = self.end(head, encoding, depth=depth + 1)
 
     def _delimiter_end(self, head: ElementHead, encoding: ElementEncoding) -> int:
-        """Offset behind the delimiter of a value that is not made of items, wherever it is."""
+        """Offset behind the next delimiter, for a value of undefined length without items."""
         self.note("undefined", f"{element_name(head.tag)} has neither length nor items")
         delimiter = encoding.word.pack(0xE0DDFFFE if encoding.little else 0xFFFEE0DD)
         position, tail = head.start, b""
@@ -325,9 +323,10 @@ def _possible_values(
 ) -> list[tuple[int, int]]:
     """Offset and length of the value behind a head, in each way of reading it, shortest first.
 
-    A longer one may end at an element by chance, and hide those that lie before it. What is no VR
-    has a length of 16 bits, as in DCMTK, or is the length of an element without VR. Two letters may
-    be a VR that is unknown yet: all new ones have a length of 32 bits (PS3.5 section 7.1.2).
+    A longer value may end at an element by chance, and hide the elements inside it. Two bytes that
+    are no VR have a length of 16 bits behind them, as in DCMTK, or belong to the length of an
+    element without VR. Two letters may be a VR that is unknown yet: all new ones have a length of
+    32 bits (PS3.5 section 7.1.2).
     """
     word = encoding.word
     without = position + 8, word.unpack_from(data, 4)[0]
@@ -342,15 +341,3 @@ def _possible_values(
     if vr.isalpha() and length == 0 and len(data) == 12:
         values.append((position + 12, word.unpack_from(data, 8)[0]))
     return sorted(values, key=sum)
-
-
-def element_name(tag: int) -> str:
-    """An element by its tag, as the standard writes it.
-
-    Where reading got out of step, a tag is made of the letters of a value: it is named only if it
-    is in the dictionary or a private tag that cannot be text.
-    """
-    group = tag >> 16
-    if dictionary_has_tag(tag) or (group % 2 and group < 0x2000):
-        return f"element ({group:04X},{tag & 0xFFFF:04X})"
-    return "an element of unknown tag"

@@ -22,9 +22,8 @@ from cxrbatch.reading.dicom.element_reader import (
     ElementEncoding,
     ElementHead,
     ElementReader,
-    element_name,
 )
-from cxrbatch.reading.dicom.values import text, values_of
+from cxrbatch.reading.dicom.values import element_name, text, values_of
 from cxrbatch.reading.outcomes import ReadingError, reading_error
 from cxrbatch.reading.sniffing import HEAD_BYTES, is_big_endian, is_implicit, preamble_length
 

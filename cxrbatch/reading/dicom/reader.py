@@ -29,7 +29,7 @@ from cxrbatch.reading.dicom.lookup_tables import read_palette
 from cxrbatch.reading.dicom.pixel_data import NativeFrames, frame_count, read_shape
 from cxrbatch.reading.dicom.transforms import FrameTransforms, TransformReader
 from cxrbatch.reading.dicom.values import describe_unknown, quietly
-from cxrbatch.reading.display import GreyImage, StoredLayout, render
+from cxrbatch.reading.display import GreyImage, StoredLayout, render_grey
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError, reading_error
 from cxrbatch.reading.readings import (
     Reading,
@@ -181,7 +181,11 @@ def _render_frame(
         )
         return grey, is_colour, deviations
     display = replace(transforms.display, layout=layout)
-    return render(cells, display, no_voi=image.no_voi), False, deviations + transforms.deviations
+    return (
+        render_grey(cells, display, no_voi=image.no_voi),
+        False,
+        deviations + transforms.deviations,
+    )
 
 
 def _layout_of(decoded: DecodedFrame, image: _Image) -> StoredLayout:

@@ -56,7 +56,7 @@ class FrameTransforms:
     """The display transforms of a frame, and what was wrong in the header.
 
     Attributes:
-        display: The transforms that `display.render` applies.
+        display: The transforms that `display.render_grey` applies.
         is_ignored: Whether a transform was there but invalid.
         is_contradictory: Whether photometric interpretation and presentation LUT shape name
             opposite polarities.

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from pydicom.charset import decode_bytes
+from pydicom.datadict import dictionary_has_tag
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
@@ -113,6 +114,18 @@ def describe_unknown(element: str, written: str) -> str:
     """Describe a value by its length: it must not be quoted, as it may be a name typed there."""
     count = "1 character" if len(written) == 1 else f"{len(written)} characters"
     return f"a {element} of {count} that the standard does not know"
+
+
+def element_name(tag: int) -> str:
+    """Name an element by its tag, for a detail.
+
+    Where reading got out of step, the bytes of a tag may be letters of a value. So a tag is written
+    out only if it is in the dictionary, or a private tag that cannot be text.
+    """
+    group = tag >> 16
+    if dictionary_has_tag(tag) or (group % 2 and group < 0x2000):
+        return f"element ({group:04X},{tag & 0xFFFF:04X})"
+    return "an element of unknown tag"
 
 
 def _printable(written: str) -> str:

@@ -64,7 +64,7 @@ class GreyImage:
         return np.array(self.whole(), dtype, copy=copy if self.table is None else None)
 
     def rows(self, start: int, stop: int) -> Display:
-        """Grey levels of some rows, shape (stop - start, columns), float32 in [0, 1]."""
+        """Return the grey levels of some rows, shape (stop - start, columns), float32 in [0, 1]."""
         block = self.cells[start:stop]
         if self.table is None:
             return block
@@ -78,12 +78,17 @@ class GreyImage:
         return levels.reshape(block.shape)
 
     def points(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Display:
-        """Grey levels where the given rows and columns cross, shape (rows, columns)."""
+        """Return the grey levels where rows and columns cross, shape (rows, columns).
+
+        Args:
+            rows: Numbers of the rows.
+            columns: Numbers of the columns.
+        """
         # One axis after the other, which is faster than both at once.
         return GreyImage(self.cells.take(rows, 0).take(columns, 1), self.table).whole()
 
     def whole(self) -> Display:
-        """Grey levels of all rows, shape (rows, columns), float32 in [0, 1]."""
+        """Return the grey levels of all rows, shape (rows, columns), float32 in [0, 1]."""
         if self.table is None:
             return self.cells
         grey = np.empty(self.shape, np.float32)
@@ -146,7 +151,7 @@ class LookupTable:
     bits: int
 
     def look_up(self, values: Values) -> Values:
-        """Return the entries of values; one outside the table has its first or last entry."""
+        """Return the table's entry for each value; its first or last one for values outside."""
         index = np.clip(values - self.first, 0, len(self.entries) - 1)
         return self.entries[index.astype(np.int64)]
 
@@ -197,11 +202,14 @@ class DisplayTransforms:
         return f"none_{self._policy(no_voi)}"
 
     def _policy(self, no_voi: str) -> str:
-        """Values of 8 bits or fewer were made for display: clipping them would only lose."""
+        """`no_voi`, but "full_range" for up to 8 bits: those were made for display."""
         return "full_range" if self.layout.bits_stored <= 8 else no_voi
 
     def full_range(self) -> tuple[float, float]:
-        """Least and greatest modality value that the header allows; the image does not matter."""
+        """Return the least and the greatest modality value that the header allows.
+
+        They depend on bits stored, sign and modality transform alone, not on the image.
+        """
         if isinstance(self.modality, LookupTable):
             return 0.0, float((1 << self.modality.bits) - 1)
         ends = np.array([self.layout.lowest, self.layout.highest], np.float64)

@@ -160,7 +160,12 @@ class ElementReader:
         return self._read(count)
 
     def note(self, kind: str, deviation: str) -> None:
-        """Add a deviation unless there is one of its kind."""
+        """Record that the file breaks the standard, unless a deviation of this kind is recorded.
+
+        Args:
+            kind: A word of the caller's choice.
+            deviation: How the file breaks the standard, for the detail of a Reading.
+        """
         self.deviations.setdefault(kind, deviation)
 
     def end(self, head: ElementHead, encoding: ElementEncoding, *, depth: int = 0) -> int:
@@ -282,7 +287,7 @@ class ElementReader:
     def _item_encoding(
         self, position: int, outer: ElementEncoding, *, little: bool
     ) -> ElementEncoding:
-        """The encoding of an item: implicit VR does not go back to explicit VR further in."""
+        """The encoding of an item: inside implicit VR there is no explicit VR again."""
         if outer.implicit:
             return ENCODINGS[True, little]
         explicit, implicit = ENCODINGS[False, little], ENCODINGS[True, little]

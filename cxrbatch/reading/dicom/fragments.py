@@ -26,7 +26,7 @@ _EXTENDED_OFFSETS = 0x7FE00001
 
 
 @dataclass(frozen=True, slots=True)
-class Fragment:
+class _Fragment:
     """Offset of a fragment's value in the file, and from the first fragment; and its length."""
 
     offset: int
@@ -45,7 +45,7 @@ class _FragmentList:
         deviations: As of `DicomHeader`.
     """
 
-    fragments: list[Fragment]
+    fragments: list[_Fragment]
     offsets: tuple[int, ...]
     failure: ReadingError | None
     deviations: tuple[str, ...]
@@ -95,11 +95,11 @@ class EncapsulatedFrames:
     def _data(self, number: int) -> bytes:
         return b"".join(self._read(part, 0, part.length) for part in self._frames[number])
 
-    def _read(self, fragment: Fragment, start: int, count: int) -> bytes:
+    def _read(self, fragment: _Fragment, start: int, count: int) -> bytes:
         self._stream.seek(fragment.offset + start)
         return self._stream.read(min(count, fragment.length - start))
 
-    def _are_whole(self, fragments: list[Fragment]) -> bool:
+    def _are_whole(self, fragments: list[_Fragment]) -> bool:
         """Whether all frames are certain to be there although no delimiter follows them.
 
         Each begins and ends as a codestream, and there are as many as claimed. RLE has no such
@@ -116,8 +116,8 @@ class EncapsulatedFrames:
         return starts == len(self._frames)
 
     def _group(
-        self, fragments: list[Fragment], offsets: tuple[int, ...], count: int
-    ) -> list[list[Fragment]]:
+        self, fragments: list[_Fragment], offsets: tuple[int, ...], count: int
+    ) -> list[list[_Fragment]]:
         """Fragments by frame.
 
         All belong to the only frame; or one to each; or a frame begins where a codestream does,
@@ -139,7 +139,7 @@ class EncapsulatedFrames:
         raise ReadingError(Outcome.CORRUPT, "fragments do not add up to the frames claimed")
 
     def _possible_starts(
-        self, fragments: list[Fragment], offsets: tuple[int, ...]
+        self, fragments: list[_Fragment], offsets: tuple[int, ...]
     ) -> Iterator[list[bool]]:
         """Which fragments start a frame, by each of three signs."""
         yield [starts_codestream(self._read(part, 0, 16)) for part in fragments]
@@ -168,7 +168,7 @@ def _list_fragments(
     """
     end = None if pixels.length == UNDEFINED else pixels.offset + pixels.length
     table: bytes | None = None
-    fragments: list[Fragment] = []
+    fragments: list[_Fragment] = []
     failure: ReadingError | None = None
     first, position = 0, pixels.offset
     while end is None or position < end:
@@ -195,7 +195,7 @@ def _list_fragments(
             if length > 8 * _MOST_FRAGMENTS or not _is_offset_table(table, count):
                 table, first = b"", position
         if position >= first:
-            fragments.append(Fragment(start, position - first, length))
+            fragments.append(_Fragment(start, position - first, length))
         if len(fragments) > _MOST_FRAGMENTS:
             raise ReadingError(Outcome.TOO_LARGE, "more fragments than any radiograph has")
         position = start + length

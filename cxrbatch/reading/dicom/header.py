@@ -65,7 +65,14 @@ _WANTED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class PixelElement:
-    """Where the pixel data lie: `offset` is that of the value; length 0xFFFFFFFF is undefined."""
+    """Where the pixel data lie in the file.
+
+    Attributes:
+        tag: Of integer, float or double pixel data.
+        vr: Value representation, None where there is none.
+        length: Bytes of the value, or `element_reader.UNDEFINED`.
+        offset: Offset of the value.
+    """
 
     tag: int
     vr: str | None
@@ -75,7 +82,7 @@ class PixelElement:
 
 @dataclass(frozen=True, slots=True)
 class FunctionalGroup:
-    """The items of one functional groups sequence, each of which is read when its frame is.
+    """A functional groups sequence: where its items lie, which are read when their frame is.
 
     Attributes:
         places: Offset and length of each item's value in the file.
@@ -117,38 +124,120 @@ class DicomHeader:
     groups: dict[int, FunctionalGroup] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class CollectedElements:
-    """The wanted elements and the functional groups that parsing has met so far, by tag."""
+class ElementCollector:
+    """Collects elements of a data set, for pydicom to convert their values.
 
-    elements: dict[BaseTag, DataElement | RawDataElement] = field(default_factory=dict)
-    groups: dict[int, FunctionalGroup] = field(default_factory=dict)
+    Args:
+        reader: Reads the elements.
+        encoding: How they are written.
 
-    def add(
-        self, reader: ElementReader, head: ElementHead, end: int, encoding: ElementEncoding
-    ) -> None:
-        """Read an element for pydicom to convert, unless there is one of its tag.
+    Attributes:
+        elements: The collected elements by tag.
+        groups: The functional groups sequences by tag.
+    """
 
-        The first of repeated elements counts, as in DCMTK and GDCM. A value of more than a
+    def __init__(self, reader: ElementReader, encoding: ElementEncoding) -> None:
+        self._reader = reader
+        self.encoding = encoding
+        self.elements: dict[BaseTag, DataElement | RawDataElement] = {}
+        self.groups: dict[int, FunctionalGroup] = {}
+
+    def dataset(self) -> Dataset:
+        """Return the collected elements as a data set that knows its character set."""
+        dataset, encodings = Dataset(self.elements), ["iso8859"]
+        # A character set that is unknown counts as none.
+        with contextlib.suppress(Exception):
+            named = [str(value) for value in values_of(dataset, 0x00080005)]
+            encodings = convert_encodings(named) if named else encodings
+        dataset.set_original_encoding(self.encoding.implicit, self.encoding.little, encodings)
+        return dataset
+
+    def add(self, head: ElementHead, end: int) -> None:
+        """Read an element and collect it, unless one of the same tag has been collected.
+
+        So the first of repeated elements counts, as in DCMTK and GDCM. A value of more than a
         mebibyte is left out.
+
+        Args:
+            head: The element's head.
+            end: Offset behind the element.
+
+        Raises:
+            ReadingError: As of `ElementReader.value`.
         """
         tag, vr, length, start = head
         if tag in self.elements:
             return
-        little = encoding.little
+        little = self.encoding.little
         value: bytes | None = None
         if length == UNDEFINED:
-            value = reader.value(head, end)
+            value = self._reader.value(head, end)
             vr, little = "SQ", value[:1] == b"\xfe"
         elif length == 0:
             value = cast(bytes | None, empty_value_for_VR(vr, raw=True))
         elif length <= _LARGEST_VALUE:
-            value = reader.value(head, end)
+            value = self._reader.value(head, end)
         # UN is in little endian in all files (PS3.5 section 6.2.2).
-        little = little or vr == "UN"
-        key = BaseTag(tag)
-        raw = RawDataElement(key, vr, length, value, start, encoding.implicit, little)
-        self.elements[key] = raw
+        little, key, implicit = little or vr == "UN", BaseTag(tag), self.encoding.implicit
+        self.elements[key] = RawDataElement(key, vr, length, value, start, implicit, little)
+
+    def collect(self, position: int, last: int = -1) -> PixelElement | None:
+        """Add the wanted elements up to pixel data, which are returned, or to the end.
+
+        Args:
+            position: Offset of the first element.
+            last: The tag in front of the first element.
+
+        Raises:
+            ReadingError: As of `ElementReader`.
+        """
+        reader, encoding = self._reader, self.encoding
+        while (head := reader.head(position, encoding)) is not None:
+            tag = head.tag
+            if tag <= last:
+                reader.note("order", f"{element_name(tag)} is repeated or out of order")
+            if tag in PIXEL_TAGS:
+                return PixelElement(tag, head.vr, head.length, head.start)
+            last = tag
+            if head.length & 1 and head.length != UNDEFINED:
+                reader.note("odd", f"{element_name(tag)} has an odd length")
+            if tag in (SHARED_GROUPS, FRAME_GROUPS):
+                # What is of unknown type is written without types (PS3.5 section 6.2.2).
+                own = ENCODINGS[True, True] if head.vr == "UN" else encoding
+                listed = reader.list_items(head, own)
+                if listed is not None:
+                    self.groups.setdefault(tag, FunctionalGroup(listed[0], own))
+                    position = listed[1]
+                    continue
+                reader.note("groups", _UNREADABLE_GROUPS)
+            position = end = reader.end(head, encoding)
+            if tag in _WANTED:
+                self.add(head, end)
+        return None
+
+    def collect_behind(self, pixels: PixelElement, *, size: int) -> None:
+        """Add wanted elements that lie behind uncompressed pixel data, out of their order.
+
+        Args:
+            pixels: The pixel data.
+            size: Bytes in the file.
+        """
+        position = pixels.offset + pixels.length
+        if pixels.length == UNDEFINED or position >= size:
+            return
+        second = self._reader.again()
+        behind = ElementCollector(second, self.encoding)
+        try:
+            is_whole = behind.collect(position, last=pixels.tag) is None
+        except ReadingError:
+            is_whole = False
+        if not is_whole:
+            self._reader.note("behind", "stray bytes lie behind the pixel data")
+            return
+        for kind, deviation in second.deviations.items():
+            self._reader.note(kind, deviation)
+        self.elements = behind.elements | self.elements
+        self.groups = behind.groups | self.groups
 
 
 def read_header(stream: BinaryIO, *, size: int) -> DicomHeader:
@@ -172,21 +261,19 @@ def read_header(stream: BinaryIO, *, size: int) -> DicomHeader:
         start, plain_size = 0, None
         deviations, reader = reader.deviations, ElementReader(stream, size=None)
         reader.deviations |= deviations
-    collected = CollectedElements()
-    encoding, pixels, failure = _EXPLICIT_LITTLE, None, None
+    collector, pixels, failure = ElementCollector(reader, _EXPLICIT_LITTLE), None, None
     try:
         start = _skip_stray_groups(reader, start)
-        encoding = _find_encoding(reader, start, named)
-        pixels = _collect(reader, start, encoding, collected)
+        collector.encoding = _find_encoding(reader, start, named)
+        pixels = collector.collect(start)
         if pixels is not None and plain_size is not None:
-            _collect_behind(reader, pixels, encoding, collected, size=plain_size)
+            collector.collect_behind(pixels, size=plain_size)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         failure = reading_error(error)
+    encoding, dataset = collector.encoding, collector.dataset()
     guessed = IMPLICIT if encoding.implicit else EXPLICIT if encoding.little else BIG_ENDIAN
-    dataset = Dataset(collected.elements)
-    dataset.set_original_encoding(encoding.implicit, encoding.little, _character_sets(dataset))
     return DicomHeader(
         dataset=dataset,
         transfer_syntax=named or guessed,
@@ -197,7 +284,7 @@ def read_header(stream: BinaryIO, *, size: int) -> DicomHeader:
         size=plain_size,
         failure=failure,
         deviations=tuple(reader.deviations.values()),
-        groups=collected.groups,
+        groups=collector.groups,
     )
 
 
@@ -207,7 +294,7 @@ def _read_meta(reader: ElementReader, start: int) -> tuple[Dataset, int]:
     It ends where its group length says, if an element of it does; else with its group, or where
     the group is repeated. It does not end in front of its transfer syntax.
     """
-    meta = CollectedElements()
+    meta = ElementCollector(reader, _EXPLICIT_LITTLE)
     position, last, declared = start, -1, -1
     with contextlib.suppress(ReadingError):
         while (first := reader.peek(position, 4))[:2] == b"\2\0":
@@ -219,7 +306,7 @@ def _read_meta(reader: ElementReader, start: int) -> tuple[Dataset, int]:
                 break
             end = reader.end(head, _EXPLICIT_LITTLE)
             if tag in _META_TAGS:
-                meta.add(reader, head, end, _EXPLICIT_LITTLE)
+                meta.add(head, end)
             if tag == _GROUP_LENGTH and position == start:
                 declared = end + int.from_bytes(reader.value(head, end), "little")
             position, last = end, tag
@@ -229,7 +316,7 @@ def _read_meta(reader: ElementReader, start: int) -> tuple[Dataset, int]:
 
 
 def _skip_stray_groups(reader: ElementReader, start: int) -> int:
-    """Where the data set itself begins."""
+    """Return the offset of the data set, behind groups that do not belong to it."""
     while len(first := reader.peek(start, 8)) == 8 and first[:2] in _STRAY_GROUPS:
         reader.note("group", f"group {max(first[:2]):04x} lies inside the data set")
         # Commands are in implicit VR whatever the data set is in (PS3.7 section 6.3.1).
@@ -254,80 +341,3 @@ def _find_encoding(reader: ElementReader, start: int, named: str | None) -> Elem
     if named is not None and (implicit, little) != (named == IMPLICIT, named != BIG_ENDIAN):
         reader.note("encoding", "the data set is not encoded as its transfer syntax says")
     return ENCODINGS[implicit, little]
-
-
-def _collect(
-    reader: ElementReader,
-    position: int,
-    encoding: ElementEncoding,
-    collected: CollectedElements,
-    last: int = -1,
-) -> PixelElement | None:
-    """Collect the wanted elements up to pixel data, which are returned, or to the end.
-
-    Args:
-        reader: Of the file.
-        position: Offset of the first element.
-        encoding: Of the data set.
-        collected: Where the elements are added.
-        last: The tag in front of the first element.
-
-    Raises:
-        ReadingError: As of `ElementReader`.
-    """
-    while (head := reader.head(position, encoding)) is not None:
-        tag = head.tag
-        if tag <= last:
-            reader.note("order", f"{element_name(tag)} is repeated or out of order")
-        if tag in PIXEL_TAGS:
-            return PixelElement(tag, head.vr, head.length, head.start)
-        last = tag
-        if head.length & 1 and head.length != UNDEFINED:
-            reader.note("odd", f"{element_name(tag)} has an odd length")
-        if tag in (SHARED_GROUPS, FRAME_GROUPS):
-            # What is of unknown type is written without types (PS3.5 section 6.2.2).
-            own = ENCODINGS[True, True] if head.vr == "UN" else encoding
-            listed = reader.list_items(head, own)
-            if listed is not None:
-                collected.groups.setdefault(tag, FunctionalGroup(listed[0], own))
-                position = listed[1]
-                continue
-            reader.note("groups", _UNREADABLE_GROUPS)
-        position = end = reader.end(head, encoding)
-        if tag in _WANTED:
-            collected.add(reader, head, end, encoding)
-    return None
-
-
-def _collect_behind(
-    reader: ElementReader,
-    pixels: PixelElement,
-    encoding: ElementEncoding,
-    collected: CollectedElements,
-    *,
-    size: int,
-) -> None:
-    """Add wanted elements that lie behind uncompressed pixel data, out of their order."""
-    position = pixels.offset + pixels.length
-    if pixels.length == UNDEFINED or position >= size:
-        return
-    behind, second = CollectedElements(), reader.again()
-    try:
-        is_whole = _collect(second, position, encoding, behind, last=pixels.tag) is None
-    except ReadingError:
-        is_whole = False
-    if not is_whole:
-        reader.note("behind", "stray bytes lie behind the pixel data")
-        return
-    for kind, deviation in second.deviations.items():
-        reader.note(kind, deviation)
-    collected.elements = behind.elements | collected.elements
-    collected.groups = behind.groups | collected.groups
-
-
-def _character_sets(dataset: Dataset) -> list[str]:
-    """The codecs of Specific Character Set (0008,0005); an unknown set is as none."""
-    with contextlib.suppress(Exception):
-        if named := [str(value) for value in values_of(dataset, 0x00080005)]:
-            return convert_encodings(named)
-    return ["iso8859"]

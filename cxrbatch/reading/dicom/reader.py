@@ -1,7 +1,7 @@
 """Reads a DICOM file: header, kind of object, limits, then frame by frame to grey levels."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import BinaryIO
 
 from pydicom.uid import UID
@@ -9,7 +9,6 @@ from pydicom.uid import UID
 from cxrbatch.reading.codecs.decoders import (
     DECODERS,
     DecodedFrame,
-    FrameShape,
     aspect_in_full,
     halvings,
 )
@@ -46,35 +45,6 @@ _MOST_FRAMES = 50_000
 _CONTRADICTION = "photometric interpretation and presentation LUT shape contradict each other"
 
 
-@dataclass(frozen=True, slots=True)
-class _Image:
-    """An image that passed all checks of its header.
-
-    Attributes:
-        frames: The source of its frames.
-        shape: Size and layout of every frame.
-        count: Number of frames.
-        layout: Which bits of a pixel cell hold the value.
-        transforms: Display transforms of the first frame; None for colour.
-        transform_reader: Reads those of the other frames where they can differ, else None.
-        palette: For PALETTE COLOR.
-        no_voi: Policy where the header has no VOI transform.
-        pixel_aspect: Height of a pixel over its width.
-        deviations: As of `DicomHeader`.
-    """
-
-    frames: NativeFrames | EncapsulatedFrames
-    shape: FrameShape
-    count: int
-    layout: StoredLayout
-    transforms: FrameTransforms | None
-    transform_reader: TransformReader | None
-    palette: Palette | None
-    no_voi: str
-    pixel_aspect: float
-    deviations: tuple[str, ...]
-
-
 def read_dicom(stream: BinaryIO, *, size: int, options: ReadingOptions) -> Iterator[Reading]:
     """Read a DICOM file: one Reading, or one per frame, each decoded when it is asked for.
 
@@ -96,12 +66,12 @@ def read_dicom(stream: BinaryIO, *, size: int, options: ReadingOptions) -> Itera
         yield failed_reading("dicom", error, facts=facts, flags=flags)
         return
     for number in range(image.count):
-        yield _read_frame(image, number, description)
+        yield image.read(number)
 
 
 def _image_or_reason(
     header: DicomHeader, description: Description, options: ReadingOptions
-) -> _Image | ReadingError:
+) -> "_DicomImage | ReadingError":
     """The image, or why there is none; an excluded one is opened only for `render_all`."""
     exclusion = description.exclusion
     if header.pixels is None:
@@ -110,7 +80,7 @@ def _image_or_reason(
     if exclusion is not None and not options.render_all:
         return exclusion
     try:
-        return _open_image(header, header.pixels, description, options)
+        return _DicomImage(header, header.pixels, description, options)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
@@ -124,153 +94,138 @@ def _joined(exclusion: ReadingError | None, failure: ReadingError) -> ReadingErr
     return ReadingError(exclusion.outcome, f"{exclusion.detail}; {failure.detail}")
 
 
-def _read_frame(image: _Image, number: int, description: Description) -> Reading:
-    """One frame; if it fails, the other frames do not."""
-    facts, flags, exclusion = description.facts, set(description.flags), description.exclusion
-    transforms = image.transforms
-    if transforms is not None:
-        if number > 0 and image.transform_reader is not None:
-            with quietly():
-                transforms = image.transform_reader.of_frame(number)
-        facts = replace(facts, voi_source=transforms.display.voi_source(image.no_voi))
-        flags |= {Flag.NO_VOI} if transforms.display.voi is None else set()
-        flags |= {Flag.VOI_IGNORED} if transforms.is_ignored else set()
-    try:
-        grey, is_colour, deviations = _render_frame(image, number, transforms)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        failure = _joined(exclusion, reading_error(error))
-        return failed_reading("dicom", failure, facts=facts, flags=flags, frame=number)
-    rows, columns = image.shape.rows, image.shape.columns
-    aspect = image.pixel_aspect
-    if grey.shape != (rows, columns):
-        flags.add(Flag.REDUCED_DECODING)
-        aspect = aspect_in_full(replace(grey, pixel_aspect=aspect), rows=rows, columns=columns)
-    flags |= {Flag.COLOUR} if is_colour else set()
-    flags |= {Flag.NONCONFORMING} if deviations else set()
-    remarks = [*deviations]
-    if exclusion is not None:
-        remarks.insert(0, exclusion.detail)
-    elif transforms is not None and transforms.is_contradictory:
-        remarks.append(_CONTRADICTION)
-    return Reading(
-        frame=number,
-        format="dicom",
-        outcome=Outcome.SCORED if exclusion is None else exclusion.outcome,
-        detail="; ".join(remarks),
-        facts=facts,
-        flags=ordered_flags(flags),
-        image=replace(grey, pixel_aspect=aspect),
-    )
+class _DicomImage:
+    """An image all of whose header has been checked; reads one frame at a time.
 
-
-def _render_frame(
-    image: _Image, number: int, transforms: FrameTransforms | None
-) -> tuple[GreyImage, bool, tuple[str, ...]]:
-    """Grey levels, whether the frame has colour, and the deviations of file and frame."""
-    decoded = image.frames.frame(number)
-    deviations = image.deviations + decoded.deviations
-    layout = _layout_of(decoded, image)
-    if layout != image.layout:
-        deviations += (f"the values have {layout.bits_stored} bits, more than bits stored",)
-    cells = decoded.cells
-    if transforms is None:
-        grey, is_colour = render_colour(
-            cells, decoded.photometric, layout=layout, palette=image.palette
-        )
-        return grey, is_colour, deviations
-    display = replace(transforms.display, layout=layout)
-    return (
-        render_grey(cells, display, no_voi=image.no_voi),
-        False,
-        deviations + transforms.deviations,
-    )
-
-
-def _layout_of(decoded: DecodedFrame, image: _Image) -> StoredLayout:
-    """Which bits hold the value: all of a codestream whose values need more than Bits Stored.
-
-    Without the upper bits white would become black. Source: DICOM PS3.5 section A.4; so does GDCM.
-    """
-    layout = image.layout
-    if decoded.precision is None or decoded.precision <= layout.high_bit + 1:
-        return layout
-    cells = decoded.cells
-    values = cells.view(f"i{cells.dtype.itemsize}") if layout.is_signed else cells
-    shift = layout.high_bit + 1 - layout.bits_stored
-    if layout.lowest <= values.min() >> shift and values.max() >> shift <= layout.highest:
-        return layout
-    if image.transforms is None or decoded.precision > image.shape.bits_allocated:
-        raise ReadingError(Outcome.CORRUPT, "the values have more bits than the header gives")
-    return StoredLayout(decoded.precision, decoded.precision - 1, layout.is_signed)
-
-
-def _open_image(
-    header: DicomHeader, pixels: PixelElement, description: Description, options: ReadingOptions
-) -> _Image:
-    """Check all that the header claims, and find the frames.
+    Attributes:
+        count: Number of frames.
 
     Raises:
         ReadingError: For each way in which a header can be wrong.
     """
-    if pixels.tag != _INTEGER_PIXELS:
-        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "floating point pixel data")
-    dataset = header.dataset
-    shape, layout = read_shape(dataset, description)
-    count = frame_count(dataset)
-    if count > _MOST_FRAMES:
-        raise ReadingError(Outcome.TOO_LARGE, f"the header claims over {_MOST_FRAMES} frames")
-    check_samples(count * shape.rows * shape.columns * shape.samples, limit=options.max_pixels)
-    transforms = reader = palette = None
-    if shape.photometric in GREYSCALES:
-        reader = TransformReader(header, layout, shape.photometric)
-        transforms = reader.of_frame(0)
-        reader = reader if reader.has_groups else None
-    elif shape.photometric == "PALETTE COLOR":
-        little = header.is_little_endian
-        palette = read_palette(dataset, is_signed=layout.is_signed, little=little)
-    frames: NativeFrames | EncapsulatedFrames
-    if header.transfer_syntax in _UNCOMPRESSED:
-        frames = NativeFrames(header, pixels, shape, count)
-    elif header.transfer_syntax in DECODERS:
-        if transforms is not None and _may_be_halved(layout, transforms):
-            times = halvings(shape.rows, shape.columns, least_size=options.least_size)
-            shape = replace(shape, halvings=times)
-        frames = EncapsulatedFrames(header, pixels, shape, count)
-    else:
-        raise ReadingError(Outcome.UNSUPPORTED_TRANSFER_SYNTAX, _name(header.transfer_syntax))
-    problem = description.photometric_problem
-    return _Image(
-        frames,
-        shape,
-        count,
-        layout,
-        transforms,
-        reader,
-        palette,
-        # The policy is made for radiographs; the values of other modalities have a meaning to keep.
-        no_voi=options.no_voi if description.exclusion is None else "full_range",
-        pixel_aspect=pixel_aspect(dataset),
-        deviations=tuple(
-            deviation
-            for deviation in (
-                *header.deviations,
-                description.modality_deviation,
-                *frames.deviations,
-                problem,
+
+    def __init__(
+        self,
+        header: DicomHeader,
+        pixels: PixelElement,
+        description: Description,
+        options: ReadingOptions,
+    ) -> None:
+        if pixels.tag != _INTEGER_PIXELS:
+            raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "floating point pixel data")
+        self._description = description
+        shape, self._layout = read_shape(header.dataset, description)
+        self.count = count = frame_count(header.dataset)
+        if count > _MOST_FRAMES:
+            raise ReadingError(Outcome.TOO_LARGE, f"the header claims over {_MOST_FRAMES} frames")
+        check_samples(count * shape.rows * shape.columns * shape.samples, limit=options.max_pixels)
+        self._transform_reader: TransformReader | None = None
+        self._transforms: FrameTransforms | None = None
+        self._palette: Palette | None = None
+        if shape.photometric in GREYSCALES:
+            self._transform_reader = TransformReader(header, self._layout, shape.photometric)
+            self._transforms = self._transform_reader.of_frame(0)
+        elif shape.photometric == "PALETTE COLOR":
+            self._palette = read_palette(
+                header.dataset, is_signed=self._layout.is_signed, little=header.is_little_endian
             )
-            if deviation
-        ),
-    )
+        self._frames: NativeFrames | EncapsulatedFrames
+        if header.transfer_syntax in _UNCOMPRESSED:
+            self._frames = NativeFrames(header, pixels, shape, count)
+        elif header.transfer_syntax in DECODERS:
+            if self._may_be_halved():
+                times = halvings(shape.rows, shape.columns, least_size=options.least_size)
+                shape = replace(shape, halvings=times)
+            self._frames = EncapsulatedFrames(header, pixels, shape, count)
+        else:
+            raise ReadingError(Outcome.UNSUPPORTED_TRANSFER_SYNTAX, _name(header.transfer_syntax))
+        self._shape = shape
+        # The policy is made for radiographs; the values of other modalities have a meaning to keep.
+        self._no_voi = options.no_voi if description.exclusion is None else "full_range"
+        self._pixel_aspect = pixel_aspect(header.dataset)
+        problems = (description.modality_deviation, *self._frames.deviations)
+        problems += (description.photometric_problem,)
+        self._deviations = header.deviations + tuple(filter(None, problems))
 
+    def read(self, number: int) -> Reading:
+        """Read one frame, counted from 0; if it fails, the other frames do not."""
+        facts, exclusion = self._description.facts, self._description.exclusion
+        flags, transforms = set(self._description.flags), self._transforms
+        if self._transform_reader is not None and transforms is not None:
+            if number > 0 and self._transform_reader.has_groups:
+                with quietly():
+                    transforms = self._transform_reader.of_frame(number)
+            facts = replace(facts, voi_source=transforms.display.voi_source(self._no_voi))
+            flags |= {Flag.NO_VOI} if transforms.display.voi is None else set()
+            flags |= {Flag.VOI_IGNORED} if transforms.is_ignored else set()
+        try:
+            grey, is_colour, deviations = self._render(number, transforms)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            failure = _joined(exclusion, reading_error(error))
+            return failed_reading("dicom", failure, facts=facts, flags=flags, frame=number)
+        rows, columns, aspect = self._shape.rows, self._shape.columns, self._pixel_aspect
+        grey = replace(grey, pixel_aspect=aspect)
+        if grey.shape != (rows, columns):
+            flags.add(Flag.REDUCED_DECODING)
+            aspect = aspect_in_full(grey, rows=rows, columns=columns)
+            grey = replace(grey, pixel_aspect=aspect)
+        flags |= {Flag.COLOUR} if is_colour else set()
+        flags |= {Flag.NONCONFORMING} if deviations else set()
+        remarks = list(deviations)
+        if exclusion is not None:
+            remarks.insert(0, exclusion.detail)
+        elif transforms is not None and transforms.is_contradictory:
+            remarks.append(_CONTRADICTION)
+        outcome = Outcome.SCORED if exclusion is None else exclusion.outcome
+        detail, ordered = "; ".join(remarks), ordered_flags(flags)
+        return Reading(number, "dicom", outcome, detail, facts, ordered, grey)
 
-def _may_be_halved(layout: StoredLayout, transforms: FrameTransforms) -> bool:
-    """Whether the mean of neighbouring cells means something.
+    def _render(
+        self, number: int, transforms: FrameTransforms | None
+    ) -> tuple[GreyImage, bool, tuple[str, ...]]:
+        """Grey levels, whether the frame has colour, and the deviations of file and frame."""
+        decoded = self._frames.frame(number)
+        deviations = self._deviations + decoded.deviations
+        layout, cells = self._layout_of(decoded), decoded.cells
+        if layout != self._layout:
+            deviations += (f"the values have {layout.bits_stored} bits, more than bits stored",)
+        if transforms is None:
+            grey, is_colour = render_colour(
+                cells, decoded.photometric, layout=layout, palette=self._palette
+            )
+            return grey, is_colour, deviations
+        display = replace(transforms.display, layout=layout)
+        grey = render_grey(cells, display, no_voi=self._no_voi)
+        return grey, False, deviations + transforms.deviations
 
-    Padding is no grey level, and bits above or below the value belong to something else.
-    """
-    return transforms.display.padding is None and layout.high_bit == layout.bits_stored - 1
+    def _layout_of(self, decoded: DecodedFrame) -> StoredLayout:
+        """Which bits hold the value: all of a codestream whose values need more than Bits Stored.
+
+        Without the upper bits white would become black. Source: DICOM PS3.5 section A.4; so does
+        GDCM.
+        """
+        layout = self._layout
+        if decoded.precision is None or decoded.precision <= layout.high_bit + 1:
+            return layout
+        cells = decoded.cells
+        values = cells.view(f"i{cells.dtype.itemsize}") if layout.is_signed else cells
+        shift = layout.high_bit + 1 - layout.bits_stored
+        if layout.lowest <= values.min() >> shift and values.max() >> shift <= layout.highest:
+            return layout
+        if self._transforms is None or decoded.precision > self._shape.bits_allocated:
+            raise ReadingError(Outcome.CORRUPT, "the values have more bits than the header gives")
+        return StoredLayout(decoded.precision, decoded.precision - 1, layout.is_signed)
+
+    def _may_be_halved(self) -> bool:
+        """Whether the mean of neighbouring cells means something.
+
+        Padding is no grey level, and bits above or below the value belong to something else.
+        """
+        if self._transforms is None or self._transforms.display.padding is not None:
+            return False
+        return self._layout.high_bit == self._layout.bits_stored - 1
 
 
 def _name(transfer_syntax: str) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
 from pydicom.dataset import Dataset
@@ -12,8 +12,8 @@ from cxrbatch.reading.dicom.element_reader import ElementReader
 from cxrbatch.reading.dicom.header import (
     FRAME_GROUPS,
     SHARED_GROUPS,
-    CollectedElements,
     DicomHeader,
+    ElementCollector,
     FunctionalGroup,
 )
 from cxrbatch.reading.dicom.lookup_tables import read_lut, signed_word
@@ -98,11 +98,14 @@ class TransformReader:
         """
         problems = _Problems()
         is_inverted, is_contradictory = self._polarity()
-        padding, modality = self._padding(), self._modality(number, problems)
-        display = DisplayTransforms(self._layout, padding, modality, is_inverted=is_inverted)
-        is_negative = display.full_range()[0] < 0
-        voi, place = self._voi(number, problems, is_negative=is_negative)
-        display = DisplayTransforms(self._layout, padding, modality, voi, is_inverted, place)
+        display = DisplayTransforms(
+            self._layout,
+            padding=self._padding(),
+            modality=self._modality(number, problems),
+            is_inverted=is_inverted,
+        )
+        voi, place = self._voi(number, problems, is_negative=display.full_range()[0] < 0)
+        display = replace(display, voi=voi, voi_place=place)
         return FrameTransforms(
             display, problems.is_ignored, is_contradictory, tuple(problems.deviations)
         )
@@ -189,16 +192,13 @@ class TransformReader:
 
 
 def _parse_item(item: bytes, group: FunctionalGroup) -> Dataset:
-    collected, encoding = CollectedElements(), group.encoding
-    reader, position = ElementReader(io.BytesIO(item), size=len(item)), 0
+    reader, encoding, position = ElementReader(io.BytesIO(item), size=len(item)), group.encoding, 0
+    collector = ElementCollector(reader, encoding)
     while (head := reader.head(position, encoding)) is not None:
-        end = reader.end(head, encoding)
+        position = reader.end(head, encoding)
         if head.tag in (_FRAME_VOI, _PIXEL_VALUES):
-            collected.add(reader, head, end, encoding)
-        position = end
-    dataset = Dataset(collected.elements)
-    dataset.set_original_encoding(encoding.implicit, encoding.little, "iso8859")
-    return dataset
+            collector.add(head, position)
+    return collector.dataset()
 
 
 def _read_rescale(dataset: Dataset, problems: _Problems) -> Rescale | None:

@@ -144,7 +144,7 @@ _SEPARATORS = re.compile(r"[\s!-/:-@\[-`{-~]+")
 
 @dataclass(frozen=True, slots=True)
 class ModalityCheck:
-    """What Modality and SOP class say together.
+    """What `check_modality` found out about an object.
 
     Attributes:
         code: Defined term or known spelling, in capitals; None where there is none.
@@ -194,7 +194,7 @@ def _check_modality(header: DicomHeader, accepted: frozenset[str]) -> ModalityCh
 
 
 def _check_slip(written: str, sop_class: str) -> ModalityCheck:
-    """Check a value that is no term: the SOP class decides, then the spelling."""
+    """Check a Modality that is no term, or "other": the SOP class decides, then the spelling."""
     parts = re.findall("[A-Z0-9]+", plain_capitals(written))
     code, is_radiograph = None, False
     if "".join(parts) in _RADIOGRAPHS:

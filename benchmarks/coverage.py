@@ -11,8 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import norm
 
-from cxrbatch.results.statistics import delong
-from cxrbatch.results.statistics.curves import Ranking
+from cxrbatch.results.statistics.curves import Ranking, delong_area, delong_interval
 from cxrbatch.results.statistics.intervals import Interval, Weights, bootstrap_by_group
 from cxrbatch.results.statistics.metrics import Values
 
@@ -74,8 +73,8 @@ def main() -> None:
 
             found = [bootstrap_by_group(area, of, seed=seed)[0].interval for of in sides]
             hits += [covers(interval, _TRUE_AREA) for interval in found]
-            areas = [delong.area(sick, score, of) for of in sides]
-            direct += [covers(a and delong.interval(a), _TRUE_AREA) for a in areas]
+            areas = [delong_area(sick, score, of) for of in sides]
+            direct += [covers(a and delong_interval(a), _TRUE_AREA) for a in areas]
         report(f"AUC {_TRUE_AREA:.3f}", "bootstrap", patients, hits / options.tables)
         report(f"AUC {_TRUE_AREA:.3f}", "DeLong", patients, direct / options.tables)
 

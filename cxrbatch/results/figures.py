@@ -3,15 +3,12 @@
 All numbers are Python's own, so that `dataclasses.asdict` is ready for JSON.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from cxrbatch.results.statistics.delong import Area, interval
-from cxrbatch.results.statistics.intervals import Estimate, Groups, wilson
-from cxrbatch.results.statistics.metrics import Probabilities, Values
+if TYPE_CHECKING:
+    import pandas as pd
 
 Numbers = tuple[float, ...]
 Counts = tuple[int, ...]
@@ -25,9 +22,9 @@ class Figure:
         value: None where the statistic is undefined.
         low: Lower bound; None where there is no interval.
         high: Upper bound, likewise.
-        n: The images that it is a statistic of: of a proportion, its denominator.
-        method: How the interval was found, for a reader ("Wilson", "patient bootstrap", …); None
-            without one.
+        n: Number of images that it describes; of a proportion, the denominator.
+        method: How the interval was calculated, for a reader: "Wilson", "patient bootstrap", …;
+            None without one.
         undefined: Why there is no value, or, with a value, no interval; None where there is both.
     """
 
@@ -41,7 +38,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A curve thinned for drawing to a few hundred of its own points.
+    """A curve for drawing: a few hundred of its own points.
 
     Attributes:
         x: Of a ROC curve 1 - specificity; of a precision-recall curve the recall.
@@ -69,16 +66,16 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class OperatingFigures:
-    """A threshold of one class and what it does: positive where the score reaches it.
+    """A threshold of one class and its rates: positive where the score reaches it.
 
     Attributes:
         name: "youden", "sensitive" (95 % sensitivity) or "specific" (95 % specificity).
         chosen_on: "these images", or "validation" where the checkpoint's card holds the threshold.
         threshold: Just above 1 or the highest score where no image is positive.
-        sensitivity: Share of the class's images that reach it.
-        specificity: Share of the others that do not.
-        ppv: Share of those that reach it that are of the class.
-        npv: Share of those that do not that are not.
+        sensitivity: Share of the images of the class that reach the threshold.
+        specificity: Share of the other images that do not.
+        ppv: Share of the images reaching it that are of the class.
+        npv: Share of the images not reaching it that are of another class.
         ppv_at_prevalence: By Bayes' rule for the stated prevalence; None where none was stated.
         npv_at_prevalence: Likewise.
     """
@@ -90,8 +87,8 @@ class OperatingFigures:
     specificity: Figure
     ppv: Figure
     npv: Figure
-    ppv_at_prevalence: Figure | None
-    npv_at_prevalence: Figure | None
+    ppv_at_prevalence: Figure | None = None
+    npv_at_prevalence: Figure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +128,7 @@ class ClassFigures:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Whether a confidence of 0.8 is right in 80 of 100.
+    """Confidence against accuracy: is a confidence of 0.8 right in 80 of 100 images?
 
     Attributes:
         edges: Of the bins of confidence, the largest probability; one more than bins.
@@ -139,8 +136,8 @@ class Calibration:
         confidence: Mean confidence in each bin; None where it is empty.
         accuracy: Share of right predictions in each bin; None where it is empty.
         ece: Expected calibration error.
-        ece_by_chance: What it would be on average, were every confidence true: a count of right
-            predictions strays from its expectation. None without images.
+        ece_by_chance: Its mean if every confidence were true, as the number of right predictions
+            varies by chance; None without images.
         brier: Squared distance of the probabilities from the truth, summed over the classes, in
             [0, 2].
     """
@@ -159,12 +156,12 @@ class RuleOut:
     """A threshold below which images are read as normal.
 
     Attributes:
-        target: The sensitivity for an abnormal image that is reached at least: 0.95, 0.98, 0.99.
+        target: The least sensitivity for abnormal images: 0.95, 0.98 or 0.99.
         threshold: Of 1 - P(Normal).
-        sensitivity: Share of the abnormal images that reach it.
+        sensitivity: Share of the abnormal images that reach the threshold.
         specificity: Share of the normal images that do not.
-        npv: Share of those ruled out that are normal.
-        ruled_out: Share of all images that do not reach it.
+        npv: Share of the images ruled out that are normal.
+        ruled_out: Share of all images that do not reach the threshold.
     """
 
     target: float
@@ -177,7 +174,7 @@ class RuleOut:
 
 @dataclass(frozen=True, slots=True)
 class Triage:
-    """Normal against all else, by 1 - P(Normal).
+    """Normal against all other classes, by 1 - P(Normal).
 
     Attributes:
         normal: The name of the class.
@@ -202,8 +199,8 @@ class Evaluation:
 
     Attributes:
         images: Images with a truth and scores.
-        patients: Groups that were resampled; equal to `images` where each has its own.
-        replicates: Of the bootstrap.
+        patients: Patients that were resampled; an image of an unknown patient counts as one.
+        replicates: Number of resamples of the bootstrap.
         confusion: Counts by truth (rows) and most probable class (columns).
         accuracy: Wilson where every patient has one image, else by patient bootstrap.
         accuracy_of_images: Wilson, as if every image were of another patient.
@@ -213,7 +210,7 @@ class Evaluation:
         classes: In the order of the probabilities.
         calibration: Of the probabilities as they are.
         uncalibrated: Of the softmax of the logits; None without logits.
-        temperature: What the logits were divided by; None where not stated.
+        temperature: Divisor of the logits, from the card; None where not stated.
         triage: None where no class is called Normal.
     """
 
@@ -231,6 +228,25 @@ class Evaluation:
     uncalibrated: Calibration | None
     temperature: float | None
     triage: Triage | None
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return every figure as a row of a DataFrame.
+
+        Returns:
+            The columns `name`, such as "accuracy", "auc", "youden (these images) sensitivity" or
+            "calibration ece"; `class`, null where the figure is of no single class; `value`, `low`
+            and `high`, NaN where undefined; `n`, the images that the figure describes; `method` of
+            the interval; and `undefined`, why there is no value or no interval.
+        """
+        import pandas as pd
+
+        columns = ["name", "class", *(field.name for field in fields(Figure))]
+        rows = [
+            [" ".join(names), name, *(getattr(figure, column) for column in columns[2:])]
+            for names, name, figure in _figures_in(self, (), None)
+        ]
+        frame = pd.DataFrame(rows, columns=columns)
+        return frame.astype({"value": float, "low": float, "high": float})
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,89 +295,20 @@ class SubgroupFigures:
     sensitivity: tuple[Figure, ...]
 
 
-Chosen = npt.NDArray[np.bool_]
-
-WILSON, WILSON_OF_PATIENTS = "Wilson", "Wilson over patients"
-BOOTSTRAP = "patient bootstrap"
-DELONG, DELONG_OF_PATIENTS = "DeLong", "DeLong over patients"
-
-NO_IMAGES = "no images"
-NO_POSITIVE, NO_NEGATIVE = "no image is of this class", "every image is of this class"
-
-_HISTOGRAM_BINS = 20
-_MOST_POINTS = 300
-
-
-def one_each(groups: Groups) -> bool:
-    """Whether every patient has one image."""
-    return len(groups) == 0 or int(groups.max()) + 1 == len(groups)
-
-
-def undefined(n: int, reason: str) -> Figure:
-    """A statistic without a value."""
-    return Figure(None, None, None, n, None, reason)
-
-
-def resampled(estimate: Estimate, n: int, reason: str) -> Figure:
-    """A statistic with its bootstrap interval; `reason` is said where it is undefined."""
-    if estimate.value is None:
-        return undefined(n, reason)
-    if estimate.interval is None:
-        return Figure(estimate.value, None, None, n, None, estimate.reason)
-    return Figure(estimate.value, *estimate.interval, n, BOOTSTRAP)
-
-
-def proportion(estimate: Estimate, among: Chosen, groups: Groups, reason: str) -> Figure:
-    """A share of the images chosen by `among`, with Wilson's interval or the bootstrap's.
-
-    Where every patient's images agree that it is all or none, resampling shows no spread, and
-    Wilson's interval with patients for images is given.
-    """
-    n = int(np.count_nonzero(among))
-    if n == 0 or estimate.value is None:
-        return undefined(n, reason)
-    if one_each(groups):
-        return Figure(estimate.value, *wilson(round(estimate.value * n), n), n, WILSON)
-    if estimate.constant and estimate.value in (0.0, 1.0):
-        patients = len(np.unique(groups[among]))
-        bounds = wilson(round(estimate.value * patients), patients)
-        return Figure(estimate.value, *bounds, n, WILSON_OF_PATIENTS)
-    return resampled(estimate, n, reason)
-
-
-def proportion_of_images(hits: int, n: int) -> Figure:
-    """A share with Wilson's interval, as if every image were of another patient."""
-    if n == 0:
-        return undefined(0, NO_IMAGES)
-    return Figure(hits / n, *wilson(hits, n), n, WILSON)
-
-
-def area_figure(value: float | None, found: Area | None, groups: Groups, reason: str) -> Figure:
-    """An area under a ROC curve with DeLong's interval."""
-    n = len(groups)
-    if value is None:
-        return undefined(n, reason)
-    if found is None:
-        too_few = "no interval: fewer than two patients on one side"
-        return Figure(value, None, None, n, None, too_few)
-    bounds = interval(found)
-    if bounds is None:
-        return Figure(value, None, None, n, None, "no interval: DeLong's variance is 0")
-    method = DELONG if one_each(groups) else DELONG_OF_PATIENTS
-    return Figure(value, *bounds, n, method)
-
-
-def histogram(positive: Chosen, score: Probabilities) -> Histogram:
-    """Scores in [0, 1] by truth."""
-    edges = np.linspace(0.0, 1.0, _HISTOGRAM_BINS + 1)
-    counts = [np.histogram(score[side], edges)[0] for side in (positive, ~positive)]
-    first, second = (tuple(map(int, side)) for side in counts)
-    return Histogram(tuple(edges.tolist()), first, second)
-
-
-def thinned(x: Values, y: Values) -> Curve:
-    """Points of a curve at equal steps along it, its ends included."""
-    along = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
-    wanted = np.searchsorted(along, np.linspace(0.0, along[-1], _MOST_POINTS))
-    kept = np.unique(np.concatenate([[0], np.minimum(wanted, len(x) - 1), [len(x) - 1]]))
-    return Curve(tuple(x[kept].tolist()), tuple(y[kept].tolist()))
+def _figures_in(
+    part: object, names: tuple[str, ...], of: str | None
+) -> Iterator[tuple[tuple[str, ...], str | None, Figure]]:
+    """Walk through an evaluation: yield the names that lead to a figure, its class, the figure."""
+    if isinstance(part, Figure):
+        yield names, of, part
+    elif isinstance(part, tuple):
+        for item in part:
+            if isinstance(item, ClassFigures):
+                yield from _figures_in(item, (), item.name)
+            elif isinstance(item, OperatingFigures):
+                yield from _figures_in(item, (f"{item.name} ({item.chosen_on})",), of)
+            elif isinstance(item, RuleOut):
+                yield from _figures_in(item, (*names[:-1], f"sensitivity {item.target}"), of)
+    elif is_dataclass(part):
+        for field in fields(part):
+            yield from _figures_in(getattr(part, field.name), (*names, field.name), of)

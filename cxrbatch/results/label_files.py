@@ -3,10 +3,11 @@
 import csv
 import io
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from sys import getsizeof
-from typing import BinaryIO, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import pandas as pd
 import pyarrow as pa
@@ -20,24 +21,30 @@ from cxrbatch.results.bounded import BoundedParquet
 from cxrbatch.results.labels import SPLITS, LabelledFile
 from cxrbatch.results.pages import TooLarge, text_lengths
 
+if TYPE_CHECKING:
+    import _csv
+
 _OPTIONAL = ("patient", "split", "source")
 
 _PARQUET_MAGIC = b"PAR1"
 _MOST_DIFFERENT, _MOST_SHOWN = 10_000, 5
 # Characters: of a field, of a row of CSV, of the rows that are checked together.
 _LONGEST_VALUE, _LONGEST_ROW, _CHUNK_CHARACTERS = 1 << 16, 1 << 20, 1 << 22
-_CHUNK_ROWS = 1 << 16
 _BYTES_OF_A_CHARACTER = 4
 _TOO_LONG = f"a field is longer than {_LONGEST_VALUE} characters"
 # What all labels of a file may take, so that a command stays below 1 GB: nearly two millions.
 _MOST_BYTES = 512 << 20
 # Bytes that a label takes beside its texts, in a frame or as a `LabelledFile` with what training
 # joins to it; and that a text of several labels takes beside its characters.
-_LABEL_BYTES, _SHARED_BYTES = 200, 100
+_LABEL_BYTES, _SHARED_BYTES = 249, 100
 
-_Row = tuple[int, str, Sequence[str]]
-"""The number of a row, the column that names the images, and the texts of `_names`."""
-_Rows = Iterator[_Row]
+# Paths that `normpath` may change.
+_NOT_NORMAL = r"(?:^|/)\.{0,2}(?:/|$)"
+
+_SPLIT = "|".join(("", *SPLITS))
+
+_Chunks = Iterator[pd.DataFrame]
+"""Some rows at a time: texts in the columns of `_names`, indexed by the number of the row."""
 
 
 def read_labels(file: Path) -> list[LabelledFile]:
@@ -94,18 +101,19 @@ def read_frame(labels: Path | pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame
             than fit into 512 MiB.
     """
     if isinstance(labels, pd.DataFrame):
-        key = _key_column(list(labels.columns), "the DataFrame of labels", keys)
-        texts = labels.astype(object).reindex(columns=_names(key)).map(_text)
-        checked = _CheckedLabels("the DataFrame of labels", "row")
-        checked.add(texts.set_axis(range(1, len(texts) + 1)))
+        name = "the DataFrame of labels"
+        key = _key_column(list(labels.columns), name, keys)
+        values = labels.reindex(columns=_names(key)).astype(object)
+        texts = values.where(values.notna(), None).map(_text)
+        checked = _CheckedLabels(name, "row")
+        checked.add(_frame(texts.to_dict("list"), range(1, len(texts) + 1)))
         return checked.frame()
     try:
         with open_regular(labels) as stream:
             is_parquet = stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
             stream.seek(0)
-            rows = (_parquet_rows if is_parquet else _csv_rows)(stream, labels, keys)
             checked = _CheckedLabels(labels, "row" if is_parquet else "line")
-            for chunk in _chunks(rows):
+            for chunk in (_parquet_chunks if is_parquet else _csv_chunks)(stream, labels, keys):
                 checked.add(chunk)
     except LabelError:
         raise
@@ -145,23 +153,10 @@ def _as_list(frame: pd.DataFrame) -> list[LabelledFile]:
     return [*map(LabelledFile, *columns)]
 
 
-def _chunks(rows: _Rows) -> Iterator[pd.DataFrame]:
-    """Group rows into frames of bounded size, indexed by the number of the row."""
-    chunk: list[_Row] = []
-    characters = 0
-    for row in rows:
-        chunk.append(row)
-        characters += sum(map(len, row[2]))
-        if len(chunk) == _CHUNK_ROWS or characters > _CHUNK_CHARACTERS:
-            yield _frame(chunk)
-            chunk, characters = [], 0
-    if chunk:
-        yield _frame(chunk)
-
-
-def _frame(rows: Sequence[_Row]) -> pd.DataFrame:
-    numbers, (key, *_), fields = zip(*rows, strict=True)
-    return pd.DataFrame(fields, numbers, _names(key), dtype=object)
+def _frame(columns: Mapping[str, Sequence[str]], numbers: Sequence[int] | range) -> pd.DataFrame:
+    """Make a chunk of texts, without spaces around them."""
+    texts = pd.DataFrame(columns, numbers, dtype="string")
+    return texts.apply(lambda column: column.str.strip())
 
 
 class _CheckedLabels:
@@ -183,19 +178,19 @@ class _CheckedLabels:
             return
         _check_fields(self._file, self._unit, chunk)
         key, *others = chunk.columns
-        if key == "path":
-            chunk[key] = [posixpath.normpath(name) for name in chunk[key]]
-        self._classes.update(chunk["label"])
+        if key == "path" and (irregular := chunk[key].str.contains(_NOT_NORMAL)).any():
+            chunk.loc[irregular, key] = chunk.loc[irregular, key].map(posixpath.normpath)
+        self._classes.update(chunk["label"].unique())
         if len(self._classes) > _MOST_DIFFERENT:
             raise LabelError(
                 f"{self._file} has more than {_MOST_DIFFERENT:,} different labels; "
                 "its column label has to name classes"
             )
         for name in others:
-            new = set(chunk[name]) - self._texts
+            new = set(chunk[name].unique()) - self._texts
             self._texts |= new
             self._left -= sum(_SHARED_BYTES + getsizeof(text) for text in new)
-        taken = (chunk[key].map(getsizeof) + _LABEL_BYTES).cumsum()
+        taken = (chunk[key].str.len() + _LABEL_BYTES).cumsum()
         if taken.iloc[-1] > self._left:
             count = self._rows + int((taken <= self._left).sum()) + 1
             raise LabelError(
@@ -204,7 +199,7 @@ class _CheckedLabels:
             )
         self._left -= int(taken.iloc[-1])
         self._rows += len(chunk)
-        self._parts.append(chunk.astype("string"))
+        self._parts.append(chunk)
 
     def frame(self) -> pd.DataFrame:
         """Return all labels as `read_frame` does.
@@ -227,7 +222,7 @@ def _check_fields(file: Path | str, unit: str, chunk: pd.DataFrame) -> None:
         LabelError: Names the row and what is wrong with it.
     """
     key, *others = chunk.columns
-    lengths = chunk.map(len)
+    lengths = chunk.apply(lambda texts: texts.str.len())
     # NUL is allowed in names: a path that leads to no file is listed as such later.
     nul = chunk[others].apply(lambda texts: texts.str.contains("\0", regex=False))
     problems = pd.DataFrame(
@@ -235,7 +230,7 @@ def _check_fields(file: Path | str, unit: str, chunk: pd.DataFrame) -> None:
             f"{key} or label is empty": (lengths[[key, "label"]] == 0).any(axis=1),
             _TOO_LONG: (lengths > _LONGEST_VALUE).any(axis=1),
             "a field holds a NUL character; write the file again as text": nul.any(axis=1),
-            "split is not train, val or test": ~chunk["split"].isin(["", *SPLITS]),
+            "split is not train, val or test": ~chunk["split"].str.fullmatch(_SPLIT),
         }
     )
     unusable = problems[problems.any(axis=1)]
@@ -244,12 +239,17 @@ def _check_fields(file: Path | str, unit: str, chunk: pd.DataFrame) -> None:
 
 
 class _Lines:
-    """The lines of a text; no row is read further than it may be long."""
+    """The lines of a text; no row is read further than it may be long.
+
+    Attributes:
+        characters: Number of characters read.
+    """
 
     def __init__(self, text: TextIO, file: Path) -> None:
         self._text = text
         self._file = file
         self._left = _LONGEST_ROW
+        self.characters = 0
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -257,6 +257,7 @@ class _Lines:
     def __next__(self) -> str:
         line = self._text.readline(self._left)
         self._left -= len(line)
+        self.characters += len(line)
         if not self._left:
             raise LabelError(
                 f"{self._file} has a row of more than {_LONGEST_ROW:,} characters; "
@@ -271,8 +272,8 @@ class _Lines:
         self._left = _LONGEST_ROW
 
 
-def _csv_rows(stream: BinaryIO, file: Path, keys: Sequence[str]) -> _Rows:
-    """Read the rows of a CSV file in UTF-8, and close the stream.
+def _csv_chunks(stream: BinaryIO, file: Path, keys: Sequence[str]) -> _Chunks:
+    """Read a CSV file in UTF-8, and close the stream.
 
     By `csv` and not `pandas.read_csv`, which has no limit for a row without end and does not say
     on which line of the file a row stands.
@@ -287,17 +288,11 @@ def _csv_rows(stream: BinaryIO, file: Path, keys: Sequence[str]) -> _Rows:
             reader = csv.reader(lines)
             header = next(reader, [])
             key = _key_column(header, file, keys)
-            places = [header.index(n) if n in header else len(header) for n in _names(key)]
-            nothing = [""] * (len(header) + 1)
-            for row in filter(None, reader):
-                lines.begin_row()
-                if len(row) > len(header):
-                    raise LabelError(
-                        f"{file}, line {reader.line_num}: too many fields; "
-                        "quote those that hold a comma"
-                    )
-                row += nothing[len(row) :]
-                yield reader.line_num, key, [row[place].strip() for place in places]
+            while rows := list(_some_rows(reader, lines, file, len(header))):
+                numbers, fields = zip(*rows, strict=True)
+                columns = dict(zip(header, zip_longest(*fields, fillvalue=""), strict=False))
+                nothing = [""] * len(rows)
+                yield _frame({name: columns.get(name, nothing) for name in _names(key)}, numbers)
     except UnicodeDecodeError:
         raise LabelError(f"{file} is not a CSV file in UTF-8") from None
     except csv.Error:
@@ -307,8 +302,24 @@ def _csv_rows(stream: BinaryIO, file: Path, keys: Sequence[str]) -> _Rows:
         ) from None
 
 
-def _parquet_rows(stream: BinaryIO, file: Path, keys: Sequence[str]) -> _Rows:
-    """Read the rows of a Parquet file.
+def _some_rows(
+    reader: "_csv.Reader", lines: _Lines, file: Path, most: int
+) -> Iterator[tuple[int, list[str]]]:
+    """Read rows, with their line numbers, until they have `_CHUNK_CHARACTERS`."""
+    end = lines.characters + _CHUNK_CHARACTERS
+    for row in filter(None, reader):
+        lines.begin_row()
+        if len(row) > most:
+            raise LabelError(
+                f"{file}, line {reader.line_num}: too many fields; quote those that hold a comma"
+            )
+        yield reader.line_num, row
+        if lines.characters > end:
+            return
+
+
+def _parquet_chunks(stream: BinaryIO, file: Path, keys: Sequence[str]) -> _Chunks:
+    """Read a Parquet file.
 
     Raises:
         LabelError: It is damaged or would take too much memory, a column is missing, doubled or of
@@ -326,9 +337,8 @@ def _parquet_rows(stream: BinaryIO, file: Path, keys: Sequence[str]) -> _Rows:
             _check_lengths(file, first, batch)
             texts = dict(zip(columns, map(_texts, batch.columns), strict=True))
             nothing = [""] * len(batch)
-            rows = zip(*(texts.get(name, nothing) for name in _names(key)), strict=True)
-            for number, fields in enumerate(rows, first + 1):
-                yield number, key, fields
+            numbers = range(first + 1, first + 1 + len(batch))
+            yield _frame({name: texts.get(name, nothing) for name in _names(key)}, numbers)
     except LabelError:
         raise
     except TooLarge as error:
@@ -361,7 +371,7 @@ def _text(value: str | float | None) -> str:
         return ""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return str(value).strip()
+    return str(value)
 
 
 def _names(key: str) -> tuple[str, ...]:

@@ -174,9 +174,12 @@ def _as_in_table(names: pd.Series, column: pd.Series, root: str) -> pd.Series:
     """Write paths as the table does: relative to its root, escapes and all."""
     inside = f"{root.rstrip('/')}/"
     relative = names.where(~names.str.startswith("/"), names.str.removeprefix(inside))
-    escaped = relative.str.contains("\\", regex=False) & ~relative.isin(column)
-    texts = [path_to_text(os.fsencode(name)) for name in relative[escaped]]
-    return relative.mask(escaped, pd.Series(texts, relative.index[escaped], "string"))
+    doubtful = relative[relative.str.contains("\\", regex=False)]
+    escaped = doubtful[~doubtful.isin(column)]
+    texts = [path_to_text(os.fsencode(name)) for name in escaped]
+    return relative.mask(
+        relative.index.isin(escaped.index), pd.Series(texts, escaped.index, "string")
+    )
 
 
 def _class_of(folder: str, wanted: dict[str, int], known: dict[str, int]) -> int:

@@ -8,18 +8,14 @@ import numpy.typing as npt
 from scipy.special import softmax
 from scipy.stats import binomtest
 
-from cxrbatch.results.figures import (
-    Evaluation,
-    Figure,
-    Headline,
-    SubgroupFigures,
+from cxrbatch.results.figures import Evaluation, Figure, Headline, SubgroupFigures
+from cxrbatch.results.statistics.curves import Contrast, Ranking, contrast, delong_area, mean_area
+from cxrbatch.results.statistics.decisions import Decisions, Reliability
+from cxrbatch.results.statistics.figure_intervals import (
     area_figure,
     proportion_of_images,
     resampled,
 )
-from cxrbatch.results.statistics import delong
-from cxrbatch.results.statistics.curves import Ranking
-from cxrbatch.results.statistics.decisions import Decisions, Reliability
 from cxrbatch.results.statistics.intervals import (
     Estimate,
     Groups,
@@ -147,7 +143,7 @@ def evaluate_subgroup(
         accuracy=decisions.accuracy(found),
         balanced_accuracy=decisions.balanced_accuracy(found),
         macro_auc=_macro_auc(truth, probabilities, groups),
-        sensitivity=tuple(decisions.of_class(i, found).sensitivity for i in range(len(classes))),
+        sensitivity=tuple(decisions.of_class(i, found)["sensitivity"] for i in range(len(classes))),
     )
 
 
@@ -183,9 +179,9 @@ def _macro_auc(truth: Classes, probabilities: Probabilities, groups: Groups) -> 
     values = one_vs_rest_auc(truth, probabilities)
     defined = [index for index, value in enumerate(values) if value is not None]
     value = float(np.mean([values[index] for index in defined])) if defined else None
-    areas = [delong.area(truth == index, probabilities[:, index], groups) for index in defined]
+    areas = [delong_area(truth == index, probabilities[:, index], groups) for index in defined]
     known = [area for area in areas if area is not None]
-    whole = delong.mean_area(known) if known and len(known) == len(areas) else None
+    whole = mean_area(known) if known and len(known) == len(areas) else None
     return area_figure(value, whole, groups, _NO_AREA)
 
 
@@ -232,10 +228,7 @@ def headline_of(
     _check(truth, probabilities, groups, classes)
     groups = numbered(groups)
     decisions = Decisions(truth, probabilities, groups)
-    ranked = [
-        OneVsRest(truth == c, probabilities[:, c], groups, thresholds=[], prevalence=None)
-        for c in range(len(classes))
-    ]
+    ranked = [OneVsRest(truth == c, probabilities[:, c], groups) for c in range(len(classes))]
     scores = [part.statistics for part in ranked]
     (decided,), macro, by_class = _estimates([decisions.statistics], scores, groups, seed=seed)
     areas = [part.auc(own) for part, own in zip(ranked, by_class, strict=True)]
@@ -273,7 +266,7 @@ class Comparison:
     balanced_accuracy: Estimate
     macro_auc: Estimate
     auc: tuple[Estimate, ...]
-    delong: tuple[delong.Contrast | None, ...]
+    delong: tuple[Contrast | None, ...]
 
 
 def compare_scores(
@@ -296,7 +289,7 @@ def compare_scores(
     estimates = bootstrap_by_group(lambda w: of_model(0, w) - of_model(1, w), groups, seed=seed)
     right = [decision.predicted == truth for decision in decisions]
     alone = [int(np.count_nonzero(right[i] & ~right[1 - i])) for i in (0, 1)]
-    pairs = [[delong.area(truth == c, p[:, c], groups) for p in both] for c in classes]
+    pairs = [[delong_area(truth == c, p[:, c], groups) for p in both] for c in classes]
     p = float(binomtest(alone[0], sum(alone)).pvalue) if sum(alone) else 1.0
     accuracy, balanced_accuracy, macro_auc, *areas = estimates
     return Comparison(
@@ -307,5 +300,5 @@ def compare_scores(
         balanced_accuracy=balanced_accuracy,
         macro_auc=macro_auc,
         auc=tuple(areas),
-        delong=tuple(delong.contrast(a, b) if a and b else None for a, b in pairs),
+        delong=tuple(contrast(a, b) if a and b else None for a, b in pairs),
     )

@@ -1,6 +1,7 @@
-"""Areas and points of the ROC and precision-recall curves of many resamples at once.
+"""ROC and precision-recall curves of many resamples at once, operating points, DeLong's variance.
 
-Scores are sorted once; a resample is a weight per image, and its curves are running sums.
+For resamples, scores are sorted once; a resample is a weight per image, and its curves are running
+sums.
 """
 
 from dataclasses import dataclass
@@ -8,21 +9,25 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri
+from scipy.stats import norm, rankdata
 from sklearn.metrics import roc_curve
 
-from cxrbatch.results.statistics.intervals import Weights
+from cxrbatch.results.statistics.intervals import LEVEL, Groups, Interval, Weights
 from cxrbatch.results.statistics.metrics import Probabilities, Values, ratio
+
+_Z = float(ndtri((1.0 + LEVEL) / 2.0))
 
 
 class ThresholdRates(NamedTuple):
-    """What a threshold does in each resample, each of shape (b,); NaN where undefined.
+    """The rates at a threshold in each of b resamples, each of shape (b,); NaN where undefined.
 
     Attributes:
-        sensitivity: Share of the positive images that reach it.
-        specificity: Share of the others that do not.
-        ppv: Share of those that reach it that are positive.
-        npv: Share of those that do not that are not.
-        below: Share of all images that do not reach it.
+        sensitivity: Share of the positive images that reach the threshold.
+        specificity: Share of the negative images that do not.
+        ppv: Share of the images reaching the threshold that are positive.
+        npv: Share of the images not reaching the threshold that are negative.
+        below: Share of all images that do not reach the threshold.
     """
 
     sensitivity: Values
@@ -33,14 +38,17 @@ class ThresholdRates(NamedTuple):
 
 
 class Curves:
-    """The curves of b resamples, at the scores that positive images have.
+    """The ROC and precision-recall curves of b resamples, at the scores of positive images.
+
+    Not by scikit-learn, which takes one vector of weights at a time: some hundred times as long.
 
     Attributes:
-        auc: Shape (b,), ties count half; NaN without positive or other images.
+        auc: Shape (b,), ties count half; NaN without positive or negative images.
         average_precision: Shape (b,), without interpolation; NaN without positive images.
     """
 
     def __init__(self, ranking: "Ranking", weights: Weights) -> None:
+        """Calculate the curves; `weights` has shape (b, n)."""
         self._through = ranking.through
         self._total = np.zeros((len(weights), weights.shape[1] + 1), np.int32)
         taken = np.take(weights, ranking.order, axis=1)
@@ -52,16 +60,16 @@ class Curves:
         np.cumsum(gained, axis=1, dtype=np.int32, out=self._true[:, 1:])
         self._positive = self._true[:, -1].astype(np.float64)
         self._negative = self._total[:, -1] - self._positive
-        # Other images above each score, those that share it counting half.
+        # Negative images above each score; those with the same score count half.
         above = (tied + self._total[:, ranking.before]) * 0.5 - self._true[:, :-1]
         lost = np.einsum("ij,ij->i", gained, above)
         precision = np.divide(self._true[:, 1:], reached, where=reached > 0, out=above)
-        found = np.einsum("ij,ij->i", gained, np.where(reached > 0, precision, 0.0))
+        summed = np.einsum("ij,ij->i", gained, np.where(reached > 0, precision, 0.0))
         self.auc = 1.0 - ratio(lost, self._positive * self._negative)
-        self.average_precision = ratio(found, self._positive)
+        self.average_precision = ratio(summed, self._positive)
 
     def at(self, cut: int) -> ThresholdRates:
-        """The rates of the threshold that the first `cut` images of the ranking reach."""
+        """Calculate the rates at the threshold that the first `cut` images of the ranking reach."""
         reached = self._total[:, cut].astype(np.float64)
         hits = self._true[:, np.searchsorted(self._through, cut, side="right")]
         false = reached - hits
@@ -76,16 +84,17 @@ class Curves:
 
 
 class Ranking:
-    """Images by falling score; of those that share one, the positive ones last.
+    """n images by falling score; of images with the same score the negative ones first.
 
     Attributes:
         order: Shape (n,), positions of the images.
-        before: For each score that a positive image has, how many images have a higher one.
-        tied: That, and the other images that have it too.
-        through: How many images reach it.
+        before: For each score that a positive image has, the number of images with a higher score.
+        tied: That number, and the negative images with the same score.
+        through: The number of images that reach the score.
     """
 
     def __init__(self, positive: npt.NDArray[np.bool_], score: Probabilities) -> None:
+        """Sort the images; both arguments have shape (n,)."""
         order = np.lexsort((positive, -score))
         falling, hit = score[order], positive[order]
         ends = np.append(np.flatnonzero(falling[1:] != falling[:-1]), len(order) - 1) + 1
@@ -99,18 +108,18 @@ class Ranking:
         self.tied = (ends - inside)[kept].astype(np.int32)
 
     def curves(self, weights: Weights) -> Curves:
-        """The curves of resamples, whose weights have shape (b, n)."""
+        """Calculate the curves of b resamples; `weights` has shape (b, n)."""
         return Curves(self, weights)
 
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """A threshold and what it does: an image is positive where its score reaches it.
+    """A threshold and its rates: an image is called positive where its score reaches it.
 
     Attributes:
         threshold: In [0, 1] for probabilities.
         sensitivity: Share of the positive images that reach it.
-        specificity: Share of the others that do not.
+        specificity: Share of the negative images that do not.
     """
 
     threshold: float
@@ -133,31 +142,39 @@ class Roc:
     threshold: Values
 
     def point(self, index: int | np.integer) -> OperatingPoint:
-        """One of its points."""
+        """Return the point at an index."""
         rates = self.threshold[index], self.sensitivity[index], self.specificity[index]
         return OperatingPoint(*map(float, rates))
 
     def youden(self) -> OperatingPoint:
-        """The point of the largest sensitivity + specificity."""
+        """Return the point with the largest sensitivity + specificity."""
         return self.point(np.argmax(self.sensitivity - (1.0 - self.specificity)))
 
     def at_sensitivity(self, level: float) -> OperatingPoint:
-        """The most specific point whose sensitivity reaches `level`."""
+        """Return the most specific point whose sensitivity is at least `level`."""
         return self.point(np.argmax(np.where(self.sensitivity >= level, self.specificity, -1.0)))
 
     def at_specificity(self, level: float) -> OperatingPoint:
-        """The most sensitive point whose specificity reaches `level`."""
-        # Where a rate is level, the other one decides.
+        """Return the most sensitive point whose specificity is at least `level`."""
+        # Of points with the same sensitivity the last, which is found from the other end.
         allowed = np.where(self.specificity >= level, self.sensitivity, -1.0)
         return self.point(len(allowed) - 1 - np.argmax(allowed[::-1]))
 
 
 def roc(positive: npt.NDArray[np.bool_], score: Probabilities) -> Roc | None:
-    """The ROC curve of scores of shape (n,); None without positive or without other images."""
+    """Calculate the ROC curve of scores.
+
+    Args:
+        positive: Shape (n,).
+        score: Shape (n,).
+
+    Returns:
+        None where no image, or every image, is positive.
+    """
     if positive.all() or not positive.any():
         return None
     false_positive, sensitivity, thresholds = roc_curve(positive, score, drop_intermediate=False)
-    # The curve's first point takes no image for positive; its threshold is infinite.
+    # scikit-learn's first threshold, which no image reaches, is infinite.
     thresholds[0] = np.nextafter(score.max(), np.inf)
     return Roc(1.0 - false_positive, sensitivity, thresholds)
 
@@ -166,8 +183,8 @@ def operating_points(curve: Roc, *, level: float = 0.95) -> dict[str, OperatingP
     """Choose three points of a curve.
 
     Args:
-        curve: What to choose from.
-        level: The sensitivity, or specificity, that two of the points reach at least.
+        curve: The ROC curve.
+        level: The least sensitivity, or specificity, of the second and third point.
 
     Returns:
         "youden" maximises sensitivity + specificity; "sensitive" is the most specific point whose
@@ -180,3 +197,99 @@ def operating_points(curve: Roc, *, level: float = 0.95) -> dict[str, OperatingP
         "sensitive": curve.at_sensitivity(level),
         "specific": curve.at_specificity(level),
     }
+
+
+class Area(NamedTuple):
+    """An area under a ROC curve and what each group adds to its error.
+
+    Attributes:
+        value: In [0, 1].
+        influence: Shape (groups,). The sum of its squares is the variance of the area; the sum of
+            its products with the influence on another area of the same images, the covariance.
+    """
+
+    value: float
+    influence: Values
+
+
+class Contrast(NamedTuple):
+    """The difference of two areas on the same images.
+
+    Attributes:
+        interval: Of the difference.
+        p: Two-sided, for no difference.
+    """
+
+    interval: Interval
+    p: float
+
+
+def delong_area(
+    positive: npt.NDArray[np.bool_], score: Probabilities, groups: Groups
+) -> Area | None:
+    """Calculate an area and its variance from DeLong's structural components.
+
+    The components are summed over each group: with one image per group the variance is DeLong's,
+    with several that for clustered data. No library of ours has it.
+
+    Args:
+        positive: Shape (n,).
+        score: Shape (n,).
+        groups: Shape (n,), the group of each image.
+
+    Returns:
+        None where fewer than two groups have positive images, or negative ones.
+
+    Source: DeLong et al., Biometrics 1988, in the form of Sun and Xu, IEEE Signal Processing
+    Letters 2014; Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 1997.
+    """
+    sides = groups[positive], groups[~positive]
+    if min(len(np.unique(side)) for side in sides) < 2:
+        return None
+    ranks = rankdata(score)
+    components = (
+        (ranks[positive] - rankdata(score[positive])) / len(sides[1]),
+        1.0 - (ranks[~positive] - rankdata(score[~positive])) / len(sides[0]),
+    )
+    value = float(components[0].mean())
+    count = int(groups.max()) + 1
+    parts = [_summed(c - value, side, count) for c, side in zip(components, sides, strict=True)]
+    return Area(value, parts[0] + parts[1])
+
+
+def mean_area(areas: list[Area]) -> Area:
+    """Average the areas of different classes on the same images."""
+    influence = np.mean([a.influence for a in areas], axis=0)
+    return Area(float(np.mean([a.value for a in areas])), influence)
+
+
+def delong_interval(area: Area) -> Interval | None:
+    """Calculate the normal interval of an area, cut to [0, 1]; None where the variance is 0."""
+    spread = _Z * _deviation(area.influence)
+    if spread == 0.0:
+        return None
+    return Interval(max(area.value - spread, 0.0), min(area.value + spread, 1.0))
+
+
+def contrast(first: Area, second: Area) -> Contrast | None:
+    """Test the difference `first` - `second`; None where it has no variance."""
+    difference = first.value - second.value
+    deviation = _deviation(first.influence - second.influence)
+    if deviation == 0.0:
+        return None
+    bounds = Interval(difference - _Z * deviation, difference + _Z * deviation)
+    return Contrast(bounds, float(2.0 * norm.sf(abs(difference) / deviation)))
+
+
+def _summed(components: Values, groups: Groups, count: int) -> Values:
+    """What each group adds to the mean of the components, for the unbiased variance."""
+    several = len(np.unique(groups))
+    factor = np.sqrt(several / (several - 1.0)) / len(components)
+    summed: Values = np.bincount(groups, components, minlength=count) * factor
+    return summed
+
+
+def _deviation(influence: Values) -> float:
+    """Standard deviation; 0 where only rounding is left."""
+    deviation = float(np.sqrt(np.square(influence).sum()))
+    return deviation if deviation > 1e-12 else 0.0

@@ -1,17 +1,19 @@
-"""Statistics of the most probable class, from the counts of truth against prediction."""
+"""Statistics of the most probable class: rates from counts of truth by prediction, calibration.
+
+Not by scikit-learn, which takes one vector of weights at a time: here some hundred resamples are
+one sparse product.
+"""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from cxrbatch.results.figures import (
+from cxrbatch.results.figures import Calibration, Figure
+from cxrbatch.results.statistics.figure_intervals import (
     NO_IMAGES,
     NO_NEGATIVE,
     NO_POSITIVE,
-    Calibration,
-    Figure,
     proportion,
     resampled,
 )
@@ -36,29 +38,21 @@ _REASONS = (
 )
 
 
-class ClassDecisions(NamedTuple):
-    """The rates of one class; see `figures.ClassFigures`."""
-
-    sensitivity: Figure
-    specificity: Figure
-    ppv: Figure
-    npv: Figure
-    f1: Figure
-
-
 class Decisions:
     """Truth and the most probable class of n images, to be counted under many weights.
-
-    Args:
-        truth: Shape (n,), class indices.
-        probabilities: Shape (n, classes).
-        groups: Shape (n,), whose each image is.
 
     Attributes:
         predicted: Shape (n,), class indices; the first of several that are equally probable.
     """
 
     def __init__(self, truth: Classes, probabilities: Probabilities, groups: Groups) -> None:
+        """Choose the most probable class of each image.
+
+        Args:
+            truth: Shape (n,), class indices.
+            probabilities: Shape (n, classes).
+            groups: Shape (n,), the patient of each image.
+        """
         n, self._classes = probabilities.shape
         self.predicted = probabilities.argmax(axis=1)
         self._truth, self._groups = truth, groups
@@ -67,43 +61,48 @@ class Decisions:
         self._cells = csr_array((np.ones(n), pairs, starts), (n, self._classes**2))
 
     def statistics(self, weights: Weights) -> Values:
-        """The statistics of `OVERALL`, then those of `BY_CLASS` per class, under weights (b, n).
+        """Calculate the statistics of `OVERALL`, then those of `BY_CLASS` for each class.
 
         Balanced accuracy is the mean sensitivity over the classes that occur, macro F1 the mean
         over those that occur or are predicted.
+
+        Args:
+            weights: Shape (b, n).
+
+        Returns:
+            Shape (b, 3 + 5 * classes); NaN where undefined.
         """
         counted = np.asarray((self._cells.T @ weights.T.astype(np.float64)).T)
         return decision_rates(counted.reshape(-1, self._classes, self._classes))
 
     def accuracy(self, estimates: Sequence[Estimate]) -> Figure:
-        """The share of right predictions."""
+        """Make the figure of the share of right predictions from the estimates of `statistics`."""
         return proportion(estimates[0], np.ones(len(self._truth), bool), self._groups, NO_IMAGES)
 
     def balanced_accuracy(self, estimates: Sequence[Estimate]) -> Figure:
-        """The mean sensitivity."""
+        """Make the figure of the mean sensitivity from the estimates of `statistics`."""
         return resampled(estimates[1], len(self._truth), NO_IMAGES)
 
     def macro_f1(self, estimates: Sequence[Estimate]) -> Figure:
-        """The mean F1."""
+        """Make the figure of the mean F1 from the estimates of `statistics`."""
         return resampled(estimates[2], len(self._truth), NO_IMAGES)
 
-    def of_class(self, index: int, estimates: Sequence[Estimate]) -> ClassDecisions:
-        """The rates of one class."""
+    def of_class(self, index: int, estimates: Sequence[Estimate]) -> dict[str, Figure]:
+        """Make the figures of `BY_CLASS` of one class from the estimates of `statistics`."""
         start = len(OVERALL) + len(BY_CLASS) * index
         own = estimates[start : start + len(BY_CLASS)]
         true, called = self._truth == index, self.predicted == index
-        sensitivity, specificity, ppv, npv = (
-            proportion(estimate, among, self._groups, reason)
-            for estimate, among, reason in zip(
-                own[:4], (true, ~true, called, ~called), _REASONS[:4], strict=True
-            )
-        )
+        among = (true, ~true, called, ~called)
+        figures = [
+            proportion(estimate, chosen, self._groups, reason)
+            for estimate, chosen, reason in zip(own[:4], among, _REASONS[:4], strict=True)
+        ]
         f1 = resampled(own[4], len(true), _REASONS[4])
-        return ClassDecisions(sensitivity, specificity, ppv, npv, f1)
+        return dict(zip(BY_CLASS, (*figures, f1), strict=True))
 
 
 def decision_rates(counts: Values) -> Values:
-    """Statistics of counts by truth and prediction, shape (b, classes, classes).
+    """Calculate the statistics of counts by truth and prediction, shape (b, classes, classes).
 
     Returns:
         Shape (b, 3 + 5 * classes), as `Decisions.statistics`; NaN where undefined.
@@ -127,22 +126,24 @@ BINS = 15
 
 
 class Reliability:
-    """Confidence against accuracy of n images, to be computed under many weights.
+    """Confidence against accuracy of n images, to be calculated under many weights.
 
     Confidence is the largest probability; bins (a, b] are of equal width over (0, 1].
 
-    Args:
-        truth: Shape (n,), class indices.
-        probabilities: Shape (n, classes).
-        bins: How many.
-
     Attributes:
-        images: Shape (bins,).
-        confidence: Shape (bins,), its mean; NaN where a bin is empty.
-        accuracy: Shape (bins,), likewise.
+        images: Shape (bins,), images in each bin.
+        confidence: Shape (bins,), mean confidence; NaN where a bin is empty.
+        accuracy: Shape (bins,), share of right predictions; NaN where a bin is empty.
     """
 
     def __init__(self, truth: Classes, probabilities: Probabilities, *, bins: int = BINS) -> None:
+        """Put the images into bins.
+
+        Args:
+            truth: Shape (n,), class indices.
+            probabilities: Shape (n, classes).
+            bins: Number of bins.
+        """
         confidence = probabilities.max(axis=1).astype(np.float64)
         right = probabilities.argmax(axis=1) == truth
         bin_of = np.clip(np.ceil(confidence * bins).astype(np.int32) - 1, 0, bins - 1)
@@ -159,7 +160,13 @@ class Reliability:
         self._entries = csr_array((entries.ravel(), columns.ravel(), starts), (n, bins + 1))
 
     def statistics(self, weights: Weights) -> Values:
-        """Expected calibration error and Brier score under weights of shape (b, n), as (b, 2).
+        """Calculate expected calibration error and Brier score.
+
+        Args:
+            weights: Shape (b, n).
+
+        Returns:
+            Shape (b, 2).
 
         Source: Guo et al., "On calibration of modern neural networks", ICML 2017; Brier,
         "Verification of forecasts expressed in terms of probability", 1950.
@@ -171,17 +178,23 @@ class Reliability:
         )
 
     def error_by_chance(self) -> float | None:
-        """Mean expected calibration error of a perfectly calibrated model with these confidences.
+        """Calculate the mean calibration error of a perfectly calibrated model.
 
-        Right predictions in a bin are then a sum of independent trials, which strays from its
-        expectation by the mean absolute deviation of the normal distribution. Source: Vaicenavicius
-        et al., "Evaluating model calibration in classification", AISTATS 2019, on that floor.
+        With the same confidences, the right predictions in a bin are then a sum of independent
+        trials, which differs from its expectation by the mean absolute deviation of the normal
+        distribution.
+
+        Returns:
+            None without images.
+
+        Source: Vaicenavicius et al., "Evaluating model calibration in classification", AISTATS
+        2019.
         """
         n = int(self.images.sum())
         return float(np.sqrt(2.0 / np.pi * self._variance).sum() / n) if n else None
 
     def figures(self, estimates: Sequence[Estimate]) -> Calibration:
-        """The bins and the errors, with the bootstrap's intervals."""
+        """Make the figures of the bins and the errors from the estimates of `statistics`."""
         n = int(self.images.sum())
         ece, brier = (resampled(estimate, n, NO_IMAGES) for estimate in estimates)
         return Calibration(
@@ -196,14 +209,14 @@ class Reliability:
 
 
 def squared_distance(truth: Classes, probabilities: Probabilities) -> Values:
-    """Of each image's probabilities from its truth, summed over the classes, in [0, 2]."""
+    """Calculate each image's Brier score: shape (n,), summed over the classes, in [0, 2]."""
     squares = np.einsum("ij,ij->i", probabilities, probabilities, dtype=np.float64)
     of_truth = probabilities[np.arange(len(truth)), truth].astype(np.float64)
-    found: Values = np.maximum(squares - 2.0 * of_truth + 1.0, 0.0)
-    return found
+    distance: Values = np.maximum(squares - 2.0 * of_truth + 1.0, 0.0)
+    return distance
 
 
 def expected_calibration_error(truth: Classes, probabilities: Probabilities) -> float:
-    """The gap between confidence and accuracy, averaged over 15 bins by their images."""
+    """Average the gap between confidence and accuracy over 15 bins, weighted by their images."""
     once = np.ones((1, len(truth)), np.int32)
     return float(Reliability(truth, probabilities).statistics(once)[0, 0])

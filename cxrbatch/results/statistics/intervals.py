@@ -1,4 +1,4 @@
-"""95 % intervals: Wilson's, and by resampling patients: ten images of one are not ten persons."""
+"""95 % intervals: Wilson's, and the bootstrap over patients, as images of one patient are alike."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
@@ -11,23 +11,13 @@ from scipy.stats import binomtest
 from cxrbatch.results.statistics.metrics import Values
 
 Groups = npt.NDArray[np.int32]
-"""Shape (n,): for each image the number of its group, from 0 without gaps."""
-
-
-def numbered(groups: Sequence[Hashable] | npt.NDArray[np.generic]) -> Groups:
-    """Number groups in the order in which they first occur."""
-    if isinstance(groups, np.ndarray):
-        codes: Groups = np.unique(groups, return_inverse=True)[1].astype(np.int32)
-        return codes
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(g, len(numbers)) for g in groups], np.int32)
-
+"""Shape (n,): the group, usually the patient, of each image, numbered from 0 without gaps."""
 
 Weights = npt.NDArray[np.int32]
 """Shape (b, n): in each of b resamples, how often each image was drawn."""
 
 Statistics = Callable[[Weights], Values]
-"""Gives s statistics of each of b resamples, shape (b, s); NaN where one is undefined."""
+"""Returns s statistics of each of b resamples, shape (b, s); NaN where one is undefined."""
 
 LEVEL = 0.95
 MOST_REPLICATES, FEWEST_REPLICATES = 2000, 200
@@ -36,7 +26,7 @@ _FEWEST_GROUPS = 5
 _MOST_BLOCKS = 200
 _WEIGHTS_AT_ONCE = 1 << 18
 _Z = float(ndtri((1.0 + LEVEL) / 2.0))
-# Beyond it so few resamples lie on one side of the estimate that the correction is a guess.
+# Beyond this bias so few resamples lie on one side of the value that the correction is a guess.
 _MOST_BIAS = float(ndtri(0.9))
 
 
@@ -48,13 +38,13 @@ class Interval(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A statistic of all images and what resampling says of it.
+    """A statistic of all images, with its bootstrap interval.
 
     Attributes:
-        value: None where it is undefined.
+        value: None where the statistic is undefined.
         interval: None where there is none.
         reason: Why there is a value but no interval; None otherwise.
-        constant: Whether the resamples all agree with the value.
+        constant: Whether all resamples have the same value.
     """
 
     value: float | None
@@ -63,8 +53,18 @@ class Estimate(NamedTuple):
     constant: bool
 
 
+def numbered(groups: Sequence[Hashable] | npt.NDArray[np.generic]) -> Groups:
+    """Number groups from 0 without gaps: those of a sequence by first occurrence, of an array by
+    value."""
+    if isinstance(groups, np.ndarray):
+        codes: Groups = np.unique(groups, return_inverse=True)[1].astype(np.int32)
+        return codes
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(g, len(numbers)) for g in groups], np.int32)
+
+
 def wilson(hits: int, n: int) -> Interval:
-    """The score interval of a proportion, n at least 1.
+    """Calculate the score interval of the proportion `hits` / `n`, with `n` at least 1.
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA
     1927.
@@ -74,7 +74,7 @@ def wilson(hits: int, n: int) -> Interval:
 
 
 def replicates_for(images: int) -> int:
-    """How often to resample: 2,000 times up to 20,000 images, fewer beyond, at least 200."""
+    """Return how often to resample: 2,000 times up to 20,000 images, fewer beyond, at least 200."""
     affordable = MOST_REPLICATES * _IMAGES_WITH_ALL_REPLICATES // max(images, 1)
     return min(max(affordable, FEWEST_REPLICATES), MOST_REPLICATES)
 
@@ -82,20 +82,22 @@ def replicates_for(images: int) -> int:
 def bootstrap_by_group(
     statistics: Statistics, groups: Groups, *, seed: int = 0, replicates: int | None = None
 ) -> list[Estimate]:
-    """Resample whole groups with replacement and take bias-corrected, accelerated percentiles.
+    """Resample whole groups with replacement; return bias-corrected, accelerated percentiles.
 
-    The acceleration comes from the jackknife over groups, or over 200 blocks of them.
+    The acceleration comes from the jackknife over groups, or over 200 blocks of groups. Not by
+    `scipy.stats.bootstrap`, which resamples single images and calculates one resample at a time;
+    here some hundred resamples are one sparse product.
 
     Args:
-        statistics: Of the images in each of some resamples.
-        groups: Shape (n,), whose each image is.
+        statistics: Calculates all statistics of some resamples.
+        groups: Shape (n,), the group of each image.
         seed: Of the resampling.
-        replicates: How often to resample; `replicates_for` the images by default.
+        replicates: Number of resamples; `replicates_for` the images by default.
 
     Returns:
-        One estimate per statistic. It has no interval with fewer than five groups, where it is
-        undefined in more than one resample of ten, where all resamples agree, or where they lie
-        nearly all on one side of it.
+        One estimate per statistic. An estimate has no interval with fewer than five groups, where
+        the statistic is undefined in more than one resample of ten, where all resamples agree, or
+        where they lie nearly all on one side of the value.
 
     Source: DiCiccio and Efron, "Bootstrap confidence intervals", Statistical Science 1996; Field
     and Welsh, "Bootstrapping clustered data", JRSS B 2007.

@@ -1,57 +1,40 @@
-"""One score against one question: curves, areas and thresholds, with intervals."""
+"""Figures of one score against one question: is the image of this class, is it abnormal?"""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from sklearn.metrics import precision_recall_curve
 
-from cxrbatch.results.figures import (
+from cxrbatch.results.figures import ClassFigures, Curve, Figure, OperatingFigures, RuleOut, Triage
+from cxrbatch.results.statistics.curves import (
+    Ranking,
+    Roc,
+    ThresholdRates,
+    delong_area,
+    operating_points,
+    roc,
+)
+from cxrbatch.results.statistics.figure_intervals import (
     NO_IMAGES,
     NO_NEGATIVE,
     NO_POSITIVE,
     Chosen,
-    ClassFigures,
-    Curve,
-    Figure,
-    OperatingFigures,
-    RuleOut,
-    Triage,
     area_figure,
     histogram,
     proportion,
     resampled,
     thinned,
 )
-from cxrbatch.results.statistics import delong
-from cxrbatch.results.statistics.curves import Ranking, Roc, ThresholdRates, operating_points, roc
-from cxrbatch.results.statistics.decisions import ClassDecisions
 from cxrbatch.results.statistics.intervals import Estimate, Groups, Weights
 from cxrbatch.results.statistics.metrics import Probabilities, Values, ratio
 
-
-class ThresholdFigures(NamedTuple):
-    """What a threshold does; see `figures.OperatingFigures` and `figures.RuleOut`."""
-
-    sensitivity: Figure
-    specificity: Figure
-    ppv: Figure
-    npv: Figure
-    below: Figure
-    ppv_at_prevalence: Figure | None
-    npv_at_prevalence: Figure | None
+_TARGETS = (0.95, 0.98, 0.99)
+_THESE_IMAGES, _VALIDATION = "these images", "validation"
+_RATES = len(ThresholdRates._fields) + 2
 
 
 class OneVsRest:
-    """Scores of n images, of which some are positive, to be computed under many weights.
-
-    Args:
-        positive: Shape (n,).
-        score: Shape (n,).
-        groups: Shape (n,), whose each image is.
-        thresholds: An image is called positive where its score reaches one.
-        prevalence: In (0, 1), for predictive values; None where none is stated.
-    """
+    """Scores of n images, of which some are positive, to be calculated under many weights."""
 
     def __init__(
         self,
@@ -59,16 +42,34 @@ class OneVsRest:
         score: Probabilities,
         groups: Groups,
         *,
-        thresholds: Sequence[float],
-        prevalence: float | None,
+        thresholds: Sequence[float] = (),
+        prevalence: float | None = None,
     ) -> None:
+        """Rank the images.
+
+        Args:
+            positive: Shape (n,).
+            score: Shape (n,).
+            groups: Shape (n,), the patient of each image.
+            thresholds: An image is called positive where its score reaches a threshold.
+            prevalence: In (0, 1), for predictive values; None where none is stated.
+        """
         self._positive, self._score, self._groups = positive, score, groups
         self._thresholds, self._prevalence = thresholds, prevalence
         self._ranking = Ranking(positive, score)
         self._cuts = [int(np.count_nonzero(self._called(t))) for t in thresholds]
 
     def statistics(self, weights: Weights) -> Values:
-        """AUC, average precision, then seven rates per threshold, shape (b, 2 + 7 thresholds)."""
+        """Calculate AUC, average precision, then seven rates per threshold.
+
+        The rates are those of `ThresholdRates`, then PPV and NPV at the stated prevalence.
+
+        Args:
+            weights: Shape (b, n).
+
+        Returns:
+            Shape (b, 2 + 7 * thresholds); NaN where undefined.
+        """
         curves = self._ranking.curves(weights)
         columns = [curves.auc, curves.average_precision]
         for cut in self._cuts:
@@ -77,24 +78,27 @@ class OneVsRest:
         return np.stack(columns, axis=1)
 
     def auc(self, estimates: Sequence[Estimate]) -> Figure:
-        """The area under the ROC curve, with DeLong's interval."""
-        found = delong.area(self._positive, self._score, self._groups)
-        return area_figure(estimates[0].value, found, self._groups, self._why_no_curve())
+        """Make the figure of the area under the ROC curve, with DeLong's interval.
+
+        Args:
+            estimates: Of `statistics`, as in the methods below.
+        """
+        area = delong_area(self._positive, self._score, self._groups)
+        reason = NO_NEGATIVE if self._positive.any() else NO_POSITIVE
+        return area_figure(estimates[0].value, area, self._groups, reason)
 
     def average_precision(self, estimates: Sequence[Estimate]) -> Figure:
-        """The average precision, with the bootstrap's interval."""
+        """Make the figure of the average precision, with the bootstrap's interval."""
         return resampled(estimates[1], len(self._positive), NO_POSITIVE)
 
-    def precision_recall(self) -> Curve | None:
-        """The curve for drawing; None where undefined."""
-        if not self._positive.any():
-            return None
-        precision, recall, _ = precision_recall_curve(self._positive, self._score)
-        return thinned(recall[::-1], precision[::-1])
+    def threshold(self, number: int, estimates: Sequence[Estimate]) -> dict[str, Figure]:
+        """Make the figures of the rates at the threshold of this number.
 
-    def threshold(self, number: int, estimates: Sequence[Estimate]) -> ThresholdFigures:
-        """What the threshold of this number does."""
-        own = estimates[2 + 7 * number : 9 + 7 * number]
+        Returns:
+            The rates of `ThresholdRates` by name, and `ppv_at_prevalence` and `npv_at_prevalence`
+            where a prevalence was stated.
+        """
+        own = estimates[2 + _RATES * number : 2 + _RATES * (number + 1)]
         called, everyone = self._called(self._thresholds[number]), np.ones_like(self._positive)
         chosen = [
             (self._positive, NO_POSITIVE),
@@ -103,57 +107,27 @@ class OneVsRest:
             (~called, "every image reaches the threshold"),
             (everyone, NO_IMAGES),
         ]
-        sensitivity, specificity, ppv, npv, below = (
-            proportion(estimate, among, self._groups, reason)
-            for estimate, (among, reason) in zip(own[:5], chosen, strict=True)
-        )
-        shares = sensitivity, specificity, ppv, npv, below
-        if self._prevalence is None:
-            return ThresholdFigures(*shares, None, None)
-        n, reason = len(self._positive), "sensitivity and specificity leave it open"
-        stated = resampled(own[5], n, reason), resampled(own[6], n, reason)
-        return ThresholdFigures(*shares, *stated)
+        figures = {
+            name: proportion(estimate, among, self._groups, reason)
+            for name, estimate, (among, reason) in zip(
+                ThresholdRates._fields, own[:5], chosen, strict=True
+            )
+        }
+        if self._prevalence is not None:
+            n, reason = len(self._positive), "sensitivity and specificity leave it open"
+            for name, estimate in zip(("ppv", "npv"), own[5:], strict=True):
+                figures[f"{name}_at_prevalence"] = resampled(estimate, n, reason)
+        return figures
 
     def _called(self, threshold: float) -> Chosen:
         return np.asarray(self._score.astype(np.float64) >= threshold)
-
-    def _why_no_curve(self) -> str:
-        return NO_NEGATIVE if self._positive.any() else NO_POSITIVE
-
-
-def drawn_roc(curve: Roc | None) -> Curve | None:
-    """A ROC curve thinned for drawing."""
-    return None if curve is None else thinned(1.0 - curve.specificity, curve.sensitivity)
-
-
-def _at_prevalence(rates: ThresholdRates, prevalence: float | None) -> tuple[Values, Values]:
-    """Predictive values by Bayes' rule; NaN without a prevalence."""
-    if prevalence is None:
-        missing = np.full(len(rates.sensitivity), np.nan)
-        return missing, missing
-    sick, well = prevalence, 1.0 - prevalence
-    true, false = sick * rates.sensitivity, well * (1.0 - rates.specificity)
-    spared, missed = well * rates.specificity, sick * (1.0 - rates.sensitivity)
-    return ratio(true, true + false), ratio(spared, spared + missed)
-
-
-_TARGETS = (0.95, 0.98, 0.99)
-_HERE, _VALIDATION = "these images", "validation"
 
 
 class RankedClass:
     """The probability of one class for n images.
 
-    Args:
-        positive: Shape (n,), which images are of the class.
-        probability: Shape (n,).
-        groups: Shape (n,), whose each image is.
-        name: Of the class.
-        prevalence: In (0, 1), or None.
-        given: Thresholds from validation by name.
-
     Attributes:
-        scores: What is to be resampled.
+        scores: The probability, to be resampled.
     """
 
     def __init__(
@@ -166,81 +140,115 @@ class RankedClass:
         prevalence: float | None,
         given: Mapping[str, float],
     ) -> None:
+        """Choose operating points on these images, and rank the images.
+
+        Args:
+            positive: Shape (n,), which images are of the class.
+            probability: Shape (n,).
+            groups: Shape (n,), the patient of each image.
+            name: Of the class.
+            prevalence: In (0, 1), or None.
+            given: Thresholds that were chosen on validation, by name.
+        """
         self._positive, self._probability = positive, probability
         self._name, self._prevalence = name, prevalence
-        self._curve = drawn_roc(curve) if (curve := roc(positive, probability)) else None
-        own = operating_points(curve) if curve else {}
-        self._points = [(point, _HERE, chosen.threshold) for point, chosen in own.items()]
+        self._roc = roc(positive, probability)
+        own = operating_points(self._roc) if self._roc else {}
+        self._points = [(point, _THESE_IMAGES, chosen.threshold) for point, chosen in own.items()]
         self._points += [(point, _VALIDATION, threshold) for point, threshold in given.items()]
+        thresholds = [threshold for *_, threshold in self._points]
         self.scores = OneVsRest(
-            positive,
-            probability,
-            groups,
-            thresholds=[threshold for *_, threshold in self._points],
-            prevalence=prevalence,
+            positive, probability, groups, thresholds=thresholds, prevalence=prevalence
         )
 
-    def figures(self, estimates: Sequence[Estimate], decisions: ClassDecisions) -> ClassFigures:
-        """All figures of the class, from the estimates of `scores.statistics`."""
+    def figures(
+        self, estimates: Sequence[Estimate], decisions: Mapping[str, Figure]
+    ) -> ClassFigures:
+        """Make all figures of the class.
+
+        Args:
+            estimates: Of `scores.statistics`.
+            decisions: Figures of the most probable class, see `Decisions.of_class`.
+        """
         points = []
         for number, (name, chosen_on, threshold) in enumerate(self._points):
-            found = self.scores.threshold(number, estimates)
-            rates = found.sensitivity, found.specificity, found.ppv, found.npv
-            stated = found.ppv_at_prevalence, found.npv_at_prevalence
-            points.append(OperatingFigures(name, chosen_on, threshold, *rates, *stated))
+            rates = self.scores.threshold(number, estimates)
+            del rates["below"]
+            points.append(OperatingFigures(name, chosen_on, threshold, **rates))
         return ClassFigures(
             name=self._name,
             images=int(np.count_nonzero(self._positive)),
-            predicted=decisions.ppv.n,
-            **decisions._asdict(),
+            predicted=decisions["ppv"].n,
+            **decisions,
             auc=self.scores.auc(estimates),
             average_precision=self.scores.average_precision(estimates),
-            roc=self._curve,
-            precision_recall=self.scores.precision_recall(),
+            roc=_drawn_roc(self._roc),
+            precision_recall=self._precision_recall(),
             points=tuple(points),
             prevalence=self._prevalence,
             histogram=histogram(self._positive, self._probability),
         )
 
+    def _precision_recall(self) -> Curve | None:
+        if not self._positive.any():
+            return None
+        precision, recall, _ = precision_recall_curve(self._positive, self._probability)
+        return thinned(recall[::-1], precision[::-1])
+
 
 class RankedAbnormal:
     """1 - P(Normal) for n images.
 
-    Args:
-        abnormal: Shape (n,), which images are of another class.
-        normal: Shape (n,), the probability of Normal.
-        groups: Shape (n,), whose each image is.
-        name: Of the class Normal, as it is spelled.
-
     Attributes:
-        scores: What is to be resampled.
+        scores: These scores, to be resampled.
     """
 
     def __init__(
         self, abnormal: Chosen, normal: Probabilities, groups: Groups, *, name: str
     ) -> None:
-        # In 64 bits, where 1 - p keeps apart what 32 bits have apart.
+        """Choose thresholds to rule images out on these images, and rank the images.
+
+        Args:
+            abnormal: Shape (n,), which images are of another class.
+            normal: Shape (n,), the probability of Normal.
+            groups: Shape (n,), the patient of each image.
+            name: Of the class Normal, as the model spells it.
+        """
+        # In 64 bits no two probabilities of 32 bits fall together.
         self._abnormal, self._score = abnormal, 1.0 - normal.astype(np.float64)
         self._name = name
-        self._curve = drawn_roc(curve) if (curve := roc(abnormal, self._score)) else None
-        self._points = [curve.at_sensitivity(t) for t in _TARGETS] if curve else []
+        self._roc = roc(abnormal, self._score)
+        self._points = [self._roc.at_sensitivity(t) for t in _TARGETS] if self._roc else []
         thresholds = [point.threshold for point in self._points]
-        self.scores = OneVsRest(
-            abnormal, self._score, groups, thresholds=thresholds, prevalence=None
-        )
+        self.scores = OneVsRest(abnormal, self._score, groups, thresholds=thresholds)
 
     def figures(self, estimates: Sequence[Estimate]) -> Triage:
-        """All figures, from the estimates of `scores.statistics`."""
+        """Make all figures from the estimates of `scores.statistics`."""
         rules = []
         for number, (target, point) in enumerate(zip(_TARGETS, self._points, strict=False)):
-            found = self.scores.threshold(number, estimates)
-            rates = found.sensitivity, found.specificity, found.npv, found.below
-            rules.append(RuleOut(target, point.threshold, *rates))
+            rates = self.scores.threshold(number, estimates)
+            del rates["ppv"]
+            rules.append(RuleOut(target, point.threshold, ruled_out=rates.pop("below"), **rates))
         return Triage(
             normal=self._name,
             images=int(np.count_nonzero(self._abnormal)),
             auc=self.scores.auc(estimates),
-            roc=self._curve,
+            roc=_drawn_roc(self._roc),
             rules=tuple(rules),
             histogram=histogram(self._abnormal, self._score),
         )
+
+
+def _drawn_roc(curve: Roc | None) -> Curve | None:
+    return None if curve is None else thinned(1.0 - curve.specificity, curve.sensitivity)
+
+
+def _at_prevalence(rates: ThresholdRates, prevalence: float | None) -> tuple[Values, Values]:
+    """PPV and NPV by Bayes' rule; NaN without a prevalence."""
+    if prevalence is None:
+        missing = np.full(len(rates.sensitivity), np.nan)
+        return missing, missing
+    sick, well = prevalence, 1.0 - prevalence
+    true, false = sick * rates.sensitivity, well * (1.0 - rates.specificity)
+    spared, missed = well * rates.specificity, sick * (1.0 - rates.sensitivity)
+    return ratio(true, true + false), ratio(spared, spared + missed)

@@ -1,0 +1,109 @@
+"""Makes figures: a statistic with the 95 % interval that fits it, or why there is none."""
+
+import numpy as np
+import numpy.typing as npt
+
+from cxrbatch.results.figures import Curve, Figure, Histogram
+from cxrbatch.results.statistics.curves import Area, delong_interval
+from cxrbatch.results.statistics.intervals import Estimate, Groups, wilson
+from cxrbatch.results.statistics.metrics import Probabilities, Values
+
+Chosen = npt.NDArray[np.bool_]
+
+WILSON, WILSON_OF_PATIENTS = "Wilson", "Wilson over patients"
+BOOTSTRAP = "patient bootstrap"
+DELONG, DELONG_OF_PATIENTS = "DeLong", "DeLong over patients"
+
+NO_IMAGES = "no images"
+NO_POSITIVE, NO_NEGATIVE = "no image is of this class", "every image is of this class"
+
+_HISTOGRAM_BINS = 20
+_MOST_POINTS = 300
+
+
+def one_each(groups: Groups) -> bool:
+    """Return whether every patient has one image."""
+    return len(groups) == 0 or int(groups.max()) + 1 == len(groups)
+
+
+def undefined(n: int, reason: str) -> Figure:
+    """Make a figure without a value."""
+    return Figure(None, None, None, n, None, reason)
+
+
+def resampled(estimate: Estimate, n: int, reason: str) -> Figure:
+    """Make a figure with the bootstrap's interval; `reason` says why it may be undefined."""
+    if estimate.value is None:
+        return undefined(n, reason)
+    if estimate.interval is None:
+        return Figure(estimate.value, None, None, n, None, estimate.reason)
+    return Figure(estimate.value, *estimate.interval, n, BOOTSTRAP)
+
+
+def proportion(estimate: Estimate, among: Chosen, groups: Groups, reason: str) -> Figure:
+    """Make the figure of a share, with Wilson's interval or the bootstrap's.
+
+    Wilson's is for one image per patient. With several, a share of 0 or 1 has no spread among
+    resamples; its interval is Wilson's with patients for images.
+
+    Args:
+        estimate: The share, with the bootstrap's interval.
+        among: Shape (n,), the images that the share is of.
+        groups: Shape (n,), the patient of each image.
+        reason: Why the share may be undefined.
+    """
+    n = int(np.count_nonzero(among))
+    if n == 0 or estimate.value is None:
+        return undefined(n, reason)
+    if one_each(groups):
+        return Figure(estimate.value, *wilson(round(estimate.value * n), n), n, WILSON)
+    if estimate.constant and estimate.value in (0.0, 1.0):
+        patients = len(np.unique(groups[among]))
+        bounds = wilson(round(estimate.value * patients), patients)
+        return Figure(estimate.value, *bounds, n, WILSON_OF_PATIENTS)
+    return resampled(estimate, n, reason)
+
+
+def proportion_of_images(hits: int, n: int) -> Figure:
+    """Make the figure `hits` / `n` with Wilson's interval, as if each image had its own patient."""
+    if n == 0:
+        return undefined(0, NO_IMAGES)
+    return Figure(hits / n, *wilson(hits, n), n, WILSON)
+
+
+def area_figure(value: float | None, found: Area | None, groups: Groups, reason: str) -> Figure:
+    """Make the figure of an area under a ROC curve, with DeLong's interval.
+
+    Args:
+        value: The area; None where undefined.
+        found: The same with its variance; None where there are too few patients.
+        groups: Shape (n,), the patient of each image.
+        reason: Why the area may be undefined.
+    """
+    n = len(groups)
+    if value is None:
+        return undefined(n, reason)
+    if found is None:
+        too_few = "no interval: fewer than two patients on one side"
+        return Figure(value, None, None, n, None, too_few)
+    bounds = delong_interval(found)
+    if bounds is None:
+        return Figure(value, None, None, n, None, "no interval: DeLong's variance is 0")
+    method = DELONG if one_each(groups) else DELONG_OF_PATIENTS
+    return Figure(value, *bounds, n, method)
+
+
+def histogram(positive: Chosen, score: Probabilities) -> Histogram:
+    """Count scores in [0, 1] in 20 bins by truth; both arguments have shape (n,)."""
+    edges = np.linspace(0.0, 1.0, _HISTOGRAM_BINS + 1)
+    counts = [np.histogram(score[side], edges)[0] for side in (positive, ~positive)]
+    first, second = (tuple(map(int, side)) for side in counts)
+    return Histogram(tuple(edges.tolist()), first, second)
+
+
+def thinned(x: Values, y: Values) -> Curve:
+    """Choose at most some 300 points of a curve at equal steps along it, with both ends."""
+    along = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
+    wanted = np.searchsorted(along, np.linspace(0.0, along[-1], _MOST_POINTS))
+    kept = np.unique(np.concatenate([[0], np.minimum(wanted, len(x) - 1), [len(x) - 1]]))
+    return Curve(tuple(x[kept].tolist()), tuple(y[kept].tolist()))

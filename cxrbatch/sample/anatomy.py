@@ -4,8 +4,8 @@ Proportions follow what an adult's frontal radiograph shows (the lungs' apices a
 the right dome of the diaphragm higher than the left, the heart half as wide as the chest). No
 radiograph of a person was traced or copied.
 
-Lengths are in image heights and planes have the shape (rows, columns), as in `projection`. Each
-function returns planes of ray lengths in one tissue: soft tissue, bone or air.
+Lengths are in image heights, as in `projection`. Each function that draws returns the length of the
+ray in one tissue (soft tissue, bone or air) at each pixel, shape (rows, columns), float64.
 """
 
 from dataclasses import dataclass
@@ -72,19 +72,19 @@ class Body:
         return self.cage / 0.36
 
     def half_cage(self, y: Plane) -> Plane:
-        """Half width of the rib cage at heights `y`: a dome on upright walls."""
+        """Half width of the rib cage at heights `y`, in image heights: a dome on upright walls."""
         rest = 1.0 - np.clip((y - self.apex) / (_WIDEST - self.apex), 0.0, 1.0)
         return self.cage * np.sqrt(1.0 - rest * rest * np.sqrt(rest))
 
     def diaphragm(self, x: Plane) -> Plane:
-        """y of the upper edge of the diaphragm at `x`."""
+        """y of the upper edge of the diaphragm at each `x`."""
         dome = np.where(x < 0, self.dome, self.dome + 0.025)
         away = (np.abs(x) - 0.16) / (self.cage - 0.16)
         return dome + np.where(away > 0, 0.115, 0.02) * away * away
 
 
 def torso(detector: Detector, body: Body) -> Plane:
-    """Soft tissue of neck, shoulders, trunk and upper arms, as if the lungs held no air."""
+    """Draw neck, trunk and upper arms: ray length in soft tissue, as if the lungs held no air."""
     x, y = detector.grid()
     heights = [0.0, 0.03, 0.06, 0.09, 0.12, 0.16, 0.22, 0.30, 0.38, 0.55, 0.75, 1.0]
     widths = [0.15, 0.17, 0.21, 0.28, 0.36, 0.43, 0.46, 0.455, 0.43, 0.41, 0.415, 0.43]
@@ -100,7 +100,7 @@ def torso(detector: Detector, body: Body) -> Plane:
 
 
 def lung(detector: Detector, body: Body, *, side: float) -> Plane:
-    """Air in the lung of a side, `RIGHT` or `LEFT`, as if it had no vessels."""
+    """Draw the lung of a side, `RIGHT` or `LEFT`: ray length in air, as if it had no vessels."""
     x, y = detector.grid()
     out = side * x
     half = body.half_cage(y) * 0.965
@@ -115,7 +115,7 @@ def lung(detector: Detector, body: Body, *, side: float) -> Plane:
 
 
 def airways(detector: Detector) -> Plane:
-    """Air in the windpipe and the main bronchi."""
+    """Draw the windpipe and the main bronchi: ray length in air."""
     windpipe = [[0.0, 0.0, 0, 0.019], [0.002, 0.12, 0, 0.018], [-0.006, 0.31, 0, 0.017]]
     right = [[-0.006, 0.305, 0, 0.014], [-0.06, 0.365, 0, 0.011]]
     left = [[-0.004, 0.305, 0, 0.013], [0.075, 0.375, 0, 0.010]]
@@ -123,7 +123,7 @@ def airways(detector: Detector) -> Plane:
 
 
 def mediastinum(detector: Detector, body: Body) -> Plane:
-    """Soft tissue of the heart and the great vessels, where it displaces lung."""
+    """Draw heart and great vessels: ray length in soft tissue, where it displaces lung."""
     x, y = detector.grid()
     size = body.heart
     base = body.dome + 0.015
@@ -143,7 +143,7 @@ def mediastinum(detector: Detector, body: Body) -> Plane:
 
 
 def bowel_gas(detector: Detector, body: Body, generator: np.random.Generator) -> Plane:
-    """Air under the left dome of the diaphragm: in the stomach and in a loop of bowel."""
+    """Draw gas in the stomach and in a loop of bowel, under the left dome: ray length in air."""
     shift, size = generator.random(2).tolist()
     stomach = detector.ellipsoid(
         center=(0.15 + 0.04 * shift, body.dome + 0.105),
@@ -157,9 +157,16 @@ def bowel_gas(detector: Detector, body: Body, generator: np.random.Generator) ->
 def vessel_tree(
     detector: Detector, generator: np.random.Generator, *, body: Body, side: float
 ) -> Plane:
-    """Soft tissue of the branching vessels of the lung of a side, from its hilum outwards.
+    """Draw the vessels of one lung, which branch from its hilum: ray length in soft tissue.
 
-    They reach beyond the lung: the caller clips them to it.
+    Args:
+        detector: Size in pixels.
+        generator: Decides the branches.
+        body: The person.
+        side: `RIGHT` or `LEFT`.
+
+    Returns:
+        Shape (rows, columns). The vessels reach beyond the lung: the caller clips them to it.
     """
     hilum = (side * 0.068, 0.40 if side == RIGHT else 0.385)
     reach = 0.12 * body.cage / 0.36
@@ -203,9 +210,9 @@ def _add_branch(
 def ribs(
     detector: Detector, body: Body, generator: np.random.Generator, *, from_side: bool = False
 ) -> Plane:
-    """Bone of the ribs, from the spine to the cartilage in front.
+    """Draw the ribs, from the spine to the cartilage in front: ray length in bone.
 
-    Seen from the side if `from_side`: the spine is then at the viewer's right.
+    If `from_side`, they are seen from the side, with the spine at the viewer's right.
     """
     axes = []
     for pair in range(_RIB_PAIRS):
@@ -231,7 +238,7 @@ def _rib(body: Body, *, pair: int, y: float, side: float) -> Points:
 
 
 def spine(detector: Detector) -> Plane:
-    """Bone of the vertebrae: bodies with end plates, pedicles and spinous processes."""
+    """Draw the vertebrae with end plates, pedicles and spinous processes: ray length in bone."""
     x, y = detector.grid()
     borders = [-0.02]
     while borders[-1] < 1.05:
@@ -260,7 +267,7 @@ def spine(detector: Detector) -> Plane:
 
 
 def clavicles(detector: Detector, body: Body, generator: np.random.Generator) -> Plane:
-    """Bone of the clavicles, two S-shaped bones from the breastbone to the shoulders."""
+    """Draw the clavicles, S-shaped, from the breastbone to the shoulders: ray length in bone."""
     axes = []
     for side in (RIGHT, LEFT):
         lift = 0.02 * (float(generator.random()) - 0.5)
@@ -272,7 +279,7 @@ def clavicles(detector: Detector, body: Body, generator: np.random.Generator) ->
 
 
 def shoulders(detector: Detector, body: Body) -> Plane:
-    """Bone of the shoulder blades (thin plates with a thick border) and the upper arms' heads."""
+    """Draw shoulder blades (thin plates, thick borders) and upper arms: ray length in bone."""
     border = [[0.405, 0.215], [0.372, 0.28], [0.345, 0.36], [0.318, 0.425]]
     ridge = [[0.41, 0.165], [0.35, 0.185], [0.285, 0.205]]
     arm = [[0.455, 0.205], [0.485, 0.27], [0.53, 0.5]]

@@ -17,7 +17,8 @@ from cxrbatch.sample.anatomy import LEFT, RIGHT, Body
 from cxrbatch.sample.projection import Detector, Plane, blur, rounded, smoothstep
 
 Finding = Callable[[Detector, Body, np.random.Generator], Plane]
-"""Draws the share of the lungs' air that a finding replaces at each pixel, in [0, 1]."""
+"""Draws a finding: the share of the lungs' air that it replaces at each pixel, in [0, 1], of shape
+(rows, columns)."""
 
 _BONE = 2.6
 _HALF_GREY = 0.31
@@ -45,11 +46,11 @@ class PhantomRequest:
     visit: int = 1
 
     def person_generator(self) -> np.random.Generator:
-        """Random numbers that are the same at each visit."""
+        """Make a generator of random numbers that are the same at each visit of the person."""
         return np.random.Generator(np.random.PCG64([self.seed, 0]))
 
     def visit_generator(self) -> np.random.Generator:
-        """Random numbers of one visit."""
+        """Make a generator of random numbers that differ from visit to visit."""
         return np.random.Generator(np.random.PCG64([self.seed, self.visit]))
 
 
@@ -84,7 +85,11 @@ def draw_frontal(request: PhantomRequest) -> Plane:
 
 
 def draw_lateral(request: PhantomRequest) -> Plane:
-    """Draw the same person from the side, without a finding; returns a plane as `draw_frontal`."""
+    """Draw the same person's chest from the side, without a finding.
+
+    Returns:
+        As `draw_frontal`: shape (rows, columns), float64 in [0, 1].
+    """
     detector, person = request.detector, request.person_generator()
     body = Body.drawn(person, sex=request.sex)
     soft = _lateral_trunk(detector) - _lateral_air(detector, body, person)
@@ -94,7 +99,11 @@ def draw_lateral(request: PhantomRequest) -> Plane:
 
 
 def draw_forearm(request: PhantomRequest) -> Plane:
-    """Draw an upright forearm, a radiograph that is no chest; returns as `draw_frontal`."""
+    """Draw an upright forearm: a radiograph that is no chest.
+
+    Returns:
+        As `draw_frontal`: shape (rows, columns), float64 in [0, 1].
+    """
     detector = request.detector
     x, y = detector.grid()
     half = _outline(y, [0.0, 0.3, 0.8, 1.0], [0.17, 0.16, 0.10, 0.11])
@@ -114,7 +123,7 @@ def draw_forearm(request: PhantomRequest) -> Plane:
 
 
 def _attenuation(soft: Plane, bone: Plane) -> Plane:
-    """Weighted sum of tissues; bone beyond the thickness of a vertebra adds nothing."""
+    """Sum of ray lengths, weighted by tissue; bone thicker than a vertebra counts as one."""
     return np.maximum(soft, 0.0) + _BONE * np.minimum(bone, 0.09)
 
 

@@ -152,13 +152,13 @@ def _lattice_steps(
 
 
 def smoothstep(values: Plane, *, low: float | Plane, high: float | Plane) -> Plane:
-    """Rise smoothly from 0 at `low` to 1 at `high`; fall where `low` is above `high`."""
+    """Rise smoothly from 0 at `low` and below to 1 at `high` and above; fall if `low` > `high`."""
     ramp = np.clip((values - low) / (high - low), 0.0, 1.0)
     return ramp * ramp * (3.0 - 2.0 * ramp)
 
 
 def round_edge(across: Plane) -> Plane:
-    """Half thickness of a cylinder of radius 1 at a distance from its axis; 0 from 1 on."""
+    """Half thickness of a cylinder of radius 1 at each distance from its axis; 0 beyond 1."""
     return np.sqrt(np.maximum(0.0, 1.0 - across * across))
 
 

@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +35,7 @@ _THUMBNAIL_QUALITY = 80
 # A fast level of zlib: a radiograph is large, and the way to the browser is short.
 _PNG_LEVEL = 1
 
-Item = TypeVar("Item")
+P = ParamSpec("P")
 Result = TypeVar("Result")
 
 
@@ -89,12 +90,18 @@ class ChildProcesses:
         self._forkserver: Forkserver | None = None
         self.is_closed = False
 
-    def call(self, function: Callable[[Item], Result], item: Item) -> Result | WorkerFault:
-        """Return `function(item)`, computed in a child process.
+    def call(
+        self,
+        function: Callable[P, Result],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Result | WorkerFault:
+        """Return `function(*args, **kwargs)`, computed in a child process.
 
         Args:
             function: A function of a module, as the child imports it by its name.
-            item: Its argument, which is pickled.
+            args: Positional arguments, which are pickled.
+            kwargs: Keyword arguments, which are pickled.
 
         Returns:
             The function's result, or a WorkerFault where the child crashed or exceeded a limit.
@@ -105,7 +112,7 @@ class ChildProcesses:
         """
         process = WorkerProcess(self._started(), self._limits)
         try:
-            (result,) = process.map(function, [item])
+            (result,) = process.map(_call, [partial(function, *args, **kwargs)])
         finally:
             process.close()
         return result
@@ -126,54 +133,36 @@ class ChildProcesses:
             return self._forkserver
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedImage:
-    """An image file for the browser, or the reason why there is none.
-
-    Attributes:
-        content: A PNG or WebP file; empty where there is no image.
-        absence: Why there is no image, in one line for a person; empty where there is one.
-    """
-
-    content: bytes
-    absence: str = ""
+def _call(function: "partial[Result]") -> Result:
+    return function()
 
 
-@dataclass(frozen=True, slots=True)
-class RowImage:
-    """Which image of an archive to read again, and how to encode it.
+def encode_row_image(
+    origin: Origin, path: str, frame: int, image_hash: str, *, is_thumbnail: bool
+) -> bytes | str:
+    """Read the image of a table's row again from its archive, and encode it.
 
-    Attributes:
-        origin: Archive of the row's table, and how its files were read.
+    Args:
+        origin: Archive of the table, and how its files were read.
         path: The row's `path`.
         frame: The row's `frame`.
         image_hash: The row's `image_hash`.
-        is_thumbnail: Whether to encode a small WebP instead of a PNG of full size.
-    """
-
-    origin: Origin
-    path: str
-    frame: int
-    image_hash: str
-    is_thumbnail: bool
-
-
-def encode_row_image(request: RowImage) -> EncodedImage:
-    """Read the image of a row again from the archive, and encode it.
+        is_thumbnail: Whether to return a small WebP file instead of a PNG file of full size.
 
     Returns:
-        The image, or why there is none: its file is missing, or its hash is no longer the row's.
+        The file, or in one line why there is none: the archive has no such file any more, or the
+        image has another hash.
     """
-    reading = revisit(request.origin, request.path, request.frame, request.image_hash)
+    reading = revisit(origin, path, frame, image_hash)
     if isinstance(reading, str):
-        return EncodedImage(b"", reading)
+        return reading
     assert reading.image is not None
-    if not request.is_thumbnail:
-        return EncodedImage(encode_png(reading.image))
+    if not is_thumbnail:
+        return encode_png(reading.image)
     stream = io.BytesIO()
     small = grey_picture(reading.image, longest=_THUMBNAIL_EDGE).convert("RGB")
     small.save(stream, format="WEBP", quality=_THUMBNAIL_QUALITY)
-    return EncodedImage(stream.getvalue())
+    return stream.getvalue()
 
 
 def encode_png(image: GreyImage, *, max_edge: int | None = None) -> bytes:
@@ -188,35 +177,17 @@ def encode_png(image: GreyImage, *, max_edge: int | None = None) -> bytes:
     return stream.getvalue()
 
 
-@dataclass(frozen=True, slots=True)
-class UploadedFile:
-    """A file that a client sent, where a child process can open it.
+def read_upload(reader: FileReader, file: ArchiveFile) -> tuple[LoadedFile, bytes]:
+    """Read the first `MAX_FRAMES` frames of an uploaded file, each once.
 
-    Attributes:
+    Args:
         reader: Reads the file as a run does.
         file: The file; its path is relative to the reader's base folder.
+
+    Returns:
+        Rows and network inputs of the frames; and the first frame, made smaller, as PNG, which is
+        empty where the first frame gave no image.
     """
-
-    reader: FileReader
-    file: ArchiveFile
-
-
-@dataclass(frozen=True, slots=True)
-class UploadedFrames:
-    """The frames of an uploaded file, before they are scored.
-
-    Attributes:
-        loaded: Rows of the first `MAX_FRAMES` frames, and their network inputs.
-        png: The first frame, made smaller, as PNG; empty where it gave no image.
-    """
-
-    loaded: LoadedFile
-    png: bytes
-
-
-def read_upload(upload: UploadedFile) -> UploadedFrames:
-    """Read the first frames of an upload, each once, to table rows and network inputs."""
-    reader, file = upload.reader, upload.file
     pairs, first_png = [], b""
     for reading in islice(reader.readings(file), MAX_FRAMES):
         pairs.append(reader.row(file, reading))
@@ -229,7 +200,7 @@ def read_upload(upload: UploadedFile) -> UploadedFrames:
         [prepared is not None for _, prepared in pairs],
         np.stack(inputs) if inputs else np.empty((0, size, size), np.uint8),
     )
-    return UploadedFrames(loaded, first_png)
+    return loaded, first_png
 
 
 @dataclass(frozen=True, slots=True)

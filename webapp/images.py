@@ -15,8 +15,6 @@ from cxrbatch.results.table import FACTS, Table
 from cxrbatch.scoring.revisiting import UNKNOWN_ORIGIN, Origin
 from cxrbatch.webapp.children import (
     ChildProcesses,
-    EncodedImage,
-    RowImage,
     WorkQueue,
     encode_row_image,
 )
@@ -50,42 +48,44 @@ class ImageEncoder:
         """Create an encoder; `children` read and encode the images."""
         self._children = children
         self._queue = WorkQueue(running=2, waiting=10)
-        self._thumbnails: WeakKeyDictionary[ServedTable, dict[int, EncodedImage]] = (
+        self._thumbnails: WeakKeyDictionary[ServedTable, dict[int, bytes | str]] = (
             WeakKeyDictionary()
         )
 
-    def encode(self, table: ServedTable, row: RowValues, *, is_thumbnail: bool) -> EncodedImage:
+    def encode(self, table: ServedTable, row: RowValues, *, is_thumbnail: bool) -> bytes | str:
         """Read the image of a row again, and encode it.
 
         Args:
             table: The table.
             row: All columns of the row.
-            is_thumbnail: Whether to return a small WebP instead of a PNG of full size.
+            is_thumbnail: Whether to return a small WebP file instead of a PNG file of full size.
+
+        Returns:
+            The file, or in one line why there is none.
 
         Raises:
             ServerBusy: Too many requests wait.
         """
-        if not is_thumbnail:
-            return self._encode(table, row, is_thumbnail=False)
-        thumbnails = self._thumbnails.setdefault(table, {})
+        thumbnails = self._thumbnails.setdefault(table, {}) if is_thumbnail else {}
         number = int(row["row"])
-        if number not in thumbnails:
-            thumbnail = self._encode(table, row, is_thumbnail=True)
+        image = thumbnails.get(number)
+        if image is None:
+            image = self._read(table, row, is_thumbnail=is_thumbnail)
             if len(thumbnails) >= _MAX_THUMBNAILS:
                 thumbnails.clear()
-            thumbnails[number] = thumbnail
-        return thumbnails[number]
+            thumbnails[number] = image
+        return image
 
-    def _encode(self, table: ServedTable, row: RowValues, *, is_thumbnail: bool) -> EncodedImage:
+    def _read(self, table: ServedTable, row: RowValues, *, is_thumbnail: bool) -> bytes | str:
         origin = Origin.of(table.table)
         if origin is None:
-            return EncodedImage(b"", UNKNOWN_ORIGIN)
+            return UNKNOWN_ORIGIN
         if not row["image_hash"]:
-            return EncodedImage(b"", _NO_IMAGE)
-        image = RowImage(origin, row["path"], row["frame"], row["image_hash"], is_thumbnail)
+            return _NO_IMAGE
+        key = row["path"], row["frame"], row["image_hash"]
         with self._queue.turn():
-            encoded = self._children.call(encode_row_image, image)
-        return EncodedImage(b"", encoded.detail) if isinstance(encoded, WorkerFault) else encoded
+            image = self._children.call(encode_row_image, origin, *key, is_thumbnail=is_thumbnail)
+        return image.detail if isinstance(image, WorkerFault) else image
 
 
 def heat_map_png(levels: npt.NDArray[np.uint8]) -> bytes:
@@ -135,9 +135,9 @@ def send_image(id: str, number: int) -> Response:
     """Send the radiograph of a row in full size."""
     _, table, row = _requested_row(id, number)
     image = get_service(ImageEncoder).encode(table, row, is_thumbnail=False)
-    if not image.content:
-        raise NotFound(f"There is no image to show: {image.absence}.")
-    return Response(image.content, mimetype="image/png")
+    if isinstance(image, str):
+        raise NotFound(f"There is no image to show: {image}.")
+    return Response(image, mimetype="image/png")
 
 
 @blueprint.get("/runs/<id>/images/<int:number>/thumbnail.webp")
@@ -145,9 +145,9 @@ def send_thumbnail(id: str, number: int) -> Response:
     """Send the radiograph of a row made small, or a placeholder where there is no image."""
     _, table, row = _requested_row(id, number)
     image = get_service(ImageEncoder).encode(table, row, is_thumbnail=True)
-    if not image.content:
+    if isinstance(image, str):
         return current_app.send_static_file("absent.svg")
-    return Response(image.content, mimetype="image/webp")
+    return Response(image, mimetype="image/webp")
 
 
 @blueprint.get("/runs/<id>/images/<int:number>/heat/<int:class_index>.png")

@@ -31,8 +31,6 @@ from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.file_reader import FileReader, LoadedFile
 from cxrbatch.webapp.children import (
     ChildProcesses,
-    UploadedFile,
-    UploadedFrames,
     WorkQueue,
     read_upload,
 )
@@ -142,11 +140,11 @@ class UploadScorer:
         descriptor = file.fileno()
         archive_file = ArchiveFile(str(descriptor).encode(), os.fstat(descriptor).st_size)
         with self._queue.turn():
-            upload = self._children.call(read_upload, UploadedFile(reader, archive_file))
-            if isinstance(upload, WorkerFault):
-                loaded = reader.failed(archive_file, upload.outcome, upload.detail)
-                upload = UploadedFrames(loaded, b"")
-            return ScoredUpload(self._score(upload.loaded), upload.png)
+            result = self._children.call(read_upload, reader, archive_file)
+            if isinstance(result, WorkerFault):
+                result = reader.failed(archive_file, result.outcome, result.detail), b""
+            loaded, png = result
+            return ScoredUpload(self._score(loaded), png)
 
     def _score(self, loaded: LoadedFile) -> list[dict[str, Any]]:
         """Return the frames as JSON values; those with an input get their scores."""

@@ -23,9 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
+from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import bundled_checkpoint, read_card
 from cxrbatch.results.table import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
 from cxrbatch.scoring.table_writer import table_writer
@@ -52,7 +54,7 @@ def write_table(path: Path, rows: int) -> list[str]:
     metadata = {PROVENANCE_KEY: json.dumps(provenance).encode()}
     with path.open("wb") as file, table_writer(file, schema.with_metadata(metadata)) as writer:
         for start in range(0, rows, GROUP):
-            columns = random_columns(start, min(GROUP, rows - start), list(card.classes))
+            columns = random_columns(start, min(GROUP, rows - start), card)
             arrays = [
                 pa.array(columns[field.name], field.type)
                 if field.name in columns
@@ -63,24 +65,32 @@ def write_table(path: Path, rows: int) -> list[str]:
     return list(card.classes)
 
 
-def random_columns(start: int, count: int, classes: list[str]) -> dict[str, list[object]]:
+def random_columns(start: int, count: int, card: Card) -> dict[str, list[object]]:
     """Return column -> values for the rows `start` to `start + count`."""
-    rng = np.random.default_rng(start)
+    rng, classes = np.random.default_rng(start), list(card.classes)
     scores = rng.dirichlet(np.ones(len(classes)), count).astype(np.float32)
+    logits = card.temperature * np.log(np.maximum(scores, 1e-30))
     predicted = np.array(classes)[scores.argmax(1)]
     numbers = range(start, start + count)
+    is_scored = np.array([n % 50 != 0 for n in numbers])
     maps = rng.integers(0, 256, (count, len(classes) * CELLS**2), dtype=np.uint8)
+    scored: dict[str, npt.NDArray[np.generic]] = {
+        "prediction": predicted.astype(object),
+        "heatmaps": np.array([row.tobytes() for row in maps], object),
+        "heatmap_scale": np.ones(count, np.float32),
+        **{f"p_{name}": scores[:, i] for i, name in enumerate(classes)},
+        **{f"logit_{name}": logits[:, i] for i, name in enumerate(classes)},
+    }
     return {
         "path": [f"site{n % 7}/study{n // 4:07d}/image{n:08d}.dcm" for n in numbers],
         "frame": [0] * count,
-        "outcome": ["corrupt" if n % 50 == 0 else "scored" for n in numbers],
-        "prediction": predicted.tolist(),
+        "outcome": ["scored" if known else "corrupt" for known in is_scored],
         "truth": np.where(rng.random(count) < 0.8, predicted, rng.choice(classes, count)).tolist(),
         "flags": [["lateral"] if n % 9 == 0 else [] for n in numbers],
         "patient_sex": rng.choice(["F", "M"], count).tolist(),
         "patient_age_bin": rng.choice(["30-39", "40-49", "50-59"], count).tolist(),
-        "heatmaps": [row.tobytes() for row in maps],
-        **{f"p_{name}": scores[:, i].tolist() for i, name in enumerate(classes)},
+        "patient_key": [f"{n // 4:032x}" for n in numbers],
+        **{name: np.where(is_scored, column, None).tolist() for name, column in scored.items()},
     }
 
 

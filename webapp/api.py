@@ -80,11 +80,12 @@ def _run_json(file: ServedFile) -> dict[str, Any]:
     run = summarise_run(file)
     evaluation = run.get("evaluation")
     if evaluation is not None:
+        accuracy = evaluation.accuracy
         run["accuracy"] = {
-            "n": evaluation.n,
-            "value": evaluation.accuracy,
-            "low": evaluation.low,
-            "high": evaluation.high,
-            "auc": evaluation.auc,
+            "n": accuracy.n,
+            "value": accuracy.value,
+            "low": accuracy.low,
+            "high": accuracy.high,
+            "auc": {name: figure.value for name, figure in evaluation.auc.items()},
         }
     return {name: value for name, value in run.items() if name in _RUN_PROPERTIES}

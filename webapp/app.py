@@ -27,10 +27,10 @@ MAX_BODY_BYTES = 100 << 20
 _LOG = logging.getLogger(__name__)
 _RETRY_SECONDS = 2
 _MESSAGES = {
-    400: "The request does not make sense.",
+    400: "The request is malformed.",
     401: "A token is needed.",
     404: "There is no such page.",
-    405: "That cannot be done here.",
+    405: "This address does not take this method.",
     413: "The file is too large.",
     500: "Something went wrong in the server.",
 }
@@ -74,7 +74,7 @@ def create_app(
     for service in (
         children,
         Library(folder),
-        runs.Evaluations(children),
+        runs.Evaluations(),
         images.ImageEncoder(children),
         export.Exporter(),
         uploads.UploadScorer(checkpoint, children),

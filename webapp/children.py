@@ -5,29 +5,32 @@ Every child imports this module, so no import at its top may load torch, Flask o
 
 import io
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from cxrbatch.errors import LabelError, TableError
 from cxrbatch.model.overlays import grey_picture
 from cxrbatch.reading.display import GreyImage
-from cxrbatch.results.table import open_table
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.file_reader import FileReader, LoadedFile
 from cxrbatch.scoring.revisiting import Origin, revisit
 from cxrbatch.workers.forkserver_client import Forkserver, ForkserverClosed
 from cxrbatch.workers.worker import WorkerFault, WorkerLimits, WorkerProcess
 
+if TYPE_CHECKING:
+    from cxrbatch.results.figures import Headline
+
 MAX_FRAMES = 16
 """Number of frames of an upload that are read; the frames after them are skipped."""
+
+NO_TRUTH = "the truth of no scored image is known"
+"""What `evaluate_table` returns for a table without a truth."""
 
 _MAX_UPLOAD_EDGE = 1600
 _THUMBNAIL_EDGE = 192
@@ -203,59 +206,19 @@ def read_upload(reader: FileReader, file: ArchiveFile) -> tuple[LoadedFile, byte
     return loaded, first_png
 
 
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """How good the scores are, on the images whose truth is a class of the model.
+def evaluate_table(path: Path) -> "Headline | str":
+    """Compare the scores of a table with the truth, as `cxrbatch report` does.
 
-    Attributes:
-        n: Images counted.
-        side: The side of the split that they are of; empty where there is no side "test".
-        accuracy: Share of right predictions, in [0, 1].
-        low: Lower bound of its 95 % interval, Wilson's, images taken for independent.
-        high: Upper bound.
-        auc: One-vs-rest area under the ROC curve by class; None where it is undefined.
+    Returns:
+        The main figures of the report, or in a few words why there are none; `NO_TRUTH` where the
+        truth of no scored image is known.
     """
+    # This imports pandas and scikit-learn, which other children do without.
+    from cxrbatch.results.evaluation import headline
 
-    n: int
-    side: str
-    accuracy: float
-    low: float
-    high: float
-    auc: Mapping[str, float | None]
-
-    @property
-    def macro_auc(self) -> float | None:
-        """Mean of the areas that are defined."""
-        areas = [area for area in self.auc.values() if area is not None]
-        return sum(areas) / len(areas) if areas else None
-
-
-def evaluate_table(path: Path) -> Accuracy | None:
-    """Add up a table that has the truth; None where it has it of no scored image.
-
-    Raises:
-        TableError: The table is damaged.
-    """
-    # Here and not above: they take a second and much memory, in the child alone.
-    from cxrbatch.results.statistics.intervals import wilson
-    from cxrbatch.results.statistics.metrics import one_vs_rest_auc
-
-    table = open_table(path)
-    scores = [f"p_{name}" for name in table.classes]
-    read = table.read(["truth", "split", "prediction", *scores])
-    known = pa.array(table.classes)
-    counted = pc.and_(pc.is_in(read["truth"], known), pc.is_in(read["prediction"], known))
-    on_test = pc.and_(counted, pc.fill_null(pc.equal(read["split"], "test"), False))
-    side = "test" if pc.any(on_test).as_py() else ""
-    read = read.filter(on_test if side else counted)
-    if not read.num_rows:
-        return None
-    truth, predicted = (
-        pc.index_in(read[name], known).to_numpy() for name in ("truth", "prediction")
-    )
-    areas = one_vs_rest_auc(truth, np.stack([read[name].to_numpy() for name in scores], axis=1))
-    right = int((truth == predicted).sum())
-    interval = wilson(right, len(truth))
-    auc = dict(zip(table.classes, areas, strict=True))
-    share = right / len(truth)
-    return Accuracy(len(truth), side, share, interval.low, interval.high, auc)
+    try:
+        return headline(path)
+    except LabelError:
+        return NO_TRUTH
+    except TableError as error:
+        return str(error).replace(str(path), "the table")

@@ -31,15 +31,15 @@ def _check_token(
     "--allow-host",
     multiple=True,
     metavar="NAME",
-    help="Answer requests for this host too, as a proxy in front passes them on; repeat it for "
-    "more.  [default: this machine's names]",
+    help="Answer requests that name this host too, such as those that a proxy passes on; may be "
+    "repeated.  [default: this machine's names]",
 )
 @click.option(
     "--token",
     callback=_check_token,
     metavar="TEXT",
-    help="What a visitor has to know; CXRBATCH_SERVE_TOKEN keeps it off the process list.  "
-    "[default: a new one, printed]",
+    help="Token that every client must show; CXRBATCH_SERVE_TOKEN keeps it out of the process "
+    "list.  [default: a new one, printed]",
 )
 @shared.checkpoint_option
 @click.option(
@@ -62,9 +62,9 @@ def command(
 ) -> None:
     """Browse results tables, images and reports, and score single files, in a browser.
 
-    The tables and reports are those in DIR and up to three folders deep. It listens on this
-    machine alone unless --host says otherwise, and always asks for the token. Elsewhere put a
-    server with TLS in front: the token travels in clear.
+    The tables and reports are those in DIR and up to three folders deep. The server listens on
+    this machine alone unless --host says otherwise, and always asks for the token. On a network
+    put a proxy with TLS in front, as the token travels unencrypted.
 
     Research use only: the model is not a medical device.
 

@@ -69,7 +69,7 @@ class Selection:
         first = 0
         for group in self.table.table.row_groups():
             if not self.is_wanted():
-                raise ServiceUnavailable("Nobody waits for it.")
+                raise ServiceUnavailable("The client is gone.")
             start, stop = numbers.searchsorted([first, first + len(group)])
             yield group.take(pa.array(numbers[start:stop] - first))
             first += len(group)

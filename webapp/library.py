@@ -17,7 +17,7 @@ from flask import Flask, current_app
 from werkzeug.exceptions import HTTPException, NotFound
 
 from cxrbatch.errors import TableError
-from cxrbatch.webapp.served_table import ServedTable
+from cxrbatch.webapp.served_table import ServedTable, file_version
 
 _MAX_DEPTH = 3
 _MAX_ENTRIES = 100_000
@@ -25,9 +25,6 @@ _MAX_OPEN = 8
 _FRESH_SECONDS = 1.0
 _REPORT_MARK = b'name="generator" content="cxrbatch'
 _MARK_WITHIN = 4096
-
-FileVersion = tuple[int, int, int, int]
-"""Device, inode, time of change in ns and size; they differ where the file is another one."""
 
 Service = TypeVar("Service")
 
@@ -67,16 +64,6 @@ class ServedFile:
     path: Path
     name: str
 
-    @property
-    def version(self) -> FileVersion:
-        """The version that is on the disk now.
-
-        Raises:
-            OSError: The file is gone.
-        """
-        state = self.path.stat()
-        return state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size
-
 
 class Library:
     """The tables and reports below a folder.
@@ -96,7 +83,7 @@ class Library:
         self._listed_at = -_FRESH_SECONDS
         self._tables: dict[str, ServedFile] = {}
         self._reports: dict[str, ServedFile] = {}
-        self._open: OrderedDict[str, tuple[FileVersion, ServedTable]] = OrderedDict()
+        self._open: OrderedDict[str, ServedTable] = OrderedDict()
 
     def tables(self) -> list[ServedFile]:
         """Return all tables, damaged ones too, the newest first."""
@@ -126,17 +113,17 @@ class Library:
             TableError: The file is damaged or gone.
         """
         try:
-            version = file.version
+            version = file_version(file.path.stat())
         except OSError:
             raise TableError(f"{file.name} is not there any more") from None
         with self._lock:
             opened = self._open.get(file.id)
-            if opened is not None and opened[0] == version:
+            if opened is not None and opened.version == version:
                 self._open.move_to_end(file.id)
-                return opened[1]
+                return opened
         table = ServedTable(file.path, name=file.name)
         with self._lock:
-            self._open[file.id] = version, table
+            self._open[file.id] = table
             self._open.move_to_end(file.id)
             # A thread that still reads a removed table keeps a reference, and so the open file.
             while len(self._open) > _MAX_OPEN:

@@ -3,10 +3,10 @@
 A run is a results table; its id is that of the table's file.
 """
 
+import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Response, render_template, request, send_file
 from flask.typing import ResponseReturnValue
@@ -16,7 +16,7 @@ from cxrbatch.errors import CheckpointError, CxrbatchError, TableError
 from cxrbatch.model.card import Card
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.results.table import Table
-from cxrbatch.webapp.children import Accuracy, ChildProcesses, evaluate_table
+from cxrbatch.webapp.children import NO_TRUTH, ChildProcesses, evaluate_table
 from cxrbatch.webapp.export import EXPORT_FORMATS
 from cxrbatch.webapp.library import Library, ServedFile, get_service, requested_table
 from cxrbatch.webapp.row_filter import (
@@ -26,9 +26,12 @@ from cxrbatch.webapp.row_filter import (
     parse_number,
     sortable_columns,
 )
-from cxrbatch.webapp.served_table import ServedTable
+from cxrbatch.webapp.served_table import FileVersion, ServedTable
 from cxrbatch.workers.forkserver_client import ForkserverClosed
-from cxrbatch.workers.worker import WorkerFault
+from cxrbatch.workers.worker import WorkerFault, WorkerLimits
+
+if TYPE_CHECKING:
+    from cxrbatch.results.figures import Headline
 
 ROWS_PER_PAGE = {"table": 50, "sheet": 60}
 """Layout of the page of rows -> rows on one page."""
@@ -36,7 +39,12 @@ ROWS_PER_PAGE = {"table": 50, "sheet": 60}
 MAX_PAGE = 10_000_000
 """Largest page number that is accepted."""
 
+PENDING = "being computed; load the page again in a moment"
+_NOT_EVALUATED = "could not be computed"
 _EVALUATION_WAIT_SECONDS = 0.1
+# A table of a million images takes half a minute.
+_EVALUATION_LIMITS = WorkerLimits(seconds=900.0)
+_MAX_EVALUATIONS = 1000
 # A report brings its own style, and needs no script.
 _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
@@ -48,52 +56,52 @@ blueprint = Blueprint("runs", __name__)
 
 
 class Evaluations:
-    """Evaluates tables against their truth in the background, one at a time, each once."""
+    """Evaluates tables against their truth in the background, one at a time, each version once."""
 
-    def __init__(self, children: ChildProcesses) -> None:
-        """Create an empty cache.
-
-        Args:
-            children: Compute the evaluations.
-        """
-        self._children = children
+    def __init__(self) -> None:
+        """Create an empty cache; the first evaluation starts the first process."""
+        self._children = ChildProcesses(_EVALUATION_LIMITS)
+        self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1)
-        self._futures: WeakKeyDictionary[ServedTable, Future[Accuracy | None]] = WeakKeyDictionary()
+        self._futures: dict[FileVersion, Future[Headline | str]] = {}
 
     def close(self) -> None:
-        """Cancel the evaluations that have not started."""
+        """End the evaluation that is being computed, and start no more."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+        self._children.close()
 
-    def get(self, table: ServedTable) -> tuple[Accuracy | None, bool]:
-        """Return the evaluation of a table, and whether it is still being computed.
+    def get(self, table: ServedTable) -> "Headline | str":
+        """Return the evaluation of a table, or in a few words why there is none.
 
-        The first call starts the computation; each call waits for it a tenth of a second at most.
-        The evaluation is None where the table has no truth or the computation failed.
+        The first call starts the computation. Each call waits a tenth of a second for it; after
+        that it returns `PENDING`.
         """
-        if not is_labelled(table.table):
-            return None, False
-        future = self._futures.get(table)
-        if future is None:
-            future = self._futures[table] = self._thread.submit(self._compute, table)
+        with self._lock:
+            future = self._futures.get(table.version)
+            if future is None:
+                future = self._thread.submit(self._compute, table)
+                if len(self._futures) >= _MAX_EVALUATIONS:
+                    del self._futures[next(iter(self._futures))]
+                self._futures[table.version] = future
         try:
-            return future.result(_EVALUATION_WAIT_SECONDS), False
+            return future.result(_EVALUATION_WAIT_SECONDS)
         except TimeoutError:
-            return None, True
+            return PENDING
 
-    def _compute(self, table: ServedTable) -> Accuracy | None:
+    def _compute(self, table: ServedTable) -> "Headline | str":
         try:
             result = self._children.call(evaluate_table, table.child_path)
         except (CxrbatchError, ForkserverClosed):
-            return None
-        return None if isinstance(result, WorkerFault) else result
+            return _NOT_EVALUATED
+        return _NOT_EVALUATED if isinstance(result, WorkerFault) else result
 
 
 def summarise_run(file: ServedFile) -> dict[str, Any]:
     """Return a summary of a table, which may be damaged or gone, as JSON values.
 
     Returns:
-        The properties of a run in `openapi.json`. A table that can be read also has `evaluation`
-        (None while it is computed and without a truth), `pending` (whether it is computed now) and
+        The properties of a run in `openapi.json` but `accuracy`. A table that can be read also
+        has `evaluation` (a Headline, or None), `absence` (why there is no evaluation), and
         `reports` (number of reports in the table's folder).
     """
     library = get_service(Library)
@@ -106,15 +114,15 @@ def summarise_run(file: ServedFile) -> dict[str, Any]:
         return {**summary, "broken": str(error)}
     except OSError:
         return {**summary, "broken": f"{file.name} is not there any more"}
-    evaluation, pending = get_service(Evaluations).get(table)
+    evaluation = get_service(Evaluations).get(table)
     return {
         **summary,
         "changed": changed,
         "model": model_name(table.table),
         "rows": table.table.rows,
         "scored": scored,
-        "evaluation": evaluation,
-        "pending": pending,
+        "evaluation": None if isinstance(evaluation, str) else evaluation,
+        "absence": evaluation if isinstance(evaluation, str) else "",
         "reports": len(library.reports_beside(file)),
     }
 
@@ -137,7 +145,7 @@ def model_name(table: Table) -> str:
 def show_runs() -> ResponseReturnValue:
     """Show all runs."""
     runs = [summarise_run(file) for file in get_service(Library).tables()]
-    return render_template("runs.html", runs=runs)
+    return render_template("runs.html", runs=runs, no_truth=NO_TRUTH)
 
 
 @blueprint.get("/runs/<id>")

@@ -219,7 +219,7 @@ def sign_in_page(*, refused: bool) -> str:
 def _check_host(request: Request, hosts: AllowedHosts) -> None:
     if request.environ.get("HTTP_HOST", "") not in hosts:
         raise BadRequest(
-            "This server does not go by the name in the request's header Host: start it with "
+            "The header Host of the request is no name of this server: start the server with "
             "--allow-host NAME if that name is right."
         )
 

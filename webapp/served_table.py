@@ -43,12 +43,22 @@ RowValues = dict[str, Any]
 _Answer: TypeAlias = tuple[list[str], list[tuple[Any, ...]]]
 
 
+FileVersion = tuple[int, int, int, int]
+"""Device, inode, time of change in ns and size; a file that was changed has another version."""
+
+
+def file_version(state: os.stat_result) -> FileVersion:
+    """Return the version of a file from the result of `os.stat`."""
+    return state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size
+
+
 class ServedTable:
     """A results table as it was when it was opened; several threads may use it at a time.
 
     Attributes:
         table: The table's provenance, classes and number of rows.
         columns: Names of all columns.
+        version: Version of the file that was opened.
         child_path: Path under which child processes can open the file while this object lives.
     """
 
@@ -68,6 +78,7 @@ class ServedTable:
         except OSError as error:
             raise TableError(f"cannot open {name}: {error.strerror}") from None
         weakref.finalize(self, os.close, descriptor)
+        self.version = file_version(os.fstat(descriptor))
         own_path = Path(f"/proc/self/fd/{descriptor}")
         try:
             self.table = open_table(own_path)

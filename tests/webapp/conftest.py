@@ -33,7 +33,7 @@ from cxrbatch.results.table import (
     table_schema,
 )
 from cxrbatch.webapp.app import close_app, create_app
-from cxrbatch.webapp.runs import Evaluations
+from cxrbatch.webapp.runs import NO_TRUTH, Evaluations
 from cxrbatch.webapp.security import allowed_hosts
 
 TOKEN = "a-token-of-the-tests"
@@ -93,7 +93,7 @@ def _row(number: int, name: str | None) -> tuple[Row, ImageScores | None]:
     )
     if not is_scored:
         return row, None
-    first = np.float32((number + 1) / (ROWS + 1))
+    first = np.float32((number % ROWS + 1) / (ROWS + 1))
     scores = np.array([first, 1 - first, 0], np.float32)
     return row, ImageScores(scores - 1, scores, bytes(range(12)), 1.0)
 
@@ -158,7 +158,7 @@ def evaluating_app(folder: Path) -> Iterator[Flask]:
 @pytest.fixture
 def app(evaluating_app: Flask, monkeypatch: pytest.MonkeyPatch) -> Flask:
     """The same app without evaluations: a child process in each test would take minutes."""
-    monkeypatch.setattr(Evaluations, "get", lambda self, table: (None, False))
+    monkeypatch.setattr(Evaluations, "get", lambda self, table: NO_TRUTH)
     return evaluating_app
 
 

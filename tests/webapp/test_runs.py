@@ -1,9 +1,10 @@
 """Runs and rows show what the table holds, while files appear, change and go."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -11,10 +12,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sklearn.metrics import roc_auc_score
 
+from cxrbatch.results.evaluation import evaluate
 from cxrbatch.results.table import open_table
 from cxrbatch.webapp import library
 from cxrbatch.webapp.api import describe_calls, openapi_document
 from cxrbatch.webapp.row_filter import PARAMETERS
+from cxrbatch.webapp.runs import PENDING
 
 HOSTILE = ["=1+1", "+cmd|' /C calc'!A0", "-2", "@SUM(A1)", "\t=1", "<script>alert(1)</script>"]
 
@@ -89,9 +92,9 @@ def test_an_invalid_filter_is_refused(client: FlaskClient, run_id: str, query: s
 def test_the_evaluation_equals_that_of_the_table(evaluating_app: Flask, folder: Path) -> None:
     client = evaluating_app.test_client()
     bearer = {"Authorization": "Bearer a-token-of-the-tests"}
-    run: dict[str, Any] = {}
-    while "accuracy" not in run:
-        (run,) = client.get("/api/v1/runs", headers=bearer).get_json()["runs"]
+    while PENDING in client.get("/", headers=bearer).text:
+        pass
+    (run,) = client.get("/api/v1/runs", headers=bearer).get_json()["runs"]
     everything = pq.read_table(folder / "results.parquet").to_pylist()
     scored = [row for row in everything if row["outcome"] == "scored"]
     right = [row["prediction"] == row["truth"] for row in scored]
@@ -107,6 +110,49 @@ def test_the_evaluation_equals_that_of_the_table(evaluating_app: Flask, folder: 
     assert told["auc"]["Normal"] == pytest.approx(expected)
     assert told["auc"]["Viral Pneumonia"] is None
     assert run["rows"] == 12
+
+
+def test_the_evaluation_equals_that_of_a_report(
+    evaluating_app: Flask, folder: Path, write_table: Callable[..., Path]
+) -> None:
+    path = write_table(folder / "results.parquet", rows=40)
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("patient_key")
+    keys = pa.array([f"{row // 4:032x}" for row in range(len(table))])  # several images of each
+    pq.write_table(table.set_column(at, table.schema.field(at), keys), path)
+    client = evaluating_app.test_client()
+    bearer = {"Authorization": "Bearer a-token-of-the-tests"}
+    while PENDING in client.get("/", headers=bearer).text:
+        pass
+    (run,) = client.get("/api/v1/runs", headers=bearer).get_json()["runs"]
+    expected = evaluate(path)
+    accuracy = expected.accuracy
+    assert accuracy.method == "patient bootstrap"
+    assert run["accuracy"] == {
+        "n": accuracy.n,
+        "value": accuracy.value,
+        "low": accuracy.low,
+        "high": accuracy.high,
+        "auc": {part.name: part.auc.value for part in expected.classes},
+    }
+    page = client.get(f"/runs/{run['id']}", headers=bearer).text
+    area = expected.classes[0].auc
+    assert f'{area.value:.3f} <span class="soft">({area.low:.3f} – {area.high:.3f})' in page
+    assert "Scored images of 10 patients" in page
+
+
+def test_a_table_that_cannot_be_evaluated_says_why(evaluating_app: Flask, folder: Path) -> None:
+    path = folder / "results.parquet"
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("p_Normal")
+    halves = pa.array([0.5] * len(table), pa.float32())
+    pq.write_table(table.set_column(at, table.schema.field(at), halves), path)
+    client = evaluating_app.test_client()
+    bearer = {"Authorization": "Bearer a-token-of-the-tests"}
+    while PENDING in (page := client.get("/", headers=bearer).text):
+        pass
+    assert "the table was changed after it was written" in page
+    assert "accuracy" not in client.get("/api/v1/runs", headers=bearer).get_json()["runs"][0]
 
 
 def test_exported_parquet_is_a_results_table(

@@ -22,9 +22,9 @@ from cxrbatch.model.inference import Precision
 from cxrbatch.model.network import build_model
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.scoring.allocation import keep_freed_memory
-from cxrbatch.training.dataset import Side
-from cxrbatch.training.loop import fit
-from cxrbatch.training.options import TrainingOptions
+from cxrbatch.training.dataset import ImageSubset
+from cxrbatch.training.loop import EpochMetrics, TrainingListener, fit
+from cxrbatch.training.trainer import TrainingOptions, TrainingSetup
 
 _CLASSES = ("A", "B", "C", "D")
 _BATCH = 32
@@ -35,11 +35,11 @@ def card_for(size: int) -> Card:
     return Card("bare", "resnet18", _CLASSES, Recipe(size), Normalisation(0.5, 0.25))
 
 
-def noise(count: int, size: int) -> Side:
+def noise(count: int, size: int) -> ImageSubset:
     """Images and labels of no meaning."""
     chance = np.random.default_rng(0)
     inputs = chance.integers(0, 256, (count, size, size), dtype=np.uint8)
-    return Side(inputs, np.arange(count) % len(_CLASSES))
+    return ImageSubset(inputs, np.arange(count) % len(_CLASSES))
 
 
 def bare_steps(size: int, precision: Precision) -> Iterator[float]:
@@ -75,33 +75,32 @@ def compare(size: int, precision: Precision, options: argparse.Namespace) -> Non
     turns = options.turn
     clock = time.perf_counter()
 
-    def on_step(_: int) -> None:
-        nonlocal clock
-        ours.append(time.perf_counter() - clock)
-        if len(ours) % turns == 0:
-            theirs.extend(next(bare) for _ in range(turns))
-        clock = time.perf_counter()
+    class Clock(TrainingListener):
+        def stepped(self, images: int) -> None:
+            nonlocal clock
+            ours.append(time.perf_counter() - clock)
+            if len(ours) % turns == 0:
+                theirs.extend(next(bare) for _ in range(turns))
+            clock = time.perf_counter()
 
-    def on_epoch(_: object) -> None:
-        nonlocal clock
-        epochs.append(time.perf_counter() - clock)  # validation and writing
-        memory.append(resident())
-        clock = time.perf_counter()
+        def epoch_done(self, metrics: EpochMetrics) -> None:
+            nonlocal clock
+            epochs.append(time.perf_counter() - clock)  # validation and writing
+            memory.append(resident())
+            clock = time.perf_counter()
 
     with tempfile.TemporaryDirectory() as folder:
-        fit(
-            build_model(card_for(size)),
+        setup = TrainingSetup(
             card=card_for(size),
-            train=noise(_BATCH * options.steps, size),
-            val=noise(_BATCH * options.steps // 10, size),
             options=TrainingOptions(
                 size=size, epochs=options.epochs, batch_size=_BATCH, precision=precision
             ),
             device=torch.device("cpu"),
             folder=Path(folder),
-            on_step=on_step,
-            on_epoch=on_epoch,
         )
+        val = noise(_BATCH * options.steps // 10, size)
+        train = noise(_BATCH * options.steps, size)
+        fit(build_model(card_for(size)), train, val, setup, Clock())
     # Each turn of ours against the bare one after it; the first of each warms up.
     ours_by_turn, bare_by_turn = (np.reshape(t, (-1, turns))[1:].mean(1) for t in (ours, theirs))
     step, bare_step = np.median(ours_by_turn / bare_by_turn), np.median(bare_by_turn)

@@ -1,11 +1,11 @@
-"""Every labelled file once through the one reader, in processes that a decoder cannot take along.
+"""Decode every labelled file to a network input once, in worker processes, with a cache on disk.
 
-Nothing here imports torch: the reading processes import this module.
+Nothing here imports torch: the worker processes import this module.
 """
 
 import hashlib
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,35 +26,124 @@ from cxrbatch.reading.radiograph import (
     iterate_radiographs,
     iterate_radiographs_bytes,
 )
-from cxrbatch.reading.readings import Reading, file_limit
+from cxrbatch.reading.readings import Reading, file_limit, memory_for
+from cxrbatch.results.labels import LabelledFile
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.patients import patient_key, secret_id
-from cxrbatch.training.store import Place, Store, reported, stored_keys
+from cxrbatch.scoring.patients import patient_key, patient_secret, secret_id
+from cxrbatch.training.store import CacheFile, InputStore, open_store, remove_store
 from cxrbatch.workers.pool import PoolListener, ReadingPool
 from cxrbatch.workers.scheduler import PendingItem
 from cxrbatch.workers.worker import WorkerFault, WorkerLimits
 
 _DECODERS = ("imagecodecs", "numpy", "pillow", "pydicom", "scipy")
-_COPIED_AT_ONCE = 256
 _SECRET_ID_DIGITS = 16
 # A file's times may lag so much behind the clock.
 _CLOCK_NS = 20_000_000
-_PASSING = frozenset({Outcome.UNREADABLE_FILE, Outcome.OUT_OF_MEMORY, Outcome.READER_KILLED})
-"""Outcomes that say as much of the machine as of the bytes: they are tried anew in each run."""
+_TEMPORARY = frozenset({Outcome.UNREADABLE_FILE, Outcome.OUT_OF_MEMORY, Outcome.READER_KILLED})
+"""Outcomes that may be the machine's fault: they are not stored, and each run tries again."""
 
 
-def store_place(folder: Path, recipe: Recipe, *, secret: bytes, lasting: bool = True) -> Place:
-    """Where a cache keeps the inputs of a recipe, as this version of the reader makes them.
+@dataclass(frozen=True, slots=True)
+class UnreadableFile:
+    """A labelled file without an image to train on.
+
+    Attributes:
+        path: As the labels name it.
+        outcome: Why it has none.
+    """
+
+    path: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedInputs:
+    """Network inputs of all labelled files, in the order of the files.
+
+    Attributes:
+        values: Shape (n, size, size), uint8, memory-mapped; zeros for a file without an image.
+        outcomes: Length n; `scored` for a file with an image, else why it has none.
+        patients: Length n; keyed hash of the patient whom the file's header names, or None.
+    """
+
+    values: npt.NDArray[np.uint8]
+    outcomes: tuple[Outcome, ...]
+    patients: tuple[str | None, ...]
+
+    @property
+    def readable(self) -> npt.NDArray[np.bool_]:
+        """Whether each file has an image, shape (n,)."""
+        return np.array([code is Outcome.SCORED for code in self.outcomes], dtype=np.bool_)
+
+    def unreadable(self, files: Sequence[LabelledFile]) -> list[UnreadableFile]:
+        """List the files without an image.
+
+        Args:
+            files: The labelled files, in the order of `outcomes`.
+        """
+        pairs = zip(files, self.outcomes, strict=True)
+        return [UnreadableFile(f.path, code) for f, code in pairs if code is not Outcome.SCORED]
+
+
+def prepare_inputs(
+    files: Sequence[Path],
+    *,
+    recipe: Recipe,
+    workers: int,
+    folder: Path,
+    progress: Callable[[int], object],
+) -> DecodedInputs:
+    """Decode every file whose bytes the cache does not know.
+
+    Args:
+        files: Absolute paths.
+        recipe: How images become network inputs.
+        workers: Processes that decode.
+        folder: The cache; made if it does not exist.
+        progress: Called with the number of files just done.
+
+    Raises:
+        CxrbatchError: The cache cannot be written, or no process can be started.
+    """
+    most_pixels = ReadingOptions().max_pixels
+    # The file is held in memory beside its image.
+    limits = WorkerLimits(memory=memory_for(most_pixels) + file_limit(most_pixels))
+    place, secret = _place_and_secret(folder, recipe)
+    with open_store(place) as store:
+        reader = InputReader(recipe, place, store.count, store.opened_ns, secret)
+        rows, outcomes, patients = decode_files(
+            store, files, reader=reader, workers=workers, limits=limits, progress=progress
+        )
+        return DecodedInputs(store.in_order(rows), tuple(outcomes), tuple(patients))
+
+
+def forget_inputs(folder: Path, recipe: Recipe) -> None:
+    """Remove the inputs that `prepare_inputs` stored, and the folder if it is empty then.
+
+    Raises:
+        CxrbatchError: They cannot be removed.
+    """
+    remove_store(_place_and_secret(folder, recipe)[0])
+
+
+def _place_and_secret(folder: Path, recipe: Recipe) -> tuple[CacheFile, bytes]:
+    kept = patient_secret()
+    secret = kept or secrets.token_bytes(32)
+    return cache_file(folder, recipe, secret=secret, lasting=kept is not None), secret
+
+
+def cache_file(folder: Path, recipe: Recipe, *, secret: bytes, lasting: bool = True) -> CacheFile:
+    """Name the cache file of a recipe and of this version of the reader.
 
     Args:
         folder: The cache.
         recipe: How display images become inputs.
-        secret: Key of the patient hash: records made with another one are none.
-        lasting: Whether the next run has it too; if not, that run writes in this one's place.
+        secret: Key of the patient hash. Records made with another key are in another file.
+        lasting: Whether the next run has the same secret; if not, it replaces this run's file.
     """
-    told = f"{recipe.sha256} {reading_version()} {secret_id(secret) if lasting else 'passing'}"
-    shared = hashlib.sha256(told.encode()).hexdigest()[:-_SECRET_ID_DIGITS]
-    return Place(folder, shared + secret_id(secret), recipe.size)
+    text = f"{recipe.sha256} {reading_version()} {secret_id(secret) if lasting else 'passing'}"
+    shared = hashlib.sha256(text.encode()).hexdigest()[:-_SECRET_ID_DIGITS]
+    return CacheFile(folder, shared + secret_id(secret), recipe.size)
 
 
 @lru_cache(maxsize=1)
@@ -79,14 +168,14 @@ def reading_version() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """What became of one file.
+class DecodedFile:
+    """Result of reading one file.
 
     Attributes:
-        key: Of its bytes; None where they could not be had.
-        outcome: `scored` where it has an input; None where the store knows the key already.
-        prepared: Shape (size, size), uint8, or None.
-        patient: Key of the patient whom its header names, or None.
+        key: Hash of the file's bytes; None if they could not be read.
+        outcome: `scored` if the file has an input, else why not; None if the store has the key.
+        prepared: The input, shape (size, size), uint8, or None.
+        patient: Keyed hash of the patient whom the file's header names, or None.
     """
 
     key: bytes | None
@@ -97,54 +186,54 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class InputReader:
-    """Makes the input of a file whose bytes are not known yet; travels to reading processes.
+    """Decodes a file to a network input unless the store has its bytes; runs in workers.
 
-    A label belongs to a file: of a multi-frame file the first frame stands for it.
+    A label belongs to a file: of a multi-frame file the first frame is used.
 
     Attributes:
         recipe: How display images become inputs.
-        place: Where known inputs are.
-        known: So many records of the store are known.
+        place: File of the store.
+        known: Number of records in the store that are checked.
         opened_ns: Of the store.
         patient_secret: Key of the patient hash.
     """
 
     recipe: Recipe
-    place: Place
+    place: CacheFile
     known: int
     opened_ns: int
     patient_secret: bytes = field(repr=False)
 
-    def read(self, file: ArchiveFile) -> Decoded:
-        """Read one file; whatever is wrong with it is its outcome."""
+    def read(self, file: ArchiveFile) -> DecodedFile:
+        """Read one file; its defects are the result's outcome."""
         options = ReadingOptions(no_voi=self.recipe.no_voi)
         try:
             with open_regular(file.path) as stream:
                 if os.fstat(stream.fileno()).st_size > file_limit(options.max_pixels):
-                    return Decoded(None, next(iterate_radiographs(file.path, options)).outcome)
+                    return DecodedFile(None, next(iterate_radiographs(file.path, options)).outcome)
                 # The bytes that are hashed are those that are decoded, whoever writes meanwhile.
                 data = stream.read()
         except (OSError, ReadingError, MemoryError) as error:
-            return Decoded(None, reading_error(error).outcome)
-        key = _started(self.place)
+            return DecodedFile(None, reading_error(error).outcome)
+        key = _new_key(self.place)
         key.update(data)
-        if key.digest() in _known(self.place, self.known, self.opened_ns):
-            return Decoded(key.digest(), None)
+        if key.digest() in _known_keys(self.place, self.known, self.opened_ns):
+            return DecodedFile(key.digest(), None)
         return self._decode(key.digest(), data, options)
 
-    def failed(self, file: ArchiveFile, outcome: Outcome, detail: str) -> Decoded:
-        """Stand in for a file that ended the process that read it."""
-        return Decoded(None, outcome)
+    def failed(self, file: ArchiveFile, outcome: Outcome, detail: str) -> DecodedFile:
+        """Make the result of a file whose worker process was lost."""
+        return DecodedFile(None, outcome)
 
-    def _decode(self, key: bytes, data: bytes, options: ReadingOptions) -> Decoded:
+    def _decode(self, key: bytes, data: bytes, options: ReadingOptions) -> DecodedFile:
         first: Reading = next(iterate_radiographs_bytes(data, options))
         patient = patient_key(first.facts, self.patient_secret)
-        reading, prepared = self.recipe.prepare_reading(first)
-        return Decoded(key, reading.outcome, prepared, patient)
+        result, prepared = self.recipe.prepare_reading(first)
+        return DecodedFile(key, result.outcome, prepared, patient)
 
 
-def fill(
-    store: Store,
+def decode_files(
+    store: InputStore,
     files: Sequence[Path],
     *,
     reader: InputReader,
@@ -152,44 +241,42 @@ def fill(
     limits: WorkerLimits,
     progress: Callable[[int], object],
 ) -> tuple[npt.NDArray[np.int64], list[Outcome], list[str | None]]:
-    """Decode the files whose bytes the store does not know.
+    """Decode the files whose bytes the store does not know, and append them to it.
 
     Args:
-        store: Where they are kept.
+        store: The open store.
         files: Absolute paths.
-        reader: Makes the inputs.
-        workers: Processes that read; 0 reads in this one, where a crash of a decoder ends it.
-        limits: What one file may use.
+        reader: Decodes one file.
+        workers: Worker processes; 0 reads in this one, where a crash of a decoder ends it.
+        limits: Time and memory for one file.
         progress: Called with 1 after each file.
 
     Returns:
-        The row of each file in the store, shape (files,), -1 where it has none; its outcome;
-        the key of its patient.
+        The row of each file in the store, shape (files,), -1 for a file without one; the outcome
+        of each; the patient key of each.
 
     Raises:
-        CxrbatchError: The disk refuses, or no process can be started.
+        CxrbatchError: The cache cannot be written, or no process can be started.
     """
     rows: npt.NDArray[np.int64] = np.full(len(files), -1, dtype=np.int64)
     outcomes, patients = [], []
-    culprits = _Culprits(store.place)
+    losses = _LostFiles(store.place)
+    size = reader.recipe.size**2
     with ReadingPool(
-        reader,
-        workers=workers,
-        limits=limits,
-        result_bytes=reader.recipe.size**2,
-        listener=culprits,
+        reader, workers=workers, limits=limits, result_bytes=size, listener=losses
     ) as pool:
-        unread = (PendingItem(i, ArchiveFile(os.fsencode(path), 0)) for i, path in enumerate(files))
-        decoded: Decoded
-        for number, decoded in enumerate(pool.map(unread)):
-            key, outcome = decoded.key or culprits.keys.get(number), decoded.outcome
+        pending = (
+            PendingItem(i, ArchiveFile(os.fsencode(path), 0)) for i, path in enumerate(files)
+        )
+        decoded: DecodedFile
+        for number, decoded in enumerate(pool.map(pending)):
+            key, outcome = decoded.key or losses.keys.get(number), decoded.outcome
             patient = decoded.patient
             if outcome is None:
                 assert key is not None
-                rows[number] = store.row(key, near=number)
-                outcome = store.outcome(int(rows[number]))
-                patient = store.patient(int(rows[number]))
-            elif key is not None and outcome not in _PASSING:
+                row = rows[number] = store.row(key, near=number)
+                outcome, patient = store.outcome(row), store.patient(row)
+            elif key is not None and outcome not in _TEMPORARY:
                 rows[number] = store.append(key, outcome, decoded.prepared, patient)
             outcomes.append(outcome)
             patients.append(patient)
@@ -197,64 +284,19 @@ def fill(
     return rows, outcomes, patients
 
 
-def in_order(store: Store, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """Map inputs in the order of `rows`, shape (rows, size, size), uint8.
-
-    Where that is the order of the store, as after a first run, the store itself is mapped. Rows
-    of -1 are zeros.
-
-    Raises:
-        CxrbatchError: The disk refuses.
-    """
-    inputs: npt.NDArray[np.uint8] = store.place.records(store.count)["input"]
-    if np.array_equal(rows, np.arange(len(rows))):
-        return inputs[: len(rows)]
-    return take(inputs, rows, folder=store.place.folder)
-
-
-def take(
-    inputs: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], *, folder: Path
-) -> npt.NDArray[np.uint8]:
-    """Copy inputs to a file without a name in `folder`, and map it: memory stays flat.
-
-    Args:
-        inputs: Shape (n, size, size), uint8.
-        rows: Which of them, in this order; -1 for zeros.
-        folder: On whose disk; the system frees the space when the process ends, however it does.
-
-    Returns:
-        Shape (rows, size, size), uint8; what is written to it stays in memory.
-
-    Raises:
-        CxrbatchError: The disk refuses.
-    """
-    shape = (len(rows), *inputs.shape[1:])
-    if not len(rows):
-        return np.empty(shape, np.uint8)
-    # Written and then mapped: a full disk is an error of a write, but a signal in a map.
-    with reported(folder), tempfile.TemporaryFile(dir=folder) as file:
-        for start in range(0, len(rows), _COPIED_AT_ONCE):
-            some = rows[start : start + _COPIED_AT_ONCE]
-            block = np.zeros((len(some), *shape[1:]), np.uint8)
-            block[some >= 0] = inputs[some[some >= 0]]
-            file.write(block.data)
-        file.flush()
-        return np.memmap(file, np.uint8, "c", shape=shape)
-
-
 @dataclass(slots=True)
-class _Culprits(PoolListener[ArchiveFile]):
-    """Keys of files that end the process which reads them; told by several threads."""
+class _LostFiles(PoolListener[ArchiveFile]):
+    """Collects the keys of files that end their worker process, from several threads."""
 
-    place: Place
+    place: CacheFile
     began_ns: int = field(default_factory=lambda: time.time_ns() - _CLOCK_NS)
     keys: dict[int, bytes] = field(default_factory=dict)
 
     def lost(self, pending: PendingItem[ArchiveFile], fault: WorkerFault) -> None:
-        """Remember the bytes, if they are the ones that were read."""
+        """Store the hash of the file's bytes, unless the file was changed meanwhile."""
         if not fault.lasting:
             return
-        key = _started(self.place)
+        key = _new_key(self.place)
         try:
             with open_regular(pending.item.path) as stream:
                 while block := stream.read(1 << 20):
@@ -265,10 +307,10 @@ class _Culprits(PoolListener[ArchiveFile]):
             return
 
 
-def _started(place: Place) -> "hashlib._Hash":
+def _new_key(place: CacheFile) -> "hashlib._Hash":
     return hashlib.sha256(place.identity.encode())
 
 
 @lru_cache(maxsize=1)
-def _known(place: Place, count: int, opened_ns: int) -> frozenset[bytes]:
-    return stored_keys(place, count)
+def _known_keys(place: CacheFile, count: int, opened_ns: int) -> frozenset[bytes]:
+    return place.keys(count)

@@ -163,33 +163,22 @@ def command(
       cxrbatch train a.csv b.parquet --root /films -o model.safetensors --cache inputs
       torchrun --nproc-per-node 2 -m cxrbatch train labels.csv -o model.safetensors
     """
-    from cxrbatch.training.console import Progress
+    from cxrbatch.training.console import Console
 
-    told = Progress()
-    with Interruption(told.interrupted) as interruption:
-        from cxrbatch.errors import UsageError
-        from cxrbatch.model.card import MAX_TEXT
-        from cxrbatch.model.inference import choose_device, choose_precision
-        from cxrbatch.paths import check_output
-        from cxrbatch.training.distributed import local_device
-        from cxrbatch.training.options import TrainingOptions
-        from cxrbatch.training.session import Session, Sources, run_session
-        from cxrbatch.training.states import holds_run, training_folder
+    console = Console(words=click.get_current_context().obj or ())
+    with Interruption(console.interrupted) as interruption:
+        from cxrbatch.training.train import train
 
         interruption.arm()
-        title = output.stem if name is None else name
-        for option, text in (("--name", title), *(("--limit", text) for text in limits)):
-            if not text.isprintable() or len(text) > MAX_TEXT:
-                raise UsageError(
-                    f"the {option} cannot be printed or is longer than {MAX_TEXT} characters; "
-                    "give one in plain text"
-                )
-        # A training that was stopped had leave to write it, and may have done so.
-        unfinished = resume and holds_run(training_folder(output))
-        check_output(output, overwrite=overwrite or unfinished)
-        target = local_device(choose_device(device))
-        options = TrainingOptions(
-            architecture=arch,
+        result = train(
+            data,
+            output,
+            overwrite=overwrite,
+            root=roots,
+            cache=cache,
+            name=name,
+            classes=[c.strip() for c in classes.split(",") if c.strip()],
+            arch=arch,
             size=size,
             geometry="pad" if geometry == "pad" else "squeeze",
             epochs=epochs,
@@ -197,25 +186,17 @@ def command(
             draws=draws,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            limit=limits,
+            init=init,
+            teacher=teachers,
             teacher_weight=teacher_weight,
-            precision=choose_precision(precision, target),
+            drop_leaks=drop_leaks,
             flip=flip,
             seed=seed,
-        )
-        session = Session(
-            sources=Sources(data, roots, [c.strip() for c in classes.split(",") if c.strip()]),
-            output=output,
-            name=title,
-            limits=limits,
-            options=options,
-            initial=init,
-            teachers=teachers,
-            cache=cache,
             workers=workers,
-            device=target,
-            drop_leaks=drop_leaks,
+            device=device,
+            precision=precision,
             resume=resume,
-            overwrite=overwrite,
+            progress=console,
         )
-        all_read = run_session(session, told)
-    return 0 if all_read else shared.SOME_UNREADABLE
+    return 0 if result.all_read else shared.SOME_UNREADABLE

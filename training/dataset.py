@@ -1,57 +1,73 @@
-"""Labelled files as arrays: the inputs of all of them, and the sides of the split."""
+"""Decoded inputs as map-style datasets, and the loader and sampler of balanced batches."""
 
 import hashlib
-import secrets
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
-from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.reading.radiograph import ReadingOptions
-from cxrbatch.reading.readings import file_limit
+from cxrbatch.errors import LabelError
 from cxrbatch.results.labels import SPLITS, LabelledFile
-from cxrbatch.scoring.patients import patient_secret
-from cxrbatch.scoring.run import ScoringOptions
-from cxrbatch.training.cache import InputReader, fill, in_order, store_place
-from cxrbatch.training.labels import Labelled
-from cxrbatch.training.store import Place, opened, remove_store
+from cxrbatch.training.augment import augmentation, draw_shares, kept_random_state
+from cxrbatch.training.cache import DecodedInputs, UnreadableFile
+from cxrbatch.training.distributed import ALONE, ProcessGroup
+from cxrbatch.training.split import Split
 
 _ROWS_AT_ONCE = 256
 
+Positions = npt.NDArray[np.int64]
 
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One side of the split.
+
+class ImageSubset(Dataset[tuple[Tensor, int, int]]):
+    """The images of one subset of the split (train, val or test) with their classes.
 
     Attributes:
         inputs: Shape (m, size, size), uint8; may be mapped from a file and is never copied whole.
         truth: Shape (n,), class indices.
-        rows: Shape (n,), where in `inputs` each image lies; None where they lie in order, m = n.
+        rows: Shape (n,), the row of `inputs` of each image; None where n = m and the order is the
+            same.
     """
 
-    inputs: npt.NDArray[np.uint8]
-    truth: npt.NDArray[np.int64]
-    rows: npt.NDArray[np.int64] | None = None
+    def __init__(
+        self,
+        inputs: npt.NDArray[np.uint8],
+        truth: npt.NDArray[np.int64],
+        rows: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        """Keep references to the arrays; see the attributes."""
+        self.inputs, self.truth, self.rows = inputs, truth, rows
 
     def __len__(self) -> int:
         return len(self.truth)
 
-    def images(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Copy the images at some positions, shape (k, size, size)."""
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        """Return image `index`, shape (1, size, size), uint8, its class index, and `index`."""
+        row = index if self.rows is None else self.rows[index]
+        return torch.from_numpy(self.inputs[row].copy())[None], int(self.truth[index]), index
+
+    def images(self, positions: Positions) -> npt.NDArray[np.uint8]:
+        """Copy the images at some positions, shape (k, size, size), uint8."""
         return self.inputs[positions if self.rows is None else self.rows[positions]]
 
     def batches(self, size: int) -> Iterator[npt.NDArray[np.uint8]]:
-        """Give all images in order, up to `size` at a time."""
+        """Yield all images in order, up to `size` at a time."""
         for start in range(0, len(self), size):
             yield self.images(np.arange(start, min(start + size, len(self))))
 
+    def every(self, step: int) -> "ImageSubset":
+        """Return a subset of every `step`-th image."""
+        positions = np.arange(0, len(self), step)
+        rows = positions if self.rows is None else self.rows[positions]
+        return ImageSubset(self.inputs, self.truth[positions], rows)
+
     def sha256(self) -> str:
-        """Hash of images and truth in their order."""
+        """Hash images and classes in their order; 64 hexadecimal digits."""
         digest = hashlib.sha256(f"{len(self)}x{self.inputs.shape[1:]}:".encode())
         digest.update(np.ascontiguousarray(self.truth).data)
         for images in self.batches(_ROWS_AT_ONCE):
@@ -59,113 +75,151 @@ class Side:
         return digest.hexdigest()
 
 
-Progress = Callable[[int], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A labelled file that gave no image to train on."""
-
-    path: str
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What became of all labelled files, in their order.
+class Draw(NamedTuple):
+    """One image drawn for a step of training.
 
     Attributes:
-        values: Shape (n, size, size), uint8, memory-mapped; zeros where there is no image.
-        readable: Shape (n,), bool: whether there is one.
-        outcomes: Why not; `scored` where there is.
-        patients: Keys of the patients whom the headers name; None where one names nobody.
+        position: Index into the training subset.
+        seed: Seed of the image's augmentation.
+        share: Weight of the image when it is mixed with its partner, in [0, 1].
     """
 
-    values: npt.NDArray[np.uint8]
-    readable: npt.NDArray[np.bool_]
-    outcomes: tuple[Outcome, ...]
-    patients: tuple[str | None, ...]
+    position: int
+    seed: int
+    share: float
 
-    def unreadable(self, files: Sequence[LabelledFile]) -> list[Unreadable]:
-        """The files that gave no image.
+
+class AugmentedImages(Dataset[tuple[Tensor, int, float]]):
+    """Training images, each augmented by the seed of its draw.
+
+    The result depends on the draw alone: it is the same in every process and in every batch.
+    """
+
+    def __init__(self, subset: ImageSubset, *, flip: bool) -> None:
+        """Build the transform.
 
         Args:
-            files: Those that the inputs are of.
+            subset: The images.
+            flip: Whether half of the images are mirrored.
         """
-        pairs = zip(files, self.outcomes, strict=True)
-        return [Unreadable(f.path, code) for f, code in pairs if code is not Outcome.SCORED]
+        self._subset = subset
+        self._transform = augmentation(flip=flip)
+
+    def __len__(self) -> int:
+        return len(self._subset)
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int, float]:
+        """Return the augmented image, shape (1, size, size), in [0, 1], its class and its share."""
+        return self.__getitems__([draw])[0]
+
+    def __getitems__(self, draws: Sequence[Draw]) -> list[tuple[Tensor, int, float]]:
+        """Return the items of a batch; the DataLoader calls this in place of `__getitem__`."""
+        items = []
+        with kept_random_state():
+            for position, seed, share in draws:
+                image, label, _ = self._subset[position]
+                torch.default_generator.manual_seed(seed)
+                items.append((self._transform(image), label, share))
+        return items
 
 
-def prepare_inputs(
-    labelled: Labelled, *, recipe: Recipe, workers: int, folder: Path, progress: Progress
-) -> Inputs:
-    """Decode every labelled file once, or not at all where the cache knows its bytes.
+class BalancedBatchSampler(Sampler[list[Draw]]):
+    """Batches of one epoch after another, with all classes drawn equally often.
 
-    Args:
-        labelled: The files.
-        recipe: How images become inputs.
-        workers: Processes that decode.
-        folder: The cache; made if it is not there.
-        progress: Called with the number of files just done.
-
-    Raises:
-        CxrbatchError: The disk refuses, or no process can be started.
+    Each process of a training gets its own part of every batch, whatever their number: all
+    processes together see the same draws as one process would.
     """
-    limits = ScoringOptions().limits
-    # The file is held in memory beside its image.
-    room = limits.memory + file_limit(ReadingOptions().max_pixels)
-    place, secret = _place(folder, recipe)
-    with opened(place) as store:
-        rows, outcomes, patients = fill(
-            store,
-            labelled.located,
-            reader=InputReader(recipe, place, store.count, store.opened_ns, secret),
-            workers=workers,
-            limits=replace(limits, memory=room),
-            progress=progress,
+
+    def __init__(
+        self,
+        truth: npt.NDArray[np.int64],
+        *,
+        steps: int,
+        batch_size: int,
+        generator: torch.Generator,
+        group: ProcessGroup = ALONE,
+    ) -> None:
+        """Draw nothing yet; each iteration draws one epoch.
+
+        Args:
+            truth: Shape (n,), class indices of the training images.
+            steps: Batches per epoch.
+            batch_size: Images per batch, over all processes.
+            generator: Source of all randomness, on the CPU; its state decides all later epochs.
+            group: The processes that train together.
+        """
+        self._truth, self._generator, self._group = truth, generator, group
+        self._steps, self._batch_size = steps, batch_size
+        self._part_size = group.part_size(batch_size)
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        count = self._steps * self._batch_size
+        order = draw_epoch(self._truth, count=count, generator=self._generator)
+        seeds = torch.randint(1 << 62, (count,), generator=self._generator)
+        shares = torch.cat(
+            [draw_shares(self._batch_size, generator=self._generator) for _ in range(self._steps)]
         )
-        values = in_order(store, rows)
-    readable = np.array([code is Outcome.SCORED for code in outcomes], dtype=np.bool_)
-    return Inputs(values, readable, tuple(outcomes), tuple(patients))
+        draws = list(map(Draw, order.tolist(), seeds.tolist(), shares.tolist()))
+        parts = [draws[i : i + self._part_size] for i in range(0, count, self._part_size)]
+        # Every n-th part is this process's: one part of each batch.
+        own: DistributedSampler[int] = DistributedSampler(
+            range(len(parts)),  # type: ignore[arg-type]  # all that it needs is a length
+            num_replicas=self._group.size,
+            rank=self._group.rank,
+            shuffle=False,
+        )
+        return (parts[index] for index in own)
 
 
-def sides_of(
-    files: Sequence[LabelledFile], inputs: Inputs, *, classes: Sequence[str]
-) -> dict[str, Side]:
-    """Divide the inputs by the split; those without an image are left out.
+def training_loader(
+    subset: ImageSubset,
+    sampler: BalancedBatchSampler,
+    *,
+    flip: bool,
+    device: torch.device,
+    workers: int,
+) -> "DataLoader[tuple[Tensor, int, float]]":
+    """Load and augment batches of training images.
 
     Args:
-        files: Those that the inputs are of, each with its side.
-        inputs: Of `prepare_inputs`.
-        classes: Class names in the order of the logits.
+        subset: The training images.
+        sampler: Decides which images a batch has.
+        flip: Whether half of the images are mirrored.
+        device: Where the network is trained. On a GPU batches are pinned, and `workers` processes
+            augment them. On a CPU this process does: its cores are busy with the network, and
+            augmentation takes 1 to 3 % of a step.
+        workers: Processes that augment for a GPU.
+
+    Returns:
+        Yields images, shape (b, 1, size, size), float32 in [0, 1]; class indices, shape (b,); and
+        mixing shares, shape (b,), float64.
     """
-    truth = np.array([classes.index(file.label) for file in files], dtype=np.int64)
-    split = np.array([file.split for file in files], dtype=object)
-    sides = {}
-    for name in SPLITS:
-        rows = np.flatnonzero((split == name) & inputs.readable)
-        sides[name] = Side(inputs.values, truth[rows], rows)
-    return sides
+    workers = workers if device.type == "cuda" else 0
+    options: dict[str, Any] = {}
+    if workers:
+        # A forked process shares the mapped inputs; a spawned one would get a copy of them.
+        options = {
+            "multiprocessing_context": "fork",
+            "worker_init_fn": _ignore_interrupts,
+            "persistent_workers": True,
+        }
+    return DataLoader(
+        AugmentedImages(subset, flip=flip),
+        batch_sampler=sampler,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),
+        **options,
+    )
 
 
-def forget_inputs(folder: Path, recipe: Recipe) -> None:
-    """Remove what `prepare_inputs` kept, and the folder if nothing else is in it.
-
-    Raises:
-        CxrbatchError: The disk refuses.
-    """
-    place, _ = _place(folder, recipe)
-    remove_store(place)
-
-
-def _place(folder: Path, recipe: Recipe) -> tuple[Place, bytes]:
-    """Where inputs are kept, and the secret that turns patient ids into keys there."""
-    kept = patient_secret()
-    secret = kept or secrets.token_bytes(32)
-    return store_place(folder, recipe, secret=secret, lasting=kept is not None), secret
-
-
-Positions = npt.NDArray[np.int64]
+def _ignore_interrupts(_: int) -> None:
+    """Leave Ctrl-C to the process that trains, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def draw_epoch(
@@ -174,8 +228,8 @@ def draw_epoch(
     """Draw an epoch's images in their order.
 
     Each class is drawn equally often. In expectation that is the loss weighted by class, without
-    the few huge steps that a rare class's weight would make. No image comes again before all
-    others of its class have come.
+    the few huge steps that a rare class's weight would make. No image is drawn again before all
+    others of its class; `torch.utils.data.WeightedRandomSampler` does not guarantee that.
 
     Args:
         truth: Shape (n,), class indices.
@@ -186,20 +240,82 @@ def draw_epoch(
         Shape (count,), positions in `truth`.
     """
     classes = np.unique(truth)
-    shares = np.full(len(classes), count // len(classes))
-    shares[_shuffled(np.arange(len(classes)), generator)[: count % len(classes)]] += 1
-    drawn = [
-        _rounds(np.flatnonzero(truth == c), int(share), generator)
-        for c, share in zip(classes, shares, strict=True)
-    ]
+    counts = np.full(len(classes), count // len(classes))
+    counts[_shuffled(np.arange(len(classes)), generator)[: count % len(classes)]] += 1
+    drawn = []
+    for label, wanted in zip(classes, counts.tolist(), strict=True):
+        members = np.flatnonzero(truth == label)
+        rounds = [_shuffled(members, generator) for _ in range(-(-wanted // len(members)))]
+        drawn.append(np.concatenate([members[:0], *rounds])[:wanted])
     return _shuffled(np.concatenate(drawn), generator)
-
-
-def _rounds(members: Positions, count: int, generator: torch.Generator) -> Positions:
-    rounds = [_shuffled(members, generator) for _ in range(-(-count // len(members)))]
-    return np.concatenate([members[:0], *rounds])[:count]
 
 
 def _shuffled(values: Positions, generator: torch.Generator) -> Positions:
     order: Positions = torch.randperm(len(values), generator=generator).numpy()
     return values[order]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Labelled images ready for training.
+
+    Attributes:
+        classes: Class names in the order of the logits.
+        split: Every labelled file with its subset and group.
+        subsets: The images of "train", "val" and "test".
+        unreadable: The files without an image.
+    """
+
+    classes: tuple[str, ...]
+    split: Split
+    subsets: dict[str, ImageSubset]
+    unreadable: Sequence[UnreadableFile]
+
+    def groups(self, name: str) -> list[int]:
+        """Return the group of each image of a subset."""
+        return [self.split.groups[row] for row in self._rows(name)]
+
+    def sources(self, name: str) -> list[str | None]:
+        """Return the source of each image of a subset, None where unknown."""
+        return [self.split.files[row].source for row in self._rows(name)]
+
+    def _rows(self, name: str) -> list[int]:
+        rows = self.subsets[name].rows
+        return [] if rows is None else rows.tolist()
+
+
+def subsets_of(
+    files: Sequence[LabelledFile], inputs: DecodedInputs, *, classes: Sequence[str]
+) -> dict[str, ImageSubset]:
+    """Make the subsets "train", "val" and "test"; files without an image are left out.
+
+    Args:
+        files: The files of the inputs, in the same order, each with its split.
+        inputs: From `prepare_inputs`.
+        classes: Class names in the order of the logits.
+    """
+    truth = np.array([classes.index(file.label) for file in files], dtype=np.int64)
+    names = np.array([file.split for file in files], dtype=object)
+    rows = {name: np.flatnonzero((names == name) & inputs.readable) for name in SPLITS}
+    return {name: ImageSubset(inputs.values, truth[rows[name]], rows[name]) for name in SPLITS}
+
+
+def divide_inputs(inputs: DecodedInputs, split: Split, *, classes: Sequence[str]) -> TrainingData:
+    """Divide decoded inputs into the subsets of a split; files without an image are left out.
+
+    Args:
+        inputs: From `prepare_inputs`.
+        split: Of the same files, in the same order.
+        classes: Class names in the order of the logits.
+
+    Raises:
+        LabelError: A class has no readable image for training or for validation.
+    """
+    subsets = subsets_of(split.files, inputs, classes=classes)
+    for name in ("train", "val"):
+        if missing := set(range(len(classes))) - set(subsets[name].truth.tolist()):
+            raise LabelError(
+                f"no image of {classes[min(missing)]!r} in the {name} split could be read; "
+                "look at some with `cxrbatch inspect`"
+            )
+    return TrainingData(tuple(classes), split, subsets, inputs.unreadable(split.files))

@@ -1,10 +1,12 @@
-"""Several processes that train one model, as `torchrun` starts them."""
+"""Several processes that train one network, as `torchrun` starts them."""
 
+import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -12,19 +14,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cxrbatch.errors import CxrbatchError, UsageError
+from cxrbatch.model.network import RadiographResNet
 
 # A process that dies is noticed at once; this is for one that hangs, or a network that is cut.
-# The others wait so long at most while the first reads or evaluates.
+# It is also the longest time that the first process may read or evaluate while the others wait.
 _LONGEST_WAIT = timedelta(hours=2)
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class ProcessGroup:
     """The processes of one training.
 
     Attributes:
-        rank: Of this process; the first one, 0, alone prints, writes and evaluates.
-        size: How many there are.
+        rank: Number of this process; the first one, 0, alone prints, writes and evaluates.
+        size: Number of processes.
     """
 
     rank: int = 0
@@ -35,22 +38,21 @@ class World:
         """Whether this is the first process."""
         return self.rank == 0
 
-    def part(self, batch_size: int) -> slice:
-        """Which images of a batch are this process's.
+    def part_size(self, batch_size: int) -> int:
+        """Return how many images of a batch each process gets.
 
         Raises:
-            UsageError: They cannot be shared equally.
+            UsageError: The batch cannot be divided equally, or each would get one image.
         """
         if batch_size % self.size or batch_size // self.size < 2:
             raise UsageError(
                 f"--batch-size {batch_size} is for all {self.size} processes together; "
                 f"choose a multiple of {self.size} that gives each at least two images"
             )
-        share = batch_size // self.size
-        return slice(self.rank * share, (self.rank + 1) * share)
+        return batch_size // self.size
 
     def mean(self, values: Tensor) -> Tensor:
-        """Average over the processes; all of them must call it."""
+        """Average values over the processes; all of them must call it."""
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
@@ -58,13 +60,13 @@ class World:
         return values
 
     def from_first(self, values: Tensor) -> Tensor:
-        """Give all processes what the first one has; all of them must call it."""
+        """Return the first process's values in all processes; all of them must call it."""
         if self.size > 1:
             dist.broadcast(values, 0)
         return values
 
-    def wrapped(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """A module whose gradients are averaged over the processes."""
+    def with_averaged_gradients(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """Wrap a network so that its gradients are averaged over the processes."""
         if self.size == 1:
             return model
         devices = [device] if device.type == "cuda" else None
@@ -72,7 +74,7 @@ class World:
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
-        """Let the first process through a block before the others, who find what it made."""
+        """Run a block in the first process, and in the others when the first has left it."""
         if not self.leads:
             dist.barrier()
         yield
@@ -80,19 +82,19 @@ class World:
             dist.barrier()
 
 
-ALONE = World()
+ALONE = ProcessGroup()
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The GPU of this process, where there are several; a CPU is shared."""
+    """Choose the GPU of this process where `torchrun` started one for each; keep a CPU."""
     if str(device) == "cuda" and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return device
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[World]:
-    """Join the other processes, where `torchrun` says that there are any.
+def process_group(device: torch.device) -> Iterator[ProcessGroup]:
+    """Join the other processes, if `torchrun` started several.
 
     Raises:
         CxrbatchError: Another process ended or cannot be reached.
@@ -104,12 +106,81 @@ def joined(device: torch.device) -> Iterator[World]:
         torch.cuda.set_device(device)
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_LONGEST_WAIT)
-        yield World(dist.get_rank(), dist.get_world_size())
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size())
         dist.destroy_process_group()
     except RuntimeError as error:
-        # gloo raises plain ones, with nothing but its name in the text to know them by.
+        # gloo raises plain RuntimeErrors; only its name in the text tells them from others.
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise CxrbatchError(
                 "another process of this training ended; see what it says, then go on with --resume"
             ) from None
         raise
+
+
+def with_shared_batch_norm(model: RadiographResNet, device: torch.device) -> RadiographResNet:
+    """Copy a network into one whose batch statistics are those of all processes.
+
+    Parameters and buffers keep their names, so that a state dict of one fits the other.
+    """
+    copied = copy.deepcopy(model)
+    if device.type == "cuda":
+        return cast(RadiographResNet, nn.SyncBatchNorm.convert_sync_batchnorm(copied))
+    for name, module in list(copied.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            shared = SharedBatchNorm(module.num_features, eps=module.eps, momentum=module.momentum)
+            shared.to(module.weight.device, module.weight.dtype)
+            shared.load_state_dict(module.state_dict())
+            copied.set_submodule(name, shared)
+    return copied
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """Batch norm over the batches of all processes together, on a CPU.
+
+    `torch.nn.SyncBatchNorm` does the same on GPUs only. All processes must have batches of one
+    size.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise shape (n, channels, h, w)."""
+        if not self.training:
+            return super().forward(images)
+        values = images if images.dtype == torch.float64 else images.float()
+        own = torch.stack([values.mean((0, 2, 3)), values.var((0, 2, 3), correction=0)])
+        # Each process fills its own slot; the sum gathers them, and its gradient is a sum again.
+        zeros = torch.zeros_like(own)
+        slots = [own if r == dist.get_rank() else zeros for r in range(dist.get_world_size())]
+        means, variances = _Total.apply(torch.stack(slots)).unbind(1)
+        mean = means.mean(0)
+        variance = (variances + (means - mean) ** 2).mean(0)
+        self._update_statistics(mean, variance, images.numel() // len(mean) * len(means))
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        normalised = values * scale[:, None, None] + shift[:, None, None]
+        return cast(Tensor, normalised.to(images.dtype))
+
+    @torch.no_grad()
+    def _update_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        momentum = self.momentum or 0.0
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance * (count / max(1, count - 1)), momentum)
+
+
+class _Total(torch.autograd.Function):
+    """Sum over all processes, with its gradient; that of torch.distributed.nn is deprecated."""
+
+    @staticmethod
+    def forward(ctx: object, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total

@@ -1,4 +1,4 @@
-"""Pictures that stand twice among the labelled files, whatever their names say.
+"""Find pictures that are twice among the labelled files, by their pixels.
 
 Equal inputs are found by their hash. For near-equal ones (encoded anew, rescaled, cropped, turned
 a little, with other brightness or contrast, negatives) all pairs of thumbnails are compared, and
@@ -18,7 +18,7 @@ from torch.nn import functional
 from cxrbatch.model.preprocessing import image_hash
 
 COARSE = 32
-"""Edge of the thumbnails in pixels: the smallest input that there is."""
+"""Edge of the thumbnails in pixels: the smallest size that an input may have."""
 
 # Edges of the images that are compared, in pixels, and how much less a correlation counts there:
 # cropping shows in the coarser ones, the losses of JPEG and rescaling in the finer.
@@ -39,14 +39,14 @@ _TINY = 1e-6
 
 
 def details(inputs: npt.NDArray[np.uint8], size: int) -> Tensor:
-    """Shrink network inputs and keep their detail, even in contrast.
+    """Shrink network inputs and keep fine detail at a uniform local contrast.
 
     Args:
         inputs: Shape (n, edge, edge), uint8.
         size: Edge of the result in pixels.
 
     Returns:
-        Shape (n, size, size), float32, around 0; a flat image is all 0.
+        Shape (n, size, size), float32, around 0; all 0 for a flat image.
     """
     images = torch.from_numpy(inputs.astype(np.float32))[:, None]
     small = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
@@ -60,12 +60,12 @@ def details(inputs: npt.NDArray[np.uint8], size: int) -> Tensor:
 def likeness(
     first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], *, negative: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float32]:
-    """Say how surely the pairs are one exposure each.
+    """Compute for each pair of inputs how likely both are one exposure.
 
     Args:
         first: Shape (n, size, size), uint8.
         second: Same shape; may be cropped, turned or squeezed by a few per cent.
-        negative: Shape (n,); whether one of the pair looks like the negative of the other.
+        negative: Shape (n,); whether to compare with the negative of the second.
 
     Returns:
         Shape (n,), at most 1: the lower quartile, over the parts of the image, of their
@@ -149,7 +149,7 @@ def _inner_places(edge: int) -> tuple[Tensor, Tensor]:
 
 
 def _lower_quartile(first: Tensor, second: Tensor, *, usable: Sequence[Tensor]) -> Tensor:
-    """Correlate part by part; parts that show nothing in one of the two do not count."""
+    """Lower quartile of the correlations of the parts that have content in both images."""
     parts, others = _around_zero(_parts(first)), _around_zero(_parts(second))
     filled = _has_content(parts) & usable[0]
     other_filled = _has_content(others) & usable[1]
@@ -163,7 +163,7 @@ def _lower_quartile(first: Tensor, second: Tensor, *, usable: Sequence[Tensor]) 
 
 
 def _within_range(inputs: npt.NDArray[np.uint8], size: int) -> Tensor:
-    """Whether little of each part is black or white; shape (n, tiles)."""
+    """Return whether less than a third of each part is black or white; shape (n, tiles)."""
     cut_off = torch.from_numpy((inputs <= _BLACK) | (inputs >= _WHITE)).float()[:, None]
     small = functional.interpolate(cut_off, (size, size), mode="bilinear", antialias=True)
     return _parts(small[:, 0]).mean(2) < _MOST_CUT_OFF
@@ -224,13 +224,13 @@ _ROWS, _PAIRS_AT_ONCE = 1024, 512
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Pair:
+class DuplicatePair:
     """Two inputs that are one picture.
 
     Attributes:
         first: Index of the earlier one.
         second: Index of the later one.
-        likeness: 1 for equal inputs, below 1 for near-equal ones.
+        likeness: 1 for equal inputs, below 1 for nearly equal ones.
     """
 
     first: int
@@ -240,37 +240,39 @@ class Pair:
 
 def near_duplicates(
     inputs: npt.NDArray[np.uint8], *, readable: npt.NDArray[np.bool_] | None = None
-) -> list[Pair]:
+) -> list[DuplicatePair]:
     """Find the pairs of inputs that are one exposure.
 
-    Equal inputs are given as pairs with the first of them, near-equal ones as pairs of the first
-    of each kind, so that the pairs join what belongs together without naming every combination.
+    Of several equal inputs each is paired with the first. Near-equal inputs are compared by the
+    first of their equals: the pairs connect all copies, but not every combination is listed.
 
     Args:
         inputs: Shape (n, size, size), uint8, size at least 32; may be memory-mapped.
         readable: Shape (n,); inputs to look at, all if None.
 
     Returns:
-        The pairs in order.
+        The pairs, ordered by first and second index.
     """
     rows = np.arange(len(inputs)) if readable is None else np.flatnonzero(readable)
     earlier = _equal_earlier(inputs, rows)
     unique = rows[earlier == rows]
-    pairs = [Pair(int(a), int(b), 1.0) for a, b in zip(earlier, rows, strict=True) if a != b]
+    pairs = [
+        DuplicatePair(int(a), int(b), 1.0) for a, b in zip(earlier, rows, strict=True) if a != b
+    ]
     least = float(np.interp(inputs.shape[1], _SIZES, _SAME_PICTURE))
     for first, second, negative in _candidates(inputs, unique):
         found = likeness(inputs[first], inputs[second], negative=negative)
         for row in np.flatnonzero(found >= least):
             # Equal inputs alone are 1.
             value = min(round(float(found[row]), 4), 0.9999)
-            pairs.append(Pair(int(first[row]), int(second[row]), value))
+            pairs.append(DuplicatePair(int(first[row]), int(second[row]), value))
     return sorted(pairs)
 
 
 def _equal_earlier(
     inputs: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """Give for each of the rows the first that is equal to it."""
+    """Return for each row the first row with an equal input."""
     first: dict[str, int] = {}
     return np.array([first.setdefault(image_hash(inputs[row]), row) for row in rows], np.int64)
 
@@ -278,7 +280,7 @@ def _equal_earlier(
 def _candidates(
     inputs: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]]:
-    """Give pairs whose thumbnails are alike, each once: first, second, negative."""
+    """Yield pairs with similar thumbnails, each once: first, second, negative."""
     blocks = [rows[start : start + _ROWS] for start in range(0, len(rows), _ROWS)]
     if not blocks:
         return

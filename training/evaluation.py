@@ -1,6 +1,6 @@
-"""What a trained model is worth: figures with intervals on one side of the split, and controls."""
+"""Evaluate a trained network on a subset: figures with intervals, controls, operating points."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,28 +13,21 @@ from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.inference import Precision
 from cxrbatch.model.network import RadiographResNet
 from cxrbatch.model.predictor import Predictor
+from cxrbatch.results.figures import Evaluation, Figure
 from cxrbatch.results.statistics import metrics
-from cxrbatch.results.statistics.curves import Ranking, roc
-from cxrbatch.results.statistics.curves import operating_points as points_of
-from cxrbatch.results.statistics.decisions import (
-    BY_CLASS,
-    OVERALL,
-    Decisions,
-    expected_calibration_error,
-)
-from cxrbatch.results.statistics.intervals import Estimate, Weights, bootstrap_by_group, numbered
-from cxrbatch.training.dataset import Side
+from cxrbatch.results.statistics.calculation import evaluate_scores
+from cxrbatch.training.dataset import ImageSubset
 
-Inputs = npt.NDArray[np.uint8]
+_Images = npt.NDArray[np.uint8]
 
-# Of a frontal film the lungs and the mediastinum fill the middle: half axes and margins as shares
-# of the image's edge, and the middle a little above its centre.
+# On a frontal radiograph the lungs and the mediastinum fill an ellipse a little above the centre:
+# its half axes, its centre and the margins, (rows, columns), as shares of the image's edge.
 _HALF_AXES = (0.44, 0.42)
 _CENTRE = (0.48, 0.5)
 _MARGIN = 0.1
 
 
-def without_lungs(inputs: Inputs) -> Inputs:
+def without_lungs(inputs: _Images) -> _Images:
     """Black out a central ellipse.
 
     Args:
@@ -51,7 +44,7 @@ def without_lungs(inputs: Inputs) -> Inputs:
     return np.where(inside, np.uint8(0), inputs)
 
 
-def border_only(inputs: Inputs) -> Inputs:
+def border_only(inputs: _Images) -> _Images:
     """Black out all but the margins, a tenth of the edge on each side.
 
     Args:
@@ -75,30 +68,30 @@ def predict(
     model: RadiographResNet,
     *,
     card: Card,
-    side: Side,
+    subset: ImageSubset,
     device: torch.device,
     precision: Precision = "fp32",
 ) -> Logits:
-    """Score a side as `cxrbatch score` does; gives logits, shape (n, classes).
+    """Score a subset with the same code as `cxrbatch score`; returns logits, shape (n, classes).
 
     Raises:
         CxrbatchError: A score is not finite.
     """
     scorer = _scorer(model, card, device, precision)
-    return np.concatenate([scores.logits for scores in scorer.score_all(side.batches(_BATCH))])
+    return np.concatenate([scores.logits for scores in scorer.score_all(subset.batches(_BATCH))])
 
 
 def features_of(
     model: RadiographResNet,
     *,
     card: Card,
-    side: Side,
+    subset: ImageSubset,
     device: torch.device,
     precision: Precision = "fp32",
 ) -> npt.NDArray[np.float32]:
-    """What the head sees of each image of a side, shape (n, k)."""
+    """Compute the features that the head sees of each image of a subset, shape (n, k)."""
     scorer = _scorer(model, card, device, precision)
-    return np.concatenate([scorer.features(images) for images in side.batches(_BATCH)])
+    return np.concatenate([scorer.features(images) for images in subset.batches(_BATCH)])
 
 
 def logits_to_probabilities(logits: Logits, *, temperature: float = 1.0) -> npt.NDArray[np.float64]:
@@ -122,108 +115,97 @@ def _scorer(
 
 
 Truth = npt.NDArray[np.int64]
-Figures = dict[str, Any]
+CardFigures = dict[str, Any]
+"""Figures of a subset, as JSON in the checkpoint's card."""
 
-_RATES = ("sensitivity", "specificity")
 _CONTROLS = {"lungs blacked out": without_lungs, "border only": border_only}
 _BORDER = "border only"
-# A model that loses less than half of its lead over chance sees more than lungs.
+# Of a model's macro AUC above 0.5, the share that it may reach from the border alone.
 _SHARE_OF_LEAD = 0.5
 
 
-def judge(
+def evaluate_logits(
     truth: Truth,
     logits: Logits,
     *,
     classes: Sequence[str],
     temperature: float,
-    groups: Sequence[Hashable],
-) -> Figures:
-    """Figures with 95 % intervals by bootstrap over groups; what is undefined is None.
+    groups: Sequence[int],
+) -> Evaluation:
+    """Compute the figures of `cxrbatch report` on one subset.
 
     Args:
         truth: Shape (n,), class indices.
         logits: Shape (n, classes).
         classes: Their names.
-        temperature: Of the softmax.
-        groups: Whose each image is.
+        temperature: Divides the logits before the softmax.
+        groups: The group (patient or picture) of each image, length n; the unit of the bootstrap.
     """
     probabilities = logits_to_probabilities(logits, temperature=temperature)
+    return evaluate_scores(truth, probabilities, np.asarray(groups, np.int64), classes=classes)
 
-    numbers = numbered(groups)
-    decisions = Decisions(truth, probabilities, numbers)
-    rankings = [Ranking(truth == c, probabilities[:, c]) for c in range(len(classes))]
 
-    def statistics(weights: Weights) -> metrics.Values:
-        areas = np.stack([ranking.curves(weights).auc for ranking in rankings], axis=1)
-        macro = metrics.mean_of_defined(areas)[:, None]
-        return np.concatenate([areas, macro, decisions.statistics(weights)], axis=1)
-
-    estimates = bootstrap_by_group(statistics, numbers)
-    areas, (macro, *decided) = estimates[: len(classes)], estimates[len(classes) :]
-    recalls = decided[len(OVERALL) + BY_CLASS.index("sensitivity") :: len(BY_CLASS)]
+def card_figures(evaluation: Evaluation) -> CardFigures:
+    """Return the figures that a checkpoint's card has of a subset; None where undefined."""
+    classes = evaluation.classes
     return {
-        "n": len(truth),
-        "groups": len(set(groups)),
-        "balanced_accuracy": _named(decided[OVERALL.index("balanced_accuracy")]),
-        "macro_auc": _named(macro),
-        "expected_calibration_error": expected_calibration_error(truth, probabilities),
-        "recall": dict(zip(classes, map(_named, recalls), strict=True)),
-        "auc": dict(zip(classes, map(_named, areas), strict=True)),
+        "n": evaluation.images,
+        "groups": evaluation.patients,
+        "balanced_accuracy": _with_interval(evaluation.balanced_accuracy),
+        "macro_auc": _with_interval(evaluation.macro_auc),
+        "expected_calibration_error": evaluation.calibration.ece.value,
+        "recall": {each.name: _with_interval(each.sensitivity) for each in classes},
+        "auc": {each.name: _with_interval(each.auc) for each in classes},
     }
 
 
-def operating_points(
-    truth: Truth, logits: Logits, *, classes: Sequence[str], temperature: float
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Thresholds per class, in [0, 1], as a checkpoint's card holds them."""
-    probabilities = logits_to_probabilities(logits, temperature=temperature)
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for index, name in enumerate(classes):
-        curve = roc(truth == index, probabilities[:, index])
-        points = points_of(curve) if curve else {}
-        found[name] = {
-            point: {
+def operating_points(evaluation: Evaluation) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the thresholds of each class, in [0, 1], in the form of a checkpoint's card."""
+    return {
+        each.name: {
+            point.name: {
                 # A threshold above every probability takes no image for positive.
-                "threshold": min(chosen.threshold, 1.0),
-                **{rate: getattr(chosen, rate) for rate in _RATES},
+                "threshold": min(point.threshold, 1.0),
+                "sensitivity": point.sensitivity.value or 0.0,
+                "specificity": point.specificity.value or 0.0,
             }
-            for point, chosen in points.items()
+            for point in each.points
         }
-    return found
+        for each in evaluation.classes
+    }
 
 
-def judge_controls(
-    side: Side,
-    score: Callable[[Side], Logits],
+def evaluate_controls(
+    subset: ImageSubset,
+    score: Callable[[ImageSubset], Logits],
     *,
     classes: Sequence[str],
     sources: Sequence[str | None],
-) -> Figures:
-    """Score what should tell a model nothing, and each source by itself.
+) -> CardFigures:
+    """Evaluate on images without lungs, on their borders alone, and within each source.
 
     Args:
-        side: The images, usually those of test.
-        score: Gives logits of a side.
+        subset: The images, usually those of test.
+        score: Returns the logits of a subset.
         classes: Names in the order of the logits.
         sources: Where each image comes from.
     """
-    positions = np.arange(len(side))
-    found: Figures = {}
+    positions = np.arange(len(subset))
+    found: CardFigures = {}
     for name, changed in _CONTROLS.items():
-        blinded = Side(changed(side.images(positions)), side.truth)
-        found[name] = _plain(side.truth, score(blinded), classes=classes)
-    logits = score(side)
-    found["as they are"] = _plain(side.truth, logits, classes=classes)
+        blinded = ImageSubset(changed(subset.images(positions)), subset.truth)
+        found[name] = _plain(subset.truth, score(blinded), classes=classes)
+    logits = score(subset)
+    found["as they are"] = _plain(subset.truth, logits, classes=classes)
     found["within sources"] = {
-        source: _within(side.truth, logits, [s == source for s in sources], classes=classes)
+        source: _within(subset.truth, logits, [s == source for s in sources], classes=classes)
         for source in sorted({s for s in sources if s is not None})
     }
     return found
 
 
-def border_warning(controls: Figures) -> str | None:
-    """One line where the margins alone tell the classes apart."""
+def border_warning(controls: CardFigures) -> str | None:
+    """Return a warning if the borders alone give a high macro AUC, else None."""
     areas = [controls[name]["macro_auc"] for name in (_BORDER, "as they are")]
     if None in areas or areas[0] - 0.5 < _SHARE_OF_LEAD * (areas[1] - 0.5) or areas[0] < 0.6:
         return None
@@ -234,10 +216,11 @@ def border_warning(controls: Figures) -> str | None:
     )
 
 
-def _named(estimate: Estimate) -> Figures | None:
-    if estimate.value is None:
+def _with_interval(figure: Figure) -> CardFigures | None:
+    if figure.value is None:
         return None
-    return {"value": estimate.value, "interval": estimate.interval and list(estimate.interval)}
+    interval = None if figure.low is None else [figure.low, figure.high]
+    return {"value": figure.value, "interval": interval}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -245,7 +228,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(defined)) if defined else None
 
 
-def _plain(truth: Truth, logits: Logits, *, classes: Sequence[str]) -> Figures:
+def _plain(truth: Truth, logits: Logits, *, classes: Sequence[str]) -> CardFigures:
     probabilities = logits_to_probabilities(logits)
     recalls = metrics.recalls(truth, probabilities.argmax(axis=1), classes=len(classes))
     return {
@@ -258,8 +241,8 @@ def _plain(truth: Truth, logits: Logits, *, classes: Sequence[str]) -> Figures:
 
 def _within(
     truth: Truth, logits: Logits, chosen: Sequence[bool], *, classes: Sequence[str]
-) -> Figures:
-    """One source by itself, among the classes that it has."""
+) -> CardFigures:
+    """Evaluate the images of one source among the classes that it has."""
     rows = np.flatnonzero(chosen)
     present = np.unique(truth[rows])
     names = [classes[index] for index in present]

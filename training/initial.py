@@ -1,4 +1,4 @@
-"""Weights to start from: a checkpoint of ours, or ImageNet weights with their stem folded."""
+"""Weights from files: those to start from, and those of teachers to learn from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ from cxrbatch.model.weight_files import read_state_dict
 
 # ImageNet-21k has 21,841 classes; a file of a few bytes may claim a head that no memory holds.
 _MOST_OUTPUTS = 1 << 15
-# What a file without a card is tested with.
+# The normalisation for testing a file without a card.
 _STANDARD = Normalisation(mean=0.5, std=0.25)
 
 
 @dataclass(frozen=True, slots=True)
-class Initial:
-    """Weights that were read and found whole.
+class InitialWeights:
+    """Weights to start from, read and checked.
 
     Attributes:
         sha256: Hash of the file's bytes.
-        classes: Class names of its head; None where the file does not say.
-        model: The network with these weights and their own head.
+        classes: Class names of the head; None if the file does not name them.
+        model: The network with these weights, the file's head included.
     """
 
     sha256: str
@@ -37,15 +37,16 @@ class Initial:
     model: RadiographResNet
 
     def has_head_for(self, classes: tuple[str, ...]) -> bool:
-        """Whether its head is for these classes; without names their number decides."""
+        """Return whether the head is for these classes; without names their number decides."""
         return self.classes in (None, classes) and self.model.fc.out_features == len(classes)
 
 
-def read_initial(path: Path, *, architecture: str) -> Initial:
+def read_initial(path: Path, *, architecture: str) -> InitialWeights:
     """Read a checkpoint, or a state dict of a torchvision ResNet (.pt, .pth, .safetensors).
 
     Raises:
-        CheckpointError: It cannot be read, is of another architecture, or gives no finite scores.
+        CheckpointError: The file cannot be read, is of another architecture, or its scores are not
+            finite.
     """
     card = _card(path)
     if card is not None and card.architecture != architecture:
@@ -66,11 +67,13 @@ def read_initial(path: Path, *, architecture: str) -> Initial:
         source=path,
     )
     model = model_of(checked, architecture)
-    return Initial(file_sha256(path), card.classes if card else None, model)
+    return InitialWeights(file_sha256(path), card.classes if card else None, model)
 
 
-def start_from(initial: Initial, model: RadiographResNet, *, classes: tuple[str, ...]) -> None:
-    """Give a network the weights; its own random head stays where the other does not fit."""
+def start_from(
+    initial: InitialWeights, model: RadiographResNet, *, classes: tuple[str, ...]
+) -> None:
+    """Copy the weights into a network; it keeps its own head unless theirs is for its classes."""
     given, kept = initial.model.state_dict(), initial.has_head_for(classes)
     with torch.no_grad():
         for name, target in model.state_dict().items():
@@ -86,7 +89,10 @@ def _card(path: Path) -> Card | None:
 
 
 class Teachers:
-    """Checkpoints of the same classes, at whatever size each was trained."""
+    """Checkpoints of the same classes whose mean probabilities a network learns (distillation).
+
+    Each sees the images at the size that it was trained with.
+    """
 
     def __init__(
         self, checkpoints: Sequence[Checkpoint], *, card: Card, device: torch.device
@@ -94,12 +100,12 @@ class Teachers:
         """Move them to the device.
 
         Args:
-            checkpoints: The teachers, of any number.
+            checkpoints: The teachers, possibly none.
             card: Of the model that learns from them.
             device: Where to compute.
 
         Raises:
-            CheckpointError: One has other classes, or sees images through another geometry.
+            CheckpointError: A teacher has other classes or another geometry.
         """
         check_teachers(checkpoints, classes=card.classes, geometry=card.recipe.geometry)
         self._checkpoints = checkpoints
@@ -134,15 +140,15 @@ class Teachers:
 def check_teachers(
     checkpoints: Sequence[Checkpoint], *, classes: Sequence[str], geometry: Geometry
 ) -> None:
-    """Refuse teachers of something else.
+    """Raise unless all teachers have the same classes and geometry as the network.
 
     Args:
         checkpoints: The teachers.
         classes: Of the model that learns from them, in the order of its logits.
-        geometry: How that model sees images.
+        geometry: How that model's images become square.
 
     Raises:
-        CheckpointError: One has other classes, or sees images through another geometry.
+        CheckpointError: A teacher has other classes or another geometry.
     """
     for teacher in (checkpoint.card for checkpoint in checkpoints):
         if teacher.classes != tuple(classes):

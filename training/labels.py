@@ -1,7 +1,5 @@
-"""Labels from several sources, each joined with its file, and the classes that they name."""
+"""Collect labels from several sources, join each with its file, and order their classes."""
 
-import csv
-import io
 import os
 import stat
 from collections import Counter, defaultdict
@@ -10,6 +8,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import chain, islice
 from pathlib import Path
+
+import pandas as pd
 
 from cxrbatch.atomic import writing, written_whole
 from cxrbatch.errors import LabelError
@@ -25,13 +25,13 @@ _LINES = 20
 _NAMES = 3
 
 
-class Reason(StrEnum):
-    """Why a label and a file do not fit."""
+class MismatchReason(StrEnum):
+    """Why a label and a file do not match; each member has the remedy as an attribute."""
 
     remedy: str
 
-    def __new__(cls, value: str, remedy: str) -> "Reason":
-        """Make a member that is its text and carries a remedy."""
+    def __new__(cls, value: str, remedy: str) -> "MismatchReason":
+        """Make a member with a text and a remedy."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.remedy = remedy
@@ -46,47 +46,55 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A label that does not fit a file, or a file that has none.
+    """A label without exactly one file, or a file without exactly one label.
 
     Attributes:
-        path: As the labels name it; of a file without a label, where it lies.
+        path: The path in the labels; for a file without a label, the path of the file.
         reason: What is wrong.
-        detail: What was found instead; empty for a file without a label.
+        detail: The paths or labels that were found; empty for a file without a label.
     """
 
     path: str
-    reason: Reason
+    reason: MismatchReason
     detail: str = ""
 
     @property
     def is_fatal(self) -> bool:
-        """Whether nothing can be trained on before it is put right."""
-        return self.reason is not Reason.NO_LABEL
+        """Whether training is refused until it is corrected."""
+        return self.reason is not MismatchReason.NO_LABEL
 
 
 def write_mismatches(mismatches: Sequence[Mismatch], path: Path) -> None:
-    """List all of them in a CSV file; without any, remove the list of an earlier run.
+    """List all mismatches in a CSV file; without any, remove the file of an earlier run.
 
     Raises:
-        TableError: The disk refuses.
+        TableError: The file cannot be written.
+    """
+    rows = [(m.path, m.reason.value, m.detail, m.reason.remedy) for m in mismatches]
+    write_listing(pd.DataFrame(rows, columns=["path", "reason", "detail", "remedy"]), path)
+
+
+def write_listing(rows: pd.DataFrame, path: Path) -> None:
+    """Write rows to a CSV file in UTF-8; without any, remove an existing file.
+
+    Raises:
+        TableError: The file cannot be written.
     """
     with writing(path):
-        if not mismatches:
+        if rows.empty:
             path.unlink(missing_ok=True)
             return
         with written_whole(path) as file:
-            text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")
-            table = csv.writer(text, lineterminator="\n")
-            table.writerow(["path", "reason", "detail", "remedy"])
-            table.writerows([m.path, m.reason, m.detail, m.reason.remedy] for m in mismatches)
-            text.detach()
+            file.write(
+                rows.to_csv(index=False, lineterminator="\n").encode(errors="backslashreplace")
+            )
 
 
 def describe_mismatches(mismatches: Sequence[Mismatch], *, listing: Path) -> Iterator[str]:
-    """Lines for a person: the first of each kind, their number, and where all are."""
-    for reason in Reason:
+    """Yield lines for a person: the first mismatches of each kind, and where all are listed."""
+    for reason in MismatchReason:
         of_kind = [mismatch for mismatch in mismatches if mismatch.reason is reason]
-        if reason is not Reason.NO_LABEL:
+        if reason is not MismatchReason.NO_LABEL:
             yield from (f"{reason}: {shown(m.path)} ({m.detail})" for m in of_kind[:_LINES])
             if len(of_kind) > _LINES:
                 yield f"{reason}: {len(of_kind) - _LINES} more in {listing}"
@@ -99,15 +107,15 @@ def describe_mismatches(mismatches: Sequence[Mismatch], *, listing: Path) -> Ite
 
 
 def refuse_mismatches(mismatches: Sequence[Mismatch], *, listing: Path) -> None:
-    """Go no further where labels and files do not fit.
+    """Raise if any mismatch is fatal.
 
     Raises:
-        LabelError: Some of them are fatal; the counts and the remedies.
+        LabelError: Some are fatal; the message has counts and remedies.
     """
     counts = Counter(mismatch.reason for mismatch in mismatches if mismatch.is_fatal)
     if counts:
-        told = "; ".join(f"{n} x {reason}: {reason.remedy}" for reason, n in counts.items())
-        raise LabelError(f"labels and files do not fit: {told} (all are in {listing})")
+        listed = "; ".join(f"{n} x {reason}: {reason.remedy}" for reason, n in counts.items())
+        raise LabelError(f"labels and files do not fit: {listed} (all are in {listing})")
 
 
 _IMAGE_SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg")
@@ -119,18 +127,18 @@ _MOST_NAMED = 100
 _MOST_EXPLAINED = 100_000
 
 _Place = tuple[int, int]
-"""Device and inode: what a file is, by whatever name."""
+"""Device and inode: they identify a file under any name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
-    """Labelled files and where they are.
+class CollectedLabels:
+    """Labels joined with their files.
 
     Attributes:
-        files: The labels; their paths are what the person wrote, absolute where two sources have
-            the same relative one.
-        located: Of the same length and order: the files, absolute.
-        mismatches: What does not fit; files of fatal ones are not in `files`.
+        files: The labels with the paths that the sources have; a relative path that two sources
+            have is replaced by the absolute one.
+        located: Absolute paths of the files, in the same order.
+        mismatches: Labels and files that do not match; `files` has no file of a fatal one.
     """
 
     files: tuple[LabelledFile, ...]
@@ -140,7 +148,7 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A labelled file, where it is, what it is, and the root that it was found below."""
+    """A label with its file: path, device and inode, and the root that it was found below."""
 
     item: LabelledFile
     location: str
@@ -148,13 +156,13 @@ class _Found:
     root: Path | None
 
 
-def collect(sources: Sequence[Path], *, roots: Sequence[Path] = ()) -> Labelled:
+def collect_labels(sources: Sequence[Path], *, roots: Sequence[Path] = ()) -> CollectedLabels:
     """Join the labels of all sources with their files.
 
     Args:
         sources: Folders of class folders, and CSV or Parquet files of labels.
-        roots: What relative paths in labels files are relative to; if empty, each labels file's
-            own folder.
+        roots: Folders that relative paths in labels files are relative to; if empty, the folder
+            of each labels file.
 
     Raises:
         LabelError: A source or a root cannot be read.
@@ -171,15 +179,15 @@ def collect(sources: Sequence[Path], *, roots: Sequence[Path] = ()) -> Labelled:
     once, doubled = _once_each(found)
     mismatches = (*lost, *doubled, *_without_label(found))
     located = tuple(Path(one.location) for one in once)
-    return Labelled(_named_apart(once), located, mismatches)
+    return CollectedLabels(_named_apart(once), located, mismatches)
 
 
 def order_classes(labelled: Sequence[LabelledFile], wanted: Sequence[str]) -> tuple[str, ...]:
-    """Give the class names in the order of the logits.
+    """Return the class names in the order of the logits.
 
     Args:
         labelled: All labelled files.
-        wanted: The order asked for; empty for the alphabet's.
+        wanted: The order; if empty, that of the alphabet.
 
     Raises:
         LabelError: One class only, two spellings of one class, a label that is not in `wanted`,
@@ -236,8 +244,8 @@ def _find_all(source: Path, roots: Sequence[Path]) -> Iterator[_Found | Mismatch
 
 
 def _find(item: LabelledFile, candidates: Mapping[str, Path | None]) -> _Found | Mismatch:
-    """Find the one file among the places where it may be, each given with its root."""
-    there: dict[_Place, tuple[str, Path | None]] = {}
+    """Find the file of a label among candidate paths, each given with its root."""
+    existing: dict[_Place, tuple[str, Path | None]] = {}
     faults = []
     for location, root in candidates.items():
         try:
@@ -246,15 +254,15 @@ def _find(item: LabelledFile, candidates: Mapping[str, Path | None]) -> _Found |
             faults.append(f"{shown(location)}: {getattr(error, 'strerror', 'no possible path')}")
             continue
         if stat.S_ISREG(state.st_mode):
-            there.setdefault((state.st_dev, state.st_ino), (location, root))
+            existing.setdefault((state.st_dev, state.st_ino), (location, root))
         else:
             faults.append(f"{shown(location)}: not a regular file")
-    if not there:
-        return Mismatch(item.path, Reason.NO_FILE, "; ".join(faults))
-    if len(there) > 1:
-        locations = " and ".join(shown(location) for location, _ in there.values())
-        return Mismatch(item.path, Reason.TWO_FILES, locations)
-    ((place, (location, root)),) = there.items()
+    if not existing:
+        return Mismatch(item.path, MismatchReason.NO_FILE, "; ".join(faults))
+    if len(existing) > 1:
+        locations = " and ".join(shown(location) for location, _ in existing.values())
+        return Mismatch(item.path, MismatchReason.TWO_FILES, locations)
+    ((place, (location, root)),) = existing.items()
     return _Found(item, os.path.abspath(location), place, root)
 
 
@@ -275,15 +283,15 @@ def _once_each(found: Sequence[_Found]) -> tuple[list[_Found], list[Mismatch]]:
             once.append(same[0])
             continue
         differ = len({one.item.label for one in same}) > 1
-        told = [f"{shown(one.item.path)} as {shown(one.item.label)}" for one in same[:_MOST_NAMED]]
-        more = f" and {len(same) - len(told):,} more" if same[_MOST_NAMED:] else ""
-        reason = Reason.TWO_LABELS if differ else Reason.TWO_ROWS
-        doubled.append(Mismatch(same[0].item.path, reason, f"{', '.join(told)}{more}"))
+        named = [f"{shown(one.item.path)} as {shown(one.item.label)}" for one in same[:_MOST_NAMED]]
+        more = f" and {len(same) - len(named):,} more" if same[_MOST_NAMED:] else ""
+        reason = MismatchReason.TWO_LABELS if differ else MismatchReason.TWO_ROWS
+        doubled.append(Mismatch(same[0].item.path, reason, f"{', '.join(named)}{more}"))
     return once, doubled
 
 
 def _without_label(found: Sequence[_Found]) -> Iterator[Mismatch]:
-    """Yield the images below the roots that no label names; none of them is decoded."""
+    """Yield images below the roots that no label names, without decoding them."""
     labelled = {one.place for one in found}
     roots = dict.fromkeys(one.root for one in found if one.root is not None)
     below = ((root, name) for root in roots for name in files_below(root, pass_unreadable=True))
@@ -291,8 +299,8 @@ def _without_label(found: Sequence[_Found]) -> Iterator[Mismatch]:
         location = os.path.join(root, name)
         place = _unlabelled_image(location, labelled)
         if place is not None:
-            labelled.add(place)  # roots may overlap; it is told once
-            yield Mismatch(path_to_text(os.fsencode(location)), Reason.NO_LABEL)
+            labelled.add(place)  # roots may overlap; each image is listed once
+            yield Mismatch(path_to_text(os.fsencode(location)), MismatchReason.NO_LABEL)
 
 
 def _unlabelled_image(location: str, labelled: Set[_Place]) -> _Place | None:
@@ -310,7 +318,7 @@ def _unlabelled_image(location: str, labelled: Set[_Place]) -> _Place | None:
 
 
 def _named_apart(found: Sequence[_Found]) -> tuple[LabelledFile, ...]:
-    """Give files of several sources that have one relative path their absolute ones."""
+    """Replace a relative path that several files have by their absolute paths."""
     counts = Counter(one.item.path for one in found)
     return tuple(
         one.item
@@ -321,5 +329,5 @@ def _named_apart(found: Sequence[_Found]) -> tuple[LabelledFile, ...]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    told = list(names)
-    return ", ".join(map(shown, told[:_SHOWN])) + (" …" if len(told) > _SHOWN else "")
+    listed = list(names)
+    return ", ".join(map(shown, listed[:_SHOWN])) + (" …" if len(listed) > _SHOWN else "")

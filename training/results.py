@@ -1,4 +1,4 @@
-"""The results table of a training: val and test as `cxrbatch score` has them, with the truth."""
+"""Write the results table of a training: val and test scored as by `cxrbatch score`, and truth."""
 
 import os
 import secrets
@@ -29,8 +29,7 @@ from cxrbatch.workers.scheduler import PendingItem
 
 def write_results(
     path: Path,
-    files: Sequence[LabelledFile],
-    located: Sequence[Path],
+    files: Mapping[Path, LabelledFile],
     *,
     checkpoint: Path,
     workers: int,
@@ -41,10 +40,9 @@ def write_results(
 
     Args:
         path: The table.
-        files: Labels.
-        located: Where the files are, absolute, in the same order.
-        checkpoint: What to score with.
-        workers: Processes that read.
+        files: The label of each file, by its absolute path.
+        checkpoint: The trained checkpoint.
+        workers: Worker processes that read.
         device: Where to compute.
         precision: A resolved precision.
 
@@ -54,7 +52,7 @@ def write_results(
     """
     model = load_checkpoint(checkpoint)
     options = ScoringOptions(workers=workers)
-    base = Path(os.path.commonpath([file.parent for file in located]))
+    base = Path(os.path.commonpath([file.parent for file in files]))
     secret = patient_secret() or secrets.token_bytes(32)
     reading = ReadingOptions(no_voi=model.card.recipe.no_voi)
     reader = FileReader(os.fsencode(base), model.card.recipe, reading, secret)
@@ -67,10 +65,10 @@ def write_results(
         limits=options.limits,
         result_bytes=model.card.recipe.size**2,
     ) as pool:
-        entries = [PendingItem(i, _archived(file, base)) for i, file in enumerate(located)]
+        entries = [PendingItem(i, _archived(file, base)) for i, file in enumerate(files)]
         rows = list(score_batches(pool.map(entries), scorer))
     names = [path_to_text(entry.item.path) for entry in entries]
-    labels = dict(zip(names, files, strict=True))
+    labels = dict(zip(names, files.values(), strict=True))
     table = _with_truth(
         rows, labels, classes=classes, schema=table_schema(classes, heatmap_size=cells)
     )

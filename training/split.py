@@ -1,21 +1,21 @@
-"""Training, validation and test sides that no patient and no picture is on two of."""
+"""The split into train, val and test: no patient and no picture is in two of them."""
 
-import csv
 import hashlib
-import io
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from cxrbatch.atomic import writing, written_whole
+import pandas as pd
+
 from cxrbatch.errors import LabelError
 from cxrbatch.paths import shown
 from cxrbatch.results.labels import SPLITS, LabelledFile
-from cxrbatch.training.duplicates import Pair
-from cxrbatch.training.groups import Leak, PatientCounts, find_leaks, group_files
+from cxrbatch.training.duplicates import DuplicatePair
+from cxrbatch.training.groups import PatientCounts, group_files
+from cxrbatch.training.labels import write_listing
 from cxrbatch.training.split_report import SplitReport, report_split
 
 _SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -27,11 +27,30 @@ _NAME_DIGITS = 8
 _Stratum = tuple[str, str | None]
 
 
-class LeakError(LabelError):
-    """A split that was given has what belongs together on two sides.
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """Two files of one patient or one picture in two subsets of a split.
 
     Attributes:
-        leaks: All that was found; the message shows the first.
+        first: One of them.
+        second: The other.
+        reason: Why they belong together.
+    """
+
+    first: LabelledFile
+    second: LabelledFile
+    reason: str
+
+    def __str__(self) -> str:
+        ends = " and ".join(f"{shown(f.path)} ({f.split})" for f in (self.first, self.second))
+        return f"{ends}: {self.reason}"
+
+
+class LeakError(LabelError):
+    """A given split has files that belong together in two subsets.
+
+    Attributes:
+        leaks: All leaks; the message names the first.
     """
 
     def __init__(self, leaks: Sequence[Leak]) -> None:
@@ -46,12 +65,12 @@ class LeakError(LabelError):
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Labelled files with their sides.
+    """Labelled files divided into subsets.
 
     Attributes:
-        files: All files in the order given, each with its side; None for one that was dropped.
-        groups: The group of each file; a group is on one side.
-        report: What a reader should know of it.
+        files: All files in the order given; `split` is None for a file that was dropped.
+        groups: The group of each file; all files of a group are in one subset.
+        report: Counts and warnings.
     """
 
     files: tuple[LabelledFile, ...]
@@ -60,28 +79,26 @@ class Split:
 
     @property
     def sha256(self) -> str:
-        """Hash over paths, labels, sides and groups, whatever the order of the files."""
+        """Hash of paths, labels, subsets and groups, whatever the order of the files."""
         rows = [(f.path, f.label, f.split, g) for f, g in self._kept()]
         lines = "\n".join(json.dumps(row) for row in sorted(rows))
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def write(self, path: Path) -> None:
-        """Write the split as a file of labels that gives it again.
+        """Write the split as a labels file, from which `split_files` makes the same split.
 
-        In place of a patient stands the group, under a name that no other split has.
+        The column patient holds the group, with a prefix that no other split has.
 
         Raises:
-            TableError: The disk refuses.
+            TableError: The file cannot be written.
         """
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["path", "label", "patient", "source", "split", "group"])
         name = self.sha256[:_NAME_DIGITS]
-        for f, group in self._kept():
-            patient = None if f.patient is None else f"{name}-{group}"
-            table.writerow([f.path, f.label, patient, f.source, f.split, group])
-        with writing(path), written_whole(path) as file:
-            file.write(text.getvalue().encode())
+        rows = [
+            {**asdict(f), "patient": f.patient and f"{name}-{group}", "group": group}
+            for f, group in self._kept()
+        ]
+        columns = ["path", "label", "patient", "source", "split", "group"]
+        write_listing(pd.DataFrame(rows, columns=columns), path)
 
     def _kept(self) -> list[tuple[LabelledFile, int]]:
         paired = zip(self.files, self.groups, strict=True)
@@ -90,13 +107,13 @@ class Split:
 
 def split_files(
     files: Sequence[LabelledFile],
-    pairs: Sequence[Pair],
+    pairs: Sequence[DuplicatePair],
     *,
     seed: int,
     drop_leaks: bool = False,
     patients: PatientCounts | None = None,
 ) -> Split:
-    """Give every file a side; a split that came with the labels is kept and checked.
+    """Assign every file to a subset; a split that came with the labels is kept and checked.
 
     Without one, groups are divided 8 : 1 : 1, stratified by class, and by source where a class
     has several; the order of the files makes no difference.
@@ -104,37 +121,37 @@ def split_files(
     Args:
         files: All files; none, or all, with a split.
         pairs: From `near_duplicates`, by index into `files`.
-        seed: Of the split, where none is given.
-        drop_leaks: Where a given split has a group on several sides, leave out its files on all
-            but one: training copies before validation's, and those before test's.
+        seed: Seed of a new split.
+        drop_leaks: Where a given split has a group in several subsets, drop its files in all but
+            one: those of train before those of val, and those of val before those of test.
         patients: How the patients of `files` are known; None where the labels alone name them.
 
     Raises:
-        LeakError: The given split has a group on two sides.
-        LabelError: Only some files have a split, or a class has too few groups or is missing on
-            a side.
+        LeakError: The given split has a group in two subsets.
+        LabelError: Only some files have a split, or a class has too few groups or is missing in
+            train or val.
     """
     given = check_split(files)
     groups = group_files(files, pairs)
-    sided = list(files) if given else _divide(files, groups, seed=seed)
-    if leaks := find_leaks(sided, pairs):
+    divided = list(files) if given else _divide(files, groups, seed=seed)
+    if leaks := find_leaks(divided, pairs):
         if not drop_leaks:
             raise LeakError(leaks)
-        sided = _without_leaks(sided, groups)
-    _check_classes(sided)
-    report = report_split(sided, groups, pairs, given=given, patients=patients)
-    return Split(tuple(sided), groups, report)
+        divided = _without_leaks(divided, groups)
+    _check_classes(divided)
+    report = report_split(divided, groups, pairs, given=given, patients=patients)
+    return Split(tuple(divided), groups, report)
 
 
 def check_split(files: Sequence[LabelledFile]) -> bool:
-    """Refuse, before any image is read, labels that no split can be had of.
+    """Check, before any image is read, that labels can be split.
 
     Returns:
-        Whether a split is given.
+        Whether the labels have a split.
 
     Raises:
-        LabelError: Only some files have a split, or a class has too few patients or is missing on
-            a side.
+        LabelError: Only some files have a split, or a class has too few patients or is missing in
+            train or val.
     """
     given = [file.split is not None for file in files]
     if any(given) and not all(given):
@@ -149,12 +166,48 @@ def check_split(files: Sequence[LabelledFile]) -> bool:
     return all(given)
 
 
+def find_leaks(files: Sequence[LabelledFile], pairs: Iterable[DuplicatePair]) -> list[Leak]:
+    """Find what joins two subsets: per patient and two subsets one leak, and each pair.
+
+    Args:
+        files: All files, each with its split.
+        pairs: From `near_duplicates`, by index into `files`.
+    """
+    first: defaultdict[str, dict[str | None, LabelledFile]] = defaultdict(dict)
+    for file in files:
+        if file.patient is not None:
+            first[file.patient].setdefault(file.split, file)
+    leaks = []
+    for by_subset in first.values():
+        earliest, *others = by_subset.values()
+        leaks += [Leak(earliest, other, "the same patient") for other in others]
+    for pair in pairs:
+        one, other = files[pair.first], files[pair.second]
+        if one.split != other.split:
+            near = f"nearly the same picture (likeness {pair.likeness:.3f})"
+            leaks.append(Leak(one, other, "the same picture" if pair.likeness == 1 else near))
+    return leaks
+
+
+def write_leaks(leaks: Sequence[Leak], path: Path) -> None:
+    """List leaks in a CSV file; without any, remove the list of an earlier run.
+
+    Raises:
+        TableError: The file cannot be written.
+    """
+    columns = ["first", "first_split", "second", "second_split", "reason"]
+    rows = [(k.first.path, k.first.split, k.second.path, k.second.split, k.reason) for k in leaks]
+    write_listing(pd.DataFrame(rows, columns=columns), path)
+
+
 def _divide(
     files: Sequence[LabelledFile], groups: Sequence[int], *, seed: int
 ) -> list[LabelledFile]:
     """Iterative stratification by group: K. Sechidis et al., ECML PKDD 2011.
 
-    The rarest stratum first, its largest groups first, each to the side that lacks most of it.
+    The rarest stratum first, its largest groups first, each to the subset that lacks most of it.
+    scikit-learn's StratifiedGroupKFold makes equal folds, so shares of 8 : 1 : 1 hold only on
+    average over classes, and it may leave a class of three patients out of a subset.
     """
     strata = _strata(files, groups)
     sizes: defaultdict[int, Counter[_Stratum]] = defaultdict(Counter)
@@ -163,23 +216,25 @@ def _divide(
     # Shuffled by number, which the order of the files does not change.
     shuffled = random.Random(seed).sample(range(len(sizes)), len(sizes))
     totals, number_of = Counter(strata), Counter(s for held in sizes.values() for s in held)
-    held: Counter[tuple[str, _Stratum]] = Counter()
-    sides: dict[int, str] = {}
+    counts: Counter[tuple[str, _Stratum]] = Counter()
+    subsets: dict[int, str] = {}
     for stratum in sorted(totals, key=lambda s: (number_of[s], s[0], s[1] or "")):
-        own = [group for group in shuffled if sizes[group][stratum] and group not in sides]
+        own = [group for group in shuffled if sizes[group][stratum] and group not in subsets]
         for group in sorted(own, key=lambda g: -sizes[g][stratum]):
-            side = max(SPLITS, key=lambda s: 1 - held[s, stratum] / (_SHARES[s] * totals[stratum]))
-            sides[group] = side
-            held.update({(side, kind): count for kind, count in sizes[group].items()})
-    return [replace(file, split=sides[group]) for file, group in zip(files, groups, strict=True)]
+            subset = max(
+                SPLITS, key=lambda s: 1 - counts[s, stratum] / (_SHARES[s] * totals[stratum])
+            )
+            subsets[group] = subset
+            counts.update({(subset, kind): count for kind, count in sizes[group].items()})
+    return [replace(file, split=subsets[group]) for file, group in zip(files, groups, strict=True)]
 
 
 def _strata(files: Sequence[LabelledFile], groups: Sequence[int]) -> list[_Stratum]:
-    """Class and source of each file; class alone where that is too rare to be divided."""
-    members: defaultdict[_Stratum, set[int]] = defaultdict(set)
+    """Return class and source of each file; class alone if the two are too rare to be divided."""
+    of_stratum: defaultdict[_Stratum, set[int]] = defaultdict(set)
     of_class: defaultdict[str, set[int]] = defaultdict(set)
     for file, group in zip(files, groups, strict=True):
-        members[file.label, file.source].add(group)
+        of_stratum[file.label, file.source].add(group)
         of_class[file.label].add(group)
     name, fewest = min(of_class.items(), key=lambda pair: (len(pair[1]), pair[0]))
     if len(fewest) < len(SPLITS):
@@ -187,10 +242,9 @@ def _strata(files: Sequence[LabelledFile], groups: Sequence[int]) -> list[_Strat
             f"each class needs at least three patients, or pictures that differ, to be split; "
             f"{shown(name)} has {len(fewest)}"
         )
-    rare = {stratum for stratum, held in members.items() if len(held) < _FEWEST_TO_STRATIFY}
-    return [
-        (file.label, None if (file.label, file.source) in rare else file.source) for file in files
-    ]
+    rare = {stratum for stratum, held in of_stratum.items() if len(held) < _FEWEST_TO_STRATIFY}
+    strata = ((file.label, file.source) for file in files)
+    return [(label, None if (label, source) in rare else source) for label, source in strata]
 
 
 def _without_leaks(files: Sequence[LabelledFile], groups: Sequence[int]) -> list[LabelledFile]:
@@ -205,10 +259,9 @@ def _without_leaks(files: Sequence[LabelledFile], groups: Sequence[int]) -> list
 
 def _check_classes(files: Sequence[LabelledFile]) -> None:
     labels = {file.label for file in files}
-    for side in ("train", "val"):
-        present = {file.label for file in files if file.split == side}
-        if missing := sorted(labels - present):
+    for name in ("train", "val"):
+        if missing := sorted(labels - {file.label for file in files if file.split == name}):
             raise LabelError(
-                f"no image of {shown(missing[0])} in the {side} split; give it some, or leave the "
+                f"no image of {shown(missing[0])} in the {name} split; give it some, or leave the "
                 "column split out"
             )

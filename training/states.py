@@ -1,4 +1,4 @@
-"""A training that can go on: the states after its last epochs, and its best checkpoint so far."""
+"""Files of a training in progress: the states after its last epochs and its best checkpoint."""
 
 import errno
 import fcntl
@@ -27,38 +27,38 @@ _SEAL_BYTES = hashlib.sha256().digest_size
 _STATE = re.compile(r"state-\d{6}\.pt")
 _UNFINISHED = "From a training that was not finished: neither calibrated nor tested."
 
-State = dict[str, Any]
+TrainingState = dict[str, Any]
 Fingerprint = Mapping[str, Any]
-"""What two runs must have in common for one to go on with the other, by name; JSON values."""
+"""Options and hashes that a stopped training and its continuation must share, by name."""
 
 
 def training_folder(output: Path) -> Path:
-    """Where a training keeps what it needs to go on."""
+    """Return the folder of a training's states and best checkpoint."""
     return output.with_name(f"{output.stem}.training")
 
 
 def best_checkpoint(folder: Path) -> Path:
-    """The best checkpoint so far, whole at any moment from the first epoch on."""
+    """Return the path of the best checkpoint so far; from the first epoch on it is always whole."""
     return folder / _BEST
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether there is a training to go on with."""
+    """Return whether the folder has states or a best checkpoint of a stopped training."""
     return best_checkpoint(folder).exists() or bool(_states(folder))
 
 
 def stopped_training(folder: Path) -> UsageError:
-    """What to say where a training would be dropped unasked."""
+    """Make the error for a stopped training that neither resume nor overwrite was given for."""
     return UsageError(
         f"{folder} holds a training that was stopped; give --resume to go on with it, or "
         "--overwrite to start anew"
     )
 
 
-def clear(folder: Path) -> None:
-    """Remove states, the best checkpoint, and what a kill left half written.
+def clear_states(folder: Path) -> None:
+    """Remove states, the best checkpoint and half-written files.
 
-    The newest state goes last: from it a run that is stopped here still ends at once.
+    The newest state is removed last: a training stopped here resumes from it without any epoch.
 
     Raises:
         CxrbatchError: They cannot be removed.
@@ -69,14 +69,14 @@ def clear(folder: Path) -> None:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Make the folder and hold it alone.
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Make the folder, lock it for the block, and remove it afterwards if it is empty.
 
-    The lock is the system's own on the open folder: it ends with the process, however that ends.
+    The system's lock on the open folder ends with the process, however that ends.
 
     Raises:
-        UsageError: Another training holds it.
-        CxrbatchError: It cannot be made.
+        UsageError: Another training has the lock.
+        CxrbatchError: The folder cannot be made.
     """
     with _explained(folder):
         folder.mkdir(exist_ok=True)
@@ -90,7 +90,7 @@ def claimed(folder: Path) -> Iterator[None]:
             yield
         finally:
             with suppress(OSError):
-                folder.rmdir()  # where nothing is in it, nothing is kept
+                folder.rmdir()
     finally:
         os.close(descriptor)
 
@@ -104,17 +104,19 @@ def _lock(descriptor: int, folder: Path) -> None:
         ) from None
 
 
-def write_state(folder: Path, state: State, *, epoch: int, fingerprint: Fingerprint) -> None:
-    """Put the state after an epoch on the disk; the last two are kept.
+def write_state(
+    folder: Path, state: TrainingState, *, epoch: int, fingerprint: Fingerprint
+) -> None:
+    """Write the state after an epoch, and remove all older ones but one.
 
     Args:
-        folder: That of the training.
+        folder: The training's folder.
         state: Tensors, numbers, texts, and lists and dicts of them.
-        epoch: Epochs done.
-        fingerprint: What the run that goes on with it must have in common.
+        epoch: Number of epochs done.
+        fingerprint: What a continuation must have in common.
 
     Raises:
-        CxrbatchError: It cannot be written; those before are as they were.
+        CxrbatchError: It cannot be written; earlier states are unchanged.
     """
     packed = io.BytesIO()
     torch.save({**state, "fingerprint": _canonical(fingerprint)}, packed)
@@ -126,11 +128,11 @@ def write_state(folder: Path, state: State, *, epoch: int, fingerprint: Fingerpr
 
 
 def write_best(folder: Path, model: RadiographResNet, card: Card) -> None:
-    """Write the best checkpoint so far, in place of the one before.
+    """Write the best checkpoint so far, replacing the one before.
 
     Raises:
-        CxrbatchError: It cannot be written, or no checkpoint holds such weights; the one before is
-            as it was.
+        CxrbatchError: It cannot be written, or the weights are not finite; the one before is
+            unchanged.
     """
     unfinished = Card(
         card.name,
@@ -148,12 +150,12 @@ def write_best(folder: Path, model: RadiographResNet, card: Card) -> None:
         file.write(packed)
 
 
-def read_state(folder: Path, *, fingerprint: Fingerprint) -> State | None:
-    """Read the newest state that is whole; None where there is none.
+def read_state(folder: Path, *, fingerprint: Fingerprint) -> TrainingState | None:
+    """Read the newest undamaged state; None if the folder has no state.
 
     Raises:
-        UsageError: It is of a run with other options or data, or none of several is whole.
-        CxrbatchError: One cannot be read.
+        UsageError: It is of a training with other options or data, or all states are damaged.
+        CxrbatchError: A state cannot be read.
     """
     state = _newest(folder)
     if state is not None:
@@ -162,11 +164,11 @@ def read_state(folder: Path, *, fingerprint: Fingerprint) -> State | None:
 
 
 def check_state(folder: Path, *, fingerprint: Fingerprint) -> None:
-    """Refuse early what `read_state` would refuse.
+    """Raise what `read_state` would raise, as far as is known before any image is read.
 
     Args:
-        folder: That of the training.
-        fingerprint: That part of what runs must have in common which is known by now.
+        folder: The training's folder.
+        fingerprint: The known part of what a continuation must have in common.
 
     Raises:
         UsageError: As for `read_state`.
@@ -177,18 +179,18 @@ def check_state(folder: Path, *, fingerprint: Fingerprint) -> None:
         _check({name: state["fingerprint"].get(name) for name in fingerprint}, fingerprint)
 
 
-def _newest(folder: Path) -> State | None:
-    """The newest state that is whole, with the fingerprint of its run; None where none is there.
+def _newest(folder: Path) -> TrainingState | None:
+    """Read the newest undamaged state with its fingerprint; None if the folder has no state.
 
     Raises:
-        UsageError: None is whole. To begin anew unasked would remove what may be repaired.
-        CxrbatchError: One cannot be read.
+        UsageError: All are damaged. Starting anew unasked would remove what may be repaired.
+        CxrbatchError: A state cannot be read.
     """
-    there = _states(folder)
-    for path in there:
+    paths = _states(folder)
+    for path in paths:
         if (state := _whole(path)) is not None:
             return state
-    if there:
+    if paths:
         raise UsageError(
             f"the states in {folder} are damaged; copy them again from where they are whole, or "
             "give --overwrite to start anew"
@@ -197,7 +199,7 @@ def _newest(folder: Path) -> State | None:
 
 
 def _states(folder: Path) -> list[Path]:
-    """The newest first."""
+    """Paths of all states, the newest first."""
     return sorted((p for p in folder.glob("state-*.pt") if _STATE.fullmatch(p.name)), reverse=True)
 
 
@@ -205,7 +207,7 @@ def _leftovers(folder: Path) -> list[Path]:
     return [*folder.glob("state-*.pt.tmp"), *folder.glob("*.safetensors*.tmp")]
 
 
-def _whole(path: Path) -> State | None:
+def _whole(path: Path) -> TrainingState | None:
     try:
         content = _unsealed(path.read_bytes())
     except OSError as error:
@@ -219,14 +221,14 @@ def _whole(path: Path) -> State | None:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         state["fingerprint"] = json.loads(state["fingerprint"])
     except Exception:
-        # torch.load raises whatever the unpickler met; the state before may do.
+        # torch.load raises whatever the unpickler met; the state before may be whole.
         return None
     known = isinstance(state, dict) and isinstance(state["fingerprint"], dict)
-    return cast(State, state) if known else None
+    return cast(TrainingState, state) if known else None
 
 
 def _write_sealed(file: BinaryIO, content: memoryview) -> None:
-    """Write, with a hash behind it: one core takes that while another writes."""
+    """Write content and then its hash, which a second thread computes meanwhile."""
     with ThreadPoolExecutor(1) as other_core:
         hashed = other_core.submit(hashlib.sha256, content)
         file.write(content)
@@ -234,7 +236,7 @@ def _write_sealed(file: BinaryIO, content: memoryview) -> None:
 
 
 def _unsealed(data: bytes) -> memoryview | None:
-    """What was written; None where it is not whole."""
+    """Return the content before the hash; None if the hash does not match."""
     content, seal = memoryview(data)[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
     return content if hashlib.sha256(content).digest() == seal else None
 
@@ -254,8 +256,8 @@ def _check(there: dict[str, Any], here: Fingerprint) -> None:
 
 
 def _difference(name: str, there: object, here: object) -> str:
-    hashes = all(isinstance(v, str) and len(v) == 64 for v in (there, here))
-    return f"other {name}" if hashes else f"{name} was {there}, now {here}"
+    hashed = any(isinstance(value, str) and len(value) == 64 for value in (there, here))
+    return f"other {name}" if hashed else f"{name} was {there}, now {here}"
 
 
 @contextmanager

@@ -1,13 +1,14 @@
-"""Decoded inputs on the disk, each under the key of the bytes that it was made of.
+"""The cache file: decoded inputs under the hash of the bytes that each was made of.
 
-One file of records of one size, which only grows: a process that maps it loses nothing of what it
-has mapped. A record is written in one piece and begins with a hash of its rest, so that one that
-was cut, by a kill, a power cut or a full disk, or edited, is no record.
+A file of records of one size, which only grows: a process that maps it loses nothing of what it
+has mapped. A record is written in one piece and begins with a hash of its rest. A record that was
+cut, by a kill, a power cut or a full disk, or that was edited, is ignored.
 """
 
 import errno
 import fcntl
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,16 +29,17 @@ _HEAD_BYTES = 128
 _HASH_BYTES, _KEY_BYTES, _OUTCOME_BYTES, _PATIENT_BYTES = 16, 32, 48, 16
 _PATIENT_OFFSET = _HASH_BYTES + _KEY_BYTES + _OUTCOME_BYTES
 _OUTCOMES = {code.value.encode(): code for code in Outcome}
+_COPIED_AT_ONCE = 256
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the inputs of one way of reading are kept.
+class CacheFile:
+    """Name and format of the file with the inputs of one recipe and one version of the reader.
 
     Attributes:
         folder: The cache.
-        identity: Hash of all that decides what bytes become, 64 hexadecimal digits.
+        identity: Hash of recipe, reader and patient secret, 64 hexadecimal digits.
         size: Edge of an input in pixels.
     """
 
@@ -47,17 +49,17 @@ class Place:
 
     @property
     def file(self) -> Path:
-        """The file of records."""
+        """Path of the file of records."""
         return self.folder / f"{self.identity[:16]}.inputs"
 
     @property
     def lock(self) -> Path:
-        """The file that says that one process writes."""
+        """Path of the file that the writing process locks."""
         return self.folder / f"{self.identity[:16]}.lock"
 
     @property
     def record(self) -> np.dtype[np.void]:
-        """Hash of the rest, key, outcome, patient, input: zeros where there is none."""
+        """Format of a record: hash of the rest, key, outcome, patient, input; zeros for none."""
         return np.dtype(
             [
                 ("hash", f"V{_HASH_BYTES}"),
@@ -70,23 +72,27 @@ class Place:
         )
 
     def records(self, count: int) -> npt.NDArray[np.void]:
-        """Map the first records; what is written to them stays in memory."""
+        """Map the first `count` records, shape (count,); changes to them stay in memory."""
         if count == 0:
             return np.empty(0, self.record)
         return np.memmap(self.file, self.record, "c", offset=_HEAD_BYTES, shape=(count,))
 
+    def keys(self, count: int) -> frozenset[bytes]:
+        """Return the keys of the first `count` records, which an `InputStore` has checked."""
+        return frozenset(key.tobytes() for key in self.records(count)["key"]) - {bytes(_KEY_BYTES)}
 
-class Store:
-    """The records of one place, held by one process at a time.
+
+class InputStore:
+    """The records of one cache file, open for reading and appending.
 
     Attributes:
-        place: Where they are.
-        count: Records, also those that are struck out.
-        opened_ns: Tells this opening from others.
+        place: The file.
+        count: Number of records, damaged ones included.
+        opened_ns: Time of opening, by the monotonic clock; different for each opening.
     """
 
-    def __init__(self, place: Place, descriptor: int) -> None:
-        """Check every record; `opened` is the way in."""
+    def __init__(self, place: CacheFile, descriptor: int) -> None:
+        """Check every record; use `open_store`, which locks the file."""
         self.place = place
         self._descriptor = descriptor
         self._rows: dict[bytes, int] = {}
@@ -99,21 +105,21 @@ class Store:
             self._check(row)
 
     def row(self, key: bytes, *, near: int) -> int:
-        """Give the row of a key, that one of several which is `near`.
+        """Return the row of a key; row `near`, if it has that key.
 
         Raises:
-            KeyError: There is none.
+            KeyError: No record has the key.
         """
         if near < self.count and self._key(near) == key and near in self._outcomes:
             return near
         return self._rows[key]
 
     def outcome(self, row: int) -> Outcome:
-        """What became of the bytes of a row: `scored` where it has an input."""
+        """Return the outcome of a row: `scored` if it has an input."""
         return self._outcomes[row]
 
     def patient(self, row: int) -> str | None:
-        """The key of the patient whom the bytes of a row name: 32 hexadecimal digits, or None."""
+        """Return the patient key of a row: 32 hexadecimal digits, or None."""
         start = self._offset(row) + _PATIENT_OFFSET
         patient = os.pread(self._descriptor, _PATIENT_BYTES, start)
         return patient.hex() if any(patient) else None
@@ -125,10 +131,10 @@ class Store:
         prepared: ModelInput | None,
         patient: str | None = None,
     ) -> int:
-        """Keep what became of some bytes; gives its row.
+        """Append a record and return its row.
 
         Raises:
-            CxrbatchError: The disk refuses.
+            CxrbatchError: The file cannot be written.
         """
         record = np.zeros(1, self.place.record)
         record["key"], record["outcome"] = np.void(key), outcome.value.encode()
@@ -138,11 +144,25 @@ class Store:
             record["patient"] = np.void(bytes.fromhex(patient))
         record["hash"] = np.void(_hash(record.tobytes()))
         row = self.count
-        with reported(self.place.folder):
+        with cache_errors(self.place.folder):
             _write(self._descriptor, record.tobytes(), self._offset(row))
         self.count += 1
         self._rows[key], self._outcomes[row] = row, outcome
         return row
+
+    def in_order(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Map inputs in the order of `rows`, shape (rows, size, size), uint8.
+
+        If that is the order of the store, as after a first run, the store itself is mapped. Rows
+        of -1 are zeros.
+
+        Raises:
+            CxrbatchError: The cache cannot be written.
+        """
+        inputs: npt.NDArray[np.uint8] = self.place.records(self.count)["input"]
+        if np.array_equal(rows, np.arange(len(rows))):
+            return inputs[: len(rows)]
+        return copy_rows(inputs, rows, folder=self.place.folder)
 
     def _offset(self, row: int) -> int:
         return _HEAD_BYTES + row * self.place.record.itemsize
@@ -162,30 +182,55 @@ class Store:
         self._outcomes[row] = outcome
 
 
-def stored_keys(place: Place, count: int) -> frozenset[bytes]:
-    """The keys of the first `count` records, which a `Store` has checked."""
-    return frozenset(key.tobytes() for key in place.records(count)["key"]) - {bytes(_KEY_BYTES)}
+def copy_rows(
+    inputs: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], *, folder: Path
+) -> npt.NDArray[np.uint8]:
+    """Copy inputs to a file without a name in `folder`, and map it: memory stays flat.
+
+    Args:
+        inputs: Shape (n, size, size), uint8.
+        rows: Which of them, in this order; -1 for zeros.
+        folder: The system frees the space on its disk when the process ends, however it does.
+
+    Returns:
+        Shape (rows, size, size), uint8; changes to it stay in memory.
+
+    Raises:
+        CxrbatchError: The file cannot be written.
+    """
+    shape = (len(rows), *inputs.shape[1:])
+    if not len(rows):
+        return np.empty(shape, np.uint8)
+    # Written and then mapped: a full disk is an error of a write, but a signal in a map.
+    with cache_errors(folder), tempfile.TemporaryFile(dir=folder) as file:
+        for start in range(0, len(rows), _COPIED_AT_ONCE):
+            some = rows[start : start + _COPIED_AT_ONCE]
+            block = np.zeros((len(some), *shape[1:]), np.uint8)
+            block[some >= 0] = inputs[some[some >= 0]]
+            file.write(block.data)
+        file.flush()
+        return np.memmap(file, np.uint8, "c", shape=shape)
 
 
 @contextmanager
-def opened(place: Place) -> Iterator[Store]:
-    """Hold the store of a place, made anew where there is none or what is there is none.
+def open_store(place: CacheFile) -> Iterator[InputStore]:
+    """Open and lock the store of a cache file; waits while another process has the lock.
 
-    Another process that holds it is waited for.
+    A missing file, or one that is no store of this identity, is replaced by an empty store.
 
     Raises:
-        CxrbatchError: The disk refuses.
+        CxrbatchError: The file cannot be written.
     """
-    with reported(place.folder):
+    with cache_errors(place.folder):
         place.folder.mkdir(exist_ok=True)
         lock = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        with reported(place.folder):
+        with cache_errors(place.folder):
             fcntl.flock(lock, fcntl.LOCK_EX)
             descriptor = _open_records(place)
         try:
-            with reported(place.folder):
-                store = Store(place, descriptor)
+            with cache_errors(place.folder):
+                store = InputStore(place, descriptor)
             yield store
         finally:
             os.close(descriptor)
@@ -194,11 +239,11 @@ def opened(place: Place) -> Iterator[Store]:
 
 
 @contextmanager
-def reported(folder: Path) -> Iterator[None]:
-    """Turn what the system says against a cache into one line with a remedy.
+def cache_errors(folder: Path) -> Iterator[None]:
+    """Turn an OSError into one line with a remedy.
 
     Raises:
-        CxrbatchError: In place of an OSError.
+        CxrbatchError: In place of an OSError; it names the cache's folder.
     """
     try:
         yield
@@ -209,20 +254,20 @@ def reported(folder: Path) -> Iterator[None]:
         raise CxrbatchError(f"cannot use the cache {folder}: {error.strerror}; {remedy}") from None
 
 
-def remove_store(place: Place) -> None:
-    """Remove the records of a place, and the folder with the last of them.
+def remove_store(place: CacheFile) -> None:
+    """Remove a cache file, and its folder if that is empty then.
 
     Raises:
-        CxrbatchError: The disk refuses.
+        CxrbatchError: The file cannot be written.
     """
-    with reported(place.folder):
+    with cache_errors(place.folder):
         place.file.unlink(missing_ok=True)
         place.lock.unlink(missing_ok=True)
         if not any(place.folder.iterdir()):
             place.folder.rmdir()
 
 
-def _open_records(place: Place) -> int:
+def _open_records(place: CacheFile) -> int:
     head = (_MAGIC + place.identity.encode() + b" %d\n" % place.size).ljust(_HEAD_BYTES, b"\0")
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
     try:

@@ -1,264 +1,168 @@
-"""One training run from prepared data to a checkpoint: fit, calibrate, judge."""
+"""The function `train`: from labelled files to a checkpoint and the files beside it."""
 
-import platform
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
+from cxrbatch.errors import CxrbatchError, UsageError
+from cxrbatch.model.inference import Precision, choose_device, choose_precision
+from cxrbatch.model.preprocessing import MAX_SIZE, MIN_SIZE, Geometry
+from cxrbatch.options import default_workers
+from cxrbatch.training.console import Console
+from cxrbatch.training.distributed import local_device
+from cxrbatch.training.pipeline import TrainingResult, TrainingRun
+from cxrbatch.training.trainer import TrainingOptions
 
-from cxrbatch.errors import CxrbatchError, LabelError
-from cxrbatch.model.card import Card, Normalisation
-from cxrbatch.model.checkpoint import Checkpoint
-from cxrbatch.model.features import describe_features
-from cxrbatch.model.network import RadiographResNet, build_model
-from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.model.weight_files import round_as_stored
-from cxrbatch.training.calibrate import fit_offsets, fit_temperature
-from cxrbatch.training.dataset import Inputs, Side, Unreadable, sides_of
-from cxrbatch.training.distributed import ALONE, World
-from cxrbatch.training.evaluation import (
-    Figures,
-    Logits,
-    features_of,
-    judge,
-    judge_controls,
-    operating_points,
-    predict,
-)
-from cxrbatch.training.initial import Initial, start_from
-from cxrbatch.training.labels import Labelled
-from cxrbatch.training.loop import Epoch, best_epoch, fit
-from cxrbatch.training.options import TrainingOptions
-from cxrbatch.training.split import Split
-
-LIMITS = (
-    "For research only; not a medical device.",
-    "Scores are valid for images like the training images and were not tested on others.",
-    "Where a class comes from one source only, a score may tell sources apart, not diseases.",
-)
-
-_SMALLEST_STD = 0.01
-_MOST_FEATURES = 20_000
-# Ordinary ones are below 100; the squares of these no longer fit their float32 statistics.
-_LARGEST_FEATURE = 1e15
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """Labelled images ready for training.
-
-    Attributes:
-        classes: Class names in the order of the logits.
-        split: Every labelled file with its side and group.
-        sides: Inputs and truth by side.
-        unreadable: Files that gave no image.
-    """
-
-    classes: tuple[str, ...]
-    split: Split
-    sides: dict[str, Side]
-    unreadable: Sequence[Unreadable]
-
-    def groups(self, side: str) -> list[int]:
-        """Whose each image of a side is."""
-        return [self.split.groups[row] for row in self._rows(side)]
-
-    def sources(self, side: str) -> list[str | None]:
-        """Where each image of a side comes from."""
-        return [self.split.files[row].source for row in self._rows(side)]
-
-    def _rows(self, side: str) -> list[int]:
-        rows = self.sides[side].rows
-        return [] if rows is None else rows.tolist()
-
-
-def prepare_data(
-    labelled: Labelled, inputs: Inputs, split: Split, *, classes: Sequence[str]
-) -> Data:
-    """Divide the images.
-
-    Args:
-        labelled: From `collect`.
-        inputs: From `prepare_inputs`.
-        split: From `split_files`.
-        classes: From `order_classes`.
-
-    Raises:
-        LabelError: A class has no image on a side that needs one.
-    """
-    sides = sides_of(split.files, inputs, classes=classes)
-    for side in ("train", "val"):
-        if missing := set(range(len(classes))) - set(sides[side].truth.tolist()):
-            name = classes[min(missing)]
-            raise LabelError(
-                f"no image of {name!r} in the {side} split could be read; "
-                "look at some with `cxrbatch inspect`"
-            )
-    return Data(tuple(classes), split, sides, inputs.unreadable(labelled.files))
+Paths = str | Path | Sequence[str | Path]
 
 
 def train(
-    data: Data,
+    data: Paths,
+    output: str | Path,
     *,
-    name: str,
-    limits: Sequence[str],
-    recipe: Recipe,
-    options: TrainingOptions,
-    initial: Initial | None,
-    teachers: Sequence[Checkpoint] = (),
-    device: torch.device,
-    folder: Path | None = None,
+    overwrite: bool = False,
+    root: Paths = (),
+    cache: str | Path | None = None,
+    name: str | None = None,
+    classes: Sequence[str] = (),
+    arch: str = "resnet18",
+    size: int = 160,
+    geometry: Geometry = "squeeze",
+    epochs: int = 8,
+    patience: int | None = None,
+    draws: int | None = None,
+    batch_size: int = 32,
+    learning_rate: float = 1e-3,
+    limit: str | Sequence[str] = (),
+    init: str | Path | None = None,
+    teacher: Paths = (),
+    teacher_weight: float = 0.7,
+    drop_leaks: bool = False,
+    flip: bool = False,
+    seed: int = 0,
+    workers: int | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
     resume: bool = False,
-    world: World = ALONE,
-    on_start: Callable[[], object] = lambda: None,
-    on_step: Callable[[int], object],
-    on_epoch: Callable[[Epoch], object],
-) -> Checkpoint | None:
-    """Fit, calibrate on validation, then look at test once.
+    progress: bool | Console = True,
+) -> TrainingResult:
+    """Train a classifier on labelled radiographs, as the command `cxrbatch train` does.
 
     Args:
-        data: From `prepare_data`.
-        name: Of the checkpoint, for people.
-        limits: What to know of the data before believing a score, beside `LIMITS`.
-        recipe: The one that the data was prepared with.
-        options: The run's options.
-        initial: Weights to start from; None for random ones.
-        teachers: Checkpoints to learn from too.
-        device: Where to compute.
-        folder: Where to keep what it needs to go on; None for nowhere.
-        resume: Go on with what is there.
-        world: The processes that train together.
-        on_start: Called once, before the first step, when nothing speaks against it any more.
-        on_step: Called with the number of images after each step.
-        on_epoch: Called after each epoch.
-
-    Returns:
-        The checkpoint; None where another process has it.
+        data: Folders of class folders, and CSV or Parquet files of labels.
+        output: The checkpoint to write; split, examples, curves and results are written beside it.
+        overwrite: Replace these files, and drop a stopped training, if they exist.
+        root: Folders that paths in labels files are relative to; by default that of the file.
+        cache: Folder to keep decoded images for later runs; by default for this run only.
+        name: Name in the checkpoint's card; by default that of the output.
+        classes: Class names in the order of the scores; by default in the alphabet's.
+        arch: "resnet18", "resnet34" or "resnet50".
+        size: Edge of the square input in pixels, at least 32.
+        geometry: "squeeze" or "pad" to the square.
+        epochs: Passes over the draws.
+        patience: Stop after so many epochs without a better one; None never stops early.
+        draws: Images drawn per epoch, classes equally often; by default one per training image.
+        batch_size: Images per step, over all processes.
+        learning_rate: Peak of the schedule, in (0, 1].
+        limit: Sentences for the card about what the data cannot show.
+        init: Weights to start from: a checkpoint, or a state dict of a torchvision ResNet.
+        teacher: Checkpoints of the same classes to learn from as well.
+        teacher_weight: Weight of the teachers in the loss, in [0, 1].
+        drop_leaks: Where a given split has one patient or picture in two subsets, leave out the
+            copies.
+        flip: Mirror half of the images; hearts change sides.
+        seed: Of split and training.
+        workers: Processes that read; by default one per core.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        precision: "auto", "fp32", "bf16" or "fp16".
+        resume: Continue a training that was stopped.
+        progress: Show messages and progress bars on stderr and figures on stdout.
 
     Raises:
-        CheckpointError: A teacher has other classes.
-        CxrbatchError: The loss or the network grew beyond numbers, or the disk refuses.
-        UsageError: What is to be gone on with is another run.
+        UsageError: The arguments contradict each other or the files that exist.
+        LabelError: Labels and files do not match, or cannot be split.
+        CheckpointError: `init` or `teacher` cannot be used.
+        CxrbatchError: The loss diverged, or a file cannot be written.
     """
-    torch.manual_seed(options.seed)
-    card = Card(
-        name,
-        options.architecture,
-        data.classes,
-        recipe,
-        _normalisation(data.sides["train"]),
-        limits=(*LIMITS, *limits),
-    )
-    model = build_model(card)
-    if initial is not None:
-        start_from(initial, model, classes=data.classes)
-    history = fit(
-        model,
-        card=card,
-        train=data.sides["train"],
-        val=data.sides["val"],
-        options=options,
-        device=device,
-        teachers=teachers,
-        folder=folder,
-        resume=resume,
-        world=world,
-        on_start=on_start,
-        on_step=on_step,
-        on_epoch=on_epoch,
-    )
-    if not world.leads:
-        return None
-    summary = {
-        **_circumstances(data, options, history),
-        "initial_weights": initial.sha256 if initial else "random",
-        "teachers": [teacher.sha256 for teacher in teachers],
-    }
-    return _finished(model, card, data, summary, device=device)
-
-
-def _finished(
-    model: RadiographResNet,
-    card: Card,
-    data: Data,
-    summary: dict[str, Any],
-    *,
-    device: torch.device,
-) -> Checkpoint:
-    """Calibrate on validation, then judge: what is judged is what will be stored."""
-
-    def score(side: Side) -> Logits:
-        return predict(model, card=card, side=side, device=device)
-
-    val, test = data.sides["val"], data.sides["test"]
-    found = score(val)
-    offsets = fit_offsets(found, val.truth, temperature=fit_temperature(found, val.truth))
-    with torch.no_grad():
-        model.fc.bias.add_(torch.from_numpy(offsets).to(model.fc.bias))
-    round_as_stored(model)
-    found = score(val)
-    temperature = fit_temperature(found, val.truth)
-
-    def judged(side: str, logits: Logits) -> Figures:
-        return judge(
-            data.sides[side].truth,
-            logits,
-            classes=data.classes,
-            temperature=temperature,
-            groups=data.groups(side),
+    console = progress if isinstance(progress, Console) else Console(enabled=progress)
+    with nullcontext() if console is progress else _naming_arguments():
+        chosen = local_device(choose_device(device))
+        options = TrainingOptions(
+            architecture=arch,
+            size=size,
+            geometry=geometry,
+            epochs=epochs,
+            patience=patience,
+            draws=draws,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            teacher_weight=teacher_weight,
+            precision=choose_precision(precision, chosen),
+            flip=flip,
+            seed=seed,
         )
-
-    summary["validation"] = judged("val", found)
-    summary["test"] = judged("test", score(test)) if len(test) else None
-    side = "test" if len(test) else "val"
-    summary["controls"] = {
-        "on": side,
-        **judge_controls(data.sides[side], score, classes=data.classes, sources=data.sources(side)),
-    }
-    points = operating_points(val.truth, found, classes=data.classes, temperature=temperature)
-    features = features_of(model, card=card, side=_thinned(data.sides["train"]), device=device)
-    if not np.abs(features).max() < _LARGEST_FEATURE:
-        raise CxrbatchError("the network's values grew beyond use; try a lower --learning-rate")
-    card = replace(card, temperature=temperature, operating_points=points, training=summary)
-    return Checkpoint.of(model, card, describe_features(features))
-
-
-def _thinned(side: Side) -> Side:
-    every = -(-len(side) // _MOST_FEATURES)
-    positions = np.arange(0, len(side), every)
-    rows = positions if side.rows is None else side.rows[positions]
-    return Side(side.inputs, side.truth[positions], rows)
-
-
-def _normalisation(side: Side) -> Normalisation:
-    every = max(1, len(side) // 2000)
-    values = side.images(np.arange(0, len(side), every)).astype(np.float32) / 255.0
-    return Normalisation(
-        round(float(values.mean()), 4), max(round(float(values.std()), 4), _SMALLEST_STD)
-    )
+        _check_options(options)
+        run = TrainingRun(
+            data=_paths(data),
+            roots=_paths(root),
+            classes=classes,
+            output=Path(output),
+            name=Path(output).stem if name is None else name,
+            limits=[limit] if isinstance(limit, str) else limit,
+            options=options,
+            init=None if init is None else Path(init),
+            teachers=_paths(teacher),
+            cache=None if cache is None else Path(cache),
+            workers=default_workers() if workers is None else workers,
+            device=chosen,
+            drop_leaks=drop_leaks,
+            resume=resume,
+            overwrite=overwrite,
+            console=console,
+        )
+        return run.execute()
 
 
-def _circumstances(
-    data: Data, options: TrainingOptions, history: Sequence[Epoch]
-) -> dict[str, Any]:
-    images = {
-        side: {c: int((held.truth == i).sum()) for i, c in enumerate(data.classes)}
-        for side, held in data.sides.items()
-    }
-    return {
-        "images": images,
-        "unreadable": dict(Counter(item.outcome.value for item in data.unreadable)),
-        "split": {"sha256": data.split.sha256, **data.split.report.to_card()},
-        "options": asdict(options),
-        "history": [asdict(epoch) for epoch in history],
-        "chosen_epoch": best_epoch(history).number,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("cxrbatch", "torch", "torchvision", "numpy")},
-        },
-    }
+def _paths(given: Paths) -> list[Path]:
+    return [Path(given)] if isinstance(given, str | Path) else [Path(path) for path in given]
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "size": (MIN_SIZE, MAX_SIZE),
+    "epochs": (1, math.inf),
+    "patience": (1, math.inf),
+    "draws": (1, math.inf),
+    "batch_size": (2, math.inf),
+    "learning_rate": (math.ulp(0.0), 1),
+    "teacher_weight": (0, 1),
+    "seed": (0, math.inf),
+}
+
+
+def _check_options(options: TrainingOptions) -> None:
+    """Refuse what the command's own types refuse, too."""
+    for name, (low, high) in _RANGES.items():
+        value = getattr(options, name)
+        if value is not None and not low <= value <= high:
+            raise UsageError(f"{name} is {value}; give a value from {low:g} to {high:g}")
+
+
+_SWITCHES = {"--overwrite", "--resume", "--drop-leaks", "--flip"}
+_FLAG = re.compile(r"(?<![\w-])(--[a-z]+(?:-[a-z]+)*|-o)(?![\w-])")
+
+
+@contextmanager
+def _naming_arguments() -> Iterator[None]:
+    """Name arguments in place of the command's flags in the message of an error."""
+
+    def argument(flag: re.Match[str]) -> str:
+        name = "output" if flag[0] == "-o" else flag[0].removeprefix("--").replace("-", "_")
+        return f"{name}=True" if flag[0] in _SWITCHES else name
+
+    try:
+        yield
+    except CxrbatchError as error:
+        error.args = (_FLAG.sub(argument, str(error)), *error.args[1:])
+        raise

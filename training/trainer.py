@@ -1,30 +1,102 @@
-"""One step after the other: everything that changes while a network is trained."""
+"""The training step: forward, loss, backward, optimiser, schedule and averaged weights."""
 
-import copy
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel
 
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint
+from cxrbatch.model.inference import DTYPES, Precision
 from cxrbatch.model.network import RadiographResNet
-from cxrbatch.training.augment import Changes, augment, mix, mixed_cross_entropy
-from cxrbatch.training.distributed import World
+from cxrbatch.model.preprocessing import Geometry
+from cxrbatch.training.augment import mix, mixed_cross_entropy
+from cxrbatch.training.distributed import ALONE, ProcessGroup, with_shared_batch_norm
 from cxrbatch.training.initial import Teachers
-from cxrbatch.training.options import TrainingOptions
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """Options that decide the weights of a training; the checkpoint's card records them.
+
+    Attributes:
+        architecture: "resnet18", "resnet34" or "resnet50".
+        size: Edge of the square input in pixels.
+        geometry: Whether images are squeezed or padded to the square.
+        epochs: Passes of `draws` images, at most.
+        patience: Epochs without a better one after which training stops; None for all epochs.
+        draws: Images drawn per epoch; None draws as many as there are training images.
+        batch_size: Images per step, over all processes.
+        learning_rate: Peak of the schedule.
+        weight_decay: Of AdamW, on weights of convolutions and the head only.
+        label_smoothing: Share of the target spread over all classes.
+        warmup: Share of all steps in which the learning rate rises.
+        averaging: Decay per step of the moving average of the weights.
+        teacher_weight: Weight of the teachers' probabilities in the loss, if there are teachers.
+        precision: A resolved precision, not "auto".
+        flip: Mirror half of the images. Off by default: a mirrored chest has its heart on the
+            wrong side.
+        seed: Of weights, draws and augmentation.
+    """
+
+    architecture: str = "resnet18"
+    size: int = 160
+    geometry: Geometry = "squeeze"
+    epochs: int = 8
+    patience: int | None = None
+    draws: int | None = None
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.05
+    warmup: float = 0.1
+    averaging: float = 0.999
+    teacher_weight: float = 0.7
+    precision: Precision = "fp32"
+    flip: bool = False
+    seed: int = 0
+
+    def steps(self, images: int) -> int:
+        """Return the steps of an epoch, given the number of training images."""
+        return math.ceil((self.draws or images) / self.batch_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSetup:
+    """All that a training needs beside its images.
+
+    Attributes:
+        card: Names, classes, input size and normalisation of the network.
+        options: Options of the training.
+        device: Where to compute.
+        teachers: Checkpoints of the same classes to learn from as well (distillation).
+        folder: An existing folder for states and the best checkpoint; None keeps none.
+        resume: Continue from the newest state in `folder`, if there is one.
+        group: The processes that train together.
+        workers: Processes that augment images for a GPU.
+    """
+
+    card: Card
+    options: TrainingOptions
+    device: torch.device
+    teachers: Sequence[Checkpoint] = ()
+    folder: Path | None = None
+    resume: bool = False
+    group: ProcessGroup = ALONE
+    workers: int = 0
+
+
 def new_optimiser(model: nn.Module, options: TrainingOptions) -> torch.optim.AdamW:
-    """AdamW that decays weights of convolutions and the head only.
+    """Make an AdamW that decays weights of convolutions and the head only.
 
     Decay pulls biases and batch norm scales towards 0 for no gain in generalisation.
     """
@@ -40,7 +112,7 @@ def new_optimiser(model: nn.Module, options: TrainingOptions) -> torch.optim.Ada
 def new_schedule(
     optimiser: torch.optim.Optimizer, *, steps: int, warmup: float
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """A linear rise over a share `warmup` of all steps, then half a cosine down to 0."""
+    """Make a schedule: linear over a share `warmup` of all steps, then half a cosine to 0."""
     rising = max(1, round(steps * warmup))
 
     def factor(step: int) -> float:
@@ -52,7 +124,7 @@ def new_schedule(
 
 
 def new_average(model: nn.Module, *, decay: float) -> AveragedModel:
-    """An exponential moving average of the weights.
+    """Make an exponential moving average of a network's weights.
 
     The decay grows to its value as (1 + t) / (10 + t), so that a short training is not an average
     over its random start. Batch statistics are copied: they are moving averages already, and one
@@ -69,116 +141,31 @@ def new_average(model: nn.Module, *, decay: float) -> AveragedModel:
     return average
 
 
-def with_shared_statistics(model: RadiographResNet, device: torch.device) -> RadiographResNet:
-    """Copy a network into one whose batch statistics are those of all processes.
-
-    Parameters and buffers keep their names, so that a state dict of one fits the other.
-    """
-    copied = copy.deepcopy(model)
-    if device.type == "cuda":
-        return cast(RadiographResNet, nn.SyncBatchNorm.convert_sync_batchnorm(copied))
-    _replace(copied)
-    return copied
-
-
-class SharedBatchNorm(nn.BatchNorm2d):
-    """Batch norm whose statistics in training are those of the batches of all processes together.
-
-    All processes must have batches of one size.
-    """
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalise shape (n, channels, h, w)."""
-        if not self.training:
-            return super().forward(images)
-        values = images if images.dtype == torch.float64 else images.float()
-        own = torch.stack([values.mean((0, 2, 3)), values.var((0, 2, 3), correction=0)])
-        # A sum of slots that are zero but one gathers, and its gradient is a sum again.
-        none = torch.zeros_like(own)
-        slots = [own if r == dist.get_rank() else none for r in range(dist.get_world_size())]
-        means, variances = _Total.apply(torch.stack(slots)).unbind(1)
-        mean = means.mean(0)
-        variance = (variances + (means - mean) ** 2).mean(0)
-        self._remember(mean, variance, images.numel() // len(mean) * len(means))
-        scale = self.weight * (variance + self.eps).rsqrt()
-        shift = self.bias - mean * scale
-        normalised = values * scale[:, None, None] + shift[:, None, None]
-        return cast(Tensor, normalised.to(images.dtype))
-
-    @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked += 1
-        momentum = self.momentum or 0.0
-        self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(variance * (count / max(1, count - 1)), momentum)
-
-
-class _Total(torch.autograd.Function):
-    """The sum over all processes; torch.distributed.nn has one that is deprecated."""
-
-    @staticmethod
-    def forward(ctx: object, values: Tensor) -> Tensor:
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: object, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total
-
-
-def _replace(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            shared = SharedBatchNorm(child.num_features, eps=child.eps, momentum=child.momentum)
-            shared.to(child.weight.device, child.weight.dtype)
-            shared.load_state_dict(child.state_dict())
-            setattr(module, name, shared)
-        else:
-            _replace(child)
-
-
 _CLIP_NORM = 5.0
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
-    """A network with its optimiser, schedule, average and randomness."""
+    """A network in training, with its optimiser, schedule, averaged weights and random generator.
 
-    def __init__(
-        self,
-        model: RadiographResNet,
-        *,
-        card: Card,
-        options: TrainingOptions,
-        teachers: Sequence[Checkpoint],
-        steps: int,
-        device: torch.device,
-        world: World,
-    ) -> None:
-        """Make all of it ready on the device.
+    Attributes:
+        generator: Source of all randomness of the training, on the CPU.
+    """
+
+    def __init__(self, model: RadiographResNet, setup: TrainingSetup, *, steps: int) -> None:
+        """Move the network to the device.
 
         Args:
             model: The network; it is trained in place unless there are several processes.
-            card: Gives the normalisation.
-            options: The run's options.
-            teachers: Checkpoints to learn from too.
-            steps: Of all epochs together.
-            device: Where to compute.
-            world: The processes that train together.
+            setup: Options, device and teachers.
+            steps: Steps of all epochs together.
         """
+        device, options, group = setup.device, setup.options, setup.group
         model.to(device).to(memory_format=torch.channels_last)
-        self._model = with_shared_statistics(model, device) if world.size > 1 else model
-        self._wrapped = world.wrapped(self._model, device)
-        self._teachers = Teachers(teachers, card=card, device=device)
-        self._normalisation = card.normalisation
-        self._options = options
-        self._device = device
+        self._model = with_shared_batch_norm(model, device) if group.size > 1 else model
+        self._wrapped = group.with_averaged_gradients(self._model, device)
+        self._teachers = Teachers(setup.teachers, card=setup.card, device=device)
+        self._normalisation = setup.card.normalisation
+        self._options, self._device = options, device
         self._dtype = model.fc.weight.dtype
         self._optimiser = new_optimiser(self._model, options)
         self._schedule = new_schedule(self._optimiser, steps=steps, warmup=options.warmup)
@@ -191,21 +178,19 @@ class Trainer:
         """The network with the average of the weights so far, in evaluation mode."""
         return cast(RadiographResNet, self._average.module)
 
-    def step(self, inputs: Tensor, truth: Tensor, changes: Changes, shares: Tensor) -> Tensor:
-        """Learn from this process's part of a batch.
+    def step(self, images: Tensor, truth: Tensor, shares: Tensor) -> Tensor:
+        """Update the weights with this process's part of a batch.
 
         Args:
-            inputs: Shape (n, size, size), uint8.
+            images: Shape (n, 1, size, size), in [0, 1], augmented.
             truth: Shape (n,), class indices.
-            changes: Of these images.
-            shares: How much of each stays its own when they are mixed, shape (n,).
+            shares: Weight of each image when it is mixed with its partner, shape (n,), in [0, 1].
 
         Returns:
-            The loss, a scalar on the device that nobody has waited for.
+            The loss, a scalar on the device; the GPU may still be computing it.
         """
         self._wrapped.train()
-        images = inputs.to(self._device, non_blocking=True)[:, None].float() / 255.0
-        mixed = mix(augment(images, changes), shares)
+        mixed = mix(images.to(self._device, non_blocking=True), shares)
         loss = self._loss(mixed, truth.to(self._device, non_blocking=True), shares)
         self._optimiser.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
@@ -218,12 +203,12 @@ class Trainer:
         return loss.detach()
 
     def state(self) -> dict[str, Any]:
-        """All that a run needs to go on to the same weights; shares memory with the trainer."""
+        """Return what `restore` needs to continue to the same weights; shares memory with this."""
         parts: dict[str, Any] = {name: part.state_dict() for name, part in self._parts().items()}
         return {**parts, "generator": self.generator.get_state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a state."""
+        """Return to a state that `state` returned."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.generator.set_state(state["generator"])
@@ -238,25 +223,25 @@ class Trainer:
         }
 
     def _loss(self, images: Tensor, truth: Tensor, shares: Tensor) -> Tensor:
-        norm = self._normalisation
+        norm, options = self._normalisation, self._options
         seen = ((images - norm.mean) / norm.std).to(self._dtype, memory_format=torch.channels_last)
         with self._autocast():
             logits = self._wrapped(seen).to(self._dtype)
             opinions = self._teachers.probabilities(images) if len(self._teachers) else None
-        smoothing = self._options.label_smoothing
-        loss = mixed_cross_entropy(logits, truth, shares, label_smoothing=smoothing)
+        loss = mixed_cross_entropy(logits, truth, shares, label_smoothing=options.label_smoothing)
         if opinions is not None:
-            loss = loss.lerp(cross_entropy(logits, opinions), self._options.teacher_weight)
+            loss = loss.lerp(cross_entropy(logits, opinions), options.teacher_weight)
         return loss
 
     def _clip(self) -> None:
         weights = list(self._model.parameters())
         norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
-        # To look is to wait on a GPU; on a CPU it spares a pass over all gradients, times 1.
+        # On a GPU, reading the norm would wait for it; on a CPU that spares a pass over all
+        # gradients, times 1.
         if self._device.type != "cpu" or not norm <= _CLIP_NORM:
             nn.utils.clip_grads_with_norm_(weights, _CLIP_NORM, norm)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self._options.precision == "fp32":
             return nullcontext()
-        return torch.autocast(self._device.type, dtype=_DTYPES[self._options.precision])
+        return torch.autocast(self._device.type, dtype=DTYPES[self._options.precision])

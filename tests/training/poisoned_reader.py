@@ -5,14 +5,14 @@ import time
 from dataclasses import dataclass
 
 from cxrbatch.reading.radiograph import ReadingOptions
-from cxrbatch.training.cache import Decoded, InputReader
+from cxrbatch.training.cache import DecodedFile, InputReader
 
 
 @dataclass(frozen=True, slots=True)
 class PoisonedInputReader(InputReader):
     """Crashes and hangs on bytes that say so, as a broken decoder would."""
 
-    def _decode(self, key: bytes, data: bytes, options: ReadingOptions) -> Decoded:
+    def _decode(self, key: bytes, data: bytes, options: ReadingOptions) -> DecodedFile:
         if data == b"crash":
             os.abort()
         if data == b"hang":
@@ -24,5 +24,5 @@ class PoisonedInputReader(InputReader):
 class RefusingInputReader(InputReader):
     """Crashes on all that has to be decoded."""
 
-    def _decode(self, key: bytes, data: bytes, options: ReadingOptions) -> Decoded:
+    def _decode(self, key: bytes, data: bytes, options: ReadingOptions) -> DecodedFile:
         os.abort()

@@ -3,19 +3,36 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2.functional import affine, gaussian_blur
+from torch.utils.data import DataLoader
 
-from cxrbatch.training.augment import Changes, augment, draw_changes
+from cxrbatch.training.augment import (
+    BLUR,
+    BRIGHTNESS,
+    CONTRAST,
+    GAMMA,
+    NOISE,
+    ROTATION,
+    SCALE,
+    SHIFT,
+    RandomGamma,
+    augmentation,
+    kept_random_state,
+)
+from cxrbatch.training.dataset import AugmentedImages, Draw, ImageSubset
 
 
 def changed(images: Tensor, *, seed: int = 0, flip: bool = False) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return augment(images, draw_changes(len(images), generator=generator, flip=flip))
+    """Augment as the loader does; images are rounded to grey levels of 8 bits."""
+    levels = (images * 255).round().byte()
+    subset = ImageSubset(levels[:, 0].numpy(), np.zeros(len(images), np.int64))
+    augmented = AugmentedImages(subset, flip=flip)
+    draws = [Draw(i, 1000 * seed + i, 1.0) for i in range(len(images))]
+    return torch.stack([image for image, _, _ in augmented.__getitems__(draws)])
 
 
 def films(count: int, *, size: int = 48) -> Tensor:
@@ -109,55 +126,49 @@ def test_each_image_moves_on_its_own_whatever_else_is_in_the_batch() -> None:
         assert 0.02 < float(centre.std()) < 0.2
 
 
-def test_a_part_of_a_batch_is_changed_as_in_the_whole() -> None:
-    """So that any number of processes sees the same images."""
-    images = torch.rand(6, 1, 40, 40)
-    changes = draw_changes(6, generator=torch.Generator().manual_seed(2), flip=True)
-    whole = augment(images, changes)
-    for rows in (slice(0, 3), slice(3, 6), slice(5, 6)):
-        torch.testing.assert_close(augment(images[rows], changes.of(rows)), whole[rows])
+def test_an_image_is_changed_by_its_draw_alone() -> None:
+    """So that any number of processes, or workers of the loader, sees the same images."""
+    subset = ImageSubset((torch.rand(6, 40, 40) * 255).byte().numpy(), np.arange(6))
+    augmented = AugmentedImages(subset, flip=True)
+    draws = [Draw(position, 7 * position, 0.25) for position in (0, 3, 3, 5)]
+    whole = augmented.__getitems__(draws)
+    for draw, (image, label, share) in zip(draws, whole, strict=True):
+        again, _, _ = augmented[draw]
+        assert torch.equal(image, again)
+        assert (label, share) == (draw.position, 0.25)
+    sampler = [draws[:2], draws[2:]]
+    loader = DataLoader(augmented, batch_sampler=sampler, num_workers=2)
+    images = torch.cat([batch[0] for batch in loader])
+    assert torch.equal(images, torch.stack([image for image, _, _ in whole]))
 
 
-def test_grain_is_normal_and_differs_from_image_to_image() -> None:
-    changes = draw_changes(8, generator=torch.Generator().manual_seed(4), flip=False)
-    none, one = torch.zeros(8), torch.ones(8)
-    noise = torch.full((8,), 0.05)
-    alone = Changes(none, one, none, none, one, none + 1e-2, one, one, none, noise, changes.start)
-    grain = (augment(torch.full((8, 1, 64, 64), 0.5), alone) - 0.5) / 0.05
-    for image in grain:
+def test_noise_is_normal_and_differs_from_image_to_image() -> None:
+    """The flat background of a flat image, which neither blur nor contrast changes."""
+    found = changed(torch.full((8, 1, 96, 96), 0.5))[:, 0, 36:60, 36:60]
+    residue = (found - found.mean((1, 2), keepdim=True)) / NOISE
+    for image in residue:
         assert kstest(image.flatten().numpy(), "norm").pvalue > 1e-4
-    for image, other in pairwise(grain):
-        assert abs(float((image * other).mean())) < 0.1
+    for image, other in pairwise(residue):
+        assert abs(float((image * other).mean())) < 0.2
 
 
-def test_blurring_agrees_with_torchvision() -> None:
-    images = torch.rand(3, 1, 40, 40)
-    still = draw_changes(3, generator=torch.Generator(), flip=False)
-    one, none = torch.ones(3), torch.zeros(3)
-    sigma = torch.tensor([0.4, 0.7, 1.0])
-    still = Changes(none, one, none, none, one, sigma, one, one, none, none, still.start)
-    inside = (..., slice(2, -2), slice(2, -2))  # at the border it mirrors, this repeats
-    for image, found, width in zip(images, augment(images, still), sigma, strict=True):
-        expected = gaussian_blur(image, [5, 5], [float(width)] * 2)
-        torch.testing.assert_close(found[inside], expected[inside], rtol=0, atol=1e-5)
+def test_gamma_stays_in_its_range_and_keeps_black_and_white() -> None:
+    transform = RandomGamma(*GAMMA)
+    image = torch.tensor([[[0.0, 0.5, 1.0]]])
+    with kept_random_state():
+        torch.manual_seed(0)
+        found = torch.stack([transform(image)[0, 0] for _ in range(300)])
+    assert (found[:, 0] == 0).all()
+    assert (found[:, 2] == 1).all()
+    gammas = found[:, 1].log() / math.log(0.5)
+    assert GAMMA[0] - 1e-4 <= gammas.min() < 0.75
+    assert 1.3 < gammas.max() <= GAMMA[1] + 1e-4
 
 
-def test_moving_agrees_with_torchvision() -> None:
-    images = films(2, size=64)
-    one, none = torch.ones(2), torch.zeros(2)
-    angle, zoom = torch.tensor([0.1, -0.05]), torch.tensor([1.1, 0.95])
-    sharp = torch.full((2,), 1e-2)
-    start = torch.zeros(2, dtype=torch.int64)
-    changes = Changes(angle, zoom, none, none, one, sharp, one, one, none, none, start)
-    for image, found, turn, factor in zip(
-        images, augment(images, changes), angle, zoom, strict=True
-    ):
-        expected = affine(
-            image,
-            angle=-math.degrees(float(turn)),
-            translate=[0, 0],
-            scale=1 / float(factor),
-            shear=[0.0, 0.0],
-            interpolation=InterpolationMode.BILINEAR,
-        )
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+def test_the_ranges_are_part_of_what_names_the_augmentation() -> None:
+    """A change of any range refuses to resume an older training."""
+    text = repr(augmentation(flip=False))
+    for value in (ROTATION, *SCALE, SHIFT, *BLUR, *GAMMA, NOISE, 1 - CONTRAST, 1 + BRIGHTNESS):
+        assert f"{value}" in text
+    assert "Flip" not in text
+    assert "Flip" in repr(augmentation(flip=True))

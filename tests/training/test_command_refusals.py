@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from cxrbatch.cli import main
 from cxrbatch.model.checkpoint import load_checkpoint
+from cxrbatch.results.labels import LabelledFile
 from cxrbatch.results.table import open_table
 from cxrbatch.training.results import write_results
 
@@ -233,12 +235,13 @@ def test_an_image_that_goes_away_while_it_trains_costs_its_row_alone(
     films = shutil.copytree(level_archive, tmp_path / "films")
     gone = []
 
-    def removing(path: Path, files: object, located: list[Path], **options: object) -> None:
-        gone.append(located[0].relative_to(films).as_posix())
-        located[0].unlink()
-        write_results(path, files, located, **options)
+    def removing(path: Path, files: Mapping[Path, LabelledFile], **options: object) -> None:
+        first = next(iter(files))
+        gone.append(first.relative_to(films).as_posix())
+        first.unlink()
+        write_results(path, files, **options)
 
-    monkeypatch.setattr("cxrbatch.training.session.write_results", removing)
+    monkeypatch.setattr("cxrbatch.training.pipeline.write_results", removing)
     output = tmp_path / "m.safetensors"
     assert main(["train", str(films), "-o", str(output), *FAST]) == 0
     rows = open_table(tmp_path / "m.results.parquet").read(["path", "outcome"]).to_pylist()

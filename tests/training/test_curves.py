@@ -3,14 +3,14 @@
 from pathlib import Path
 from xml.etree import ElementTree
 
-from cxrbatch.training.console import write_curves
-from cxrbatch.training.loop import Epoch
+from cxrbatch.training.curves import write_curves
+from cxrbatch.training.loop import EpochMetrics
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_each_line_has_a_point_per_epoch(tmp_path: Path) -> None:
-    history = [Epoch(n, 1.0 / n, 0.9 - 0.1 / n, 1.2 / n) for n in range(1, 6)]
+    history = [EpochMetrics(n, 1.0 / n, 0.9 - 0.1 / n, 1.2 / n) for n in range(1, 6)]
     write_curves(tmp_path / "curves.svg", history)
     root = ElementTree.parse(tmp_path / "curves.svg").getroot()
     lines = root.findall(f".//{SVG}polyline")
@@ -21,7 +21,7 @@ def test_each_line_has_a_point_per_epoch(tmp_path: Path) -> None:
 
 
 def test_one_epoch_is_drawn_too(tmp_path: Path) -> None:
-    write_curves(tmp_path / "curves.svg", [Epoch(1, 0.5, 0.5, 0.5)])
+    write_curves(tmp_path / "curves.svg", [EpochMetrics(1, 0.5, 0.5, 0.5)])
     root = ElementTree.parse(tmp_path / "curves.svg").getroot()
     for line in root.findall(f".//{SVG}polyline"):
         first, second = line.get("points", "").split()

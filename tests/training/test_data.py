@@ -20,10 +20,18 @@ from cxrbatch.reading.radiograph import read_radiographs
 from cxrbatch.results.labels import LabelledFile
 from cxrbatch.sample.archive_writer import write_sample
 from cxrbatch.training import cache
-from cxrbatch.training.cache import InputReader, fill, in_order, store_place, take
-from cxrbatch.training.dataset import Inputs, Unreadable, forget_inputs, prepare_inputs, sides_of
-from cxrbatch.training.labels import Labelled
-from cxrbatch.training.store import opened
+from cxrbatch.training import store as cache_store
+from cxrbatch.training.cache import (
+    DecodedInputs,
+    InputReader,
+    UnreadableFile,
+    cache_file,
+    decode_files,
+    forget_inputs,
+    prepare_inputs,
+)
+from cxrbatch.training.dataset import subsets_of
+from cxrbatch.training.store import copy_rows, open_store
 from cxrbatch.workers.worker import WorkerLimits
 
 RECIPE = Recipe(size=32)
@@ -33,7 +41,7 @@ FEW = WorkerLimits(seconds=2.0, memory=1 << 30)
 
 @pytest.fixture(autouse=True)
 def secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cxrbatch.training.dataset.patient_secret", lambda: SECRET)
+    monkeypatch.setattr("cxrbatch.training.cache.patient_secret", lambda: SECRET)
 
 
 @dataclass(frozen=True)
@@ -45,14 +53,9 @@ class Filled:
     patients: list[str | None]
 
 
-def prepared(paths: Sequence[Path], folder: Path, *, workers: int = 0) -> Inputs:
-    files = tuple(LabelledFile(path.name, "A") for path in paths)
+def prepared(paths: Sequence[Path], folder: Path, *, workers: int = 0) -> DecodedInputs:
     return prepare_inputs(
-        Labelled(files, tuple(paths), ()),
-        recipe=RECIPE,
-        workers=workers,
-        folder=folder,
-        progress=lambda n: None,
+        paths, recipe=RECIPE, workers=workers, folder=folder, progress=lambda n: None
     )
 
 
@@ -60,12 +63,12 @@ def filled(
     paths: Sequence[Path], folder: Path, *, reader: type[InputReader], recipe: Recipe = RECIPE
 ) -> Filled:
     """As `prepared`, with a reader in a process that it may end."""
-    with opened(store_place(folder, recipe, secret=SECRET)) as held:
+    with open_store(cache_file(folder, recipe, secret=SECRET)) as held:
         made = reader(recipe, held.place, held.count, held.opened_ns, SECRET)
-        rows, outcomes, patients = fill(
+        rows, outcomes, patients = decode_files(
             held, paths, reader=made, workers=1, limits=FEW, progress=lambda n: None
         )
-        return Filled(outcomes, in_order(held, rows), patients)
+        return Filled(outcomes, held.in_order(rows), patients)
 
 
 def film(path: Path, level: int) -> Path:
@@ -191,7 +194,7 @@ def test_keys_of_another_secret_are_never_found(
     secrets = (b"1" * 32, b"2" * 32) if lasting else (None, None)
     keys = []
     for secret in secrets:
-        monkeypatch.setattr("cxrbatch.training.dataset.patient_secret", lambda key=secret: key)
+        monkeypatch.setattr("cxrbatch.training.cache.patient_secret", lambda key=secret: key)
         keys += prepared([path], tmp_path / "cache").patients
     assert None not in keys
     assert keys[0] != keys[1]
@@ -206,7 +209,7 @@ def test_equal_bytes_have_an_input_each(tmp_path: Path, films: list[Path]) -> No
 
 def test_a_spoilt_entry_is_decoded_anew(tmp_path: Path, films: list[Path]) -> None:
     prepared(films, tmp_path / "cache")
-    file = store_place(tmp_path / "cache", RECIPE, secret=SECRET).file
+    file = cache_file(tmp_path / "cache", RECIPE, secret=SECRET).file
     spoilt = bytearray(file.read_bytes())
     spoilt[128 + 3 * (128 + 32 * 32) + 500] ^= 1
     file.write_bytes(spoilt)
@@ -259,8 +262,8 @@ def test_unreadable_files_are_named_with_their_outcome(tmp_path: Path, films: li
     inputs = prepared(films, tmp_path / "cache")
     files = [LabelledFile(path.name, "A") for path in films]
     assert inputs.unreadable(files) == [
-        Unreadable("3.png", Outcome.TRUNCATED),
-        Unreadable("5.png", Outcome.NOT_AN_IMAGE),
+        UnreadableFile("3.png", Outcome.TRUNCATED),
+        UnreadableFile("5.png", Outcome.NOT_AN_IMAGE),
     ]
 
 
@@ -269,7 +272,7 @@ def test_sides_hold_their_images_in_order(tmp_path: Path, films: list[Path]) -> 
     inputs = prepared(films, tmp_path / "cache")
     sides = ("test", "train", "val", "train", "val", "train")
     files = [LabelledFile(f"{i}", "AB"[i % 2], None, side) for i, side in enumerate(sides)]
-    found = sides_of(files, inputs, classes=("B", "A"))
+    found = subsets_of(files, inputs, classes=("B", "A"))
 
     def greys(name: str) -> list[int]:
         return levels(found[name].images(np.arange(len(found[name]))))
@@ -279,7 +282,7 @@ def test_sides_hold_their_images_in_order(tmp_path: Path, films: list[Path]) -> 
     assert greys("val") == [40]
     assert found["val"].truth.tolist() == [1]
     assert found["test"].truth.tolist() == [1]
-    assert len(sides_of(files[:0], prepared([], tmp_path / "c"), classes=("A",))["val"]) == 0
+    assert len(subsets_of(files[:0], prepared([], tmp_path / "c"), classes=("A",))["val"]) == 0
 
 
 def test_what_is_written_to_inputs_does_not_reach_the_cache(
@@ -294,9 +297,9 @@ def test_a_full_disk_is_one_line_while_inputs_are_copied(
 ) -> None:
     values = prepared(films, tmp_path / "cache").values
     with Path("/dev/full").open("wb", buffering=0) as full:
-        monkeypatch.setattr(cache.tempfile, "TemporaryFile", lambda dir: full)
+        monkeypatch.setattr(cache_store.tempfile, "TemporaryFile", lambda dir: full)
         with pytest.raises(CxrbatchError, match=r"cannot use the cache .*No space left"):
-            take(values, np.array([3, 1]), folder=tmp_path)
+            copy_rows(values, np.array([3, 1]), folder=tmp_path)
 
 
 def test_forgetting_leaves_nothing(tmp_path: Path, films: list[Path]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,7 +16,8 @@ from trainees import OPTIONS, losses_of_steps, new_model, run, side
 
 from cxrbatch.errors import UsageError
 from cxrbatch.model.checkpoint import load_checkpoint
-from cxrbatch.training.distributed import ALONE, World
+from cxrbatch.training.dataset import BalancedBatchSampler, Draw
+from cxrbatch.training.distributed import ALONE, ProcessGroup
 
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -27,31 +29,31 @@ import torch
 sys.path.insert(0, {tests!r})
 torch.set_num_threads(1)
 from trainees import CPU, OPTIONS, losses_of_steps, new_model, run, side
-from cxrbatch.training.trainer import SharedBatchNorm
-from cxrbatch.training.distributed import joined
+from cxrbatch.training.distributed import SharedBatchNorm, process_group
 
 given = torch.load({folder!r} + "/given.pt", weights_only=True)
 found = {{}}
-with joined(CPU) as world:
+with process_group(CPU) as group:
     norm = SharedBatchNorm(3)
     norm.load_state_dict(given["state"])
-    part = world.part(len(given["images"]))
+    size = group.part_size(len(given["images"]))
+    part = slice(group.rank * size, (group.rank + 1) * size)
     images = given["images"][part].requires_grad_()
     normalised = norm(images)
     (normalised * given["pull"][part]).sum().backward()
-    weight = world.mean(norm.weight.grad) * world.size
+    weight = group.mean(norm.weight.grad) * group.size
     found["norm"] = [normalised.detach(), images.grad, weight, norm.running_mean, norm.running_var]
 
-    model = new_model(world.rank).double()  # the first one's weights count
-    found["losses"] = torch.tensor(losses_of_steps(model, world), dtype=torch.float64)
+    model = new_model(group.rank).double()  # the first one's weights count
+    found["losses"] = torch.tensor(losses_of_steps(model, group), dtype=torch.float64)
     found["state"] = model.state_dict()
 
-    model = new_model(world.rank)
+    model = new_model(group.rank)
     slow = replace(OPTIONS, learning_rate=1e-6)
-    history, _ = run(model, side(24, 24), side(8, 8, seed=1), slow, world=world)
+    history, _ = run(model, side(24, 24), side(8, 8, seed=1), slow, group=group)
     found["history"] = [asdict(epoch) for epoch in history]
     found["head"] = model.fc.weight.detach()
-torch.save(found, {folder!r} + f"/{{world.rank}}.pt")
+torch.save(found, {folder!r} + f"/{{group.rank}}.pt")
 """
 
 Found = list[dict[str, Any]]
@@ -177,12 +179,21 @@ def test_a_process_that_dies_takes_the_other_with_it(tmp_path: Path, level_archi
 @pytest.mark.parametrize(("size", "batch"), [(2, 7), (2, 2), (3, 8)])
 def test_a_batch_that_cannot_be_shared_equally_is_refused(size: int, batch: int) -> None:
     with pytest.raises(UsageError, match=f"multiple of {size}"):
-        World(0, size).part(batch)
+        ProcessGroup(0, size).part_size(batch)
 
 
-def test_parts_cover_a_batch() -> None:
-    assert [World(rank, 3).part(9) for rank in range(3)] == [
-        slice(0, 3),
-        slice(3, 6),
-        slice(6, 9),
-    ]
+def test_the_parts_of_three_processes_are_the_batches_of_one() -> None:
+    def batches(group: ProcessGroup) -> list[list[Draw]]:
+        generator = torch.Generator().manual_seed(3)
+        truth = np.repeat([0, 1], [5, 40])
+        sampler = BalancedBatchSampler(
+            truth, steps=4, batch_size=9, generator=generator, group=group
+        )
+        assert len(sampler) == 4
+        return [*sampler, *sampler]  # two epochs
+
+    parts = [batches(ProcessGroup(rank, 3)) for rank in range(3)]
+    alone = batches(ALONE)
+    assert [[*a, *b, *c] for a, b, c in zip(*parts, strict=True)] == alone
+    assert len(alone) == 8
+    assert alone[:4] != alone[4:]

@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from cxrbatch.model.preprocessing import area_resize
 from cxrbatch.sample.phantom import CLASSES, PhantomRequest, draw_frontal
 from cxrbatch.sample.projection import Detector
-from cxrbatch.training.duplicates import Pair, near_duplicates
+from cxrbatch.training.duplicates import DuplicatePair, near_duplicates
 
 Inputs = npt.NDArray[np.uint8]
 PERSONS = 24
@@ -108,8 +108,8 @@ def test_the_smallest_inputs_show_copies_that_are_not_cropped(films: list[Image.
 def test_equal_inputs_are_pairs_with_the_first_of_them(films: list[Image.Image]) -> None:
     first, other = prepared(films[0]), prepared(films[1])
     assert near_duplicates(np.stack([first, other, first, first])) == [
-        Pair(0, 2, 1.0),
-        Pair(0, 3, 1.0),
+        DuplicatePair(0, 2, 1.0),
+        DuplicatePair(0, 3, 1.0),
     ]
 
 
@@ -124,7 +124,7 @@ def test_unreadable_inputs_are_not_looked_at(films: list[Image.Image]) -> None:
     blank = np.zeros((112, 112), np.uint8)
     inputs = np.stack([blank, prepared(films[0]), blank, prepared(films[0])])
     readable = np.array([False, True, False, True])
-    assert near_duplicates(inputs, readable=readable) == [Pair(1, 3, 1.0)]
+    assert near_duplicates(inputs, readable=readable) == [DuplicatePair(1, 3, 1.0)]
 
 
 def test_flat_and_noisy_inputs_are_no_pictures_of_each_other() -> None:

@@ -16,11 +16,10 @@ from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.network import RadiographResNet
 from cxrbatch.results.statistics.metrics import macro_auc
 from cxrbatch.training import states
-from cxrbatch.training.dataset import Side
+from cxrbatch.training.dataset import ImageSubset
 from cxrbatch.training.evaluation import logits_to_probabilities, predict
-from cxrbatch.training.loop import Epoch
-from cxrbatch.training.options import TrainingOptions
-from cxrbatch.training.trainer import Trainer
+from cxrbatch.training.loop import EpochMetrics
+from cxrbatch.training.trainer import Trainer, TrainingOptions
 
 
 def same(a: RadiographResNet, b: RadiographResNet) -> bool:
@@ -28,10 +27,10 @@ def same(a: RadiographResNet, b: RadiographResNet) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def noise() -> tuple[Side, Side]:
+def noise() -> tuple[ImageSubset, ImageSubset]:
     """Labels without a pattern: the validation AUC goes up and down."""
     flat = side(16, 16, levels=(120, 121))
-    train = Side(flat.inputs, np.random.default_rng(0).permutation(flat.truth))
+    train = ImageSubset(flat.inputs, np.random.default_rng(0).permutation(flat.truth))
     return train, side(10, 10, seed=4, levels=(120, 121))
 
 
@@ -44,7 +43,7 @@ def test_two_levels_of_grey_are_learned() -> None:
     assert history[-1].val_auc == 1.0
     assert history[-1].val_loss < 0.6  # where nothing is known it is 0.69
     unseen = side(10, 10, seed=2)
-    logits = predict(model, card=CARD, side=unseen, device=CPU)
+    logits = predict(model, card=CARD, subset=unseen, device=CPU)
     assert macro_auc(unseen.truth, logits_to_probabilities(logits)) == 1.0
     assert not model.training
 
@@ -53,17 +52,15 @@ def test_the_weights_are_those_of_the_best_epoch() -> None:
     train, val = noise()
     model = new_model()
     history, _ = run(model, train, val, replace(OPTIONS, epochs=3, draws=8))
-    logits = predict(model, card=CARD, side=val, device=CPU)
+    logits = predict(model, card=CARD, subset=val, device=CPU)
     found = macro_auc(val.truth, logits_to_probabilities(logits))
     assert len({epoch.val_auc for epoch in history}) > 1
     assert found == max(epoch.val_auc for epoch in history)
 
 
 def test_training_stops_when_it_gets_no_better(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cxrbatch.training import loop as fitting
-
     found = iter([(0.5, 1.0), (0.8, 1.0), (0.8, 1.1), (0.7, 0.1), (0.9, 1.0)])
-    monkeypatch.setattr(fitting, "_judge", lambda *args, **kwargs: next(found))
+    monkeypatch.setattr("cxrbatch.training.loop._Fit._validate", lambda _: next(found))
     train, val = noise()
     options = replace(OPTIONS, epochs=9, draws=8, patience=2)
     history, _ = run(new_model(), train, val, options)
@@ -81,7 +78,7 @@ def test_a_file_mapped_into_memory_gives_the_same_weights(tmp_path: Path) -> Non
     mapped = np.memmap(tmp_path / "inputs", np.uint8, "w+", shape=(40, 32, 32))
     mapped[rows] = train.inputs
     models = []
-    for given in (train, Side(mapped, train.truth, rows)):
+    for given in (train, ImageSubset(mapped, train.truth, rows)):
         models.append(new_model())
         run(models[-1], given, val, replace(OPTIONS, epochs=1))
     assert same(*models)
@@ -123,7 +120,7 @@ def test_a_run_with_other_options_data_or_weights_is_not_gone_on_with(tmp_path: 
     train, val = side(8, 8), side(4, 4, seed=1)
     options = replace(OPTIONS, epochs=1, draws=8)
     run(new_model(), train, val, options, folder=tmp_path)
-    other = Side(train.inputs, train.truth[::-1].copy())
+    other = ImageSubset(train.inputs, train.truth[::-1].copy())
     for given, changed, seed, expected in (
         (train, replace(options, learning_rate=0.5), 0, "learning rate was 0.001, now 0.5;"),
         (other, options, 0, "other training images or labels;"),
@@ -184,21 +181,21 @@ def test_epochs_are_told_again_where_a_run_goes_on(tmp_path: Path) -> None:
     first, _ = run(new_model(), train, val, options, folder=tmp_path)
     again, steps = run(new_model(), train, val, options, folder=tmp_path, resume=True)
     assert first == again
-    assert isinstance(again[0], Epoch)
+    assert isinstance(again[0], EpochMetrics)
     assert steps == [8]
 
 
 def test_predictions_do_not_depend_on_the_batches() -> None:
     given = side(40, 40)
     model = new_model()
-    whole = predict(model, card=CARD, side=given, device=CPU)
+    whole = predict(model, card=CARD, subset=given, device=CPU)
     assert whole.shape == (80, 2)
     alone = np.concatenate(
         [
             predict(
                 model,
                 card=CARD,
-                side=Side(given.inputs, given.truth[:1], np.array([i])),
+                subset=ImageSubset(given.inputs, given.truth[:1], np.array([i])),
                 device=CPU,
             )
             for i in (0, 63, 64, 79)

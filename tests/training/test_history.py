@@ -2,11 +2,11 @@
 
 import pytest
 
-from cxrbatch.training.loop import Epoch, best_epoch, is_over
+from cxrbatch.training.loop import EpochMetrics, best_epoch, should_stop
 
 
-def epochs(*figures: tuple[float, float]) -> list[Epoch]:
-    return [Epoch(i + 1, 1.0, auc, loss) for i, (auc, loss) in enumerate(figures)]
+def epochs(*figures: tuple[float, float]) -> list[EpochMetrics]:
+    return [EpochMetrics(i + 1, 1.0, auc, loss) for i, (auc, loss) in enumerate(figures)]
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,8 @@ def test_the_higher_area_is_best_and_then_the_lower_loss(
 
 def test_it_is_over_after_all_epochs_or_when_patience_is_at_its_end() -> None:
     falling = epochs((0.9, 1.0), (0.8, 1.0), (0.7, 1.0))
-    assert not is_over([], epochs=1, patience=1)
-    assert not is_over(falling, epochs=4, patience=None)
-    assert is_over(falling, epochs=3, patience=None)
-    assert not is_over(falling, epochs=9, patience=3)
-    assert is_over(falling, epochs=9, patience=2)
+    assert not should_stop([], epochs=1, patience=1)
+    assert not should_stop(falling, epochs=4, patience=None)
+    assert should_stop(falling, epochs=3, patience=None)
+    assert not should_stop(falling, epochs=9, patience=3)
+    assert should_stop(falling, epochs=9, patience=2)

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from cxrbatch.training.dataset import Side
+from cxrbatch.training.dataset import ImageSubset
 from cxrbatch.training.evaluation import (
     Logits,
     border_warning,
-    judge,
-    judge_controls,
+    card_figures,
+    evaluate_controls,
+    evaluate_logits,
     logits_to_probabilities,
     operating_points,
 )
@@ -25,7 +26,9 @@ def scored(count: int, *, seed: int = 0) -> tuple[np.ndarray, Logits]:
 
 def test_figures_have_intervals_around_them() -> None:
     truth, logits = scored(90)
-    found = judge(truth, logits, classes=CLASSES, temperature=1.0, groups=range(90))
+    found = card_figures(
+        evaluate_logits(truth, logits, classes=CLASSES, temperature=1.0, groups=range(90))
+    )
     recall = [(logits.argmax(axis=1) == truth)[truth == c].mean() for c in range(3)]
     assert found["n"] == found["groups"] == 90
     assert found["balanced_accuracy"]["value"] == pytest.approx(np.mean(recall))
@@ -37,7 +40,9 @@ def test_figures_have_intervals_around_them() -> None:
 
 def test_a_class_without_an_image_is_undefined() -> None:
     truth, logits = scored(30)
-    found = judge(truth % 2, logits, classes=CLASSES, temperature=1.0, groups=range(30))
+    found = card_figures(
+        evaluate_logits(truth % 2, logits, classes=CLASSES, temperature=1.0, groups=range(30))
+    )
     assert found["recall"]["C"] is None
     assert found["auc"]["C"] is None
     assert found["balanced_accuracy"] is not None
@@ -45,19 +50,21 @@ def test_a_class_without_an_image_is_undefined() -> None:
 
 def test_operating_points_are_of_calibrated_probabilities() -> None:
     truth, logits = scored(60)
-    points = operating_points(truth, logits, classes=CLASSES, temperature=2.0)
+    points = operating_points(
+        evaluate_logits(truth, logits, classes=CLASSES, temperature=2.0, groups=range(60))
+    )
     score = logits_to_probabilities(logits, temperature=2.0)[:, 0]
     youden = points["A"]["youden"]
     assert (score >= youden["threshold"])[truth == 0].mean() == pytest.approx(youden["sensitivity"])
 
 
-def by_corner(side: Side) -> Logits:
+def by_corner(side: ImageSubset) -> Logits:
     """A model that looks at one corner pixel alone."""
     corner = side.images(np.arange(len(side)))[:, 0, 0].astype(np.float32)
     return np.stack([-abs(corner - 100 * c) for c in range(3)], axis=1)
 
 
-def by_centre(side: Side) -> Logits:
+def by_centre(side: ImageSubset) -> Logits:
     """A model that looks at the middle."""
     middle = side.images(np.arange(len(side)))[:, 16, 16].astype(np.float32)
     return np.stack([-abs(middle - 100 * c) for c in range(3)], axis=1)
@@ -66,8 +73,8 @@ def by_centre(side: Side) -> Logits:
 @pytest.mark.parametrize(("model", "warned"), [(by_corner, True), (by_centre, False)])
 def test_a_model_that_sees_the_margins_is_warned_of(model: object, warned: bool) -> None:
     truth = np.arange(30) % 3
-    side = Side(np.tile((100 * truth)[:, None, None], (1, 32, 32)).astype(np.uint8), truth)
-    found = judge_controls(side, model, classes=CLASSES, sources=["x"] * 20 + ["y"] * 10)
+    side = ImageSubset(np.tile((100 * truth)[:, None, None], (1, 32, 32)).astype(np.uint8), truth)
+    found = evaluate_controls(side, model, classes=CLASSES, sources=["x"] * 20 + ["y"] * 10)
     assert found["as they are"]["balanced_accuracy"] == 1.0
     assert found["border only"]["balanced_accuracy"] == pytest.approx(1.0 if warned else 1 / 3)
     assert (border_warning(found) is not None) == warned
@@ -78,9 +85,9 @@ def test_sources_are_judged_among_their_own_classes() -> None:
     logits = np.array(
         [[1, 0, 9], [0, 1, 9], [1, 0, 9], [0, 1, 9], [0, 0, 1], [0, 0, 1]], np.float32
     )
-    side = Side(np.zeros((6, 32, 32), np.uint8), truth)
+    side = ImageSubset(np.zeros((6, 32, 32), np.uint8), truth)
     sources = ["one"] * 4 + ["two"] * 2
-    found = judge_controls(side, lambda _: logits, classes=CLASSES, sources=sources)
+    found = evaluate_controls(side, lambda _: logits, classes=CLASSES, sources=sources)
     assert found["within sources"]["one"]["classes"] == ["A", "B"]
     assert found["within sources"]["one"]["balanced_accuracy"] == 1.0
     assert found["within sources"]["two"]["undefined"] == "one class only"

@@ -8,10 +8,10 @@ import pytest
 from cxrbatch.errors import LabelError
 from cxrbatch.results.labels import LabelledFile
 from cxrbatch.training.labels import (
-    Labelled,
+    CollectedLabels,
     Mismatch,
-    Reason,
-    collect,
+    MismatchReason,
+    collect_labels,
     order_classes,
     refuse_mismatches,
 )
@@ -33,14 +33,14 @@ def write_labels(file: Path, *rows: str) -> Path:
     return file
 
 
-def reasons(found: Labelled) -> list[tuple[str, Reason]]:
+def reasons(found: CollectedLabels) -> list[tuple[str, MismatchReason]]:
     return [(mismatch.path, mismatch.reason) for mismatch in found.mismatches]
 
 
 def test_class_folders(tmp_path: Path) -> None:
     make(tmp_path, "A/x", "A/y")
     (tmp_path / os.fsdecode(b"A/\xff\\")).touch()
-    found = collect([tmp_path])
+    found = collect_labels([tmp_path])
     assert found.files == tuple(LabelledFile(f"A/{n}", "A") for n in ("x", "y", "\\xff\\\\"))
     assert [os.fsencode(path) for path in found.located] == [
         os.fsencode(tmp_path) + b"/A/" + name for name in (b"x", b"y", b"\xff\\")
@@ -51,7 +51,7 @@ def test_class_folders(tmp_path: Path) -> None:
 def test_a_file_of_labels_whose_paths_are_relative_to_it(tmp_path: Path) -> None:
     make(tmp_path, "images/x.png", "y.png")
     labels = write_labels(tmp_path / "l.csv", "images/x.png,A", f"{tmp_path}/y.png,B")
-    found = collect([labels])
+    found = collect_labels([labels])
     assert [file.path for file in found.files] == ["images/x.png", f"{tmp_path}/y.png"]
     assert found.located == (tmp_path / "images/x.png", tmp_path / "y.png")
     assert found.mismatches == ()
@@ -60,7 +60,7 @@ def test_a_file_of_labels_whose_paths_are_relative_to_it(tmp_path: Path) -> None
 def test_several_sources_and_roots(tmp_path: Path) -> None:
     make(tmp_path, "one/a.png", "two/b.png", "folders/C/c.png", "own/a.png")
     labels = write_labels(tmp_path / "own" / "l.csv", "a.png,A", "b.png,B")
-    found = collect(
+    found = collect_labels(
         [labels, tmp_path / "folders"], roots=[tmp_path / "one", tmp_path / "two", tmp_path / "one"]
     )
     assert [path.relative_to(tmp_path).as_posix() for path in found.located] == [
@@ -74,7 +74,7 @@ def test_several_sources_and_roots(tmp_path: Path) -> None:
 
 def test_one_path_in_two_sources_is_told_apart(tmp_path: Path) -> None:
     make(tmp_path, "one/A/x.png", "two/A/x.png", "two/A/y.png")
-    found = collect([tmp_path / "one", tmp_path / "two"])
+    found = collect_labels([tmp_path / "one", tmp_path / "two"])
     assert [file.path for file in found.files] == [
         f"{tmp_path}/one/A/x.png",
         f"{tmp_path}/two/A/x.png",
@@ -85,7 +85,7 @@ def test_one_path_in_two_sources_is_told_apart(tmp_path: Path) -> None:
 def test_paths_with_the_escapes_of_a_table_find_their_files(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff.png")).touch()
     make(tmp_path, "a\\x62.png")
-    found = collect([write_labels(tmp_path / "l.csv", "\\xff.png,A", "a\\x62.png,B")])
+    found = collect_labels([write_labels(tmp_path / "l.csv", "\\xff.png,A", "a\\x62.png,B")])
     names = [os.fsencode(path.name) for path in found.located]
     assert names == [b"\xff.png", b"a\\x62.png"]
 
@@ -97,9 +97,9 @@ def test_every_label_without_a_file_is_listed(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     lost = ["folder", "fifo", "loop", "nul\0", "x" * 300, *(f"gone{i}.png" for i in range(99))]
     labels = write_labels(tmp_path / "l.csv", "there.png,A", *(f"{name},A" for name in lost))
-    found = collect([labels])
+    found = collect_labels([labels])
     assert [file.path for file in found.files] == ["there.png"]
-    assert reasons(found) == [(name, Reason.NO_FILE) for name in lost]
+    assert reasons(found) == [(name, MismatchReason.NO_FILE) for name in lost]
     assert [m.detail.rpartition(": ")[2] for m in found.mismatches[:6]] == [
         "not a regular file",
         "not a regular file",
@@ -116,9 +116,9 @@ def test_a_path_under_two_roots_is_listed_with_both(tmp_path: Path) -> None:
     make(tmp_path, "one/a.png", "two/a.png", "two/b.png", "l/x")
     (tmp_path / "one" / "b.png").symlink_to(tmp_path / "two" / "b.png")
     labels = write_labels(tmp_path / "l" / "l.csv", "a.png,A", "b.png,B")
-    found = collect([labels], roots=[tmp_path / "one", tmp_path / "two"])
+    found = collect_labels([labels], roots=[tmp_path / "one", tmp_path / "two"])
     assert found.mismatches[0] == Mismatch(
-        "a.png", Reason.TWO_FILES, f"'{tmp_path}/one/a.png' and '{tmp_path}/two/a.png'"
+        "a.png", MismatchReason.TWO_FILES, f"'{tmp_path}/one/a.png' and '{tmp_path}/two/a.png'"
     )
     assert [file.path for file in found.files] == ["b.png"]
 
@@ -128,12 +128,12 @@ def test_one_file_by_several_names_is_listed_with_its_labels(tmp_path: Path) -> 
     (tmp_path / "link.png").symlink_to("a.png")
     os.link(tmp_path / "b.png", tmp_path / "hard.png")
     rows = ["a.png,A", "link.png,B", "b.png,A", f"{tmp_path}/hard.png,A", "c.png,A", "c.png,A"]
-    found = collect([write_labels(tmp_path / "l.csv", *rows)])
+    found = collect_labels([write_labels(tmp_path / "l.csv", *rows)])
     assert found.files == ()
     assert found.mismatches == (
-        Mismatch("a.png", Reason.TWO_LABELS, "'a.png' as 'A', 'link.png' as 'B'"),
-        Mismatch("b.png", Reason.TWO_ROWS, f"'b.png' as 'A', '{tmp_path}/hard.png' as 'A'"),
-        Mismatch("c.png", Reason.TWO_ROWS, "'c.png' as 'A', 'c.png' as 'A'"),
+        Mismatch("a.png", MismatchReason.TWO_LABELS, "'a.png' as 'A', 'link.png' as 'B'"),
+        Mismatch("b.png", MismatchReason.TWO_ROWS, f"'b.png' as 'A', '{tmp_path}/hard.png' as 'A'"),
+        Mismatch("c.png", MismatchReason.TWO_ROWS, "'c.png' as 'A', 'c.png' as 'A'"),
     )
 
 
@@ -145,24 +145,26 @@ def test_images_that_no_label_names_are_listed(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to("a.png")
     (tmp_path / "loop").symlink_to(".", target_is_directory=True)
     os.mkfifo(tmp_path / "fifo.png")
-    found = collect([write_labels(tmp_path / "l.csv", "a.png,A", "named.png,B")])
+    found = collect_labels([write_labels(tmp_path / "l.csv", "a.png,A", "named.png,B")])
     names = ["e.dcm", "film", "sub/B.PNG", "sub/c.jpeg", "sub/deep/d.jpg"]
-    assert reasons(found) == [(f"{tmp_path}/{name}", Reason.NO_LABEL) for name in names]
+    assert reasons(found) == [(f"{tmp_path}/{name}", MismatchReason.NO_LABEL) for name in names]
     refuse_mismatches(found.mismatches, listing=tmp_path / "list.csv")
     assert len(found.files) == 2
 
 
 def test_images_beside_class_folders_have_no_label(tmp_path: Path) -> None:
     make(tmp_path, "A/a.png", "B/b.png", "loose.png")
-    assert reasons(collect([tmp_path])) == [(f"{tmp_path}/loose.png", Reason.NO_LABEL)]
+    assert reasons(collect_labels([tmp_path])) == [
+        (f"{tmp_path}/loose.png", MismatchReason.NO_LABEL)
+    ]
 
 
 def test_sources_and_roots_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=r"cannot read labels .*none: No such file"):
-        collect([tmp_path / "none"])
+        collect_labels([tmp_path / "none"])
     make(tmp_path, "a.png")
     with pytest.raises(LabelError, match=r"--root .*a\.png is not a folder"):
-        collect([write_labels(tmp_path / "l.csv", "a.png,A")], roots=[tmp_path / "a.png"])
+        collect_labels([write_labels(tmp_path / "l.csv", "a.png,A")], roots=[tmp_path / "a.png"])
 
 
 def test_classes_come_in_the_alphabets_order_or_as_wanted() -> None:

@@ -7,8 +7,12 @@ import torch
 from torch import nn
 from trainees import new_model
 
-from cxrbatch.training.options import TrainingOptions
-from cxrbatch.training.trainer import new_average, new_optimiser, new_schedule
+from cxrbatch.training.trainer import (
+    TrainingOptions,
+    new_average,
+    new_optimiser,
+    new_schedule,
+)
 
 
 def test_the_average_follows_its_formula_and_statistics_are_copied() -> None:

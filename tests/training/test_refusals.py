@@ -24,7 +24,7 @@ def all_below(folder: Path) -> dict[str, tuple[int, bytes]]:
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images must not be read."""
-    monkeypatch.setattr("cxrbatch.training.session.prepare_inputs", None)
+    monkeypatch.setattr("cxrbatch.training.pipeline.prepare_inputs", None)
 
 
 def test_a_refused_resume_changes_nothing(
@@ -41,7 +41,7 @@ def test_a_refused_resume_changes_nothing(
         raise CxrbatchError("stopped")
 
     with monkeypatch.context() as stopped:
-        stopped.setattr("cxrbatch.training.train._finished", stop)
+        stopped.setattr("cxrbatch.training.fitting.finish", stop)
         assert main(command) == 1
     before = all_below(tmp_path)
     assert {"m.split.csv", "m.augmented.png", "m.training/best.safetensors"} < before.keys()
@@ -53,7 +53,7 @@ def test_a_refused_resume_changes_nothing(
         return one_error(capsys)
 
     with monkeypatch.context() as early:
-        early.setattr("cxrbatch.training.session.prepare_inputs", None)
+        early.setattr("cxrbatch.training.pipeline.prepare_inputs", None)
         assert "seed was 0, now 1" in refused("--seed", "1")
         assert "size was 32, now 40" in refused("--size", "40")
         assert "epochs was 1, now 2" in refused("--epochs", "2")

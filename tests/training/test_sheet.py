@@ -12,8 +12,9 @@ from cxrbatch.training.augment import write_contact_sheet
 
 
 def sheet(path: Path, *, seed: int = 0) -> np.ndarray:
+    given = side(6, 3)
     write_contact_sheet(
-        path, side(6, 3), classes=("dunkel", "明るい"), flip=False, seed=seed, rows=4
+        path, given, given.truth, classes=("dunkel", "明るい"), flip=False, seed=seed, rows=4
     )
     with Image.open(path) as image:
         assert image.format == "PNG"

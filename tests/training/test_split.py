@@ -13,9 +13,9 @@ import pytest
 from cxrbatch.errors import LabelError, TableError
 from cxrbatch.results.label_files import read_labels
 from cxrbatch.results.labels import LabelledFile
-from cxrbatch.training.duplicates import Pair
-from cxrbatch.training.groups import find_leaks, group_files, write_leaks
-from cxrbatch.training.split import LeakError, Split, split_files
+from cxrbatch.training.duplicates import DuplicatePair
+from cxrbatch.training.groups import group_files
+from cxrbatch.training.split import LeakError, Split, find_leaks, split_files, write_leaks
 
 
 def archive(seed: int, *, patients: int = 80, known: float = 1.0) -> list[LabelledFile]:
@@ -31,12 +31,12 @@ def archive(seed: int, *, patients: int = 80, known: float = 1.0) -> list[Labell
     return files
 
 
-def some_pairs(files: Sequence[LabelledFile], seed: int, *, count: int = 6) -> list[Pair]:
+def some_pairs(files: Sequence[LabelledFile], seed: int, *, count: int = 6) -> list[DuplicatePair]:
     chosen = random.Random(seed).sample(range(len(files)), 2 * count)
-    return [Pair(*sorted(chosen[i : i + 2]), 0.97) for i in range(0, 2 * count, 2)]
+    return [DuplicatePair(*sorted(chosen[i : i + 2]), 0.97) for i in range(0, 2 * count, 2)]
 
 
-def sides_of(split: Split) -> dict[int, set[str | None]]:
+def subsets_of(split: Split) -> dict[int, set[str | None]]:
     sides = defaultdict(set)
     for file, group in zip(split.files, split.groups, strict=True):
         sides[group].add(file.split)
@@ -49,7 +49,15 @@ def sides_of(split: Split) -> dict[int, set[str | None]]:
 def test_patients_and_pairs_are_joined_through_each_other() -> None:
     patients = ["p", None, "q", "p", None, "q", None]
     files = [LabelledFile(f"{i}", "A", patient) for i, patient in enumerate(patients)]
-    assert group_files(files, [Pair(1, 3, 1.0), Pair(1, 5, 0.95)]) == (0, 0, 0, 0, 1, 0, 2)
+    assert group_files(files, [DuplicatePair(1, 3, 1.0), DuplicatePair(1, 5, 0.95)]) == (
+        0,
+        0,
+        0,
+        0,
+        1,
+        0,
+        2,
+    )
 
 
 def test_groups_are_those_of_a_graph_of_all_links() -> None:
@@ -84,7 +92,7 @@ def test_no_group_is_on_two_sides(known: float) -> None:
         files = archive(seed, known=known)
         pairs = some_pairs(files, seed)
         split = split_files(files, pairs, seed=seed)
-        assert {len(sides) for sides in sides_of(split).values()} == {1}
+        assert {len(sides) for sides in subsets_of(split).values()} == {1}
         assert find_leaks(split.files, pairs) == []
         assert [replace(f, split=None) for f in split.files] == files
         assert {f.split for f in split.files} == {"train", "val", "test"}
@@ -155,7 +163,7 @@ def test_the_seed_decides_and_the_order_of_the_files_does_not() -> None:
     assert split_files(files, pairs, seed=6).sha256 != split.sha256
     order = random.Random(0).sample(range(len(files)), len(files))
     places = {old: new for new, old in enumerate(order)}
-    moved = [Pair(*sorted((places[p.first], places[p.second])), p.likeness) for p in pairs]
+    moved = [DuplicatePair(*sorted((places[p.first], places[p.second])), p.likeness) for p in pairs]
     again = split_files([files[i] for i in order], moved, seed=5)
     assert again.sha256 == split.sha256
     assert {f.path: f.split for f in again.files} == {f.path: f.split for f in split.files}
@@ -169,7 +177,7 @@ def test_too_few_patients_or_pictures_are_refused() -> None:
     copies = [LabelledFile(f"{c}{i}", c) for c in "AB" for i in range(4)]
     split_files(copies, [], seed=0)
     with pytest.raises(LabelError, match="'B' has 1"):
-        split_files(copies, [Pair(4, i, 1.0) for i in (5, 6, 7)], seed=0)
+        split_files(copies, [DuplicatePair(4, i, 1.0) for i in (5, 6, 7)], seed=0)
 
 
 # A split that was given
@@ -191,7 +199,7 @@ WHOLE = given(
 
 
 def test_a_split_that_was_given_is_kept() -> None:
-    pairs = [Pair(0, 5, 0.98)]
+    pairs = [DuplicatePair(0, 5, 0.98)]
     split = split_files(WHOLE, pairs, seed=0)
     assert list(split.files) == WHOLE
     assert split.report.given
@@ -205,7 +213,7 @@ def test_half_a_split_is_refused() -> None:
 
 def test_leaks_are_listed_by_file_with_their_reason() -> None:
     files = [*WHOLE, *given(("h", "B", "p3", "train"))]
-    pairs = [Pair(2, 5, 1.0), Pair(3, 6, 0.9612), Pair(5, 6, 1.0)]
+    pairs = [DuplicatePair(2, 5, 1.0), DuplicatePair(3, 6, 0.9612), DuplicatePair(5, 6, 1.0)]
     with pytest.raises(LeakError, match="3 pairs are on two sides") as caught:
         split_files(files, pairs, seed=0)
     message = str(caught.value)
@@ -233,7 +241,7 @@ def test_of_many_leaks_the_first_are_shown_and_all_are_kept(tmp_path: Path) -> N
 
 def test_dropping_leaks_keeps_test_before_val_before_train() -> None:
     files = [*WHOLE, *given(("h", "B", "p3", "train"), ("i", "B", "p3", "val"))]
-    pairs = [Pair(2, 5, 1.0), Pair(0, 5, 0.95)]
+    pairs = [DuplicatePair(2, 5, 1.0), DuplicatePair(0, 5, 0.95)]
     with pytest.raises(LabelError, match="no image of 'A' in the train split"):
         split_files(files, pairs, seed=0, drop_leaks=True)
     split = split_files(files, pairs[:1], seed=0, drop_leaks=True)
@@ -298,7 +306,7 @@ def test_a_written_split_names_no_patient_and_no_group_of_another(tmp_path: Path
 
 
 def test_a_split_is_written_without_what_was_dropped(tmp_path: Path) -> None:
-    split = split_files(WHOLE, [Pair(2, 5, 1.0)], seed=0, drop_leaks=True)
+    split = split_files(WHOLE, [DuplicatePair(2, 5, 1.0)], seed=0, drop_leaks=True)
     split.write(tmp_path / "split.csv")
     assert [file.path for file in read_labels(tmp_path / "split.csv")] == list("abcdeg")
 
@@ -313,20 +321,20 @@ def test_the_hash_is_of_paths_labels_sides_and_groups() -> None:
         split_files(files, pairs, seed=0).sha256
         for files, pairs in (
             (WHOLE, []),
-            (WHOLE, [Pair(0, 5, 1.0)]),
+            (WHOLE, [DuplicatePair(0, 5, 1.0)]),
             ([replace(WHOLE[0], path="z"), *WHOLE[1:]], []),
             ([replace(WHOLE[0], label="B"), *WHOLE[1:]], []),
             ([*WHOLE[:6], replace(WHOLE[6], split="test")], []),
         )
     }
     assert len(hashes) == 5
-    assert split_files(WHOLE, [Pair(0, 5, 0.93)], seed=0).sha256 in hashes
+    assert split_files(WHOLE, [DuplicatePair(0, 5, 0.93)], seed=0).sha256 in hashes
 
 
 def test_the_report_counts_images_groups_sources_and_duplicates() -> None:
     sources = ["s", "s", "t", "s", "s", "s", "s"]
     files = [replace(f, source=s) for f, s in zip(WHOLE, sources, strict=True)]
-    pairs = [Pair(0, 5, 0.95), Pair(1, 6, 1.0), Pair(0, 1, 1.0)]
+    pairs = [DuplicatePair(0, 5, 0.95), DuplicatePair(1, 6, 1.0), DuplicatePair(0, 1, 1.0)]
     report = split_files(files, pairs, seed=0).report
     assert report.to_card() == {
         "given": True,
@@ -362,4 +370,4 @@ def test_the_report_counts_images_groups_sources_and_duplicates() -> None:
 
 def test_one_source_for_all_is_no_warning() -> None:
     files = [replace(f, source="s") for f in WHOLE]
-    assert split_files(files, [], seed=0).report.one_source == ()
+    assert split_files(files, [], seed=0).report.one_source == {}

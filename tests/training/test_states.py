@@ -151,16 +151,16 @@ def test_the_best_checkpoint_can_be_scored_with_and_says_what_it_is(tmp_path: Pa
 def test_a_folder_is_held_by_one_and_cleaned_of_what_a_kill_left(tmp_path: Path) -> None:
     folder = states.training_folder(tmp_path / "model.safetensors")
     assert folder == tmp_path / "model.training"
-    with states.claimed(folder):
-        with pytest.raises(UsageError, match="another training"), states.claimed(folder):
+    with states.locked_folder(folder):
+        with pytest.raises(UsageError, match="another training"), states.locked_folder(folder):
             pass
         write(folder, 1)
         (folder / "state-000002.pt.tmp").touch()
         (folder / ".finished.safetensors.7.tmp").touch()
         (folder / "cache").touch()
-    with states.claimed(folder):
+    with states.locked_folder(folder):
         assert {p.suffix for p in folder.iterdir()} == {".pt", ""}
-        states.clear(folder)
+        states.clear_states(folder)
         assert [p.name for p in folder.iterdir()] == ["cache"]
         (folder / "cache").unlink()
     assert not folder.exists()

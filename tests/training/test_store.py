@@ -15,14 +15,14 @@ import pytest
 from cxrbatch.errors import CxrbatchError
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.training import store as module
-from cxrbatch.training.store import Place, opened, remove_store, stored_keys
+from cxrbatch.training.store import CacheFile, open_store, remove_store
 
 SIZE = 32
 RECORD = 128 + SIZE * SIZE
 
 
-def place(folder: Path, identity: str = "a" * 64) -> Place:
-    return Place(folder / "cache", identity, SIZE)
+def place(folder: Path, identity: str = "a" * 64) -> CacheFile:
+    return CacheFile(folder / "cache", identity, SIZE)
 
 
 def key(number: int) -> bytes:
@@ -33,9 +33,9 @@ def picture(number: int) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (SIZE, SIZE)).astype(np.uint8)
 
 
-def put(where: Place, *numbers: int) -> None:
+def put(where: CacheFile, *numbers: int) -> None:
     """Keep pictures; every third number is a file that could not be read."""
-    with opened(where) as store:
+    with open_store(where) as store:
         for number in numbers:
             if number % 3 == 0:
                 store.append(key(number), Outcome.CORRUPT, None)
@@ -43,11 +43,11 @@ def put(where: Place, *numbers: int) -> None:
                 store.append(key(number), Outcome.SCORED, picture(number))
 
 
-def held(where: Place, numbers: range) -> set[int]:
+def held(where: CacheFile, numbers: range) -> set[int]:
     """The numbers that are there, each checked to be what was put."""
     there = set()
-    with opened(where) as store:
-        keys = stored_keys(where, store.count)
+    with open_store(where) as store:
+        keys = where.keys(store.count)
         inputs = where.records(store.count)["input"]
         for number in numbers:
             if key(number) not in keys:
@@ -69,10 +69,10 @@ def test_what_is_kept_is_there_the_next_time(tmp_path: Path) -> None:
 
 
 def test_a_patient_is_kept_with_the_bytes(tmp_path: Path) -> None:
-    with opened(place(tmp_path)) as store:
+    with open_store(place(tmp_path)) as store:
         store.append(key(1), Outcome.SCORED, picture(1), "0f" * 16)
         store.append(key(2), Outcome.CORRUPT, None)
-    with opened(place(tmp_path)) as store:
+    with open_store(place(tmp_path)) as store:
         assert [store.patient(row) for row in range(2)] == ["0f" * 16, None]
 
 
@@ -105,7 +105,7 @@ def test_a_record_that_was_edited_anywhere_is_not_used(tmp_path: Path) -> None:
 def test_another_head_means_another_store(tmp_path: Path) -> None:
     where = place(tmp_path)
     put(where, 1)
-    other = Place(where.folder, where.identity[:16] + "b" * 48, SIZE)
+    other = CacheFile(where.folder, where.identity[:16] + "b" * 48, SIZE)
     assert other.file == where.file
     assert held(other, range(1, 3)) == set()
     where.file.write_text("something else")
@@ -122,7 +122,7 @@ def test_what_is_mapped_outlives_a_store_that_is_made_anew(tmp_path: Path) -> No
     where = place(tmp_path)
     put(where, 1)
     mapped = where.records(1)["input"]
-    put(Place(where.folder, where.identity[:16] + "b" * 48, SIZE), 2)
+    put(CacheFile(where.folder, where.identity[:16] + "b" * 48, SIZE), 2)
     assert np.array_equal(mapped[0], picture(1))
 
 
@@ -194,7 +194,7 @@ def test_one_process_holds_it_at_a_time(tmp_path: Path) -> None:
         "from test_store import place, put, held; print(flush=True);"
         f"assert held(place(Path({str(tmp_path)!r})), range(1, 4)) == {{1, 2}}"
     )
-    with opened(where) as store:
+    with open_store(where) as store:
         store.append(key(1), Outcome.SCORED, picture(1))
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
         assert process.stdout is not None
@@ -206,6 +206,6 @@ def test_one_process_holds_it_at_a_time(tmp_path: Path) -> None:
 
 def test_rows_of_equal_bytes_are_those_that_were_asked_for(tmp_path: Path) -> None:
     put(place(tmp_path), 1, 2, 1)
-    with opened(place(tmp_path)) as store:
+    with open_store(place(tmp_path)) as store:
         rows: Mapping[int, int] = {near: store.row(key(1), near=near) for near in range(4)}
     assert rows == {0: 0, 1: 0, 2: 2, 3: 0}

@@ -12,10 +12,9 @@ from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Normalisation
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.training.augment import draw_changes
-from cxrbatch.training.distributed import ALONE
+from cxrbatch.training.dataset import ImageSubset
 from cxrbatch.training.initial import Teachers
-from cxrbatch.training.trainer import Trainer
+from cxrbatch.training.trainer import Trainer, TrainingSetup
 
 
 def teacher(seed: int, size: int, temperature: float = 1.0) -> Checkpoint:
@@ -26,6 +25,10 @@ def teacher(seed: int, size: int, temperature: float = 1.0) -> Checkpoint:
         temperature=temperature,
     )
     return Checkpoint.of(new_model(seed), card)
+
+
+def floats(held: ImageSubset) -> torch.Tensor:
+    return torch.from_numpy(held.inputs)[:, None] / 255
 
 
 def test_opinions_are_the_mean_of_calibrated_probabilities() -> None:
@@ -44,20 +47,12 @@ def test_the_loss_is_shared_between_labels_and_teachers(weight: float) -> None:
     held = side(2, 2)
     options = replace(OPTIONS, teacher_weight=weight, label_smoothing=0.0)
     losses = {}
-    changes = draw_changes(4, generator=torch.Generator().manual_seed(0), flip=False)
-    inputs, truth = torch.from_numpy(held.inputs), torch.from_numpy(held.truth)
+    images, truth = floats(held), torch.from_numpy(held.truth)
     sure = teacher(1, 32, 0.01)  # of one class: a label
     for name, teachers in (("labels", []), ("both", [sure])):
-        trainer = Trainer(
-            new_model(),
-            card=CARD,
-            options=options,
-            teachers=teachers,
-            steps=1,
-            device=CPU,
-            world=ALONE,
-        )
-        losses[name] = float(trainer.step(inputs, truth, changes, torch.ones(4)))
+        setup = TrainingSetup(card=CARD, options=options, device=CPU, teachers=teachers)
+        trainer = Trainer(new_model(), setup, steps=1)
+        losses[name] = float(trainer.step(images, truth, torch.ones(4)))
     assert (losses["both"] == pytest.approx(losses["labels"])) is (weight == 0.0)
     assert np.isfinite(losses["both"])
 
@@ -66,16 +61,10 @@ def test_a_student_of_teachers_alone_comes_to_think_as_they_do() -> None:
     held = side(8, 8)
     sure = teacher(1, 32)
     options = replace(OPTIONS, teacher_weight=1.0)
-    trainer = Trainer(
-        new_model(), card=CARD, options=options, teachers=[sure], steps=24, device=CPU, world=ALONE
-    )
+    setup = TrainingSetup(card=CARD, options=options, device=CPU, teachers=[sure])
+    trainer = Trainer(new_model(), setup, steps=24)
     wrong = torch.from_numpy(1 - held.truth)
-    losses = []
-    for _ in range(24):
-        changes = draw_changes(16, generator=trainer.generator, flip=False)
-        losses.append(
-            float(trainer.step(torch.from_numpy(held.inputs), wrong, changes, torch.ones(16)))
-        )
+    losses = [float(trainer.step(floats(held), wrong, torch.ones(16))) for _ in range(24)]
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
 
 

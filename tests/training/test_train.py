@@ -15,13 +15,14 @@ from cxrbatch.model.weight_files import save_checkpoint
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results.labels import SPLITS, LabelledFile
 from cxrbatch.results.statistics import metrics
-from cxrbatch.training.dataset import Side, Unreadable, prepare_inputs
+from cxrbatch.training.cache import UnreadableFile, prepare_inputs
+from cxrbatch.training.dataset import ImageSubset, TrainingData, divide_inputs
 from cxrbatch.training.evaluation import logits_to_probabilities, predict
-from cxrbatch.training.initial import Initial, read_initial
-from cxrbatch.training.labels import collect, order_classes
-from cxrbatch.training.options import TrainingOptions
+from cxrbatch.training.fitting import LIMITS, new_card, train_network
+from cxrbatch.training.initial import InitialWeights, read_initial
+from cxrbatch.training.labels import collect_labels, order_classes
 from cxrbatch.training.split import split_files
-from cxrbatch.training.train import LIMITS, Data, prepare_data, train
+from cxrbatch.training.trainer import TrainingOptions, TrainingSetup
 
 PngMaker = Callable[[Path, np.ndarray], Path]
 RECIPE = Recipe(size=32)
@@ -29,15 +30,15 @@ CPU = torch.device("cpu")
 OPTIONS = TrainingOptions(size=32, epochs=1, draws=8, batch_size=8)
 
 
-def side(*counts: int, seed: int = 0) -> Side:
+def side(*counts: int, seed: int = 0) -> ImageSubset:
     """Pictures of as many levels of grey as there are classes."""
     rng = np.random.default_rng(seed)
     truth = np.repeat(np.arange(len(counts)), counts).astype(np.int64)
     base = (60 + 120 * truth)[:, None, None]
-    return Side((base + rng.integers(-30, 31, (len(truth), 32, 32))).astype(np.uint8), truth)
+    return ImageSubset((base + rng.integers(-30, 31, (len(truth), 32, 32))).astype(np.uint8), truth)
 
 
-def data(*, test: Side | None = None, unreadable: int = 0) -> Data:
+def data(*, test: ImageSubset | None = None, unreadable: int = 0) -> TrainingData:
     drawn = [side(8, 10), side(4, 4, seed=1)] + ([test] if test else [])
     inputs = np.concatenate([held.inputs for held in drawn])
     truth = np.concatenate([held.truth for held in drawn])
@@ -49,9 +50,9 @@ def data(*, test: Side | None = None, unreadable: int = 0) -> Data:
     sides = {}
     for name in SPLITS:
         rows = np.flatnonzero(np.array(names) == name)
-        sides[name] = Side(inputs, truth[rows], rows)
-    bad = [Unreadable(f"bad{i}", Outcome.CORRUPT) for i in range(unreadable)]
-    return Data(("A", "B"), split_files(files, [], seed=0), sides, bad)
+        sides[name] = ImageSubset(inputs, truth[rows], rows)
+    bad = [UnreadableFile(f"bad{i}", Outcome.CORRUPT) for i in range(unreadable)]
+    return TrainingData(("A", "B"), split_files(files, [], seed=0), sides, bad)
 
 
 def save(made: Checkpoint, path: Path) -> None:
@@ -59,41 +60,38 @@ def save(made: Checkpoint, path: Path) -> None:
 
 
 def run(
-    given: Data, options: TrainingOptions = OPTIONS, *, initial: Initial | None = None
+    given: TrainingData,
+    options: TrainingOptions = OPTIONS,
+    *,
+    initial: InitialWeights | None = None,
 ) -> Checkpoint:
-    made = train(
-        given,
-        name="trial",
-        limits=["The images are drawn."],
-        recipe=RECIPE,
-        options=options,
-        initial=initial,
-        device=CPU,
-        on_step=lambda n: None,
-        on_epoch=lambda epoch: None,
-    )
+    card = new_card(given, options, name="trial", limits=["The images are drawn."])
+    setup = TrainingSetup(card=card, options=options, device=CPU)
+    made = train_network(given, setup, initial=initial)
     assert made is not None
     return made
 
 
 @pytest.fixture(scope="module")
-def given() -> Data:
+def given() -> TrainingData:
     return data(test=side(3, 3, seed=2), unreadable=2)
 
 
 @pytest.fixture(scope="module")
-def made(given: Data) -> Checkpoint:
+def made(given: TrainingData) -> Checkpoint:
     return run(given)
 
 
-def test_the_card_says_how_it_was_made(tmp_path: Path, given: Data, made: Checkpoint) -> None:
+def test_the_card_says_how_it_was_made(
+    tmp_path: Path, given: TrainingData, made: Checkpoint
+) -> None:
     save(made, tmp_path / "m.safetensors")
     card = load_checkpoint(tmp_path / "m.safetensors").card
     assert card == made.card
     assert (card.name, card.architecture, card.classes) == ("trial", "resnet18", ("A", "B"))
     assert card.recipe == RECIPE
     assert card.limits == (*LIMITS, "The images are drawn.")
-    pixels = given.sides["train"].images(np.arange(18)) / 255
+    pixels = given.subsets["train"].images(np.arange(18)) / 255
     assert card.normalisation.mean == pytest.approx(pixels.mean(), abs=1e-4)
     assert card.normalisation.std == pytest.approx(pixels.std(), abs=1e-4)
     summary = card.training
@@ -113,10 +111,12 @@ def test_the_card_says_how_it_was_made(tmp_path: Path, given: Data, made: Checkp
     assert summary["versions"]["torch"] == torch.__version__.partition("+")[0]
 
 
-def test_figures_are_those_of_the_weights_that_are_kept(given: Data, made: Checkpoint) -> None:
+def test_figures_are_those_of_the_weights_that_are_kept(
+    given: TrainingData, made: Checkpoint
+) -> None:
     for name, recorded in (("val", "validation"), ("test", "test")):
-        held = given.sides[name]
-        logits = predict(made.model, card=made.card, side=held, device=CPU)
+        held = given.subsets[name]
+        logits = predict(made.model, card=made.card, subset=held, device=CPU)
         probabilities = logits_to_probabilities(logits, temperature=made.card.temperature)
         figures = made.card.training[recorded]
         assert figures["n"] == len(held.truth)
@@ -141,7 +141,7 @@ def test_a_test_side_of_one_class_does_not_lose_the_run() -> None:
 
 def test_images_with_next_to_no_contrast_can_be_trained_on() -> None:
     given = data()
-    flat = given.sides["train"]
+    flat = given.subsets["train"]
     flat.inputs[:18] = 0
     flat.inputs[0, 0, 0] = 1
     assert run(given).card.normalisation.std > 0
@@ -160,13 +160,13 @@ def test_a_run_can_start_from_a_checkpoint(tmp_path: Path, made: Checkpoint) -> 
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def prepared(root: Path, cache: Path) -> Data:
-    labelled = collect([root])
+def prepared(root: Path, cache: Path) -> TrainingData:
+    labelled = collect_labels([root])
     inputs = prepare_inputs(
-        labelled, recipe=RECIPE, workers=0, folder=cache, progress=lambda n: None
+        labelled.located, recipe=RECIPE, workers=0, folder=cache, progress=lambda n: None
     )
     split = split_files(labelled.files, [], seed=0)
-    return prepare_data(labelled, inputs, split, classes=order_classes(labelled.files, ()))
+    return divide_inputs(inputs, split, classes=order_classes(labelled.files, ()))
 
 
 def test_folders_are_split_and_decoded(tmp_path: Path, write_png: PngMaker) -> None:
@@ -176,7 +176,7 @@ def test_folders_are_split_and_decoded(tmp_path: Path, write_png: PngMaker) -> N
     found = prepared(tmp_path / "films", tmp_path / "cache")
     assert found.classes == ("A", "B")
     assert not found.split.report.given
-    assert {name: len(held.truth) for name, held in found.sides.items()} == {
+    assert {name: len(held.truth) for name, held in found.subsets.items()} == {
         "train": 16,
         "val": 2,
         "test": 2,
@@ -193,9 +193,9 @@ def test_a_class_that_cannot_be_read_is_refused(tmp_path: Path, write_png: PngMa
 
 
 def test_features_beyond_what_can_be_described_end_the_run_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, given: Data
+    monkeypatch: pytest.MonkeyPatch, given: TrainingData
 ) -> None:
     huge = np.full((18, 512), 1e25, np.float32)
-    monkeypatch.setattr("cxrbatch.training.train.features_of", lambda *_, **__: huge)
+    monkeypatch.setattr("cxrbatch.training.fitting.features_of", lambda *_, **__: huge)
     with pytest.raises(CxrbatchError, match="try a lower --learning-rate"):
         run(given)

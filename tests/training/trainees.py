@@ -8,24 +8,24 @@ import torch
 from cxrbatch.model.card import Card, Normalisation
 from cxrbatch.model.network import RadiographResNet, build_model
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.training.augment import draw_changes, draw_shares
-from cxrbatch.training.dataset import Side, draw_epoch
-from cxrbatch.training.distributed import ALONE, World
-from cxrbatch.training.loop import Epoch, fit
-from cxrbatch.training.options import TrainingOptions
-from cxrbatch.training.trainer import Trainer
+from cxrbatch.training.dataset import BalancedBatchSampler, ImageSubset, training_loader
+from cxrbatch.training.distributed import ALONE, ProcessGroup
+from cxrbatch.training.loop import EpochMetrics, TrainingListener, fit
+from cxrbatch.training.trainer import Trainer, TrainingOptions, TrainingSetup
 
 CPU = torch.device("cpu")
 CARD = Card("t", "resnet18", ("dark", "bright"), Recipe(32), Normalisation(0.5, 0.25))
 OPTIONS = TrainingOptions(size=32, epochs=2, draws=24, batch_size=8, learning_rate=1e-3)
 
 
-def side(dark: int, bright: int, *, seed: int = 0, levels: tuple[int, int] = (60, 180)) -> Side:
+def side(
+    dark: int, bright: int, *, seed: int = 0, levels: tuple[int, int] = (60, 180)
+) -> ImageSubset:
     """Noisy pictures of two levels of grey."""
     rng = np.random.default_rng(seed)
     truth = np.array([0] * dark + [1] * bright, dtype=np.int64)
     base = np.array(levels)[truth][:, None, None]
-    return Side((base + rng.integers(-30, 31, (len(truth), 32, 32))).astype(np.uint8), truth)
+    return ImageSubset((base + rng.integers(-30, 31, (len(truth), 32, 32))).astype(np.uint8), truth)
 
 
 def new_model(seed: int = 0) -> RadiographResNet:
@@ -35,48 +35,49 @@ def new_model(seed: int = 0) -> RadiographResNet:
         return build_model(CARD)
 
 
+class Listener(TrainingListener):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.epochs: list[EpochMetrics] = []
+
+    def stepped(self, images: int) -> None:
+        self.steps.append(images)
+
+    def epoch_done(self, metrics: EpochMetrics) -> None:
+        self.epochs.append(metrics)
+
+
 def run(
     model: RadiographResNet,
-    train: Side,
-    val: Side,
+    train: ImageSubset,
+    val: ImageSubset,
     options: TrainingOptions = OPTIONS,
     *,
     folder: Path | None = None,
     resume: bool = False,
-    world: World = ALONE,
-) -> tuple[list[Epoch], list[int]]:
+    group: ProcessGroup = ALONE,
+) -> tuple[list[EpochMetrics], list[int]]:
     """Fit; gives the epochs and the images of each step."""
-    steps: list[int] = []
-    seen: list[Epoch] = []
-    history = fit(
-        model,
-        card=CARD,
-        train=train,
-        val=val,
-        options=options,
-        device=CPU,
-        folder=folder,
-        resume=resume,
-        world=world,
-        on_step=steps.append,
-        on_epoch=seen.append,
+    listener = Listener()
+    setup = TrainingSetup(
+        card=CARD, options=options, device=CPU, folder=folder, resume=resume, group=group
     )
-    assert history == seen
-    return history, steps
+    history = fit(model, train, val, setup, listener)
+    assert history == listener.epochs
+    return history, listener.steps
 
 
-def losses_of_steps(model: RadiographResNet, world: World) -> list[float]:
+def losses_of_steps(model: RadiographResNet, group: ProcessGroup) -> list[float]:
     """Train a dozen steps; gives each one's loss over all processes, and leaves the weights."""
     train = side(24, 24)
-    trainer = Trainer(
-        model, card=CARD, options=OPTIONS, teachers=[], steps=12, device=CPU, world=world
+    setup = TrainingSetup(card=CARD, options=OPTIONS, device=CPU, group=group)
+    trainer = Trainer(model, setup, steps=12)
+    sampler = BalancedBatchSampler(
+        train.truth, steps=12, batch_size=8, generator=trainer.generator, group=group
     )
-    own, losses = world.part(8), []
-    for order in draw_epoch(train.truth, count=96, generator=trainer.generator).reshape(12, 8):
-        changes = draw_changes(8, generator=trainer.generator, flip=False).of(own)
-        shares = draw_shares(8, generator=trainer.generator)[own]
-        inputs = torch.from_numpy(train.images(order[own]))
-        loss = trainer.step(inputs, torch.from_numpy(train.truth[order[own]]), changes, shares)
-        losses.append(float(world.mean(loss)))
+    loader = training_loader(train, sampler, flip=False, device=CPU, workers=0)
+    losses = [float(group.mean(trainer.step(*batch))) for batch in loader]
     model.load_state_dict(trainer.averaged.state_dict())
     return losses

@@ -1,0 +1,342 @@
+"""The steps of a training: labels, images, split, network, and the files beside the checkpoint."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from cxrbatch.atomic import writing
+from cxrbatch.errors import LabelError, UsageError
+from cxrbatch.model.card import MAX_TEXT, Card
+from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
+from cxrbatch.model.preprocessing import Recipe
+from cxrbatch.model.weight_files import save_checkpoint
+from cxrbatch.paths import check_output
+from cxrbatch.reading.outcomes import OutcomeKind
+from cxrbatch.training import states
+from cxrbatch.training.augment import write_contact_sheet
+from cxrbatch.training.cache import DecodedInputs, UnreadableFile, forget_inputs, prepare_inputs
+from cxrbatch.training.console import Console
+from cxrbatch.training.curves import write_curves
+from cxrbatch.training.dataset import TrainingData, divide_inputs
+from cxrbatch.training.distributed import ProcessGroup, process_group
+from cxrbatch.training.duplicates import near_duplicates
+from cxrbatch.training.fitting import new_card, train_network
+from cxrbatch.training.groups import join_patients
+from cxrbatch.training.initial import InitialWeights, check_teachers, read_initial
+from cxrbatch.training.labels import (
+    CollectedLabels,
+    collect_labels,
+    describe_mismatches,
+    order_classes,
+    refuse_mismatches,
+    write_mismatches,
+)
+from cxrbatch.training.loop import EpochMetrics, TrainingListener, options_fingerprint
+from cxrbatch.training.results import write_results
+from cxrbatch.training.split import LeakError, Split, check_split, split_files, write_leaks
+from cxrbatch.training.trainer import TrainingOptions, TrainingSetup
+
+_MAX_UNREADABLE = 0.05
+_BESIDE = ("split.csv", "augmented.png", "curves.svg", "results.parquet")
+_LISTINGS = ("mismatches.csv", "leaks.csv")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a training wrote.
+
+    Attributes:
+        checkpoint: The checkpoint.
+        results: The results table of validation and test, with the columns truth and split.
+        split: The labels file with the split of every file.
+        card: The checkpoint's card; `card.training` has history and figures. None in all
+            processes but the first, if `torchrun` started several.
+        unreadable: Labelled files without an image, which were left out.
+    """
+
+    checkpoint: Path
+    results: Path
+    split: Path
+    card: Card | None
+    unreadable: tuple[UnreadableFile, ...]
+
+    @property
+    def all_read(self) -> bool:
+        """Whether no image failed to be read; files that are no radiographs do not count."""
+        return not any(item.outcome.kind is OutcomeKind.FAILED for item in self.unreadable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRun:
+    """One call of `train`, with its arguments resolved.
+
+    Attributes:
+        data: Folders of class folders, and files of labels.
+        roots: What paths in labels files are relative to; if empty, each file's own folder.
+        classes: Order of the classes; if empty, the alphabet's.
+        output: The checkpoint to write.
+        name: Name in the checkpoint's card.
+        limits: Sentences for the card about what the data cannot show.
+        options: Options that decide the weights.
+        init: Weights to start from; None for random ones.
+        teachers: Checkpoints to learn from as well.
+        cache: Folder that keeps decoded images; None keeps them during this training only.
+        workers: Processes that read.
+        device: Where to compute.
+        drop_leaks: Leave out copies that a given split has in another subset.
+        resume: Continue a stopped training.
+        overwrite: Replace the outputs, and drop a stopped training.
+        console: Shows messages and progress.
+    """
+
+    data: Sequence[Path]
+    roots: Sequence[Path]
+    classes: Sequence[str]
+    output: Path
+    name: str
+    limits: Sequence[str]
+    options: TrainingOptions
+    init: Path | None
+    teachers: Sequence[Path]
+    cache: Path | None
+    workers: int
+    device: torch.device
+    drop_leaks: bool
+    resume: bool
+    overwrite: bool
+    console: Console
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the states and the best checkpoint."""
+        return states.training_folder(self.output)
+
+    @property
+    def recipe(self) -> Recipe:
+        """How images become network inputs."""
+        return Recipe(size=self.options.size, geometry=self.options.geometry)
+
+    @property
+    def continues(self) -> bool:
+        """Whether a stopped training is resumed."""
+        return self.resume and states.holds_run(self.folder)
+
+    def beside(self, ending: str) -> Path:
+        """Path of a file beside the checkpoint."""
+        return self.output.with_name(f"{self.output.stem}.{ending}")
+
+    def execute(self) -> TrainingResult:
+        """Train, and write the checkpoint and the files beside it."""
+        self._check_texts()
+        check_output(self.output, overwrite=self.overwrite or self.continues)
+        self._check_sources([*self.data, self.init, *self.teachers])
+        initial = None
+        if self.init:
+            initial = read_initial(self.init, architecture=self.options.architecture)
+        teachers = [load_checkpoint(path) for path in self.teachers]
+        with (
+            process_group(self.device) as group,
+            states.locked_folder(self.folder) if group.leads else nullcontext(),
+        ):
+            group.part_size(self.options.batch_size)  # or it would be refused after the reading
+            if group.leads:
+                self._make_way(teachers)
+                return self._execute(group, initial, teachers)
+            return replace(self, console=Console(enabled=False))._execute(group, initial, teachers)
+
+    def _execute(
+        self, group: ProcessGroup, initial: InitialWeights | None, teachers: Sequence[Checkpoint]
+    ) -> TrainingResult:
+        with group.first_alone():
+            labels, data = self._prepare(initial, teachers, leads=group.leads)
+        setup = TrainingSetup(
+            card=new_card(data, self.options, name=self.name, limits=self.limits),
+            options=self.options,
+            device=self.device,
+            teachers=teachers,
+            folder=self.folder,
+            resume=self.resume,
+            group=group,
+            workers=self.workers,
+        )
+        listener = _Listener(self, labels, data, leads=group.leads)
+        steps = self.options.steps(len(data.subsets["train"])) * self.options.epochs
+        with self.console.bar("training", steps * self.options.batch_size, "img"):
+            checkpoint = train_network(data, setup, initial=initial, listener=listener)
+        if checkpoint is not None:
+            self._write(checkpoint, labels, data)
+        return TrainingResult(
+            self.output,
+            self.beside("results.parquet"),
+            self.beside("split.csv"),
+            None if checkpoint is None else checkpoint.card,
+            tuple(data.unreadable),
+        )
+
+    def _check_texts(self) -> None:
+        for option, text in (("--name", self.name), *(("--limit", text) for text in self.limits)):
+            if not text.isprintable() or len(text) > MAX_TEXT:
+                raise UsageError(
+                    f"the {option} cannot be printed or is longer than {MAX_TEXT} characters; "
+                    "give one in plain text"
+                )
+
+    def _check_sources(self, sources: Iterable[Path | None]) -> None:
+        """Refuse to replace a file that is read, also with `overwrite`."""
+        read = set(_inodes(filter(None, sources)))
+        for path in (self.output, *map(self.beside, (*_BESIDE, *_LISTINGS))):
+            if read.intersection(_inodes([path])):
+                raise UsageError(f"{path} is to be read and would be replaced; choose another -o")
+
+    def _make_way(self, teachers: Sequence[Checkpoint]) -> None:
+        """Check what a stopped training and earlier runs left; remove it with `overwrite`."""
+        if self.continues:
+            prints = options_fingerprint(self.options, self.recipe, teachers)
+            states.check_state(self.folder, fingerprint=prints)
+        if not states.holds_run(self.folder):
+            if self.resume:
+                self.console.say("nothing to go on with: starting from the first epoch")
+        elif not self.resume:
+            if not self.overwrite:
+                raise states.stopped_training(self.folder)
+            states.clear_states(self.folder)
+        for ending in _BESIDE:
+            check_output(self.beside(ending), overwrite=self.overwrite or self.resume)
+        for ending in _LISTINGS:
+            check_output(self.beside(ending), overwrite=True)
+
+    def _prepare(
+        self, initial: InitialWeights | None, teachers: Sequence[Checkpoint], *, leads: bool
+    ) -> tuple[CollectedLabels, TrainingData]:
+        """Collect labels, decode images and split them.
+
+        All that can be refused without reading an image is refused before one is read.
+        """
+        labels = self._collect(leads=leads)
+        classes = order_classes(labels.files, self.classes)
+        check_teachers(teachers, classes=classes, geometry=self.recipe.geometry)
+        check_split(labels.files)
+        inputs = self._decode(labels)
+        data = divide_inputs(inputs, self._split(labels, inputs), classes=classes)
+        self.console.say(*data.split.report.lines())
+        if initial is not None and not initial.has_head_for(data.classes):
+            self.console.say(
+                "--init has a head for other classes: it is replaced by one of random weights"
+            )
+        return labels, data
+
+    def _collect(self, *, leads: bool) -> CollectedLabels:
+        labels = collect_labels(self.data, roots=self.roots)
+        self._check_sources(labels.located)
+        listing = self.beside("mismatches.csv")
+        if leads and (not self.continues or any(m.is_fatal for m in labels.mismatches)):
+            write_mismatches(labels.mismatches, listing)
+        self.console.say(*describe_mismatches(labels.mismatches, listing=listing))
+        refuse_mismatches(labels.mismatches, listing=listing)
+        return labels
+
+    def _decode(self, labels: CollectedLabels) -> DecodedInputs:
+        count = len(labels.files)
+        with self.console.bar("reading", count, "file"):
+            inputs = prepare_inputs(
+                labels.located,
+                recipe=self.recipe,
+                workers=self.workers,
+                folder=self.cache or self.folder,
+                progress=self.console.advance,
+            )
+        unreadable = inputs.unreadable(labels.files)
+        self.console.unreadable(unreadable)
+        if len(unreadable) > _MAX_UNREADABLE * count:
+            raise LabelError(
+                f"{len(unreadable)} of {count} files gave no image, and {_MAX_UNREADABLE:.0%} may; "
+                "look at some with `cxrbatch inspect`, then copy them again or remove their labels"
+            )
+        return inputs
+
+    def _split(self, labels: CollectedLabels, inputs: DecodedInputs) -> Split:
+        patients = join_patients(labels.files, inputs.patients)
+        try:
+            return split_files(
+                patients.files,
+                near_duplicates(inputs.values, readable=inputs.readable),
+                seed=self.options.seed,
+                drop_leaks=self.drop_leaks,
+                patients=patients.counts,
+            )
+        except LeakError as error:
+            listing = self.beside("leaks.csv")
+            write_leaks(error.leaks, listing)
+            self.console.say(f"all leaks are listed in {listing}")
+            raise
+
+    def begin(self, labels: CollectedLabels, data: TrainingData) -> None:
+        """Write split and examples, and remove listings of an earlier run that are outdated."""
+        write_mismatches(labels.mismatches, self.beside("mismatches.csv"))
+        if not data.split.report.dropped:
+            write_leaks([], self.beside("leaks.csv"))
+        data.split.write(self.beside("split.csv"))
+        write_contact_sheet(
+            self.beside("augmented.png"),
+            data.subsets["train"],
+            data.subsets["train"].truth,
+            classes=data.classes,
+            flip=self.options.flip,
+            seed=self.options.seed,
+        )
+
+    def _write(self, checkpoint: Checkpoint, labels: CollectedLabels, data: TrainingData) -> None:
+        """Write curves, results and the checkpoint, which comes last: it stands for all."""
+        summary = checkpoint.card.training
+        history = [EpochMetrics(**epoch) for epoch in summary["history"]]
+        write_curves(self.beside("curves.svg"), history)
+        partial = self.folder / "finished.safetensors"
+        save_checkpoint(
+            partial, model=checkpoint.model, card=checkpoint.card, features=checkpoint.features
+        )
+        table = self.beside("results.parquet")
+        pairs = zip(data.split.files, labels.located, strict=True)
+        with writing(self.output):
+            write_results(
+                table,
+                {path: file for file, path in pairs if file.split in ("val", "test")},
+                checkpoint=partial,
+                workers=self.workers,
+                device=self.device,
+                precision=self.options.precision,
+            )
+            partial.replace(self.output)
+        states.clear_states(self.folder)
+        if self.cache is None:
+            forget_inputs(self.folder, self.recipe)
+        self.console.result(summary, checkpoint=self.output, table=table)
+
+
+def _inodes(paths: Iterable[Path]) -> Iterator[tuple[int, int]]:
+    """Device and inode of the paths that exist: they identify a file under any name."""
+    for path in paths:
+        with suppress(OSError):
+            state = path.stat()
+            yield state.st_dev, state.st_ino
+
+
+class _Listener(TrainingListener):
+    """Shows the progress of a training, and writes split and examples when it starts."""
+
+    def __init__(
+        self, run: TrainingRun, labels: CollectedLabels, data: TrainingData, *, leads: bool
+    ) -> None:
+        self._run, self._labels, self._data, self._leads = run, labels, data, leads
+
+    def started(self) -> None:
+        if self._leads:
+            self._run.begin(self._labels, self._data)
+
+    def stepped(self, images: int) -> None:
+        self._run.console.advance(images)
+
+    def epoch_done(self, metrics: EpochMetrics) -> None:
+        self._run.console.epoch(metrics)

@@ -14,9 +14,9 @@ from itertools import pairwise
 import numpy as np
 
 from cxrbatch.sample.projection import (
+    Coordinates,
     Detector,
     Plane,
-    Points,
     blur,
     round_edge,
     rounded,
@@ -222,7 +222,7 @@ def ribs(
     return detector.tubes(axes, spacing=0.7, rim=0.5, from_side=from_side)
 
 
-def _rib(body: Body, *, pair: int, y: float, side: float) -> Points:
+def _rib(body: Body, *, pair: int, y: float, side: float) -> Coordinates:
     """Knots of one rib, shape (n, 4): half an ellipse that descends from back to front.
 
     The angle runs over t, the tangent of its half, so that sine and cosine are fractions.

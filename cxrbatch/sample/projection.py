@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Plane = NDArray[np.float64]
-Points = NDArray[np.float64]
+Coordinates = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Detector:
     def ellipsoid(
         self, *, center: tuple[float, float], radii: tuple[float, float], lean: float = 0.0
     ) -> Plane:
-        """Ray length through an ellipsoid that is 1 deep in its middle.
+        """Draw an ellipsoid that is 1 deep in its middle: ray length inside it.
 
         Args:
             center: x and y of the middle.
@@ -72,7 +72,7 @@ class Detector:
         rim: float = 0.0,
         from_side: bool = False,
     ) -> Plane:
-        """Ray length through tubes.
+        """Draw tubes: ray length inside them.
 
         A tube that runs along the beam is long for the ray: the bright edge of a rib cage comes out
         by itself.
@@ -99,7 +99,7 @@ class Detector:
         return blur(total.reshape(self.rows, self.columns), radius=1)
 
     def _deposit(
-        self, points: Points, *, step: float, stamp: tuple[Points, Points]
+        self, points: Coordinates, *, step: float, stamp: tuple[Coordinates, Coordinates]
     ) -> NDArray[np.float64]:
         """Put a disc of the right mass around each point; shape (rows * columns,)."""
         offsets, shares = stamp
@@ -113,7 +113,7 @@ class Detector:
         return flat.astype(np.float64)
 
     def cloud(self, generator: np.random.Generator, *, grain: float, octaves: int = 3) -> Plane:
-        """Smooth random texture.
+        """Draw a smooth random texture.
 
         Args:
             generator: Makes the random numbers.
@@ -162,7 +162,7 @@ def round_edge(across: Plane) -> Plane:
     return np.sqrt(np.maximum(0.0, 1.0 - across * across))
 
 
-def curve(knots: Points, *, step: float) -> Points:
+def curve(knots: Coordinates, *, step: float) -> Coordinates:
     """Set points at equal distances along the polyline through `knots`.
 
     Args:
@@ -180,7 +180,7 @@ def curve(knots: Points, *, step: float) -> Points:
     return np.stack(columns, axis=1)
 
 
-def rounded(knots: Points) -> Points:
+def rounded(knots: Coordinates) -> Coordinates:
     """Cut the corners of a polyline four times (Chaikin), which makes it a smooth curve.
 
     Args:
@@ -197,7 +197,7 @@ def rounded(knots: Points) -> Points:
     return knots
 
 
-def _stamp(rim: float, *, fineness: int) -> tuple[Points, Points]:
+def _stamp(rim: float, *, fineness: int) -> tuple[Coordinates, Coordinates]:
     """Offsets in the unit disc, shape (k, 2), and their shares of the mass, which sum to 1."""
     ticks = np.arange(-fineness, fineness + 1, dtype=np.float64) / fineness
     across, down = np.meshgrid(ticks, ticks)

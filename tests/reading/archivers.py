@@ -16,6 +16,7 @@ import pytest
 from makers import make_dicom, make_image_file, ramp
 
 from cxrbatch.reading.containers import Member
+from cxrbatch.reading.containers.compression import DecompressedFile
 from cxrbatch.reading.containers.listing import is_container, list_members, open_member
 from cxrbatch.reading.outcomes import ReadingError
 from cxrbatch.reading.radiograph import Reading, iterate_member
@@ -128,6 +129,19 @@ def outcomes(path: bytes) -> dict[bytes, str]:
     members, failure = listed(path)
     found = {m.name: (m.fault or read(path, m)).outcome.value for m in members if m.kind == "file"}
     return found | ({b"": failure.outcome.value} if failure else {})
+
+
+def count_starts(monkeypatch: pytest.MonkeyPatch) -> list[DecompressedFile]:
+    """A list that gets an item whenever a compressed file is decompressed from its start."""
+    starts: list[DecompressedFile] = []
+    start = DecompressedFile._start
+
+    def counted(file: DecompressedFile) -> None:
+        starts.append(file)
+        start(file)
+
+    monkeypatch.setattr(DecompressedFile, "_start", counted)
+    return starts
 
 
 def assert_equal(one: Reading, other: Reading) -> None:

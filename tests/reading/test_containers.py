@@ -15,6 +15,7 @@ from archivers import (
     MAKERS,
     PNG,
     assert_equal,
+    count_starts,
     listed,
     make_compressed_tar,
     make_stored_zip,
@@ -195,17 +196,8 @@ def test_a_container_that_changed_since_is_noticed(container: bytes) -> None:
 def test_a_compressed_tar_is_inflated_once_for_members_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cxrbatch.reading.containers.compression import DecompressedFile
-
     path = os.fsencode(make_compressed_tar(tmp_path / "all.tgz", {f"{i}": PNG for i in range(40)}))
     found = list(list_members(path))
-    starts = []
-    start = DecompressedFile._start
-
-    def counted(inflated: DecompressedFile) -> None:
-        starts.append(inflated)
-        start(inflated)
-
-    monkeypatch.setattr(DecompressedFile, "_start", counted)
+    starts = count_starts(monkeypatch)
     assert all(read(path, member).outcome is Outcome.SCORED for member in found)
     assert len(starts) == 1

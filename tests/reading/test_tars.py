@@ -17,6 +17,7 @@ from archivers import (
     DICOM,
     PNG,
     assert_equal,
+    count_starts,
     listed,
     make_tar,
     make_v7_tar,
@@ -268,21 +269,12 @@ def test_hard_links_have_a_failure_where_there_is_no_room_for_names(
 def test_hard_links_cost_a_compressed_tar_no_second_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cxrbatch.reading.containers.compression import DecompressedFile
-
     noise = [os.urandom(1 << 17) + bytes([n]) for n in range(10)]
     files = [(f"{n}", data) for n, data in enumerate(noise)]
     links = [(f"link{n}", f"{n % 10}") for n in range(30)]
     path = linked_tar(tmp_path / "a.tgz", [*files, *links], "w:gz")
     members = list(list_members(path))
-    starts = []
-    start = DecompressedFile._start
-
-    def counted(inflated: DecompressedFile) -> None:
-        starts.append(inflated)
-        start(inflated)
-
-    monkeypatch.setattr(DecompressedFile, "_start", counted)
+    starts = count_starts(monkeypatch)
     for member in members:
         with open_member(path, member.name, member.offset) as opened:
             content = opened.stream.read()

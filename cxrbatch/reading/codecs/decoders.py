@@ -134,7 +134,7 @@ def decode_frame(frame: bytes, *, shape: FrameShape, transfer_syntax: str) -> De
 
 
 def halvings(rows: int, columns: int, *, least_size: int | None) -> int:
-    """How often both sides may be halved, at most 3 times, without falling below a size.
+    """How often both sides may be halved, 0 to 3 times, without falling below a size.
 
     Args:
         rows: Height in pixels.
@@ -148,9 +148,9 @@ def halvings(rows: int, columns: int, *, least_size: int | None) -> int:
 
 
 def aspect_in_full(image: GreyImage, *, rows: int, columns: int) -> float:
-    """Height over width of a pixel of a halved image, so that its sides keep their proportion.
+    """Pixel aspect (height over width) of an image that may have been decoded at a reduced size.
 
-    Each side was rounded up by itself when it was halved.
+    Each side was rounded up by itself when it was halved, which changes the aspect slightly.
 
     Args:
         image: The image as decoded, with the `pixel_aspect` of the image in full.
@@ -162,7 +162,7 @@ def aspect_in_full(image: GreyImage, *, rows: int, columns: int) -> float:
 
 
 def halved(length: int, times: int) -> int:
-    """A side of an image, halved some times and rounded up."""
+    """Length of an image's side after it was halved `times` times, rounded up."""
     return -(-length >> times)
 
 

@@ -62,7 +62,7 @@ COMPRESSIONS = {
 
 
 def skip_hole(file: BinaryIO, offset: int) -> int:
-    """Find where the data of a sparse file go on.
+    """Find where the data of a sparse file continue after a hole.
 
     A hole reads as zeros, as slowly as if the zeros were stored.
 
@@ -308,7 +308,7 @@ class InflatedStream(CachedSlice):
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
 
     def finish(self) -> None:
-        """Inflate what little may follow the pixel data.
+        """Inflate the rest, up to 1 MiB that may follow the pixel data, to the end of the stream.
 
         Raises:
             ReadingError: `truncated` if the deflate stream has no end, `corrupt`, `too_large`.

@@ -160,16 +160,17 @@ def _unpacked_path(name: bytes) -> bytes:
 
 
 def link_offset(name: bytes, offset: int) -> int:
-    """Offset of a hard link to a file, from the file's name and offset.
+    """Offset that stands for a hard link to a file, made from the file's name and offset.
 
-    It is the file's offset, marked with a checksum of the name; a marked offset is returned as is.
+    It is the file's offset with a checksum of the name above its 64 bits; an offset that has a checksum
+    already is returned unchanged.
     """
     is_marked = offset >> _OFFSET_BITS
     return offset if is_marked else (zlib.crc32(name) + 1) << _OFFSET_BITS | offset
 
 
 def content_offset(member: Member) -> int:
-    """Offset of the headers of the file whose content a member has."""
+    """Offset of the file whose content a member has: its own or, for a hard link, its target's."""
     return member.offset & ((1 << _OFFSET_BITS) - 1)
 
 

@@ -131,7 +131,7 @@ def has_zip_end(file: BinaryIO) -> bool:
 
 
 def is_zip_with_front(file: BinaryIO) -> bool:
-    """Whether a file with other bytes in front is a zip, sound or damaged, judged by its end."""
+    """Whether a file that does not start as a zip is one, sound or damaged, by its end record."""
     if has_zip_end(file):
         return True
     try:

@@ -162,8 +162,8 @@ def _unpacked_path(name: bytes) -> bytes:
 def link_offset(name: bytes, offset: int) -> int:
     """Offset that stands for a hard link to a file, made from the file's name and offset.
 
-    It is the file's offset with a checksum of the name above its 64 bits; an offset that has a checksum
-    already is returned unchanged.
+    It is the file's offset, with a checksum of the name above its 64 bits; an offset that has the
+    checksum already is returned unchanged.
     """
     is_marked = offset >> _OFFSET_BITS
     return offset if is_marked else (zlib.crc32(name) + 1) << _OFFSET_BITS | offset

@@ -30,7 +30,7 @@ def command() -> None:
 @command.command("show")
 @click.argument("file", type=shared.FILE, required=False)
 @shared.json_option
-def show(file: Path | None, as_json: bool) -> None:
+def show_card(file: Path | None, as_json: bool) -> None:
     """Show the card of a checkpoint; of the bundled one if no FILE is given.
 
     \b
@@ -66,7 +66,7 @@ def show(file: Path | None, as_json: bool) -> None:
 @click.option("--mean", type=float, default=_IMAGENET_MEAN, help="Mean its inputs were reduced by.")
 @click.option("--std", type=float, default=_IMAGENET_STD, help="Spread they were divided by.")
 @click.option("--name", help="Name in the card.  [default: the source's name]")
-def import_(
+def import_weights(
     source: Path,
     output: Path,
     overwrite: bool,

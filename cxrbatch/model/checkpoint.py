@@ -100,7 +100,7 @@ def file_sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise unreadable(path, error) from None
+        raise unreadable_checkpoint(path, error) from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -153,7 +153,7 @@ def opened_safetensors(path: Path, *, framework: str) -> "Iterator[safe_open]":
         with safe_open(path, framework=framework) as file:
             yield file
     except (OSError, ReadingError) as error:
-        raise unreadable(path, error) from None
+        raise unreadable_checkpoint(path, error) from None
     except SafetensorError as error:
         raise _no_checkpoint(path, str(error)[:100]) from None
 
@@ -171,7 +171,7 @@ def check_bytes(size: int, path: Path) -> None:
         )
 
 
-def unreadable(path: Path, error: OSError | ReadingError) -> CheckpointError:
+def unreadable_checkpoint(path: Path, error: OSError | ReadingError) -> CheckpointError:
     """Return the error that says why a file cannot be read."""
     reason = str(error) if isinstance(error, ReadingError) else error.strerror
     return CheckpointError(

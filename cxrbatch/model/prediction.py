@@ -17,7 +17,7 @@ from cxrbatch.reading.radiograph import Reading
 from cxrbatch.reading.readings import HeaderFacts
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Prediction:
     """What became of one radiograph: its scores and heat maps, or why it has none.
 
@@ -31,12 +31,18 @@ class Prediction:
         geometry: How the image became the square that the heat maps cover.
     """
 
-    reading: Reading = field(repr=False)
+    reading: Reading
     label: str | None = None
     probabilities: Mapping[str, float] = field(default_factory=dict)
     logits: Mapping[str, float] = field(default_factory=dict)
-    heatmaps: Mapping[str, Heatmap] = field(default_factory=dict, repr=False)
-    geometry: Geometry = field(default="squeeze", repr=False)
+    heatmaps: Mapping[str, Heatmap] = field(default_factory=dict)
+    geometry: Geometry = "squeeze"
+
+    def __repr__(self) -> str:
+        """Return the label with its probabilities, or the outcome and its detail."""
+        shown = ", ".join(f"{name} {p:.4f}" for name, p in self.probabilities.items())
+        what = f"{self.label}: {shown}" if self.label else f"{self.outcome.value}: {self.detail}"
+        return f"<Prediction {what}>"
 
     @property
     def outcome(self) -> Outcome:

@@ -27,7 +27,6 @@ from cxrbatch.model.inference import (
     Transfer,
     choose_device,
     choose_precision,
-    divide_threads,
     memory_explained,
     quantise,
 )
@@ -72,43 +71,6 @@ def load_model(
     return Predictor(checkpoint, batch_size=batch_size, device=chosen, precision=precision)
 
 
-def make_network(
-    checkpoint: Checkpoint,
-    *,
-    batch_size: int,
-    device: torch.device,
-    precision: Precision,
-    backend: Backend = "torch",
-    ranges: npt.NDArray[np.float32] | None = None,
-) -> Network:
-    """Build the network of a checkpoint in its form for inference.
-
-    Args:
-        checkpoint: The checkpoint.
-        batch_size: Images per forward pass.
-        device: The device that computes.
-        precision: A resolved precision, not "auto".
-        backend: The library that computes.
-        ranges: For int8, the result of `openvino.activation_ranges`.
-
-    Raises:
-        CheckpointError: A weight with its batch norm is not finite at this precision.
-    """
-    layers = layers_of(checkpoint.tensors)
-    if backend == "torch":
-        return FusedResNet(layers, device=device, dtype=DTYPES[precision])
-    from cxrbatch.model.openvino import OpenVinoResNet
-
-    return OpenVinoResNet(
-        layers,
-        batch_size=batch_size,
-        size=checkpoint.card.recipe.size,
-        precision=precision,
-        ranges=ranges,
-        lanes=divide_threads(torch.get_num_threads())[0],
-    )
-
-
 def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
     """Scale uint8 images to what the network sees, in float32.
 
@@ -137,6 +99,7 @@ class Predictor:
         batch_size: Images per forward pass.
         device: The device that computes.
         precision: The precision of the convolutions.
+        network: The network in its form for inference.
         seconds: Time that the device has computed so far; of several lanes, the mean.
         ahead: Number of batches to launch before waiting for the scores of the first.
     """
@@ -174,14 +137,20 @@ class Predictor:
         self._lanes = Lanes() if device.type == "cpu" else None
         self.ahead = self._lanes.count if self._lanes else _AHEAD_ON_GPU
         with memory_explained(batch_size):
-            self._network = make_network(
-                checkpoint,
-                batch_size=batch_size,
-                device=device,
-                precision=precision,
-                backend=backend,
-                ranges=ranges,
-            )
+            layers = layers_of(checkpoint.tensors)
+            if backend == "openvino":
+                from cxrbatch.model.openvino import OpenVinoResNet
+
+                self.network: Network = OpenVinoResNet(
+                    layers,
+                    batch_size=batch_size,
+                    size=self.card.recipe.size,
+                    precision=precision,
+                    ranges=ranges,
+                    lanes=self.ahead,
+                )
+            else:
+                self.network = FusedResNet(layers, device=device, dtype=DTYPES[precision])
         self._trial: Trial | None = None
         if precision != "int8":  # which is judged by the AUC that it costs
             self._trial = Trial(
@@ -300,7 +269,7 @@ class Predictor:
             CxrbatchError: The batch does not fit into memory.
         """
         with torch.inference_mode(), memory_explained(self.batch_size):
-            activations = self._network.features(self._batch(inputs))
+            activations = self.network.features(self._batch(inputs))
             features = activations.float().mean((2, 3))[: len(inputs)]
             result: npt.NDArray[np.float32] = features.cpu().numpy()
             return result
@@ -332,7 +301,7 @@ class Predictor:
         """Begin to compute on the device; the returned function waits for the four arrays."""
         count = len(inputs)
         with torch.inference_mode(), memory_explained(self.batch_size):
-            scores = self._network.score(self._batch(inputs))
+            scores = self.network.score(self._batch(inputs))
             logits = scores.logits[:count]
             probabilities = (logits / self.card.temperature).softmax(dim=1)
             maps = quantise(scores.heatmaps[:count])

@@ -22,7 +22,7 @@ from cxrbatch.model.checkpoint import (
     FEATURES,
     check_bytes,
     opened_safetensors,
-    unreadable,
+    unreadable_checkpoint,
 )
 from cxrbatch.model.features import FeatureStatistics
 from cxrbatch.reading.containers.listing import list_members, open_regular
@@ -167,7 +167,7 @@ def read_state_dict(source: Path) -> "dict[str, Tensor]":
         with warnings.catch_warnings(action="ignore"):  # what matters of it is refused below
             loaded = torch.load(source, map_location="cpu", weights_only=True)
     except (OSError, ReadingError) as error:
-        raise unreadable(source, error) from None
+        raise unreadable_checkpoint(source, error) from None
     except CheckpointError:
         raise
     except Exception:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.inference import DTYPES, Lanes, choose_precision
-from cxrbatch.model.predictor import Network
+from cxrbatch.model.predictor import Predictor
 from cxrbatch.reading.codecs.png import read_chunks
 from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
 
@@ -269,16 +269,16 @@ def codec_measure(files: Sequence[BareFile], *, size: int, seconds: float) -> Me
     return lambda: decode(enough)
 
 
-def forward_measure(
-    network: Network, batch_size: int, *, size: int, device: torch.device
-) -> Measure:
+def forward_measure(predictor: Predictor) -> Measure:
     """Return what times the forward pass per image, in full batches that lie ready."""
+    device, batch_size = predictor.device, predictor.batch_size
+    size = predictor.card.recipe.size
     batch = torch.randn(batch_size, 1, size, size).to(device)
     batch = batch.contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def forward() -> None:
-        network.score(batch)
+        predictor.network.score(batch)
 
     def of_image() -> float:
         return _seconds(forward, device) / batch_size

@@ -23,7 +23,7 @@ from cxrbatch.atomic import claimed
 from cxrbatch.errors import UsageError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.inference import choose_device, choose_precision, describe_device
-from cxrbatch.model.predictor import make_network
+from cxrbatch.model.predictor import Predictor
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.scoring.allocation import keep_freed_memory
@@ -213,7 +213,7 @@ def measure(
     files = _sample(archive, loaded, options)
     if device.type == "cpu":
         keep_freed_memory()
-    network = make_network(
+    predictor = Predictor(
         loaded,
         batch_size=options.batch_size,
         device=device,
@@ -224,7 +224,7 @@ def measure(
     rounds = Rounds(
         {
             "codec": codec_measure(files, size=size, seconds=_ROUND_SECONDS),
-            "forward": forward_measure(network, options.batch_size, size=size, device=device),
+            "forward": forward_measure(predictor),
             **{name: operation_measure(name, device) for name in native_precisions(device)},
             **({"copy": copy_measure(device)} if device.type == "cuda" else {}),
         },

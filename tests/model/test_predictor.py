@@ -130,6 +130,8 @@ def test_a_broken_file_has_its_outcome_and_no_scores(tmp_path: Path, predictor: 
     assert missing.outcome is Outcome.UNREADABLE_FILE
     assert fine.outcome is Outcome.SCORED
     assert fine.label in fine.probabilities
+    assert repr(missing) == "<Prediction unreadable_file: No such file or directory>"
+    assert f"<Prediction {fine.label}: Normal " in repr(fine)
     for found in (broken, missing):
         assert found.outcome is not Outcome.SCORED
         assert found.detail

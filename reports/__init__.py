@@ -1,1 +1,12 @@
-"""A results table as pages and figures that can be filed and shared."""
+"""Pages that can be filed and shared: the report of a results table, the comparison of two.
+
+A results table and labels flow in; one HTML page without scripts, and JSON, flow out.
+
+    command    the commands `report` and `compare`
+    report     `write_report`: everything that a report says
+    comparison `write_comparison`: everything that a comparison says
+    copies     equal and nearly equal pictures
+    gallery    images to show, read from the archive in child processes
+    charts     curves and histograms as SVG
+    page       templates, and every foreign text made visible
+"""

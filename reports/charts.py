@@ -1,4 +1,4 @@
-"""The charts of the page: curves, calibration and histograms."""
+"""Draws the charts of a page as SVG: curves, calibration and histograms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class Plot:
     Attributes:
         x: The values at its left and right edge.
         y: The values at its lower and upper edge.
-        width: Of the whole picture, in user units of which a page shows about one per px.
-        height: Likewise.
+        width: Width of the picture in user units, about one px each.
+        height: Height of the picture, likewise.
     """
 
     x: Range
@@ -34,11 +34,11 @@ class Plot:
     bottom: int = 42
 
     def across(self, value: float) -> float:
-        """Where a value of the x axis lies."""
+        """Return the horizontal coordinate of a value of the x axis."""
         return self.left + (self.width - self.left - self.right) * _share(value, self.x)
 
     def down(self, value: float) -> float:
-        """Where a value of the y axis lies."""
+        """Return the vertical coordinate of a value of the y axis."""
         return (
             self.height
             - self.bottom
@@ -53,7 +53,7 @@ class Plot:
         x_label: str,
         y_label: str,
     ) -> str:
-        """Give grid lines with numbers, and the names of the axes."""
+        """Return grid lines with numbers, and the names of the axes, as SVG elements."""
         left, right = self.across(self.x[0]), self.across(self.x[1])
         low, high = self.down(self.y[0]), self.down(self.y[1])
         parts = []
@@ -74,14 +74,14 @@ class Plot:
         return "".join(parts)
 
     def line(self, kind: str, x: Sequence[float], y: Sequence[float]) -> str:
-        """Give a line through points."""
+        """Return a line through points; `kind` is its class in the style sheet."""
         points = " ".join(
             f"{self.across(a):.1f},{self.down(b):.1f}" for a, b in zip(x, y, strict=True)
         )
         return f'<polyline class="{kind}" points="{points}"/>'
 
     def bar(self, kind: str, x: Range, y: Range) -> str:
-        """Give a rectangle between two values of each axis."""
+        """Return a rectangle between two values of each axis."""
         left, right = self.across(x[0]), self.across(x[1])
         low, high = self.down(y[0]), self.down(y[1])
         return (
@@ -90,14 +90,14 @@ class Plot:
         )
 
     def dot(self, kind: str, x: float, y: float, *, radius: float = 4) -> str:
-        """Give a point."""
+        """Return a point."""
         return (
             f'<circle class="{kind}" cx="{self.across(x):.1f}" cy="{self.down(y):.1f}" '
             f'r="{radius:g}"/>'
         )
 
     def picture(self, title: str, body: str) -> Markup:
-        """Put all together; `title` is what a screen reader says in its place."""
+        """Return the whole SVG picture; a screen reader reads `title` in its place."""
         label = escape(title[:_LONGEST_TITLE])
         return Markup(
             f'<svg viewBox="0 0 {self.width} {self.height}" width="{self.width}" '
@@ -106,7 +106,7 @@ class Plot:
 
 
 def interval_bar(title: str, *, value: float, low: float | None, high: float | None) -> Markup:
-    """Give a point with its interval on a line from 0 to 1, as high as a line of text."""
+    """Draw a value with its interval on a line from 0 to 1, as high as a line of text."""
     plot = Plot((0, 1), (0, 1), width=110, height=16, left=4, right=4, top=0, bottom=0)
     body = _line("grid", plot.across(0), 8, plot.across(1), 8)
     if low is not None and high is not None:
@@ -145,7 +145,7 @@ def roc_chart(name: str, curve: Curve, points: Sequence[OperatingFigures] = ()) 
 
 
 def precision_recall_chart(name: str, curve: Curve, *, share: float) -> Markup:
-    """Draw precision over recall; the dashed line is what guessing gives."""
+    """Draw precision over recall; a dashed line at `share` is the precision of guessing."""
     plot = Plot((0, 1), (0, 1))
     body = plot.axes(x_ticks=_UNIT, y_ticks=_UNIT, x_label="recall", y_label="precision")
     body += plot.line("chance", (0, 1), (share, share)) + plot.line("curve", curve.x, curve.y)
@@ -153,7 +153,7 @@ def precision_recall_chart(name: str, curve: Curve, *, share: float) -> Markup:
 
 
 def reliability_chart(title: str, calibration: Calibration) -> Markup:
-    """Draw accuracy over confidence, a point per bin, as large as the bin has images."""
+    """Draw accuracy over confidence: a point per bin, larger with more images in the bin."""
     plot = Plot((0, 1), (0, 1))
     body = plot.axes(x_ticks=_UNIT, y_ticks=_UNIT, x_label="mean confidence", y_label="accuracy")
     body += plot.line("chance", (0, 1), (0, 1))
@@ -173,7 +173,8 @@ def reliability_chart(title: str, calibration: Calibration) -> Markup:
 
 
 def score_histogram(title: str, histogram: Histogram) -> Markup:
-    """Draw two histograms, one up and one down, each scaled to its own largest bin."""
+    """Draw the scores of the class upwards and of all others downwards, each scaled to its largest
+    bin."""
     plot = Plot((0, 1), (-1, 1), height=220)
     body = plot.axes(
         x_ticks=_UNIT, y_ticks=[(0, "0")], x_label="score", y_label="others ← share → class"
@@ -188,7 +189,7 @@ def score_histogram(title: str, histogram: Histogram) -> Markup:
 
 
 def count_histogram(title: str, edges: Sequence[float], counts: Sequence[int]) -> Markup:
-    """Draw one histogram of confidences."""
+    """Draw a histogram of confidences: `edges` of the bins, one more than `counts`."""
     top = max(counts, default=0) or 1
     plot = Plot((0, 1), (0, top), height=220, left=58)
     ticks = [(top * step / 2, f"{top * step / 2:,.0f}") for step in range(3)]
@@ -200,7 +201,7 @@ def count_histogram(title: str, edges: Sequence[float], counts: Sequence[int]) -
 
 
 def figure_bar(name: str, figure: Figure) -> Markup:
-    """Draw a statistic in [0, 1] with its interval; nothing where it is undefined."""
+    """Draw a figure in [0, 1] with its interval; return no picture where it is undefined."""
     if figure.value is None:
         return Markup("")
     return interval_bar(name, value=figure.value, low=figure.low, high=figure.high)

@@ -1,4 +1,4 @@
-"""Pictures that an archive holds more than once, equal and nearly equal, and what they are called.
+"""Finds pictures that an archive holds more than once, equal or nearly equal, and their labels.
 
 Equal pictures have one hash of the network's input. Nearly equal ones differ in at most
 `MOST_BITS` bits of the 64-bit difference hash, and their logits, each less the image's mean, in at
@@ -37,11 +37,11 @@ Positions = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class SameGroup:
-    """Images that are equal, or a pair that is nearly.
+    """Images that are equal, or a pair of images that are nearly equal.
 
     Attributes:
-        rows: Their rows in the table, from 1, at most `MOST_LISTED`.
-        images: How many there are.
+        rows: Row numbers in the table, from 1, at most `MOST_LISTED`.
+        images: Number of images.
         labels: The truths that occur, by class name.
         predictions: The predictions that occur.
         bits: Bits of the difference hash in which they differ; 0 where they are equal.
@@ -56,17 +56,17 @@ class SameGroup:
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """What an archive holds more than once.
+    """Equal and nearly equal pictures of an archive.
 
     Attributes:
-        groups: Groups of equal pictures.
-        images: Images in them.
-        conflicts: Groups with more than one label.
-        listed: Of the groups, those with several labels first.
-        near_pairs: Pairs of different pictures that are nearly equal; of equal ones one counts.
-        near_conflicts: Pairs with more than one label.
-        near_listed: Of the pairs, those with several labels first.
-        complete: Whether every near pair was looked for.
+        groups: Number of groups of equal pictures.
+        images: Number of images in these groups.
+        conflicts: Number of groups with more than one label.
+        listed: At most `MOST_LISTED` groups, those with several labels first.
+        near_pairs: Number of pairs that are nearly equal; of equal pictures one is paired.
+        near_conflicts: Number of these pairs with more than one label.
+        near_listed: At most `MOST_LISTED` pairs, those with several labels first.
+        complete: Whether all near pairs were found.
     """
 
     groups: int

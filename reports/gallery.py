@@ -1,4 +1,4 @@
-"""Which images are worth a look: the surest right, the surest wrong, the least sure."""
+"""Chooses images to show, and reads their pictures from the archive in child processes."""
 
 import base64
 import io
@@ -76,7 +76,7 @@ def choose(
 def _first(
     chosen: Positions, rank: npt.NDArray[np.float32], pictures: npt.NDArray[np.integer]
 ) -> tuple[int, ...]:
-    """The positions with the smallest rank, each picture once."""
+    """The positions with the smallest `rank` among `chosen`; of equal pictures one."""
     if len(chosen) > _LOOKED_THROUGH:
         nearest = np.argpartition(rank[chosen], _LOOKED_THROUGH)[:_LOOKED_THROUGH]
         chosen = np.sort(chosen[nearest])
@@ -208,7 +208,7 @@ def gallery_images(
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """An image to be read."""
+    """An image to read."""
 
     path: str
     frame: int
@@ -217,7 +217,7 @@ class _Wanted:
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """What a child gives: WebP bytes with their width and height, or why there are none."""
+    """The answer of a child: WebP bytes with their width and height, or why there are none."""
 
     content: bytes = b""
     size: tuple[int, int] = (0, 0)
@@ -230,7 +230,7 @@ def read_pictures(
     heat_of: Sequence[int],
     source: PictureSource,
 ) -> dict[int, DataPicture]:
-    """Read the pictures of some rows.
+    """Read the pictures of some rows, and draw heat maps over them.
 
     Args:
         table: The table.
@@ -295,7 +295,7 @@ def _heat_layer(
 def _in_children(
     draw: "partial[_Drawn]", wanted: Sequence[_Wanted], workers: int
 ) -> Iterator[_Drawn | WorkerFault]:
-    """Read in several processes, each its share."""
+    """Draw images in several child processes, each its share; yield them in order."""
     count = max(1, min(workers, _MOST_PROCESSES, len(wanted)))
     if not wanted:
         return

@@ -1,6 +1,6 @@
-"""A page that stands alone: one file, no script, no request, and every foreign text shown as text.
+"""Renders a page that stands alone: one file, no script, no request, foreign text shown as text.
 
-The Content-Security-Policy allows pictures in the page itself and the one style sheet, by its hash.
+Its Content-Security-Policy allows pictures as data: URLs and the one style sheet, by its hash.
 """
 
 import base64
@@ -22,7 +22,12 @@ _LONGEST = 300
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
-    """Render a template of this package with the style sheet and policy of all pages."""
+    """Render a template of this package, with the style sheet and policy of all pages.
+
+    Args:
+        template: Its file name.
+        values: Variables of the template; their texts are escaped.
+    """
     style = _style()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = (
@@ -38,42 +43,42 @@ def render(template: str, values: Mapping[str, Any]) -> str:
 
 
 def visible(page: str) -> str:
-    """Name each character that cannot be seen, or would turn the text around it."""
+    """Replace each invisible character, or one that turns text around, by its code: ‹U+202E›."""
     unseen = {c for c in set(page) if not c.isprintable()} - {"\n"}
     return page.translate({ord(c): f"‹U+{ord(c):04X}›" for c in unseen})
 
 
 def shortened(value: object) -> object:
-    """Cut a text that is long."""
+    """Cut a text of more than 300 characters; return any other value as it is."""
     if not isinstance(value, str) or isinstance(value, Markup) or len(value) <= _LONGEST:
         return value
     return f"{value[:_LONGEST]}…"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Write a number with a fixed count of digits; a dash for none."""
+    """Format a number with a fixed number of digits; None as a dash."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def interval(figure: Figure, digits: int = 3) -> str:
-    """Write an interval; empty without one."""
+    """Format the interval of a figure; return "" where it has none."""
     if figure.low is None or figure.high is None:
         return ""
     return f"{figure.low:.{digits}f}–{figure.high:.{digits}f}"
 
 
 def count(value: int) -> str:
-    """Write a count with thousands apart."""
+    """Format a count with separators of thousands."""
     return f"{value:,}"
 
 
 def percent(part: int, whole: int) -> str:
-    """Write a share."""
+    """Format `part` of `whole` in percent; a dash where `whole` is 0."""
     return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
 def shade(part: int, whole: int) -> int:
-    """Give one of the style sheet's eleven shades to a share."""
+    """Return which of the style sheet's shades, 0 to 10, shows `part` of `whole`."""
     return round(10 * part / whole) if whole else 0
 
 

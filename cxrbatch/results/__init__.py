@@ -1,1 +1,17 @@
-"""From scores to truth: the table, the labels it is compared with, and the statistics."""
+"""From a scored archive to figures: the results table, labels and truth, statistics with intervals.
+
+A results table (`Row` and `ImageScores` -> Parquet) and labels flow in; DataFrames and an
+`Evaluation` flow out. Nothing here imports torch; pandas is imported by readers of results alone,
+never while an archive is scored.
+
+    table          the data contract: schema, rows to columns, `open_table`
+    bounded, pages Parquet files that may be hostile, read in bounded memory
+    frames         tables and labels as DataFrames: `load_results`, `heatmaps`, `load_labels`
+    labels         class names, and labels from class folders
+    label_files    labels from CSV and Parquet files, checked
+    truth          labels joined with the rows of a table
+    analysis       checked scores with their truth: the images that are analysed, and the flow
+    evaluation     `evaluate` and `headline`: the figures of a table against the truth
+    figures        these figures as plain values, and as a DataFrame
+    statistics     the calculation of the figures from arrays
+"""

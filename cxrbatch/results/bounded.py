@@ -1,6 +1,6 @@
-"""Parquet files that may be hostile, read so that memory is bounded before anything is expanded.
+"""Reads Parquet files that may be hostile: memory is bounded before anything is expanded.
 
-Texts that a file stores once and names often stay shared until their size is known.
+A text that the file stores once for many rows stays shared until the size of all copies is known.
 """
 
 import os
@@ -30,12 +30,12 @@ from cxrbatch.results.pages import (
 )
 
 _MOST_ROWS = 65_536
-# What the rows of one batch may take, and what the pages and dictionaries that they are in.
+# Bytes that the rows of one batch may take; that their pages and dictionaries may take.
 _BATCH_BYTES = 64 << 20
 _PAGE_BYTES = 256 << 20
-# Arrow copies the dictionaries into every batch.
+# Bytes of the dictionaries that Arrow copies into every batch, over all batches.
 _COPIED_BYTES = 8 << 30
-# A dictionary's entry takes its place in two indexes of Arrow's, its text is there twice.
+# Bytes of a dictionary's entry in two indexes of Arrow's, which also hold its text twice.
 _ENTRY_BYTES = 48
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12}
 
@@ -45,8 +45,8 @@ class _Leaf:
     """A column as the file stores it.
 
     Attributes:
-        number: Among those of a row group.
-        path: Its name, with the names around it.
+        number: Its number in a row group.
+        path: Its name, after the names of the columns that it is nested in.
         width: Bytes of a value; None for texts.
         is_repeated: Whether a row may have several values.
     """
@@ -59,12 +59,13 @@ class _Leaf:
 
 @dataclass(slots=True)
 class _Stored:
-    """How a column of a row group is stored, by the headers of its pages.
+    """How a column of a row group is stored, from the headers of its pages.
 
     Attributes:
         values: Number of values.
         largest: Bytes of the largest page.
-        densest: Bytes of a value, of a text that is not in the dictionary on average of its page.
+        densest: Largest number of bytes of a value; of a text outside the dictionary, the mean of
+            its page.
         dictionary: The dictionary; None without one.
         is_mixed: Whether texts are stored outside a dictionary.
     """
@@ -81,10 +82,10 @@ class _Needs:
     """Bytes that reading some columns of a row group takes.
 
     Attributes:
-        pages: The largest page of each column, and all of its values where a row has several.
-        dictionaries: What is copied into each batch.
-        row: Of one row, at most.
-        shared: Paths of the columns with a dictionary.
+        pages: For the largest page of each column, and for all values of a column of lists.
+        dictionaries: For the dictionaries, which are copied into each batch.
+        row: For the largest row.
+        shared: Paths of the columns whose texts all are in a dictionary.
     """
 
     pages: int
@@ -94,24 +95,24 @@ class _Needs:
 
 
 class BoundedParquet:
-    """A Parquet file whose footer is sound; its rows come in batches of bounded size.
+    """A Parquet file whose footer was checked; its rows are read in batches of bounded size.
 
     Attributes:
         schema: Its columns.
-        metadata: What its footer says.
+        metadata: Its footer.
         rows: Number of rows.
-        size: Of the file, in bytes.
+        size: Size of the file in bytes.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
-        """Read the footer.
+        """Read and check the footer.
 
         Args:
-            stream: An open file of the disk, which has to stay open.
+            stream: A file on disk, which the caller keeps open.
 
         Raises:
-            TooLarge: The footer is larger than any of use.
-            OSError, ValueError, pa.ArrowException: It is damaged.
+            TooLarge: The footer is larger than a footer of use is.
+            OSError, ValueError, pa.ArrowException: The footer is damaged.
         """
         check_footer(stream.fileno())
         self._stream = stream
@@ -127,18 +128,18 @@ class BoundedParquet:
     def batches(
         self, names: Sequence[str], rows: Sequence[int] | None = None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Read some columns.
+        """Yield some columns, batch by batch.
 
         Args:
-            names: Of the columns.
-            rows: Row groups without any of these rows are passed over; None for all.
+            names: Names of the columns.
+            rows: Row groups without any of these rows are skipped; None for all.
 
         Yields:
-            The number of a batch's first row, and the batch. Texts that the file stores once and
-            names often are dictionary arrays: see `shared_texts`.
+            The number of the batch's first row, and the batch. Texts that the file stores once for
+            many rows are dictionary arrays.
 
         Raises:
-            TooLarge: A page or a row takes more memory than any of use.
+            TooLarge: A page or a row takes more memory than one of use does.
             OSError, ValueError, pa.ArrowException: The file is damaged.
         """
         leaves = [leaf for leaf in self._leaves if _is_below(leaf.path, names)]
@@ -162,15 +163,18 @@ class BoundedParquet:
     def unpacked(
         self, names: Sequence[str], *, room: int, rows: Sequence[int] | None = None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Read some columns as `batches` does, each text with memory of its own.
+        """Yield some columns as `batches` does, with each text copied for its row.
 
         Args:
-            names: Of the columns.
+            names: Names of the columns.
             room: Bytes that all batches together may take.
             rows: As for `batches`.
 
+        Yields:
+            The number of the batch's first row, and the batch, of at most about 64 MiB.
+
         Raises:
-            TooLarge: They take more, or as for `batches`.
+            TooLarge: The batches take more than `room`, or as for `batches`.
             OSError, ValueError, pa.ArrowException: The file is damaged, or a text is no UTF-8.
         """
         left = room
@@ -183,14 +187,14 @@ class BoundedParquet:
                 yield place, unpacked(part)
 
     def check_texts(self, names: Sequence[str], *, most: int) -> None:
-        """Refuse columns of texts so long that many of them together take too much memory.
+        """Refuse columns with texts of more than `most` bytes, without expanding them.
 
         Args:
-            names: Of the columns.
-            most: Bytes that a text of a dictionary, or a text of a page on average, may have.
+            names: Names of the columns.
+            most: Limit for each text in a dictionary, and for the mean of each page of others.
 
         Raises:
-            TooLarge: A text is longer, or a page larger than any of use.
+            TooLarge: A text is longer, or a page is larger than one of use is.
             OSError, ValueError, pa.ArrowException: The file is damaged.
         """
         for leaf in self._leaves:
@@ -199,7 +203,7 @@ class BoundedParquet:
                     self._check_texts(leaf, number, most)
 
     def _check_places(self) -> None:
-        """Refuse columns that lie outside the file, or together are more than the file."""
+        """Refuse columns that lie outside the file, or are together larger than the file."""
         groups = [self.metadata.row_group(n) for n in range(self.metadata.num_row_groups)]
         chunks = [_chunk(group.column(n)) for group in groups for n in range(group.num_columns)]
         if any(not 0 <= chunk.start <= chunk.end <= self.size for chunk in chunks):
@@ -226,7 +230,7 @@ class BoundedParquet:
             raise _large_pages()
 
     def _needs(self, number: int, leaves: Sequence[_Leaf]) -> _Needs:
-        """What some columns of the row group `number` take."""
+        """Calculate the bytes that some columns of the row group `number` take."""
         needs = _Needs(0, 0, 0, frozenset())
         for leaf in leaves:
             stored = self._stored(leaf, number)
@@ -245,7 +249,7 @@ class BoundedParquet:
         return needs
 
     def _stored(self, leaf: _Leaf, number: int) -> _Stored:
-        """How a column of the row group `number` is stored."""
+        """Read how a column of the row group `number` is stored."""
         chunk = _chunk(self.metadata.row_group(number).column(leaf.number))
         stored = _Stored(chunk.values, 0, leaf.width or 0, None, is_mixed=False)
         for page in read_pages(self._stream.fileno(), chunk):
@@ -261,12 +265,12 @@ class BoundedParquet:
         return stored
 
     def _longest(self, leaf: _Leaf, number: int, dictionary: Page) -> int:
-        """Bytes of the longest text in a dictionary, or more."""
+        """Return the bytes of the longest text in a dictionary, or an upper bound."""
         if leaf.is_repeated:
             return dictionary.size
         if _dictionary_bytes(dictionary) > _PAGE_BYTES:
             raise _large_pages()
-        # The first row brings the whole dictionary along.
+        # Arrow reads the whole dictionary with the first row.
         file = self._shared(frozenset({leaf.path}))
         batch = next(file.iter_batches(1, row_groups=[number], columns=[leaf.path]))
         texts = batch.column(0).dictionary
@@ -275,7 +279,7 @@ class BoundedParquet:
         return int(pc.max(pc.binary_length(texts)).as_py() or 0)
 
     def _shared(self, paths: frozenset[str]) -> pq.ParquetFile:
-        """The file, opened so that some columns come as dictionary arrays."""
+        """Return the file, opened so that the columns at `paths` are read as dictionary arrays."""
         if paths not in self._sharing:
             self._sharing[paths] = pq.ParquetFile(
                 self._stream, metadata=self.metadata, read_dictionary=[*paths], pre_buffer=False
@@ -299,8 +303,8 @@ def _chunk(column: pq.ColumnChunkMetaData) -> Chunk:
 
 @contextmanager
 def open_bounded(path: Path) -> Iterator[BoundedParquet]:
-    """Open a file as `BoundedParquet` does."""
-    # An open file, not a path: Arrow takes no name that is not UTF-8.
+    """Open a file as a `BoundedParquet`; raises what that raises."""
+    # An open file, not a path: Arrow opens no name that is not UTF-8.
     with path.open("rb") as stream:
         yield BoundedParquet(stream)
 
@@ -323,5 +327,5 @@ def _check(needs: _Needs, *, batches: int) -> None:
 
 
 def _is_below(path: str, names: Sequence[str]) -> bool:
-    """Whether Arrow reads a leaf where it is asked for these names."""
+    """Return whether a leaf belongs to one of the columns `names`."""
     return any(path == name or path.startswith(f"{name}.") for name in names)

@@ -1,7 +1,7 @@
-"""What a Parquet file holds, by its footer and page headers, before any of it is expanded.
+"""Reads the footer and page headers of a Parquet file, before any page is expanded.
 
-A page of a few bytes may expand to gigabytes, and sizes in the footer are claims. Only the headers
-of the pages are what a reader allocates by. They are read here as Apache Arrow reads them.
+A page of a few bytes may expand to gigabytes, and the sizes in the footer may be forged. A reader
+allocates memory by the sizes in the page headers; they are read here as Apache Arrow reads them.
 
 Source: parquet-format, src/main/thrift/parquet.thrift; Apache Thrift, thrift-compact-protocol.md.
 """
@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 DICTIONARY_ENCODINGS = (2, 8)
-"""Encodings (enum Encoding) that name the entry of a dictionary."""
+"""Encodings (enum Encoding) of values as indices into a dictionary."""
 DELTA_BYTE_ARRAY = 7
-"""The encoding that stores texts as what differs from the text before, within a page."""
+"""The encoding that stores each text of a page as its difference from the text before."""
 
 _MAGIC = b"PAR1"
 _LARGEST_FOOTER = 32 << 20
@@ -29,19 +29,20 @@ _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE = range(1, 8)
 _BINARY, _LIST, _SET, _MAP, _STRUCT = range(8, 13)
 
 _DATA_PAGE, _INDEX_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = range(4)
-# Of the fields of PageHeader: which one describes a page of a type, and where it has the encoding.
+# Page type -> the field of PageHeader that describes such pages, and that field's own field with
+# the encoding.
 _DESCRIBED_BY = {_DATA_PAGE: (5, 2), _DICTIONARY_PAGE: (7, 2), _DATA_PAGE_V2: (8, 4)}
 
 _Fields = dict[tuple[int, int], Any]
-"""The fields of a Thrift structure by number and type; a field of another type does not count."""
+"""The fields of a Thrift structure: (number, type) -> value."""
 
 
 class TooLarge(Exception):
-    """A Parquet file would take more memory than allowed; the text continues its name."""
+    """A Parquet file would take more memory than allowed; the message follows the file's name."""
 
 
 class Chunk(NamedTuple):
-    """One column of one row group: in the file from byte `start` to `end`, with `values` values."""
+    """One column of one row group: bytes `start` to `end` of the file, with `values` values."""
 
     start: int
     end: int
@@ -49,13 +50,13 @@ class Chunk(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A page by its header.
+    """The header of a page.
 
     Attributes:
-        is_dictionary: Whether it holds a dictionary.
-        size: Bytes in memory.
+        is_dictionary: Whether the page holds a dictionary.
+        size: Bytes of the page in memory.
         values: Number of values.
-        encoding: Of enum Encoding.
+        encoding: Encoding of the values, of enum Encoding.
     """
 
     is_dictionary: bool
@@ -65,11 +66,14 @@ class Page(NamedTuple):
 
 
 def check_footer(descriptor: int) -> None:
-    """Refuse the footer of an open file that is not worth being parsed.
+    """Refuse a footer that is too large, too nested or damaged, before Arrow parses it.
+
+    Args:
+        descriptor: Of the open file.
 
     Raises:
-        TooLarge: The footer is larger than any of use.
-        ValueError: It is damaged.
+        TooLarge: The footer has more than 32 MiB, or too many entries or columns.
+        ValueError: The footer is damaged.
     """
     size = os.fstat(descriptor).st_size
     tail = os.pread(descriptor, 8, max(0, size - 8))
@@ -89,11 +93,15 @@ def check_footer(descriptor: int) -> None:
 
 
 def read_pages(descriptor: int, chunk: Chunk) -> Iterator[Page]:
-    """Read the headers of a column's pages, and nothing of what they hold.
+    """Yield the headers of a column's pages; the pages themselves are not read.
+
+    Args:
+        descriptor: Of the open file.
+        chunk: The column.
 
     Raises:
-        TooLarge: A header is larger than any of use.
-        ValueError: They are damaged, or do not add up to the column's values.
+        TooLarge: A header has more than 1 MiB.
+        ValueError: A header is damaged, or the pages do not have the column's number of values.
     """
     at, left = chunk.start, chunk.values
     while left > 0:
@@ -125,12 +133,12 @@ def _header(descriptor: int, at: int, end: int) -> tuple[_Fields, int]:
 
 
 def _parsed(data: bytes) -> tuple[_Fields, int]:
-    """One structure, and its length in bytes.
+    """Parse one Thrift structure; return its fields and its length in bytes.
 
     Raises:
-        IndexError: It does not end within `data`.
-        TooLarge: It has more than `_MOST_ENTRIES` entries in lists.
-        ValueError: It is no structure.
+        IndexError: The structure does not end within `data`.
+        TooLarge: Its lists have more than `_MOST_ENTRIES` entries.
+        ValueError: `data` is no structure.
     """
     reader = _CompactReader(data)
     fields: _Fields = {}
@@ -139,7 +147,7 @@ def _parsed(data: bytes) -> tuple[_Fields, int]:
 
 
 class _CompactReader:
-    """Reads Thrift's compact protocol; keeps whole numbers, structures and lists of structures."""
+    """Parses Thrift's compact protocol; keeps whole numbers, structures and lists of structures."""
 
     __slots__ = ("_data", "_left", "at")
 
@@ -160,7 +168,7 @@ class _CompactReader:
             if kind in (_I32, _I64):
                 into[key] = self._integer(32 if kind == _I32 else 64)
             elif kind == _STRUCT:
-                # A structure that is given twice adds to itself.
+                # Arrow merges a structure that is given twice.
                 self.read_struct(into.setdefault(key, {}), depth + 1)
             elif kind > _FALSE:
                 into[key] = self._value(kind, depth)
@@ -226,7 +234,7 @@ class _CompactReader:
                 raise ValueError("a number is too long")
 
     def _integer(self, bits: int) -> int:
-        """A signed number, cut to its type as Thrift cuts it."""
+        """Parse a signed number, cut to its type as Thrift cuts it."""
         value = self._data[self.at]
         if value < 128:
             self.at += 1
@@ -236,11 +244,11 @@ class _CompactReader:
 
 
 OFFSET_BYTES = 8
-"""What a text takes at most beside its bytes: where it starts, and whether it is there."""
+"""Bytes that a text takes at most beside its characters: for its offset and its validity."""
 
 
 def text_lengths(column: pa.Array) -> pa.Array | None:
-    """Bytes of each text of a column; None where it is of no texts."""
+    """Return the bytes of each text of a column; None where the column is not of texts."""
     texts = column.dictionary if pa.types.is_dictionary(column.type) else column
     if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
         return None
@@ -249,26 +257,26 @@ def text_lengths(column: pa.Array) -> pa.Array | None:
 
 
 def unpacked_size(batch: pa.RecordBatch) -> int:
-    """Bytes that a batch takes once each text has memory of its own."""
+    """Return the bytes that a batch takes once each text is copied for its row."""
     return sum(map(_size, batch.columns))
 
 
 def unpacked(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The same rows, each text with memory of its own; lists of texts are unpacked too."""
+    """Return the same rows with each text copied for its row, also in lists of texts."""
     columns = [_unpacked(column) for column in batch.columns]
     return pa.RecordBatch.from_arrays(columns, batch.schema.names)
 
 
 def portions(first: int, batch: pa.RecordBatch, most: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Halve a batch until a part unpacks to `most` bytes or is one row.
+    """Halve a batch until each part unpacks to at most `most` bytes, or is one row.
 
     Args:
-        first: The number of its first row.
+        first: The number of the batch's first row.
         batch: The batch.
-        most: In bytes.
+        most: Limit in bytes.
 
     Yields:
-        The number of a part's first row, and the part.
+        The number of the part's first row, and the part.
     """
     if len(batch) < 2 or unpacked_size(batch) <= most:
         yield first, batch
@@ -291,7 +299,7 @@ def _unpacked(column: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(kind):
         return column.cast(kind.value_type)
     if pa.types.is_list(kind) and pa.types.is_dictionary(kind.value_type):
-        # Not by a cast of the lists, which would unpack what lies outside of a part too.
+        # A cast of the lists would also unpack the texts of rows outside of this part.
         first, last = column.offsets[0].as_py(), column.offsets[-1].as_py()
         texts = _unpacked(column.values.slice(first, last - first))
         places = pc.subtract(column.offsets, first)

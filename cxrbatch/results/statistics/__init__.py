@@ -1,1 +1,12 @@
-"""Statistics of scores against truth: pure functions on arrays."""
+"""Statistics of scores against the truth: pure functions of arrays, without files and tables.
+
+True class indices, probabilities and patient numbers flow in; figures with 95 % intervals flow out.
+
+    metrics          plain metrics by scikit-learn
+    intervals        Wilson's interval, and the bootstrap over patients
+    curves           ROC and precision-recall curves, operating points, DeLong's variance
+    decisions        rates of the most probable class, and calibration
+    ranked           figures of one score against one question
+    figure_intervals makes a figure: a statistic with the interval that fits it
+    calculation      all figures of n images; the comparison of two models
+"""

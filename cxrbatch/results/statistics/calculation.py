@@ -51,15 +51,15 @@ def evaluate_scores(
     thresholds: Mapping[str, Mapping[str, float]] | None = None,
     seed: int = 0,
 ) -> Evaluation:
-    """Compare calibrated probabilities with the truth.
+    """Calculate all figures of probabilities against the truth.
 
     Args:
-        truth: Shape (n,), class indices; n may be 0, where all is undefined.
+        truth: Shape (n,), class indices; with n = 0 every figure is undefined.
         probabilities: Shape (n, classes), as the table has them.
         groups: Shape (n,), the patient of each image, as a number.
-        classes: Their names.
-        logits: Shape (n, classes); their softmax is what was not calibrated.
-        temperature: Kept with the figures.
+        classes: Names of the classes.
+        logits: Shape (n, classes); their softmax gives the figures before calibration.
+        temperature: Copied into the result.
         prevalence: Class name -> the prevalence, in (0, 1), for which the predictive values are
             stated too.
         thresholds: Class name -> "youden", "sensitive", "specific" -> threshold, as the
@@ -128,7 +128,7 @@ def evaluate_subgroup(
     classes: Sequence[str],
     seed: int = 0,
 ) -> SubgroupFigures:
-    """The few figures of some of the images; the arguments are as in `evaluate_scores`.
+    """Calculate the figures of a subgroup; the arguments are as in `evaluate_scores`.
 
     Raises:
         ValueError: As in `evaluate_scores`.
@@ -150,7 +150,17 @@ def evaluate_subgroup(
 def _estimates(
     parts: Sequence[Statistics], scores: Sequence[Statistics], groups: Groups, *, seed: int
 ) -> tuple[list[list[Estimate]], Estimate, list[list[Estimate]]]:
-    """Resample all together: estimates by part, of the macro AUC, and by class."""
+    """Resample everything with the same draws.
+
+    Args:
+        parts: Statistics to estimate.
+        scores: Of each class; the first statistic is the AUC.
+        groups: Shape (n,).
+        seed: Of the bootstrap.
+
+    Returns:
+        The estimates of each part, of the macro AUC, and of each class.
+    """
     widths: list[int] = []
 
     def statistics(weights: Weights) -> Values:
@@ -175,7 +185,7 @@ def _abnormal(
 
 
 def _macro_auc(truth: Classes, probabilities: Probabilities, groups: Groups) -> Figure:
-    """Without resampling: there are many subgroups."""
+    """The macro AUC with DeLong's interval, without resampling, as there are many subgroups."""
     values = one_vs_rest_auc(truth, probabilities)
     defined = [index for index, value in enumerate(values) if value is not None]
     value = float(np.mean([values[index] for index in defined])) if defined else None
@@ -219,7 +229,7 @@ def headline_of(
         probabilities: Likewise.
         groups: Likewise.
         classes: Likewise.
-        side: Kept with the figures.
+        side: Copied into the result.
         seed: Of the bootstrap.
 
     Raises:
@@ -246,13 +256,13 @@ def headline_of(
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What sets two models apart; what is undefined is None.
+    """Differences of two models on the same images; None where undefined.
 
     Attributes:
-        first_only: Images that the first model alone gets right.
-        second_only: Images that the second alone gets right.
-        mcnemar_p: Two-sided and exact, as if every image were of another patient.
-        accuracy: Difference, by paired resampling of patients, as the next two.
+        first_only: Number of images that only the first model predicts rightly.
+        second_only: Number of images that only the second model predicts rightly.
+        mcnemar_p: Two-sided and exact, as if each image had its own patient.
+        accuracy: First - second, by paired resampling of patients, as the next two.
         balanced_accuracy: Likewise.
         macro_auc: Likewise.
         auc: Difference of each class's area, by paired resampling.
@@ -272,7 +282,14 @@ class Comparison:
 def compare_scores(
     truth: Classes, first: Probabilities, second: Probabilities, groups: Groups, *, seed: int = 0
 ) -> Comparison:
-    """Compare the probabilities, each of shape (n, classes), that two models give n images.
+    """Compare two models on the same n images.
+
+    Args:
+        truth: Shape (n,), class indices.
+        first: Probabilities by the first model, shape (n, classes).
+        second: Probabilities by the second model, shape (n, classes).
+        groups: Shape (n,), the patient of each image.
+        seed: Of the bootstrap.
 
     Source: McNemar, Psychometrika 1947; DeLong et al., Biometrics 1988.
     """

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from cxrbatch.reading.display import (
     Cells,
     GreyImage,
+    GreyValues,
     StoredLayout,
-    Values,
     every_value,
     stored_values,
 )
@@ -36,7 +36,7 @@ class Palette:
         first: The stored value that the first entry belongs to.
     """
 
-    entries: Values
+    entries: GreyValues
     first: int
 
 

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 Cells = NDArray[np.unsignedinteger]
-Values = NDArray[np.float64]
+GreyValues = NDArray[np.float64]
 Display = NDArray[np.float32]
 
 NO_VOI_POLICIES = ("robust", "full_range")
@@ -146,11 +146,11 @@ class LookupTable:
         bits: Bits per entry, 1 to 16.
     """
 
-    entries: Values
+    entries: GreyValues
     first: int
     bits: int
 
-    def look_up(self, values: Values) -> Values:
+    def look_up(self, values: GreyValues) -> GreyValues:
         """Return the table's entry for each value; its first or last one for values outside."""
         index = np.clip(values - self.first, 0, len(self.entries) - 1)
         return self.entries[index.astype(np.int64)]
@@ -245,7 +245,7 @@ def render_grey(
 
 
 def _grey_levels(
-    cells: Cells, transforms: DisplayTransforms, *, policy: str, weights: Values | None
+    cells: Cells, transforms: DisplayTransforms, *, policy: str, weights: GreyValues | None
 ) -> Display:
     """All steps, one time each; `weights` says how often each cell counts in percentiles."""
     stored = stored_values(cells, transforms.layout)
@@ -278,14 +278,14 @@ def stored_values(cells: Cells, layout: StoredLayout) -> NDArray[np.int64]:
     return values
 
 
-def _apply_modality(values: Values, modality: Rescale | LookupTable | None) -> Values:
+def _apply_modality(values: GreyValues, modality: Rescale | LookupTable | None) -> GreyValues:
     """Stored values to modality values (PS3.3 C.11.1)."""
     if isinstance(modality, Rescale):
         return values * modality.slope + modality.intercept
     return values if modality is None else modality.look_up(values)
 
 
-def _apply_voi(values: Values, voi: VoiWindow | LookupTable) -> Values:
+def _apply_voi(values: GreyValues, voi: VoiWindow | LookupTable) -> GreyValues:
     """Modality values to [0, 1]: 1 is the end of the transform's output range, not of the image's.
 
     Source: DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3.
@@ -302,7 +302,7 @@ def _apply_voi(values: Values, voi: VoiWindow | LookupTable) -> Values:
     return np.clip((values - (voi.center - 0.5)) / (voi.width - 1) + 0.5, 0, 1)
 
 
-def _apply_full_range(values: Values, transforms: DisplayTransforms) -> Values:
+def _apply_full_range(values: GreyValues, transforms: DisplayTransforms) -> GreyValues:
     """Map all values that the header allows to [0, 1], as DCMTK does without a VOI.
 
     Of fewer than 256 values each takes an equal share of 256 grey levels, so that the greatest
@@ -314,7 +314,7 @@ def _apply_full_range(values: Values, transforms: DisplayTransforms) -> Values:
     return apply_range(values, (low, low + max(high - low, (high - low + step) * 255 / 256)))
 
 
-def robust_range(values: Values, weights: Values) -> tuple[float, float]:
+def robust_range(values: GreyValues, weights: GreyValues) -> tuple[float, float]:
     """Return the values that all but a small share of the pixels lie between, by nearest rank.
 
     Both ends are counted alike, so that a negative has exactly the mirrored range.
@@ -336,7 +336,7 @@ def robust_range(values: Values, weights: Values) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def apply_range(values: Values, limits: tuple[float, float]) -> Values:
+def apply_range(values: GreyValues, limits: tuple[float, float]) -> GreyValues:
     """Map the range between two limits to [0, 1], clipping; an empty range becomes black."""
     low, high = limits
     if not high > low:

@@ -4,10 +4,9 @@
 - `header`: finds the data set and collects the elements that are asked for.
 - `element_reader`: walks over the elements of a file, however they are encoded.
 - `values`: reads the values of elements as plain types.
-- `description`: header facts and flags, and whether the image is excluded.
+- `description`: header facts and flags, exclusions, size and layout of frames.
 - `vocabulary`: words and codes for modalities, body parts and views.
-- `pixel_data`: size and layout of frames; uncompressed frames.
-- `fragments`: compressed frames.
+- `pixel_data`: uncompressed and compressed frames, one at a time.
 - `transforms`: the display transforms that a header asks for.
 - `lookup_tables`: modality and VOI LUTs, and palettes.
 """

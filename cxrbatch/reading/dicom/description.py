@@ -1,4 +1,4 @@
-"""Reads what a DICOM header says about its image: facts for the table, flags, exclusions."""
+"""Reads what a DICOM header says about its image: facts, flags, exclusions, size and layout."""
 
 import re
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from cxrbatch.reading.codecs.decoders import DECODERS, LOSSY
+from cxrbatch.reading.codecs.decoders import DECODERS, LOSSY, FrameShape
 from cxrbatch.reading.dicom import vocabulary
 from cxrbatch.reading.dicom.header import EXPLICIT, DicomHeader
 from cxrbatch.reading.dicom.values import (
@@ -26,7 +26,8 @@ from cxrbatch.reading.dicom.vocabulary import (
     ModalityCheck,
     check_modality,
 )
-from cxrbatch.reading.outcomes import Flag, ReadingError
+from cxrbatch.reading.display import StoredLayout
+from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError
 from cxrbatch.reading.readings import HeaderFacts, age_bin, years_of_age
 
 GREYSCALES = ("MONOCHROME1", "MONOCHROME2")
@@ -132,6 +133,58 @@ def _modality(header: DicomHeader, accepted: frozenset[str]) -> ModalityCheck:
     if is_usual and "DX" in accepted and 0x00041220 not in header.dataset:
         return ModalityCheck("DX")
     return check_modality(header, accepted)
+
+
+def frame_count(dataset: Dataset) -> int:
+    """Return Number of Frames (0028,0008); 1 where it is absent or no positive number."""
+    return max(1, integer(dataset, 0x00280008) or 1)
+
+
+def read_shape(dataset: Dataset, description: Description) -> tuple[FrameShape, StoredLayout]:
+    """Read the size of every frame, and which bits of its cells hold the value.
+
+    Args:
+        dataset: The header.
+        description: What `describe` returned for it.
+
+    Raises:
+        ReadingError: `corrupt` or `unsupported_image`, with what is wrong or missing.
+    """
+    facts = description.facts
+    if not facts.rows or not facts.columns or facts.rows < 0 or facts.columns < 0:
+        raise ReadingError(Outcome.CORRUPT, "the header gives no rows or no columns")
+    photometric = facts.photometric
+    if photometric is None:
+        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, description.photometric_problem)
+    if photometric not in GREYSCALES and photometric not in COLOUR_SPACES:
+        detail = f"photometric interpretation {photometric}"
+        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, detail)
+    samples = 1 if photometric in GREYSCALES or photometric == "PALETTE COLOR" else 3
+    if (integer(dataset, 0x00280002) or samples) != samples:
+        detail = "samples per pixel do not fit the photometric interpretation"
+        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, detail)
+    if photometric == "YBR_FULL_422" and facts.columns % 2:
+        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "YBR_FULL_422 with an odd width")
+    allocated = integer(dataset, 0x00280100)
+    if allocated not in (1, 8, 12, 16, 32):
+        raise ReadingError(Outcome.UNSUPPORTED_IMAGE, "bits allocated that are not read")
+    stored = integer(dataset, 0x00280101) or allocated
+    high = integer(dataset, 0x00280102)
+    high = stored - 1 if high is None else high
+    if not 1 <= stored <= allocated or not stored - 1 <= high < allocated:
+        raise ReadingError(Outcome.CORRUPT, "bits stored do not fit into bits allocated")
+    is_signed = integer(dataset, 0x00280103) == 1
+    shape = FrameShape(
+        rows=facts.rows,
+        columns=facts.columns,
+        samples=samples,
+        bits_allocated=allocated,
+        bits_stored=stored,
+        photometric=photometric,
+        planar=integer(dataset, 0x00280006) == 1,
+        is_signed=is_signed,
+    )
+    return shape, StoredLayout(bits_stored=stored, high_bit=high, is_signed=is_signed)
 
 
 def pixel_aspect(dataset: Dataset) -> float:

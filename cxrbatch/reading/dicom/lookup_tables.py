@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 
 from cxrbatch.reading.colour import Palette
 from cxrbatch.reading.dicom.values import raw_bytes, words_of
-from cxrbatch.reading.display import LookupTable, Values
+from cxrbatch.reading.display import GreyValues, LookupTable
 
 _LUT_DESCRIPTOR, _LUT_DATA = 0x00283002, 0x00283006
 # Of the red table; those of green and blue follow it.
@@ -53,7 +53,7 @@ def signed_word(word: int) -> int:
     return word - (1 << 16) if word >= 1 << 15 else word
 
 
-def _entries(data: bytes, *, count: int, bits: int, little: bool) -> Values | None:
+def _entries(data: bytes, *, count: int, bits: int, little: bool) -> GreyValues | None:
     """Entries of a table, one to a word, or two to a word where 8 bits are packed."""
     order = "<" if little else ">"
     if len(data) >= 2 * count:
@@ -64,7 +64,7 @@ def _entries(data: bytes, *, count: int, bits: int, little: bool) -> Values | No
         entries = packed.view(np.uint8)[:count].astype(np.uint16)
     else:
         return None
-    capped: Values = np.minimum(entries, (1 << bits) - 1).astype(np.float64)
+    capped: GreyValues = np.minimum(entries, (1 << bits) - 1).astype(np.float64)
     return capped
 
 
@@ -99,7 +99,7 @@ def read_palette(dataset: Dataset, *, is_signed: bool, little: bool) -> Palette 
 
 def _palette_table(
     dataset: Dataset, channel: int, *, count: int, bits: int, little: bool
-) -> Values | None:
+) -> GreyValues | None:
     data = raw_bytes(dataset, _PALETTE_DATA + channel)
     if data is not None:
         return _entries(data, count=count, bits=bits, little=little)
@@ -112,7 +112,7 @@ def _palette_table(
     return expand_segments(codes.astype(np.int64).tolist(), count=count)
 
 
-def expand_segments(codes: list[int], *, count: int) -> Values | None:
+def expand_segments(codes: list[int], *, count: int) -> GreyValues | None:
     """Expand the discrete and linear segments of a palette table.
 
     Indirect segments, a copy of earlier ones, are refused: writers do not use them.

@@ -13,8 +13,14 @@ from cxrbatch.reading.codecs.decoders import (
     halvings,
 )
 from cxrbatch.reading.colour import Palette, render_colour
-from cxrbatch.reading.dicom.description import GREYSCALES, Description, describe, pixel_aspect
-from cxrbatch.reading.dicom.fragments import EncapsulatedFrames
+from cxrbatch.reading.dicom.description import (
+    GREYSCALES,
+    Description,
+    describe,
+    frame_count,
+    pixel_aspect,
+    read_shape,
+)
 from cxrbatch.reading.dicom.header import (
     BIG_ENDIAN,
     DEFLATED,
@@ -25,7 +31,7 @@ from cxrbatch.reading.dicom.header import (
     read_header,
 )
 from cxrbatch.reading.dicom.lookup_tables import read_palette
-from cxrbatch.reading.dicom.pixel_data import NativeFrames, frame_count, read_shape
+from cxrbatch.reading.dicom.pixel_data import EncapsulatedFrames, NativeFrames
 from cxrbatch.reading.dicom.transforms import FrameTransforms, TransformReader
 from cxrbatch.reading.dicom.values import describe_unknown, quietly
 from cxrbatch.reading.display import GreyImage, StoredLayout, render_grey

@@ -2,10 +2,10 @@
 
 Labels and files come in (`labels`), each file is decoded once to a network input (`cache`,
 `store`), pictures of one exposure are found (`duplicates`), and the files are divided into train,
-val and test (`groups`, `split`, `split_report`). A network learns from train, and val chooses the
+val and test (`split`, `split_report`). A network learns from train, and val chooses the
 best epoch (`dataset`, `augment`, `trainer`, `loop`, `distributed`, `initial`, `states`). It is
 calibrated on val and evaluated on test (`fitting`, `evaluation`). Out go the checkpoint, the split,
-curves and a results table (`curves`, `results`).
+curves and a results table (`outputs`).
 
     train          the public function `train`, with the command's options as arguments
     command        the command `cxrbatch train`, a caller of that function
@@ -15,11 +15,11 @@ curves and a results table (`curves`, `results`).
     cache          decodes every labelled file in worker processes, unless the store has its bytes
     store          the cache file of decoded inputs
     duplicates     pairs of files that show one exposure
-    groups         files that must stay in one subset: of one patient, or of one picture
-    split          divides groups 8 : 1 : 1, or checks a split that came with the labels
-    split_report   counts of a split, and warnings
+    split          groups files of one patient or picture, divides groups 8 : 1 : 1, or checks a
+                   split that came with the labels
+    split_report   leaks and counts of a split, and warnings
     dataset        map-style datasets over the inputs, balanced batches and their DataLoader
-    augment        torchvision transforms, mixup, and the sheet of examples
+    augment        torchvision transforms, and mixup
     trainer        options, and the step: loss, optimiser, schedule, averaged weights
     loop           epochs, validation, early stopping, resuming
     distributed    several processes under `torchrun`
@@ -27,6 +27,5 @@ curves and a results table (`curves`, `results`).
     states         files from which a stopped training resumes
     fitting        one network: fit, calibrate, evaluate, card
     evaluation     figures with intervals, controls, operating points
-    curves         loss and AUC over the epochs as an SVG
-    results        the results table of validation and test
+    outputs        examples of augmented images, curves, and the results table of val and test
 """

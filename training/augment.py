@@ -6,21 +6,14 @@ bfloat16, two threads and 32 images: too little to keep it.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
-
-from cxrbatch.atomic import writing, written_whole
 
 ROTATION = 15.0
 """Largest rotation to either side, degrees."""
@@ -146,73 +139,3 @@ def mixed_cross_entropy(
 def _partners(values: Tensor) -> Tensor:
     """Neighbours of the first axis are partners; a last one that has none is its own."""
     return (torch.arange(len(values), device=values.device) ^ 1).clamp(max=len(values) - 1)
-
-
-_VERSIONS = 5
-_MOST_CELL = 224
-_GAP, _LINE = 4, 18
-_FONT_SIZE = 12
-_INK = 230
-
-
-def write_contact_sheet(
-    path: Path,
-    images: Dataset[tuple[Tensor, int, int]],
-    truth: npt.NDArray[np.int64],
-    *,
-    classes: Sequence[str],
-    flip: bool,
-    seed: int,
-    rows: int = 8,
-) -> None:
-    """Write originals, each with five augmented versions to its right, as a PNG.
-
-    Args:
-        path: The file.
-        images: Items are an image, shape (1, size, size), uint8, its class and its index.
-        truth: Shape (n,), the class of each image; the classes are shown in turn.
-        classes: Names by class index.
-        flip: As in training.
-        seed: Of the choice and of the augmentation.
-        rows: Originals, at most.
-
-    Raises:
-        TableError: It cannot be written.
-    """
-    chosen = _in_turn(truth, rows, torch.Generator().manual_seed(seed))
-    transform = augmentation(flip=flip)
-    edge = min(_MOST_CELL, images[0][0].shape[-1])
-    step = edge + _GAP
-    size = (step * (_VERSIONS + 1) + _GAP, (step + _LINE) * len(chosen) + _GAP)
-    sheet = Image.new("L", size)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
-    with kept_random_state():
-        torch.default_generator.manual_seed(seed)
-        for row, position in enumerate(chosen.tolist()):
-            original, label, _ = images[position]
-            cells = [original, *(_levels(transform(original)) for _ in range(_VERSIONS))]
-            top = row * (step + _LINE) + _GAP
-            text = f"{classes[label]}: original, then as trained on"
-            pen.text((_GAP, top), text, fill=_INK, font=font)
-            for column, cell in enumerate(cells):
-                image = Image.fromarray(cell[0].numpy())
-                image = image.resize((edge, edge), Image.Resampling.BILINEAR)
-                sheet.paste(image, (column * step + _GAP, top + _LINE))
-    with writing(path), written_whole(path) as file:
-        sheet.save(file, format="PNG")
-
-
-def _levels(image: Tensor) -> Tensor:
-    return image.mul(255.0).round().byte()
-
-
-def _in_turn(
-    truth: npt.NDArray[np.int64], count: int, generator: torch.Generator
-) -> npt.NDArray[np.int64]:
-    """Positions of up to `count` images, one of each class after the other."""
-    order = torch.randperm(len(truth), generator=generator).numpy()
-    turn = np.empty(len(truth), np.int64)
-    for c in np.unique(truth):
-        members = np.flatnonzero(truth[order] == c)
-        turn[members] = np.arange(len(members))
-    return order[np.lexsort((truth[order], turn))][:count]

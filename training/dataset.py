@@ -21,7 +21,7 @@ from cxrbatch.training.split import Split
 
 _ROWS_AT_ONCE = 256
 
-Positions = npt.NDArray[np.int64]
+_Positions = npt.NDArray[np.int64]
 
 
 class ImageSubset(Dataset[tuple[Tensor, int, int]]):
@@ -51,7 +51,7 @@ class ImageSubset(Dataset[tuple[Tensor, int, int]]):
         row = index if self.rows is None else self.rows[index]
         return torch.from_numpy(self.inputs[row].copy())[None], int(self.truth[index]), index
 
-    def images(self, positions: Positions) -> npt.NDArray[np.uint8]:
+    def images(self, positions: _Positions) -> npt.NDArray[np.uint8]:
         """Copy the images at some positions, shape (k, size, size), uint8."""
         return self.inputs[positions if self.rows is None else self.rows[positions]]
 
@@ -224,7 +224,7 @@ def _ignore_interrupts(_: int) -> None:
 
 def draw_epoch(
     truth: npt.NDArray[np.int64], *, count: int, generator: torch.Generator
-) -> Positions:
+) -> _Positions:
     """Draw an epoch's images in their order.
 
     Each class is drawn equally often. In expectation that is the loss weighted by class, without
@@ -250,8 +250,8 @@ def draw_epoch(
     return _shuffled(np.concatenate(drawn), generator)
 
 
-def _shuffled(values: Positions, generator: torch.Generator) -> Positions:
-    order: Positions = torch.randperm(len(values), generator=generator).numpy()
+def _shuffled(values: _Positions, generator: torch.Generator) -> _Positions:
+    order: _Positions = torch.randperm(len(values), generator=generator).numpy()
     return values[order]
 
 

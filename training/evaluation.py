@@ -114,7 +114,7 @@ def _scorer(
     return Predictor(checkpoint, batch_size=_BATCH, device=device, precision=precision)
 
 
-Truth = npt.NDArray[np.int64]
+_Truth = npt.NDArray[np.int64]
 CardFigures = dict[str, Any]
 """Figures of a subset, as JSON in the checkpoint's card."""
 
@@ -125,7 +125,7 @@ _SHARE_OF_LEAD = 0.5
 
 
 def evaluate_logits(
-    truth: Truth,
+    truth: _Truth,
     logits: Logits,
     *,
     classes: Sequence[str],
@@ -159,7 +159,7 @@ def card_figures(evaluation: Evaluation) -> CardFigures:
     }
 
 
-def operating_points(evaluation: Evaluation) -> dict[str, dict[str, dict[str, float]]]:
+def card_operating_points(evaluation: Evaluation) -> dict[str, dict[str, dict[str, float]]]:
     """Return the thresholds of each class, in [0, 1], in the form of a checkpoint's card."""
     return {
         each.name: {
@@ -228,7 +228,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(defined)) if defined else None
 
 
-def _plain(truth: Truth, logits: Logits, *, classes: Sequence[str]) -> CardFigures:
+def _plain(truth: _Truth, logits: Logits, *, classes: Sequence[str]) -> CardFigures:
     probabilities = logits_to_probabilities(logits)
     recalls = metrics.recalls(truth, probabilities.argmax(axis=1), classes=len(classes))
     return {
@@ -240,7 +240,7 @@ def _plain(truth: Truth, logits: Logits, *, classes: Sequence[str]) -> CardFigur
 
 
 def _within(
-    truth: Truth, logits: Logits, chosen: Sequence[bool], *, classes: Sequence[str]
+    truth: _Truth, logits: Logits, chosen: Sequence[bool], *, classes: Sequence[str]
 ) -> CardFigures:
     """Evaluate the images of one source among the classes that it has."""
     rows = np.flatnonzero(chosen)

@@ -26,10 +26,10 @@ from cxrbatch.training.dataset import ImageSubset, TrainingData
 from cxrbatch.training.evaluation import (
     Logits,
     card_figures,
+    card_operating_points,
     evaluate_controls,
     evaluate_logits,
     features_of,
-    operating_points,
     predict,
 )
 from cxrbatch.training.initial import InitialWeights, start_from
@@ -176,7 +176,7 @@ def finish(
     card = replace(
         card,
         temperature=temperature,
-        operating_points=operating_points(validation),
+        operating_points=card_operating_points(validation),
         training=summary,
     )
     return Checkpoint.of(model, card, describe_features(features))

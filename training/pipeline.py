@@ -16,15 +16,12 @@ from cxrbatch.model.weight_files import save_checkpoint
 from cxrbatch.paths import check_output
 from cxrbatch.reading.outcomes import OutcomeKind
 from cxrbatch.training import states
-from cxrbatch.training.augment import write_contact_sheet
 from cxrbatch.training.cache import DecodedInputs, UnreadableFile, forget_inputs, prepare_inputs
 from cxrbatch.training.console import Console
-from cxrbatch.training.curves import write_curves
 from cxrbatch.training.dataset import TrainingData, divide_inputs
 from cxrbatch.training.distributed import ProcessGroup, process_group
 from cxrbatch.training.duplicates import near_duplicates
 from cxrbatch.training.fitting import new_card, train_network
-from cxrbatch.training.groups import join_patients
 from cxrbatch.training.initial import InitialWeights, check_teachers, read_initial
 from cxrbatch.training.labels import (
     CollectedLabels,
@@ -35,8 +32,9 @@ from cxrbatch.training.labels import (
     write_mismatches,
 )
 from cxrbatch.training.loop import EpochMetrics, TrainingListener, options_fingerprint
-from cxrbatch.training.results import write_results
-from cxrbatch.training.split import LeakError, Split, check_split, split_files, write_leaks
+from cxrbatch.training.outputs import write_contact_sheet, write_curves, write_results
+from cxrbatch.training.split import Split, check_split, join_patients, split_files
+from cxrbatch.training.split_report import LeakError, write_leaks
 from cxrbatch.training.trainer import TrainingOptions, TrainingSetup
 
 _MAX_UNREADABLE = 0.05
@@ -282,7 +280,6 @@ class TrainingRun:
         write_contact_sheet(
             self.beside("augmented.png"),
             data.subsets["train"],
-            data.subsets["train"].truth,
             classes=data.classes,
             flip=self.options.flip,
             seed=self.options.seed,

@@ -8,59 +8,38 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from cxrbatch.errors import LabelError
 from cxrbatch.paths import shown
 from cxrbatch.results.labels import SPLITS, LabelledFile
 from cxrbatch.training.duplicates import DuplicatePair
-from cxrbatch.training.groups import PatientCounts, group_files
 from cxrbatch.training.labels import write_listing
-from cxrbatch.training.split_report import SplitReport, report_split
+from cxrbatch.training.split_report import (
+    LeakError,
+    PatientCounts,
+    SplitReport,
+    find_leaks,
+    report_split,
+)
+
+# The largest public archives have some 200 radiographs of their most examined patient.
+_MOST_FILES = 1000
+# In a small archive one person may well have so many, and so large a share of those with an id.
+_FEW_FILES, _LARGEST_SHARE = 20, 1 / 3
+
+_Links = Sequence[tuple[int, int]]
+
 
 _SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 # Of fewer groups than this a tenth is less than one.
 _FEWEST_TO_STRATIFY = 10
-_SHOWN = 20
 _NAME_DIGITS = 8
 
 _Stratum = tuple[str, str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Leak:
-    """Two files of one patient or one picture in two subsets of a split.
-
-    Attributes:
-        first: One of them.
-        second: The other.
-        reason: Why they belong together.
-    """
-
-    first: LabelledFile
-    second: LabelledFile
-    reason: str
-
-    def __str__(self) -> str:
-        ends = " and ".join(f"{shown(f.path)} ({f.split})" for f in (self.first, self.second))
-        return f"{ends}: {self.reason}"
-
-
-class LeakError(LabelError):
-    """A given split has files that belong together in two subsets.
-
-    Attributes:
-        leaks: All leaks; the message names the first.
-    """
-
-    def __init__(self, leaks: Sequence[Leak]) -> None:
-        listed = "; ".join(map(str, leaks[:_SHOWN]))
-        more = f"; and {len(leaks) - _SHOWN} more" if len(leaks) > _SHOWN else ""
-        super().__init__(
-            f"{len(leaks)} pairs are on two sides of the given split: {listed}{more}. Correct "
-            "the split, leave its column out, or give --drop-leaks to train without the copies"
-        )
-        self.leaks = tuple(leaks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,40 +145,6 @@ def check_split(files: Sequence[LabelledFile]) -> bool:
     return all(given)
 
 
-def find_leaks(files: Sequence[LabelledFile], pairs: Iterable[DuplicatePair]) -> list[Leak]:
-    """Find what joins two subsets: per patient and two subsets one leak, and each pair.
-
-    Args:
-        files: All files, each with its split.
-        pairs: From `near_duplicates`, by index into `files`.
-    """
-    first: defaultdict[str, dict[str | None, LabelledFile]] = defaultdict(dict)
-    for file in files:
-        if file.patient is not None:
-            first[file.patient].setdefault(file.split, file)
-    leaks = []
-    for by_subset in first.values():
-        earliest, *others = by_subset.values()
-        leaks += [Leak(earliest, other, "the same patient") for other in others]
-    for pair in pairs:
-        one, other = files[pair.first], files[pair.second]
-        if one.split != other.split:
-            near = f"nearly the same picture (likeness {pair.likeness:.3f})"
-            leaks.append(Leak(one, other, "the same picture" if pair.likeness == 1 else near))
-    return leaks
-
-
-def write_leaks(leaks: Sequence[Leak], path: Path) -> None:
-    """List leaks in a CSV file; without any, remove the list of an earlier run.
-
-    Raises:
-        TableError: The file cannot be written.
-    """
-    columns = ["first", "first_split", "second", "second_split", "reason"]
-    rows = [(k.first.path, k.first.split, k.second.path, k.second.split, k.reason) for k in leaks]
-    write_listing(pd.DataFrame(rows, columns=columns), path)
-
-
 def _divide(
     files: Sequence[LabelledFile], groups: Sequence[int], *, seed: int
 ) -> list[LabelledFile]:
@@ -265,3 +210,78 @@ def _check_classes(files: Sequence[LabelledFile]) -> None:
                 f"no image of {shown(missing[0])} in the {name} split; give it some, or leave the "
                 "column split out"
             )
+
+
+def group_files(files: Sequence[LabelledFile], pairs: Iterable[DuplicatePair]) -> tuple[int, ...]:
+    """Join files of one patient, pairs of one picture, and groups that share a file.
+
+    Args:
+        files: All files.
+        pairs: From `near_duplicates`, by index into `files`.
+
+    Returns:
+        The group of each file, counted from 0 by the first path of each group in the order of
+        text: the order of the files makes no difference.
+    """
+    patients = _links_of_equal([file.patient for file in files])
+    return _connected(files, [*patients, *((pair.first, pair.second) for pair in pairs)])
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedPatients:
+    """Labelled files with the persons whom labels or headers name.
+
+    Attributes:
+        files: In the order given; `patient` is the number of a person as text, which says nothing
+            of the ids, or None.
+        counts: How the patients are known.
+    """
+
+    files: tuple[LabelledFile, ...]
+    counts: PatientCounts
+
+
+def join_patients(files: Sequence[LabelledFile], keys: Sequence[str | None]) -> JoinedPatients:
+    """Number the persons: files belong to one person if labels or headers say so.
+
+    Labels are trusted. An id of headers is ignored if it is on all files, or on more of those with
+    an id than a person has: de-identification wrote it, and it would join an archive into one.
+
+    Args:
+        files: All labelled files.
+        keys: The key of the patient in the header of each file; None if there is none.
+    """
+    held = Counter(key for key in keys if key is not None)
+    most = min(max(_FEW_FILES, _LARGEST_SHARE * sum(held.values())), _MOST_FILES)
+    shared = {key: n for key, n in held.items() if n > most or n == len(files)}
+    headers = [None if key in shared else key for key in keys]
+    labels = [file.patient for file in files]
+    persons = _connected(files, [*_links_of_equal(labels), *_links_of_equal(headers)])
+    known = [pair != (None, None) for pair in zip(labels, headers, strict=True)]
+    by_labels = sum(label is not None for label in labels)
+    counts = PatientCounts(
+        by_labels, sum(known) - by_labels, known.count(False), len(shared), sum(shared.values())
+    )
+    named = (
+        replace(file, patient=str(person) if is_known else None)
+        for file, person, is_known in zip(files, persons, known, strict=True)
+    )
+    return JoinedPatients(tuple(named), counts)
+
+
+def _links_of_equal(values: Sequence[str | None]) -> _Links:
+    """Link each place with the first one of the same value; None equals nothing."""
+    codes, _ = pd.factorize(pd.Series(values, dtype=object))
+    first = pd.Series(np.arange(len(codes))).groupby(codes).transform("first")
+    return [(int(a), b) for b, a in enumerate(first) if codes[b] >= 0]
+
+
+def _connected(files: Sequence[LabelledFile], links: _Links) -> tuple[int, ...]:
+    """Number the connected components of a graph by their first path in the order of text."""
+    ends = np.array(links, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(links)), (ends[0], ends[1])), shape=(len(files),) * 2)
+    _, components = connected_components(graph, directed=False)
+    numbers: dict[int, int] = {}
+    for index in sorted(range(len(files)), key=lambda i: files[i].path):
+        numbers.setdefault(int(components[index]), len(numbers))
+    return tuple(numbers[int(component)] for component in components)

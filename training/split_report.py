@@ -1,19 +1,115 @@
-"""Counts of a split by class and source, and warnings about its labels."""
+"""Leaks of a split, its counts by class and source, and warnings about its labels."""
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from cxrbatch.errors import LabelError
 from cxrbatch.paths import shown
 from cxrbatch.results.labels import SPLITS, LabelledFile
 from cxrbatch.training.duplicates import DuplicatePair
-from cxrbatch.training.groups import PatientCounts
+from cxrbatch.training.labels import write_listing
 
 _LINES = 20
 
 _ByClass = dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """Two files of one patient or one picture in two subsets of a split.
+
+    Attributes:
+        first: One of them.
+        second: The other.
+        reason: Why they belong together.
+    """
+
+    first: LabelledFile
+    second: LabelledFile
+    reason: str
+
+    def __str__(self) -> str:
+        ends = " and ".join(f"{shown(f.path)} ({f.split})" for f in (self.first, self.second))
+        return f"{ends}: {self.reason}"
+
+
+class LeakError(LabelError):
+    """A given split has files that belong together in two subsets.
+
+    Attributes:
+        leaks: All leaks; the message names the first.
+    """
+
+    def __init__(self, leaks: Sequence[Leak]) -> None:
+        listed = "; ".join(map(str, leaks[:_LINES]))
+        more = f"; and {len(leaks) - _LINES} more" if len(leaks) > _LINES else ""
+        super().__init__(
+            f"{len(leaks)} pairs are on two sides of the given split: {listed}{more}. Correct "
+            "the split, leave its column out, or give --drop-leaks to train without the copies"
+        )
+        self.leaks = tuple(leaks)
+
+
+def find_leaks(files: Sequence[LabelledFile], pairs: Iterable[DuplicatePair]) -> list[Leak]:
+    """Find what joins two subsets: per patient and two subsets one leak, and each pair.
+
+    Args:
+        files: All files, each with its split.
+        pairs: From `near_duplicates`, by index into `files`.
+    """
+    first: defaultdict[str, dict[str | None, LabelledFile]] = defaultdict(dict)
+    for file in files:
+        if file.patient is not None:
+            first[file.patient].setdefault(file.split, file)
+    leaks = []
+    for by_subset in first.values():
+        earliest, *others = by_subset.values()
+        leaks += [Leak(earliest, other, "the same patient") for other in others]
+    for pair in pairs:
+        one, other = files[pair.first], files[pair.second]
+        if one.split != other.split:
+            near = f"nearly the same picture (likeness {pair.likeness:.3f})"
+            leaks.append(Leak(one, other, "the same picture" if pair.likeness == 1 else near))
+    return leaks
+
+
+def write_leaks(leaks: Sequence[Leak], path: Path) -> None:
+    """List leaks in a CSV file; without any, remove the list of an earlier run.
+
+    Raises:
+        TableError: The file cannot be written.
+    """
+    columns = ["first", "first_split", "second", "second_split", "reason"]
+    rows = [(k.first.path, k.first.split, k.second.path, k.second.split, k.reason) for k in leaks]
+    write_listing(pd.DataFrame(rows, columns=columns), path)
+
+
+@dataclass(frozen=True, slots=True)
+class PatientCounts:
+    """Number of files by how their patient is known.
+
+    Attributes:
+        by_labels: Files whose patient the labels name.
+        by_headers: Files whose patient their header alone names.
+        unknown: Files whose patient nothing names.
+        shared_ids: Ids in headers that are on too many files to be one person's.
+        of_shared_ids: Files with one of these ids, which are not joined by it.
+    """
+
+    by_labels: int
+    by_headers: int
+    unknown: int
+    shared_ids: int = 0
+    of_shared_ids: int = 0
+
+    def to_card(self) -> dict[str, int]:
+        """Return the JSON form."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from cxrbatch.cli import main
 from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.results.labels import LabelledFile
 from cxrbatch.results.table import open_table
-from cxrbatch.training.results import write_results
+from cxrbatch.training.outputs import write_results
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.split.csv", "labels.mismatches.csv"])

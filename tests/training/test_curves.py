@@ -3,8 +3,8 @@
 from pathlib import Path
 from xml.etree import ElementTree
 
-from cxrbatch.training.curves import write_curves
 from cxrbatch.training.loop import EpochMetrics
+from cxrbatch.training.outputs import write_curves
 
 SVG = "{http://www.w3.org/2000/svg}"
 

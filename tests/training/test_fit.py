@@ -130,6 +130,18 @@ def test_a_run_with_other_options_data_or_weights_is_not_gone_on_with(tmp_path: 
             run(new_model(seed), given, val, changed, folder=tmp_path, resume=True)
 
 
+def test_a_training_with_another_augmentation_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was stopped under another version of this program."""
+    train, val = side(8, 8), side(4, 4, seed=1)
+    options = replace(OPTIONS, epochs=1, draws=8)
+    run(new_model(), train, val, options, folder=tmp_path)
+    monkeypatch.setattr("cxrbatch.training.augment.NOISE", 0.03)
+    with pytest.raises(UsageError, match="other version of the augmentation; give"):
+        run(new_model(), train, val, options, folder=tmp_path, resume=True)
+
+
 @pytest.mark.parametrize("part", ["model", "best", "history", "generator", "variances"])
 def test_a_state_that_does_not_fit_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str

@@ -8,10 +8,10 @@ from cxrbatch.training.evaluation import (
     Logits,
     border_warning,
     card_figures,
+    card_operating_points,
     evaluate_controls,
     evaluate_logits,
     logits_to_probabilities,
-    operating_points,
 )
 
 CLASSES = ("A", "B", "C")
@@ -50,7 +50,7 @@ def test_a_class_without_an_image_is_undefined() -> None:
 
 def test_operating_points_are_of_calibrated_probabilities() -> None:
     truth, logits = scored(60)
-    points = operating_points(
+    points = card_operating_points(
         evaluate_logits(truth, logits, classes=CLASSES, temperature=2.0, groups=range(60))
     )
     score = logits_to_probabilities(logits, temperature=2.0)[:, 0]

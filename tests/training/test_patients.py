@@ -15,8 +15,8 @@ from cxrbatch.cli import main
 from cxrbatch.errors import LabelError
 from cxrbatch.model.checkpoint import read_card
 from cxrbatch.results.labels import LabelledFile
-from cxrbatch.training.groups import PatientCounts, group_files, join_patients
-from cxrbatch.training.split import LeakError, split_files
+from cxrbatch.training.split import group_files, join_patients, split_files
+from cxrbatch.training.split_report import LeakError, PatientCounts
 
 CANARY = "MRN-4711-Mustermann"
 

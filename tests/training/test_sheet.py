@@ -8,14 +8,12 @@ from PIL import Image
 from trainees import side
 
 from cxrbatch.errors import CxrbatchError
-from cxrbatch.training.augment import write_contact_sheet
+from cxrbatch.training.outputs import write_contact_sheet
 
 
 def sheet(path: Path, *, seed: int = 0) -> np.ndarray:
     given = side(6, 3)
-    write_contact_sheet(
-        path, given, given.truth, classes=("dunkel", "明るい"), flip=False, seed=seed, rows=4
-    )
+    write_contact_sheet(path, given, classes=("dunkel", "明るい"), flip=False, seed=seed, rows=4)
     with Image.open(path) as image:
         assert image.format == "PNG"
         return np.asarray(image)

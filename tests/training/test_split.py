@@ -14,8 +14,8 @@ from cxrbatch.errors import LabelError, TableError
 from cxrbatch.results.label_files import read_labels
 from cxrbatch.results.labels import LabelledFile
 from cxrbatch.training.duplicates import DuplicatePair
-from cxrbatch.training.groups import group_files
-from cxrbatch.training.split import LeakError, Split, find_leaks, split_files, write_leaks
+from cxrbatch.training.split import Split, group_files, split_files
+from cxrbatch.training.split_report import LeakError, find_leaks, write_leaks
 
 
 def archive(seed: int, *, patients: int = 80, known: float = 1.0) -> list[LabelledFile]:

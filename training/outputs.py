@@ -1,0 +1,277 @@
+"""The files beside a checkpoint: examples of augmented images, curves, and the results table."""
+
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from cxrbatch.atomic import writing, written_whole
+from cxrbatch.model.checkpoint import load_checkpoint
+from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Precision, describe_device
+from cxrbatch.model.predictor import Predictor
+from cxrbatch.paths import path_to_text
+from cxrbatch.reading.radiograph import ReadingOptions
+from cxrbatch.results.labels import LabelledFile
+from cxrbatch.results.table import TRUTH_COLUMNS, record_batch, table_schema
+from cxrbatch.scoring.archive import ArchiveFile, modified_ns
+from cxrbatch.scoring.dataset import score_batches
+from cxrbatch.scoring.file_reader import FileReader
+from cxrbatch.scoring.patients import patient_secret
+from cxrbatch.scoring.provenance import fingerprint, heatmap_size
+from cxrbatch.scoring.run import ScoringOptions
+from cxrbatch.scoring.shards import ScoredRow
+from cxrbatch.scoring.table_writer import write_table
+from cxrbatch.training.augment import augmentation, kept_random_state
+from cxrbatch.training.dataset import ImageSubset
+from cxrbatch.training.loop import EpochMetrics, best_epoch
+from cxrbatch.workers.pool import ReadingPool
+from cxrbatch.workers.scheduler import PendingItem
+
+_VERSIONS = 5
+_MOST_CELL = 224
+_GAP, _LINE = 4, 18
+_FONT_SIZE = 12
+_INK = 230
+
+
+def write_contact_sheet(
+    path: Path,
+    subset: ImageSubset,
+    *,
+    classes: Sequence[str],
+    flip: bool,
+    seed: int,
+    rows: int = 8,
+) -> None:
+    """Write originals, each with five augmented versions to its right, as a PNG.
+
+    Args:
+        path: The file.
+        subset: Training images; those of all classes are shown in turn.
+        classes: Names by class index.
+        flip: As in training.
+        seed: Of the choice and of the augmentation.
+        rows: Originals, at most.
+
+    Raises:
+        TableError: It cannot be written.
+    """
+    chosen = _in_turn(subset.truth, rows, torch.Generator().manual_seed(seed))
+    transform = augmentation(flip=flip)
+    edge = min(_MOST_CELL, subset.inputs.shape[1])
+    step = edge + _GAP
+    size = (step * (_VERSIONS + 1) + _GAP, (step + _LINE) * len(chosen) + _GAP)
+    sheet = Image.new("L", size)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
+    with kept_random_state():
+        torch.default_generator.manual_seed(seed)
+        for row, position in enumerate(chosen.tolist()):
+            original, label, _ = subset[position]
+            cells = [original, *(_levels(transform(original)) for _ in range(_VERSIONS))]
+            top = row * (step + _LINE) + _GAP
+            text = f"{classes[label]}: original, then as trained on"
+            pen.text((_GAP, top), text, fill=_INK, font=font)
+            for column, cell in enumerate(cells):
+                image = Image.fromarray(cell[0].numpy())
+                image = image.resize((edge, edge), Image.Resampling.BILINEAR)
+                sheet.paste(image, (column * step + _GAP, top + _LINE))
+    with writing(path), written_whole(path) as file:
+        sheet.save(file, format="PNG")
+
+
+def _levels(image: Tensor) -> Tensor:
+    return image.mul(255.0).round().byte()
+
+
+def _in_turn(
+    truth: npt.NDArray[np.int64], count: int, generator: torch.Generator
+) -> npt.NDArray[np.int64]:
+    """Positions of up to `count` images, one of each class after the other."""
+    order = torch.randperm(len(truth), generator=generator).numpy()
+    turn = np.empty(len(truth), np.int64)
+    for c in np.unique(truth):
+        members = np.flatnonzero(truth[order] == c)
+        turn[members] = np.arange(len(members))
+    return order[np.lexsort((truth[order], turn))][:count]
+
+
+_WIDTH, _HEIGHT = 360, 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 40, 44
+_ACROSS, _DOWN = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+_TICKS = 4
+
+# Blue and orange differ for every common kind of colour blindness; the dashes say it again.
+_STYLE = """
+  svg { font: 12px system-ui, sans-serif; background: #fff }
+  text { fill: #222 } .title { font-weight: 600 } .tick { fill: #555; font-size: 11px }
+  .frame { stroke: #bbb; fill: none } .best { stroke: #888; stroke-dasharray: 2 3 }
+  .first { stroke: #0b62a8 } .second { stroke: #c65d00; stroke-dasharray: 5 5 }
+  .line { fill: none; stroke-width: 2; stroke-linecap: round }
+  @media (prefers-color-scheme: dark) {
+    svg { background: #15181c } text { fill: #e6e6e6 } .tick { fill: #aaa }
+    .frame { stroke: #555 } .first { stroke: #6ab0f3 } .second { stroke: #ff9d4d }
+  }
+"""
+
+
+def write_curves(path: Path, history: Sequence[EpochMetrics]) -> None:
+    """Draw losses, and beside them the validation AUC, over the epochs.
+
+    Args:
+        path: The SVG file; an existing one is replaced.
+        history: At least one epoch.
+
+    Raises:
+        TableError: It cannot be written.
+    """
+    best = best_epoch(history)
+    losses = {"training": [epoch.loss for epoch in history]}
+    losses["validation"] = [epoch.val_loss for epoch in history]
+    areas = {"macro, one against the rest": [epoch.val_auc for epoch in history]}
+    title = f"Validation AUC, best {best.val_auc:.4f} in epoch {best.number}"
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * _WIDTH} {_HEIGHT}" '
+        f'width="{2 * _WIDTH}" height="{_HEIGHT}" role="img">'
+        f"<title>Training: loss and validation AUC over {len(history)} epochs</title>"
+        f"<style>{_STYLE}</style>{_chart('Loss', losses, best=best.number, offset=0)}"
+        f"{_chart(title, areas, best=best.number, offset=_WIDTH)}</svg>\n"
+    )
+    with writing(path), written_whole(path) as file:
+        file.write(svg.encode())
+
+
+def _chart(title: str, lines: dict[str, list[float]], *, best: int, offset: int) -> str:
+    values = [value for line in lines.values() for value in line]
+    low, high = min(values), max(values)
+    low, high = (low, high) if high - low > 1e-9 else (low - 0.5, high + 0.5)
+    count = max(2, max(len(line) for line in lines.values()))
+
+    def x(number: float) -> float:
+        return _LEFT + _ACROSS * (number - 1) / (count - 1)
+
+    def y(value: float) -> float:
+        return _TOP + _DOWN * (high - value) / (high - low)
+
+    bottom = _TOP + _DOWN
+    parts = [
+        _text(_LEFT, 16, title, kind="title", anchor="start"),
+        f'<rect class="frame" x="{_LEFT}" y="{_TOP}" width="{_ACROSS}" height="{_DOWN}"/>',
+        f'<line class="best" x1="{x(best):.1f}" x2="{x(best):.1f}" y1="{_TOP}" y2="{bottom}"/>',
+        _text(_LEFT + _ACROSS / 2, _HEIGHT - 8, "epoch"),
+    ]
+    for tick in range(_TICKS + 1):
+        value = low + (high - low) * tick / _TICKS
+        parts.append(_text(_LEFT - 6, y(value) + 4, f"{value:.3g}", anchor="end"))
+    parts += [_text(x(n), bottom + 16, f"{n}") for n in sorted({1, (count + 1) // 2, count})]
+    for index, (name, line) in enumerate(lines.items()):
+        kind, left = ("first", "second")[index], _LEFT + 120 * index
+        points = [f"{x(i + 1):.1f},{y(value):.1f}" for i, value in enumerate(line)]
+        # A line of one point is drawn by no browser, one of no length as a dot.
+        text = " ".join(points * 2 if len(points) == 1 else points)
+        parts.append(f'<polyline class="line {kind}" points="{text}"/>')
+        parts.append(f'<line class="line {kind}" x1="{left}" x2="{left + 24}" y1="28" y2="28"/>')
+        parts.append(_text(left + 30, 32, name, anchor="start"))
+    return f'<g transform="translate({offset} 0)">{"".join(parts)}</g>'
+
+
+def _text(x: float, y: float, text: str, *, kind: str = "tick", anchor: str = "middle") -> str:
+    return (
+        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    )
+
+
+def write_results(
+    path: Path,
+    files: Mapping[Path, LabelledFile],
+    *,
+    checkpoint: Path,
+    workers: int,
+    device: torch.device,
+    precision: Precision,
+) -> None:
+    """Score labelled files with a checkpoint into a table with the columns truth and split.
+
+    Args:
+        path: The table.
+        files: The label of each file, by its absolute path.
+        checkpoint: The trained checkpoint.
+        workers: Worker processes that read.
+        device: Where to compute.
+        precision: A resolved precision.
+
+    Raises:
+        TableError: The table does not read back.
+        OSError: It cannot be written.
+    """
+    model = load_checkpoint(checkpoint)
+    options = ScoringOptions(workers=workers)
+    base = Path(os.path.commonpath([file.parent for file in files]))
+    secret = patient_secret() or secrets.token_bytes(32)
+    reading = ReadingOptions(no_voi=model.card.recipe.no_voi)
+    reader = FileReader(os.fsencode(base), model.card.recipe, reading, secret)
+    scorer = Predictor(model, batch_size=DEFAULT_BATCH_SIZE, device=device, precision=precision)
+    classes = model.card.classes
+    cells = heatmap_size(model)
+    with ReadingPool(
+        reader,
+        workers=workers,
+        limits=options.limits,
+        result_bytes=model.card.recipe.size**2,
+    ) as pool:
+        entries = [PendingItem(i, _archived(file, base)) for i, file in enumerate(files)]
+        rows = list(score_batches(pool.map(entries), scorer))
+    names = [path_to_text(entry.item.path) for entry in entries]
+    labels = dict(zip(names, files.values(), strict=True))
+    table = _with_truth(
+        rows, labels, classes=classes, schema=table_schema(classes, heatmap_size=cells)
+    )
+    made = fingerprint(
+        checkpoint=model,
+        precision=precision,
+        device=describe_device(device),
+        archive_root=base,
+        patient_secret=secret,
+        options={"labelled": True, "follow_links": True},
+    )
+    write_table(
+        path,
+        [table],
+        within=path.parent,
+        schema=table_schema(classes, heatmap_size=cells, labelled=True),
+        files=len(files),
+        provenance=lambda counts: {**made, "passed_over": {}, **counts.to_provenance()},
+    )
+
+
+def _with_truth(
+    rows: Sequence[ScoredRow],
+    labels: Mapping[str, LabelledFile],
+    *,
+    classes: Sequence[str],
+    schema: pa.Schema,
+) -> pa.Table:
+    table = pa.Table.from_batches([record_batch(rows, classes=classes, schema=schema)])
+    # Every frame of a file has the file's label.
+    of_rows = [labels[row.path] for row, _ in rows]
+    for column, values in zip(
+        TRUTH_COLUMNS, zip(*((f.label, f.split) for f in of_rows), strict=True), strict=True
+    ):
+        table = table.append_column(pa.field(column, pa.string()), pa.array(values, pa.string()))
+    return table
+
+
+def _archived(file: Path, base: Path) -> ArchiveFile:
+    path = os.fsencode(file.relative_to(base))
+    try:
+        state = os.stat(file)
+    except OSError:
+        return ArchiveFile(path, 0)  # gone since it was trained on: its row tells
+    return ArchiveFile(path, state.st_size, modified_ns=modified_ns(state))

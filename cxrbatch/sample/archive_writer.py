@@ -42,9 +42,9 @@ from cxrbatch.sample.phantom import (
 from cxrbatch.sample.projection import Detector, Plane
 
 LABELS = "labels.csv"
-REAL_RADIOGRAPHS = tuple(f"{name}.dcm" for name in (
-    "RG1_J2KI", "RG1_J2KR", "RG1_UNCR", "RG3_J2KI", "RG3_J2KR", "RG3_UNCR",
-))  # fmt: skip
+REAL_RADIOGRAPHS = tuple(
+    f"{image}_{form}.dcm" for image in ("RG1", "RG3") for form in ("J2KI", "J2KR", "UNCR")
+)
 """The radiographs in pydicom-data: RG1 a chest, RG3 a lower leg, uncompressed and as JPEG 2000 with
 and without loss. Their `_UNCI` twins (13 MB) would add no encoding."""
 
@@ -131,6 +131,9 @@ _UNICODE_FOLDERS = {7: "PHANTOM-007 Zürich Übung", 12: "PHANTOM-012 胸部"}
 
 _INVERTED = GreyEncoding(inverted=True)
 _WHOLE_8 = GreyEncoding(bits=8, voi=VoiKind.NONE)
+_SIGMOID = GreyEncoding(voi=VoiKind.SIGMOID)
+_TWO_WINDOWS = GreyEncoding(inverted=True, voi=VoiKind.TWO_WINDOWS)
+_WHOLE_14 = GreyEncoding(bits=14, voi=VoiKind.NONE)
 _WHOLE_16 = GreyEncoding(bits=16, inverted=True, voi=VoiKind.NONE)
 _PLAIN, _IMPLICIT = uids.ExplicitVRLittleEndian, uids.ImplicitVRLittleEndian
 # Person, visit, file name and packing of each DICOM file with one frontal view.
@@ -153,15 +156,11 @@ _DICOM_FILES = (
     (9, 1, "IM0002.dcm", DicomPacking(uids.JPEGLossless, GreyEncoding(bits=16))),
     (10, 1, "IM0001.dcm", DicomPacking(_IMPLICIT, view="AP", bare=True)),
     (10, 1, "IM0002", DicomPacking(_PLAIN, _INVERTED)),
-    (11, 1, "IM0001.dcm", DicomPacking(_PLAIN, GreyEncoding(voi=VoiKind.SIGMOID), "DX")),
+    (11, 1, "IM0001.dcm", DicomPacking(_PLAIN, _SIGMOID, modality="DX")),
     (12, 1, "IM0001.dcm", DicomPacking(_PLAIN, GreyEncoding(bits=16, signed=True))),
-    (12, 1, "IM0002.dcm", DicomPacking(
-        _PLAIN, GreyEncoding(inverted=True, voi=VoiKind.TWO_WINDOWS), "DX"
-    )),
-    (12, 1, "IM0003.dcm", DicomPacking(
-        _PLAIN, GreyEncoding(bits=14, voi=VoiKind.NONE), "DX", for_processing=True
-    )),
-)  # fmt: skip
+    (12, 1, "IM0002.dcm", DicomPacking(_PLAIN, _TWO_WINDOWS, modality="DX")),
+    (12, 1, "IM0003.dcm", DicomPacking(_PLAIN, _WHOLE_14, modality="DX", for_processing=True)),
+)
 # Persons whose first frontal view is a raster file too, by format, folder and suffix.
 _RASTER_FILES = (
     (RasterFormat.PNG8, "png8", "png", (1, 3, 5, 7, 9, 11)),
@@ -194,7 +193,7 @@ def phantom_files() -> list[PhantomFile]:
 def _drawing(
     number: int, *, visit: int = 1, view: Callable[[PhantomRequest], Plane] = draw_frontal
 ) -> Drawing:
-    """What is drawn of person `number`, from 1, at a visit."""
+    """The drawing of person `number`, from 1, at a visit."""
     person, label = PERSONS[number - 1], CLASSES[(number - 1) // 3]
     size = _LARGE_SIZE if number == 2 else _SIZES[number % len(_SIZES)]
     request = PhantomRequest(label, 100 + number, person.sex, Detector(*size), visit)

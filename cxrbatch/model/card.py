@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.preprocessing import Recipe
@@ -16,6 +16,7 @@ MAX_CLASS_NAME = 64
 MAX_TEXT = 1000
 TEMPERATURES = (0.01, 100.0)
 _SHOWN = 160
+_Kind = TypeVar("_Kind")
 _RATES = {"threshold", "sensitivity", "specificity"}
 
 
@@ -101,14 +102,14 @@ class Card:
         if set(values) != names:
             raise ValueError(f"fields {sorted(set(values) ^ names)} are missing or unknown")
         return cls(
-            name=_text(values["name"]),
-            architecture=_text(values["architecture"]),
+            name=_expect(str, values["name"]),
+            architecture=_expect(str, values["architecture"]),
             classes=_texts(values["classes"]),
             recipe=Recipe.from_card(values["recipe"]),
             normalisation=_normalisation(values["normalisation"]),
             temperature=_number(values["temperature"]),
             operating_points=_operating_points(values["operating_points"]),
-            training=_object(values["training"]),
+            training=_expect(dict, values["training"]),
             limits=_texts(values["limits"]),
         )
 
@@ -141,14 +142,15 @@ def check_classes(classes: tuple[str, ...]) -> None:
             raise ValueError(f"{name[:MAX_CLASS_NAME]!r} is not a usable class name")
 
 
-def _object(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("an object was expected")
+def _expect(kind: type[_Kind], value: object) -> _Kind:
+    """Return `value` if it is of this JSON kind, else raise ValueError."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{kind.__name__} expected, not {type(value).__name__}")
     return value
 
 
 def _normalisation(value: object) -> Normalisation:
-    given = _object(value)
+    given = _expect(dict, value)
     if set(given) != {"mean", "std"}:
         raise ValueError("normalisation needs mean and std, and nothing else")
     return Normalisation(_number(given["mean"]), _number(given["std"]))
@@ -156,13 +158,13 @@ def _normalisation(value: object) -> Normalisation:
 
 def _operating_points(value: object) -> dict[str, dict[str, dict[str, float]]]:
     return {
-        name: {_printable(point): _rates(rates) for point, rates in _object(points).items()}
-        for name, points in _object(value).items()
+        name: {_printable(point): _rates(rates) for point, rates in _expect(dict, points).items()}
+        for name, points in _expect(dict, value).items()
     }
 
 
 def _rates(value: object) -> dict[str, float]:
-    rates = {name: _number(rate) for name, rate in _object(value).items()}
+    rates = {name: _number(rate) for name, rate in _expect(dict, value).items()}
     if set(rates) != _RATES or not all(0.0 <= rate <= 1.0 + 1e-6 for rate in rates.values()):
         raise ValueError("an operating point needs threshold, sensitivity, specificity in [0, 1]")
     return rates
@@ -174,16 +176,8 @@ def _printable(text: str) -> str:
     return text
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("a text was expected")
-    return value
-
-
 def _texts(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise ValueError("a list of texts was expected")
-    return tuple(_text(item) for item in value)
+    return tuple(_expect(str, item) for item in _expect(list, value))
 
 
 def _number(value: object) -> float:

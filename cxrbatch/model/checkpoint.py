@@ -159,7 +159,7 @@ def opened_safetensors(path: Path, *, framework: str) -> "Iterator[safe_open]":
 
 
 def check_bytes(size: int, path: Path) -> None:
-    """Refuse a file that is, or inflates to, more than any network here needs.
+    """Refuse a file whose size, compressed or not, is more than any network here needs.
 
     Raises:
         CheckpointError: `size` is larger than `MOST_BYTES`.
@@ -172,7 +172,7 @@ def check_bytes(size: int, path: Path) -> None:
 
 
 def unreadable_checkpoint(path: Path, error: OSError | ReadingError) -> CheckpointError:
-    """Return the error that says why a file cannot be read."""
+    """Return the CheckpointError for a file that the system or the reader cannot read."""
     reason = str(error) if isinstance(error, ReadingError) else error.strerror
     return CheckpointError(
         f"cannot read checkpoint {path}: {reason or 'it is no whole file'}; check its name and its "

@@ -38,7 +38,7 @@ class FeatureStatistics:
 
     @property
     def are_sound(self) -> bool:
-        """Whether all is finite, the variances are positive and the directions orthonormal."""
+        """Whether all values are finite, variances positive and directions orthonormal."""
         values = (self.mean, self.directions, self.variances, self.rest)
         if not all(np.isfinite(array).all() for array in values):
             return False
@@ -64,7 +64,7 @@ class FeatureStatistics:
 
 
 def describe_features(features: Features) -> FeatureStatistics:
-    """Estimate mean and covariance.
+    """Estimate mean and covariance of features from those of n images.
 
     Args:
         features: Shape (n, k), n >= 2.

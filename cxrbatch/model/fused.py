@@ -194,7 +194,7 @@ class FusedResNet:
 
 
 class Folded(NamedTuple):
-    """A convolution that does its batch norm's work too.
+    """Weight and bias of a convolution with its batch norm multiplied in.
 
     Attributes:
         weight: Shape (outputs, inputs, rows, columns).
@@ -211,9 +211,9 @@ def fold(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Folded:
-    """Fold a batch norm into the convolution before it; `convolution` is left as it is.
+    """Multiply a batch norm into the weights of the convolution before it.
 
-    It is folded in float64, so that each weight is rounded once.
+    Computed in float64, so that each weight is rounded once; `convolution` is left as it is.
 
     Args:
         convolution: The convolution and its batch norm, whose running statistics count.
@@ -240,7 +240,7 @@ def pool_stem(x: Tensor) -> Tensor:
 
 
 def pool_positive(x: Tensor) -> Tensor:
-    """Do `pool_stem`'s work where no value is negative or NaN, in half of its time in bfloat16.
+    """Compute `pool_stem` of values that are neither negative nor NaN, in half its time in bf16.
 
     Such floats are in the order of their bits, and a processor compares more integers at once. Of
     the maximum along two axes one is taken after the other, and none looks for where it was.

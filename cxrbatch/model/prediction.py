@@ -46,17 +46,17 @@ class Prediction:
 
     @property
     def outcome(self) -> Outcome:
-        """`scored`, or the code of the reason why there are no scores."""
+        """`Outcome.SCORED`, or the code of the reason why there are no scores."""
         return self.reading.outcome
 
     @property
     def detail(self) -> str:
-        """One line for a person; empty if there is nothing to say."""
+        """One line on the outcome for a person; may be empty."""
         return self.reading.detail
 
     @property
     def flags(self) -> tuple[Flag, ...]:
-        """What a reader of the scores should know about the image."""
+        """Remarks on the image, such as `lateral` or `lossy`, in the order of `Flag`."""
         return self.reading.flags
 
     @property

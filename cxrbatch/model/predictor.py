@@ -32,7 +32,7 @@ from cxrbatch.model.inference import (
 )
 from cxrbatch.model.overlays import dequantise
 from cxrbatch.model.prediction import Prediction, array_reading
-from cxrbatch.model.soundness import PlainScores, Trial
+from cxrbatch.model.soundness import FirstBatchCheck, PlainScores
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, iterate_radiographs
 
 if TYPE_CHECKING:
@@ -151,9 +151,9 @@ class Predictor:
                 )
             else:
                 self.network = FusedResNet(layers, device=device, dtype=DTYPES[precision])
-        self._trial: Trial | None = None
+        self._check: FirstBatchCheck | None = None
         if precision != "int8":  # which is judged by the AUC that it costs
-            self._trial = Trial(
+            self._check = FirstBatchCheck(
                 checkpoint.tensors,
                 checkpoint.card,
                 precision="fp16" if device.type == "cuda" and precision == "fp32" else precision,
@@ -233,24 +233,24 @@ class Predictor:
         Args:
             inputs: As for `score`, which also says what the returned function raises.
         """
-        trial, self._trial = self._trial, None
-        if trial is None:
+        check, self._check = self._check, None
+        if check is None:
             return self._launch(inputs)
-        given = trial.filled(inputs, batch_size=self.batch_size)
+        batch = check.add_test_image(inputs, batch_size=self.batch_size)
 
         def score_plainly() -> PlainScores:
-            return trial.score_plainly(given)
+            return check.score_plainly(batch)
 
         plain = self._lanes.start(score_plainly) if self._lanes else score_plainly
-        launched = self._launch(given)
+        launched = self._launch(batch)
 
         def wait() -> BatchScores:
             try:
                 scored = launched()
                 with memory_explained(self.batch_size):
-                    trial.judge(scored.logits, plain())
+                    check.compare(scored.logits, plain())
             except CxrbatchError:
-                self._trial = trial  # nothing is scored before a batch has passed
+                self._check = check  # nothing is scored before a batch has passed
                 raise
             return scored.first(len(inputs))
 

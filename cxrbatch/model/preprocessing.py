@@ -89,7 +89,7 @@ class Recipe:
 
     @property
     def least_size(self) -> int:
-        """Rows and columns that an image should keep if it is decoded at a reduced size.
+        """Smallest number of rows and of columns that decoding at a reduced size may leave.
 
         Twice those of the input, so that each of its pixels is still a mean of four.
         """

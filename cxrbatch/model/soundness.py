@@ -137,7 +137,7 @@ def _mismatch(name: str, shape: tuple[int, ...] | None, given: Tensor | None) ->
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is dense, has values, and these are floating point numbers of 16 bits up."""
+    """Whether a tensor is dense, in memory, and of floating point numbers of 16 bits or more."""
     usual = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     return tensor.layout is torch.strided and not tensor.is_meta and tensor.dtype in usual
 
@@ -157,7 +157,7 @@ def weight_fault(name: str, values: Tensor) -> str | None:
 
 
 def check_images(size: int) -> Images:
-    """Return two images that use a network's filters, the same at each call.
+    """Return two test images that activate many of a network's filters, the same at each call.
 
     Args:
         size: Edge of an image, px.
@@ -254,8 +254,8 @@ def score_plainly(
         return PlainScores(logits.float().cpu(), magnitudes.float().cpu())
 
 
-class Trial:
-    """The comparison of a network's first scores with plain PyTorch's.
+class FirstBatchCheck:
+    """Compares a network's first scores with those of plain PyTorch.
 
     The scores are those of a run's own first batch, in the batch's own shape, so that little is
     computed for it: the plain scores of one image of the batch and, where the batch has room, of a
@@ -276,7 +276,7 @@ class Trial:
         self._compared: list[int] = []
         self._refusal: CheckpointError | None = None
 
-    def filled(self, inputs: Images, *, batch_size: int) -> Images:
+    def add_test_image(self, inputs: Images, *, batch_size: int) -> Images:
         """Choose the images to compare, and return the batch with a test image at its end.
 
         The image of most contrast is compared, and the test image where there is one.
@@ -291,11 +291,11 @@ class Trial:
         self._compared.append(len(inputs))
         return np.concatenate([inputs, check_images(inputs.shape[1])[:1]])
 
-    def score_plainly(self, filled: Images) -> PlainScores:
-        """Score the images to compare of a batch that `filled` returned."""
-        return score_plainly(self._layers, filled[self._compared], self._card.normalisation)
+    def score_plainly(self, batch: Images) -> PlainScores:
+        """Score the images to compare of a batch that `add_test_image` returned."""
+        return score_plainly(self._layers, batch[self._compared], self._card.normalisation)
 
-    def judge(self, logits: npt.NDArray[np.float32], plain: PlainScores) -> None:
+    def compare(self, logits: npt.NDArray[np.float32], plain: PlainScores) -> None:
         """Compare the logits of the batch, shape (n, classes); after a failure always fail.
 
         Raises:

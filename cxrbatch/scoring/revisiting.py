@@ -37,11 +37,11 @@ class Origin:
 
     @classmethod
     def of(cls, table: Table, *, root: bytes | None = None) -> "Origin | None":
-        """Read it off a table; None where the table does not say it in a usable way.
+        """Take the origin from a table's metadata; None where that is incomplete or invalid.
 
         Args:
             table: The table.
-            root: Where the archive is; None for where it was.
+            root: The archive's folder now; None for the one it was scored in.
         """
         made = table.provenance
         try:
@@ -62,7 +62,7 @@ class Origin:
 
 
 def revisit(origin: Origin, path: str, frame: int, hashed: str) -> Reading | str:
-    """Read a row's image once more; for a child process, as files are hostile.
+    """Read a row's image from the archive again; call it in a child process: files are hostile.
 
     Args:
         origin: Where the table's images come from.
@@ -71,7 +71,8 @@ def revisit(origin: Origin, path: str, frame: int, hashed: str) -> Reading | str
         hashed: The row's `image_hash`.
 
     Returns:
-        A Reading with an image, or why there is none.
+        A Reading with the image that has this hash, or the reason why there is none: `MISSING` or
+        `CHANGED`.
     """
     failure = MISSING
     for readings in _files(origin, path):
@@ -86,7 +87,7 @@ def revisit(origin: Origin, path: str, frame: int, hashed: str) -> Reading | str
 
 
 def _files(origin: Origin, path: str) -> Iterator[Iterator[Reading]]:
-    """Readings of each file of a row's path: a container may have several members of one name."""
+    """Yield the readings of each file that has the row's path, as members may share a name."""
     try:
         place, member = text_to_place(path)
     except ValueError:

@@ -329,7 +329,7 @@ class Rounds:
             measure()
 
     def take(self) -> None:
-        """Take one round."""
+        """Repeat each measure once more for its seconds."""
         for name, measure in self._measures.items():
             end = time.perf_counter() + self._seconds
             self._results[name].append(measure())

@@ -14,7 +14,7 @@ from cxrbatch.paths import shown
 from cxrbatch.reports.gallery import AS_SCORED, GalleryImage, PictureSource, gallery_images
 from cxrbatch.reports.page import render
 from cxrbatch.reports.report import OnStep, as_text, check_outputs, no_steps, write_outputs
-from cxrbatch.results.analysis import Positions, analyse, card_of, read_scores
+from cxrbatch.results.analysis import Positions, analyse, card_of, model_name, read_scores
 from cxrbatch.results.figures import Evaluation
 from cxrbatch.results.frames import Results
 from cxrbatch.results.statistics.calculation import Comparison, compare_scores, evaluate_scores
@@ -143,21 +143,19 @@ def write_comparison(
     """Compare two results tables on the same images, and write what was found.
 
     Args:
-        first: As for `make_comparison`, with `second`, `labels` and `source`.
+        first: As for `make_comparison`, with `second`, `labels`, `source` and `on_step`.
         second: Likewise.
         output: The HTML page to write, or None.
         figures: A JSON file to write the same figures to, or None.
         labels: Likewise.
         source: Likewise.
         overwrite: Whether existing outputs are replaced.
-        on_step: Called as each step begins.
+        on_step: Likewise.
 
     Raises:
         UsageError: An output exists, is an input, or is the other output.
-        TableError: A table cannot be used, they do not fit together, or an output cannot be
-            written.
-        LabelError: The labels cannot be used, or there are none.
-        CxrbatchError: No process can be started.
+        TableError: An output cannot be written.
+        CxrbatchError: As `make_comparison`.
     """
     check_outputs([output, figures], [first, second, labels], overwrite=overwrite)
     values = make_comparison(first, second, labels=labels, source=source, on_step=on_step)
@@ -213,8 +211,8 @@ def pair_up(first: Table, second: Table, labels: Path | None = None) -> Pairs:
     is not paired. The truth is that of a report of the first table.
 
     Raises:
-        TableError: A table is damaged, they have other classes, or no image in common.
-        LabelError: There is no truth, or it cannot be used.
+        TableError: A table is damaged, or they have other classes or no image in common.
+        LabelError: There is no truth, or the labels cannot be used.
     """
     if set(first.classes) != set(second.classes):
         names, others = (", ".join(map(shown, table.classes)) for table in (first, second))
@@ -236,7 +234,7 @@ def pair_up(first: Table, second: Table, labels: Path | None = None) -> Pairs:
     return Pairs(
         key=key,
         classes=first.classes,
-        names=(_model_name(analysis.card), _model_name(card_of(other))),
+        names=(model_name(analysis.card), model_name(card_of(other))),
         truth_source=analysis.truth.source,
         side=analysis.flow.side,
         not_held_out=analysis.flow.not_held_out,
@@ -290,11 +288,6 @@ def _names(results: Results, rows: Positions, key: Sequence[str]) -> pd.Series:
     columns = results.read(key).iloc[rows].reset_index(drop=True)
     parts = [columns[name].astype("string") for name in key]
     return parts[0] if len(parts) == 1 else parts[0].str.cat(parts[1:], sep="\n")
-
-
-def _model_name(card: Mapping[str, Any]) -> str:
-    name = card.get("name")
-    return name if isinstance(name, str) and name else "a model without a name"
 
 
 def _flips(tables: tuple[Table, Table], pairs: Pairs, source: PictureSource) -> tuple[Flips, ...]:

@@ -23,28 +23,15 @@ from cxrbatch.reports.gallery import (
     gallery_images,
 )
 from cxrbatch.reports.page import render
+from cxrbatch.reports.subgroups import FEW, Subgroups, evaluate_subgroups
 from cxrbatch.results.analysis import Analysis, Flow, analyse
 from cxrbatch.results.evaluation import by_class, evaluate_analysis
-from cxrbatch.results.figures import Evaluation, SubgroupFigures
-from cxrbatch.results.statistics.calculation import evaluate_subgroup
+from cxrbatch.results.figures import Evaluation
 from cxrbatch.results.table import Table, open_table
 from cxrbatch.results.truth import UNKNOWN
 from cxrbatch.version import VERSION
 
-FEW = 20
-"""Below so many images a subgroup's figures say next to nothing and are shown in grey."""
-
 _BINS = 20
-_FACTS = {
-    "patient_sex": "Sex",
-    "patient_age_bin": "Age, years",
-    "view_position": "View",
-    "manufacturer": "Manufacturer",
-    "format": "Format",
-    "photometric": "Photometric interpretation",
-}
-_MOST_SUBGROUPS = 12
-
 OnStep = Callable[[str], None]
 """Called with the name of each step as it begins."""
 
@@ -68,34 +55,6 @@ class Distribution:
     edges: tuple[float, ...]
     confidence: tuple[int, ...]
     flags: tuple[tuple[str, str, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Subgroup:
-    """Images with one value of a header fact; `few` where they are too few to judge by."""
-
-    name: str
-    figures: SubgroupFigures
-    few: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Subgroups:
-    """The images by one header fact.
-
-    Attributes:
-        fact: The table's column.
-        title: For a reader.
-        parts: The most frequent values, the largest first, ages rising.
-        other_values: Number of further values, which are not shown.
-        other_images: Images of these values.
-    """
-
-    fact: str
-    title: str
-    parts: tuple[Subgroup, ...]
-    other_values: int
-    other_images: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +228,7 @@ def make_report(
         on_step("evaluating")
         evaluation = evaluate_analysis(analysis, prevalence=prevalence)
         on_step("evaluating subgroups")
-        subgroups = _subgroups(analysis)
+        subgroups = evaluate_subgroups(analysis)
     on_step("looking for copies")
     hashes = analysis.results.read(["image_hash", "dhash"]).iloc[scores.rows]
     pictures = pd.factorize(hashes["image_hash"])[0]
@@ -314,34 +273,6 @@ def as_text(value: object) -> object:
     if isinstance(value, list):
         return [str(part) for part in value]
     return None if value is None else str(value)
-
-
-def _subgroups(analysis: Analysis) -> tuple[Subgroups, ...]:
-    """Evaluate the analysed images by each of the facts."""
-    patients, probabilities = analysis.patients(), analysis.probabilities
-    truth = analysis.true_classes()[analysis.chosen]
-    groups = []
-    for fact, title in _FACTS.items():
-        codes, values = pd.factorize(analysis.results.read([fact])[fact])
-        names = ["not stated", *values]
-        numbers = codes[analysis.rows] + 1
-        counts = np.bincount(numbers, minlength=len(names))
-        order = [n for n in np.argsort(-counts, kind="stable").tolist() if counts[n]]
-        shown, rest = order[:_MOST_SUBGROUPS], order[_MOST_SUBGROUPS:]
-        if fact == "patient_age_bin":
-            shown.sort(key=names.__getitem__)
-        parts = []
-        for number in shown:
-            chosen = numbers == number
-            figures = evaluate_subgroup(
-                truth[chosen],
-                probabilities[chosen],
-                patients[chosen],
-                classes=analysis.results.classes,
-            )
-            parts.append(Subgroup(names[number], figures, int(counts[number]) < FEW))
-        groups.append(Subgroups(fact, title, tuple(parts), len(rest), int(counts[rest].sum())))
-    return tuple(groups)
 
 
 def _distribution(table: Table, analysis: Analysis) -> Distribution:

@@ -8,7 +8,8 @@ never while an archive is scored.
     bounded, pages Parquet files that may be hostile, read in bounded memory
     frames         tables and labels as DataFrames: `load_results`, `heatmaps`, `load_labels`
     labels         class names, and labels from class folders
-    label_files    labels from CSV and Parquet files, checked
+    label_rows     rows of CSV and Parquet files of labels, in bounded memory
+    label_files    these rows, checked
     truth          labels joined with the rows of a table
     analysis       checked scores with their truth: the images that are analysed, and the flow
     evaluation     `evaluate` and `headline`: the figures of a table against the truth

@@ -254,6 +254,12 @@ def card_of(results: Results) -> Mapping[str, Any]:
     return card if isinstance(card, dict) else {}
 
 
+def model_name(card: Mapping[str, Any]) -> str:
+    """Return the name in a checkpoint's card, or that there is none."""
+    name = card.get("name")
+    return name if isinstance(name, str) and name else "a model without a name"
+
+
 def _follow(results: Results, scores: TableScores, truth: Truth | None) -> tuple[Flow, Positions]:
     """Count the steps, and choose the positions, in `scores`, of the images to analyse."""
     excluded, failed = (

@@ -1,37 +1,30 @@
 """Labels from a CSV or Parquet file of any content, checked and read in bounded memory."""
 
-import csv
-import io
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from sys import getsizeof
-from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from cxrbatch.errors import LabelError
 from cxrbatch.paths import shown
 from cxrbatch.reading.containers.listing import open_regular
 from cxrbatch.reading.outcomes import reading_error
-from cxrbatch.results.bounded import BoundedParquet
+from cxrbatch.results.label_rows import (
+    LONGEST_VALUE,
+    TOO_LONG,
+    csv_chunks,
+    frame_of,
+    key_column,
+    names_of,
+    parquet_chunks,
+    text_of,
+)
 from cxrbatch.results.labels import SPLITS, LabelledFile
-from cxrbatch.results.pages import TooLarge, text_lengths
-
-if TYPE_CHECKING:
-    import _csv
-
-_OPTIONAL = ("patient", "split", "source")
 
 _PARQUET_MAGIC = b"PAR1"
 _MOST_DIFFERENT, _MOST_SHOWN = 10_000, 5
-# Characters: of a field, of a row of CSV, of the rows that are checked together.
-_LONGEST_VALUE, _LONGEST_ROW, _CHUNK_CHARACTERS = 1 << 16, 1 << 20, 1 << 22
-_BYTES_OF_A_CHARACTER = 4
-_TOO_LONG = f"a field is longer than {_LONGEST_VALUE} characters"
 # What all labels of a file may take, so that a command stays below 1 GB: nearly two millions.
 _MOST_BYTES = 512 << 20
 # Bytes that a label takes beside its texts, in a frame or as a `LabelledFile` with what training
@@ -42,9 +35,6 @@ _LABEL_BYTES, _SHARED_BYTES = 249, 100
 _NOT_NORMAL = r"(?:^|/)\.{0,2}(?:/|$)"
 
 _SPLIT = "|".join(("", *SPLITS))
-
-_Chunks = Iterator[pd.DataFrame]
-"""Some rows at a time: texts in the columns of `_names`, indexed by the number of the row."""
 
 
 def read_labels(file: Path) -> list[LabelledFile]:
@@ -102,18 +92,18 @@ def read_frame(labels: Path | pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame
     """
     if isinstance(labels, pd.DataFrame):
         name = "the DataFrame of labels"
-        key = _key_column(list(labels.columns), name, keys)
-        values = labels.reindex(columns=_names(key)).astype(object)
-        texts = values.where(values.notna(), None).map(_text)
+        key = key_column(list(labels.columns), name, keys)
+        values = labels.reindex(columns=names_of(key)).astype(object)
+        texts = values.where(values.notna(), None).map(text_of)
         checked = _CheckedLabels(name, "row")
-        checked.add(_frame(texts.to_dict("list"), range(1, len(texts) + 1)))
+        checked.add(frame_of(texts.to_dict("list"), range(1, len(texts) + 1)))
         return checked.frame()
     try:
         with open_regular(labels) as stream:
             is_parquet = stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
             stream.seek(0)
             checked = _CheckedLabels(labels, "row" if is_parquet else "line")
-            for chunk in (_parquet_chunks if is_parquet else _csv_chunks)(stream, labels, keys):
+            for chunk in (parquet_chunks if is_parquet else csv_chunks)(stream, labels, keys):
                 checked.add(chunk)
     except LabelError:
         raise
@@ -151,12 +141,6 @@ def _described(name: str, labels: Iterable[str]) -> str:
 def _as_list(frame: pd.DataFrame) -> list[LabelledFile]:
     columns = [frame[name].astype(object).where(frame[name].notna(), None) for name in frame]
     return [*map(LabelledFile, *columns)]
-
-
-def _frame(columns: Mapping[str, Sequence[str]], numbers: Sequence[int] | range) -> pd.DataFrame:
-    """Make a chunk of texts, without spaces around them."""
-    texts = pd.DataFrame(columns, numbers, dtype="string")
-    return texts.apply(lambda column: column.str.strip())
 
 
 class _CheckedLabels:
@@ -228,7 +212,7 @@ def _check_fields(file: Path | str, unit: str, chunk: pd.DataFrame) -> None:
     problems = pd.DataFrame(
         {
             f"{key} or label is empty": (lengths[[key, "label"]] == 0).any(axis=1),
-            _TOO_LONG: (lengths > _LONGEST_VALUE).any(axis=1),
+            TOO_LONG: (lengths > LONGEST_VALUE).any(axis=1),
             "a field holds a NUL character; write the file again as text": nul.any(axis=1),
             "split is not train, val or test": ~chunk["split"].str.fullmatch(_SPLIT),
         }
@@ -236,163 +220,3 @@ def _check_fields(file: Path | str, unit: str, chunk: pd.DataFrame) -> None:
     unusable = problems[problems.any(axis=1)]
     if len(unusable):
         raise LabelError(f"{file}, {unit} {unusable.index[0]}: {unusable.iloc[0].idxmax()}")
-
-
-class _Lines:
-    """The lines of a text; no row is read further than it may be long.
-
-    Attributes:
-        characters: Number of characters read.
-    """
-
-    def __init__(self, text: TextIO, file: Path) -> None:
-        self._text = text
-        self._file = file
-        self._left = _LONGEST_ROW
-        self.characters = 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = self._text.readline(self._left)
-        self._left -= len(line)
-        self.characters += len(line)
-        if not self._left:
-            raise LabelError(
-                f"{self._file} has a row of more than {_LONGEST_ROW:,} characters; "
-                "write one image a line"
-            )
-        if not line:
-            raise StopIteration
-        return line
-
-    def begin_row(self) -> None:
-        """Start to count the characters of the next row."""
-        self._left = _LONGEST_ROW
-
-
-def _csv_chunks(stream: BinaryIO, file: Path, keys: Sequence[str]) -> _Chunks:
-    """Read a CSV file in UTF-8, and close the stream.
-
-    By `csv` and not `pandas.read_csv`, which has no limit for a row without end and does not say
-    on which line of the file a row stands.
-
-    Raises:
-        LabelError: It is no CSV file in UTF-8, a column is missing or doubled, or a row has too
-            many fields or characters.
-    """
-    try:
-        with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
-            lines = _Lines(text, file)
-            reader = csv.reader(lines)
-            header = next(reader, [])
-            key = _key_column(header, file, keys)
-            while rows := list(_some_rows(reader, lines, file, len(header))):
-                numbers, fields = zip(*rows, strict=True)
-                columns = dict(zip(header, zip_longest(*fields, fillvalue=""), strict=False))
-                nothing = [""] * len(rows)
-                yield _frame({name: columns.get(name, nothing) for name in _names(key)}, numbers)
-    except UnicodeDecodeError:
-        raise LabelError(f"{file} is not a CSV file in UTF-8") from None
-    except csv.Error:
-        longest = csv.field_size_limit()
-        raise LabelError(
-            f"{file} is not a CSV file in UTF-8, or a field has more than {longest:,} characters"
-        ) from None
-
-
-def _some_rows(
-    reader: "_csv.Reader", lines: _Lines, file: Path, most: int
-) -> Iterator[tuple[int, list[str]]]:
-    """Read rows, with their line numbers, until they have `_CHUNK_CHARACTERS`."""
-    end = lines.characters + _CHUNK_CHARACTERS
-    for row in filter(None, reader):
-        lines.begin_row()
-        if len(row) > most:
-            raise LabelError(
-                f"{file}, line {reader.line_num}: too many fields; quote those that hold a comma"
-            )
-        yield reader.line_num, row
-        if lines.characters > end:
-            return
-
-
-def _parquet_chunks(stream: BinaryIO, file: Path, keys: Sequence[str]) -> _Chunks:
-    """Read a Parquet file.
-
-    Raises:
-        LabelError: It is damaged or would take too much memory, a column is missing, doubled or of
-            another type, or a field is too long.
-    """
-    try:
-        parquet = BoundedParquet(stream)
-        schema = parquet.schema
-        key = _key_column(schema.names, file, keys)
-        columns = [name for name in _names(key) if name in schema.names]
-        for name in columns:
-            if not _is_text_or_number(schema.field(name).type):
-                raise LabelError(f"column {name!r} of {file} is neither text nor numbers")
-        for first, batch in parquet.batches(columns):
-            _check_lengths(file, first, batch)
-            texts = dict(zip(columns, map(_texts, batch.columns), strict=True))
-            nothing = [""] * len(batch)
-            numbers = range(first + 1, first + 1 + len(batch))
-            yield _frame({name: texts.get(name, nothing) for name in _names(key)}, numbers)
-    except LabelError:
-        raise
-    except TooLarge as error:
-        raise LabelError(f"{file} {error}, more than labels may; write it again") from None
-    except Exception:
-        raise LabelError(f"{file} is not a whole Parquet file; write it again") from None
-
-
-def _check_lengths(file: Path, first: int, batch: pa.RecordBatch) -> None:
-    """Refuse a field that is too long while Arrow still shares its text among rows."""
-    for column in batch.columns:
-        lengths = text_lengths(column)
-        most = _LONGEST_VALUE * _BYTES_OF_A_CHARACTER
-        if lengths is not None and (pc.max(lengths).as_py() or 0) > most:
-            number = first + 1 + pc.index(pc.greater(lengths, most), True).as_py()
-            raise LabelError(f"{file}, row {number}: {_TOO_LONG}")
-
-
-def _texts(column: pa.Array) -> list[str]:
-    """Convert a column to texts; an entry of a dictionary becomes one text for all its rows."""
-    if not pa.types.is_dictionary(column.type) or len(column.dictionary) > len(column):
-        return [_text(value) for value in column.to_pylist()]
-    texts = [*map(_text, column.dictionary.to_pylist()), ""]
-    return [texts[index] for index in column.indices.fill_null(len(texts) - 1).to_pylist()]
-
-
-def _text(value: str | float | None) -> str:
-    """Convert a field to text; a whole number gets no point, as a column with gaps holds floats."""
-    if value is None or value != value:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value)
-
-
-def _names(key: str) -> tuple[str, ...]:
-    return (key, "label", *_OPTIONAL)
-
-
-def _key_column(names: Sequence[str], file: Path | str, keys: Sequence[str]) -> str:
-    """Choose the column that names the images; refuse missing and doubled columns."""
-    key = next((key for key in keys if key in names), None)
-    if key is None or "label" not in names:
-        lacking = keys[0] if key is None else "label"
-        needed = " or ".join(keys)
-        raise LabelError(f"{file} has no column {lacking!r}; needed: {needed}, and label")
-    if doubled := [c for c in _names(key) if list(names).count(c) > 1]:
-        raise LabelError(f"{file} has two columns {doubled[0]!r}; rename or remove one")
-    return key
-
-
-def _is_text_or_number(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_null)
-    return any(test(kind) for test in (*tests, *numbers))

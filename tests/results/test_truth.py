@@ -215,6 +215,14 @@ def test_invalid_text_in_a_parquet_file_is_one_line(tmp_path: Path) -> None:
     assert "not a whole Parquet file" in refused_parquet(tmp_path, {"path": text, "label": ["A"]})
 
 
+def test_rows_of_many_widths_take_no_more_memory_than_their_fields(tmp_path: Path) -> None:
+    width = 200_000
+    text = "path,label" + "," * width + "\n" + "a,A" + "," * width + "\n"
+    text += "".join(f"{number},B\n" for number in range(20_000))
+    labels = labels_in(csv_file(tmp_path, text))
+    assert [len(labels), labels[0], labels[-1].label] == [20_001, LabelledFile("a", "A"), "B"]
+
+
 def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "labels.csv")
     with pytest.raises(LabelError, match=r"cannot read labels .*: not a regular file"):

@@ -1,0 +1,83 @@
+"""Figures of subgroups: does the model do as well for all parts of the images?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from cxrbatch.results.analysis import Analysis
+from cxrbatch.results.figures import SubgroupFigures
+from cxrbatch.results.statistics.calculation import evaluate_subgroup
+
+FEW = 20
+"""Below so many images a subgroup's figures say next to nothing and are shown in grey."""
+
+_FACTS = {
+    "patient_sex": "Sex",
+    "patient_age_bin": "Age, years",
+    "view_position": "View",
+    "manufacturer": "Manufacturer",
+    "format": "Format",
+    "photometric": "Photometric interpretation",
+}
+_MOST_SUBGROUPS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Subgroup:
+    """Images with one value of a header fact; `few` where they are too few to judge by."""
+
+    name: str
+    figures: SubgroupFigures
+    few: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Subgroups:
+    """The images by one header fact.
+
+    Attributes:
+        fact: The table's column.
+        title: For a reader.
+        parts: The most frequent values, the largest first, ages rising.
+        other_values: Number of further values, which are not shown.
+        other_images: Images of these values.
+    """
+
+    fact: str
+    title: str
+    parts: tuple[Subgroup, ...]
+    other_values: int
+    other_images: int
+
+
+def evaluate_subgroups(analysis: Analysis) -> tuple[Subgroups, ...]:
+    """Evaluate the analysed images by sex, age, view, manufacturer, format and photometric.
+
+    Raises:
+        TableError: The table is damaged.
+    """
+    patients, probabilities = analysis.patients(), analysis.probabilities
+    truth = analysis.true_classes()[analysis.chosen]
+    groups = []
+    for fact, title in _FACTS.items():
+        codes, values = pd.factorize(analysis.results.read([fact])[fact])
+        names = ["not stated", *values]
+        numbers = codes[analysis.rows] + 1
+        counts = np.bincount(numbers, minlength=len(names))
+        order = [n for n in np.argsort(-counts, kind="stable").tolist() if counts[n]]
+        shown, rest = order[:_MOST_SUBGROUPS], order[_MOST_SUBGROUPS:]
+        if fact == "patient_age_bin":
+            shown.sort(key=names.__getitem__)
+        parts = []
+        for number in shown:
+            chosen = numbers == number
+            figures = evaluate_subgroup(
+                truth[chosen],
+                probabilities[chosen],
+                patients[chosen],
+                classes=analysis.results.classes,
+            )
+            parts.append(Subgroup(names[number], figures, int(counts[number]) < FEW))
+        groups.append(Subgroups(fact, title, tuple(parts), len(rest), int(counts[rest].sum())))
+    return tuple(groups)

@@ -91,8 +91,8 @@ def create_app(
 
 def close_app(app: Flask) -> None:
     """End the child processes of an app; requests that need one fail from then on."""
-    get_service(runs.Evaluations, app).close()
     get_service(ChildProcesses, app).close()
+    get_service(runs.Evaluations, app).close()
 
 
 def _percent(share: float) -> str:

@@ -5,7 +5,8 @@ A run is a results table; its id is that of the table's file.
 
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Response, render_template, request, send_file
@@ -26,7 +27,7 @@ from cxrbatch.webapp.row_filter import (
     parse_number,
     sortable_columns,
 )
-from cxrbatch.webapp.served_table import FileVersion, ServedTable
+from cxrbatch.webapp.served_table import FileVersion
 from cxrbatch.workers.forkserver_client import ForkserverClosed
 from cxrbatch.workers.worker import WorkerFault, WorkerLimits
 
@@ -41,7 +42,6 @@ MAX_PAGE = 10_000_000
 
 PENDING = "being computed; load the page again in a moment"
 _NOT_EVALUATED = "could not be computed"
-_EVALUATION_WAIT_SECONDS = 0.1
 # A table of a million images takes half a minute.
 _EVALUATION_LIMITS = WorkerLimits(seconds=900.0)
 _MAX_EVALUATIONS = 1000
@@ -70,27 +70,24 @@ class Evaluations:
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._children.close()
 
-    def get(self, table: ServedTable) -> "Headline | str":
+    def get(self, path: Path, version: FileVersion) -> "Headline | str":
         """Return the evaluation of a table, or in a few words why there is none.
 
-        The first call starts the computation. Each call waits a tenth of a second for it; after
-        that it returns `PENDING`.
+        The first call for a version of the file starts the computation. Calls do not wait: until
+        the end of the computation they return `PENDING`.
         """
         with self._lock:
-            future = self._futures.get(table.version)
+            future = self._futures.get(version)
             if future is None:
-                future = self._thread.submit(self._compute, table)
+                future = self._thread.submit(self._compute, path)
                 if len(self._futures) >= _MAX_EVALUATIONS:
                     del self._futures[next(iter(self._futures))]
-                self._futures[table.version] = future
-        try:
-            return future.result(_EVALUATION_WAIT_SECONDS)
-        except TimeoutError:
-            return PENDING
+                self._futures[version] = future
+        return future.result() if future.done() else PENDING
 
-    def _compute(self, table: ServedTable) -> "Headline | str":
+    def _compute(self, path: Path) -> "Headline | str":
         try:
-            result = self._children.call(evaluate_table, table.child_path)
+            result = self._children.call(evaluate_table, path)
         except (CxrbatchError, ForkserverClosed):
             return _NOT_EVALUATED
         return _NOT_EVALUATED if isinstance(result, WorkerFault) else result
@@ -114,7 +111,7 @@ def summarise_run(file: ServedFile) -> dict[str, Any]:
         return {**summary, "broken": str(error)}
     except OSError:
         return {**summary, "broken": f"{file.name} is not there any more"}
-    evaluation = get_service(Evaluations).get(table)
+    evaluation = get_service(Evaluations).get(file.path, table.version)
     return {
         **summary,
         "changed": changed,

@@ -59,7 +59,6 @@ class ServedTable:
         table: The table's provenance, classes and number of rows.
         columns: Names of all columns.
         version: Version of the file that was opened.
-        child_path: Path under which child processes can open the file while this object lives.
     """
 
     def __init__(self, path: Path, *, name: str) -> None:
@@ -84,7 +83,6 @@ class ServedTable:
             self.table = open_table(own_path)
         except TableError as error:
             raise TableError(str(error).replace(str(own_path), name)) from None
-        self.child_path = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
         # The file behind the descriptor does not change, so an answer stays right.
         self._answers: dict[tuple[str, tuple[object, ...]], _Answer] = {}
         self._texts_are_checked = False

@@ -158,7 +158,7 @@ def evaluating_app(folder: Path) -> Iterator[Flask]:
 @pytest.fixture
 def app(evaluating_app: Flask, monkeypatch: pytest.MonkeyPatch) -> Flask:
     """The same app without evaluations: a child process in each test would take minutes."""
-    monkeypatch.setattr(Evaluations, "get", lambda self, table: NO_TRUTH)
+    monkeypatch.setattr(Evaluations, "get", lambda self, path, version: NO_TRUTH)
     return evaluating_app
 
 

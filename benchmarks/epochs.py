@@ -21,7 +21,7 @@ from cxrbatch.model.card import Card, Normalisation
 from cxrbatch.model.inference import Precision
 from cxrbatch.model.network import build_model
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.scoring.allocation import keep_freed_memory
+from cxrbatch.process import keep_freed_memory
 from cxrbatch.training.dataset import ImageSubset
 from cxrbatch.training.loop import EpochMetrics, TrainingListener, fit
 from cxrbatch.training.trainer import TrainingOptions, TrainingSetup

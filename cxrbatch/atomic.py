@@ -1,4 +1,4 @@
-"""Files that are whole or not there, also after a power cut."""
+"""Files that are whole or absent, also after a power cut; locks; and errors of the disk."""
 
 import errno
 import fcntl
@@ -6,52 +6,64 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from cxrbatch.errors import TableError, UsageError
+from cxrbatch.errors import CxrbatchError, TableError, UsageError
 from cxrbatch.paths import check_output, path_to_text
+
+RUN_STATE = "run.json"
+"""A partial folder that contains this file holds a run that can be continued."""
+
+_LOCK = "lock"
+_LOCK_BYTES = 4096
+
+RUN_AGAIN = "free space or choose another -o, then run again to go on"
+"""Remedy for a full disk where the same command continues the work."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REMEDIES = {
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that can be written",
+    errno.ENOLCK: "choose a file system that has locks",
+    errno.EIO: "check the disk, then run again to go on",
+}
 
 
 @contextmanager
 def written_whole(path: Path, *, within: Path | None = None) -> Iterator[BinaryIO]:
-    """Give a file to write that gets its name when the block ends, and none if it raises.
+    """Open a file for writing that gets its name when the context ends, and none if that raises.
 
     Args:
-        path: Its name.
-        within: The folder of the same disk where it is kept until then; that of its name if None.
+        path: Its name; an existing file is replaced.
+        within: Folder on the same disk that contains the file until then; by default that of
+            `path`.
+
+    Yields:
+        The file, opened for writing bytes.
 
     Raises:
         OSError: It cannot be written.
     """
     partial = (within or path.parent) / f"{path.name}.tmp"
     try:
-        # Never through a link that waits under its name.
+        # An existing file is not opened: it may be a link to somewhere else.
         partial.unlink(missing_ok=True)
         with partial.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        publish(partial, path)
+        os.replace(partial, path)
+        sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
 
 
-def publish(partial: Path, path: Path) -> None:
-    """Give a file that is on the disk its name, replacing what had it.
-
-    Raises:
-        OSError: It cannot be renamed.
-    """
-    os.replace(partial, path)
-    sync_folder(path.parent)
-
-
 def sync_folder(folder: Path) -> None:
-    """Put a folder's names on the disk."""
+    """Write the names of a folder's files to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -59,32 +71,82 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-RUN_STATE = "run.json"
-"""Its presence says that the folder holds a run that can go on."""
+def lock_file(descriptor: int, *, wait: bool = False) -> bool:
+    """Lock an open file or folder for this process alone.
 
-_LOCK = "lock"
-_LOCK_BYTES = 4096
+    The lock is the system's own: it ends when the descriptor is closed, or with the process.
+
+    Args:
+        descriptor: Of the file or folder.
+        wait: Wait for another process that has the lock.
+
+    Returns:
+        Whether it is locked now; False only without `wait`.
+
+    Raises:
+        OSError: The file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def disk_errors(
+    action: str,
+    *,
+    full: str = RUN_AGAIN,
+    other: str = "",
+    error: type[CxrbatchError] = TableError,
+) -> Iterator[None]:
+    """Replace an OSError in this context by an error of one line with a remedy.
+
+    Args:
+        action: What failed, as in "cannot write r.parquet".
+        full: The remedy where the disk is full or the quota is used up.
+        other: The remedy for any other failure; empty for the usual one for that failure.
+        error: The class of the error that is raised.
+
+    Raises:
+        CxrbatchError: An object of `error`, in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as failure:
+        reason = failure.strerror or type(failure).__name__
+        remedy = full if failure.errno in _FULL else other or _REMEDIES.get(failure.errno or 0, "")
+        raise error(f"{action}: {reason}{'; ' if remedy else ''}{remedy}") from None
+
+
+def writing(output: Path) -> AbstractContextManager[None]:
+    """Replace an OSError in this context by a TableError: the output cannot be written."""
+    return disk_errors(f"cannot write {output}")
 
 
 def partial_folder(output: Path) -> Path:
-    """Where what is not whole yet is kept."""
+    """Return the folder beside an output that contains the parts of an unfinished run."""
     return output.with_name(f"{output.name}.partial")
 
 
 @contextmanager
 def claimed(output: Path) -> Iterator[Path]:
-    """Hold the partial folder of an output; it stays only where a run in it can go on.
+    """Make and lock the partial folder of an output for this process.
 
-    The lock is the system's own on an open file: it ends with the process, however that ends.
+    At the end the folder is removed, unless it holds a run that can be continued.
+
+    Yields:
+        The folder.
 
     Raises:
-        UsageError: Another run holds it, or nothing can have the output's name.
+        UsageError: Another process has locked it, or no file can have the output's name.
         TableError: The folder cannot be made.
     """
     check_output(output, overwrite=True)
     folder = partial_folder(output)
     with writing(output):
-        lock = _locked(folder, output)
+        lock = _lock_folder(folder, output)
     try:
         yield folder
     finally:
@@ -97,45 +159,19 @@ def claimed(output: Path) -> Iterator[Path]:
 
 
 def clear(folder: Path) -> None:
-    """Remove all of a run but its lock.
+    """Remove the files of a run from its partial folder; the lock stays.
 
     Raises:
-        OSError: It cannot be removed.
+        OSError: One cannot be removed.
     """
-    # Without its state the rest is no run any more, so that goes first.
+    # The state goes first: without it the rest is not a run that could be continued.
     (folder / RUN_STATE).unlink(missing_ok=True)
     for path in folder.iterdir():
         if path.name != _LOCK:
             path.unlink()
 
 
-@contextmanager
-def writing(output: Path) -> Iterator[None]:
-    """Turn what the system says against writing an output into one line with a remedy.
-
-    Raises:
-        TableError: In place of an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "")
-        reason = error.strerror or type(error).__name__
-        raise TableError(f"cannot write {output}: {reason}{remedy}") from None
-
-
-_FULL = "; free space or choose another -o, then run again to go on"
-_REMEDIES = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
-    errno.EACCES: "; choose a folder that you may write to",
-    errno.EROFS: "; choose a folder that can be written",
-    errno.ENOLCK: "; choose a file system that has locks",
-    errno.EIO: "; check the disk, then run again to go on",
-}
-
-
-def _locked(folder: Path, output: Path) -> int:
+def _lock_folder(folder: Path, output: Path) -> int:
     path = folder / _LOCK
     while True:
         folder.mkdir(exist_ok=True)
@@ -144,43 +180,42 @@ def _locked(folder: Path, output: Path) -> int:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except FileNotFoundError:
-            continue  # a run that ended took the folder away meanwhile
+            continue  # a run that ended has removed the folder meanwhile
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = _holder(descriptor)
-            os.close(descriptor)
-            raise UsageError(
-                f"{output} is being written by {holder}; wait for it, or choose another -o"
-            ) from None
+            locked = lock_file(descriptor)
         except OSError:
             os.close(descriptor)
             raise
-        if _is_still(path, descriptor):
-            break
+        if not locked:
+            owner = _read_owner(descriptor)
+            os.close(descriptor)
+            raise UsageError(
+                f"{output} is being written by {owner}; wait for it, or choose another -o"
+            )
+        if _is_current(path, descriptor):
+            _write_owner(descriptor)
+            return descriptor
         os.close(descriptor)
-    _sign(descriptor)
-    return descriptor
 
 
-def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether the file that is locked is the one that others will find."""
+def _is_current(path: Path, descriptor: int) -> bool:
+    """Whether the locked file still has its name, so that other processes find it."""
     with suppress(FileNotFoundError):
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     return False
 
 
-def _sign(descriptor: int) -> None:
-    holder = json.dumps({"process": os.getpid(), "host": socket.gethostname()})
-    # For the message of others alone: a full disk is no reason to stop here.
+def _write_owner(descriptor: int) -> None:
+    owner = json.dumps({"process": os.getpid(), "host": socket.gethostname()})
+    # Only the message of other processes needs it: a full disk does not matter here.
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, holder.encode(), 0)
+        os.pwrite(descriptor, owner.encode(), 0)
 
 
-def _holder(descriptor: int) -> str:
+def _read_owner(descriptor: int) -> str:
     try:
-        holder = json.loads(os.pread(descriptor, _LOCK_BYTES, 0))
-        return f"process {int(holder['process'])} on {path_to_text(str(holder['host']).encode())}"
+        owner = json.loads(os.pread(descriptor, _LOCK_BYTES, 0))
+        return f"process {int(owner['process'])} on {path_to_text(str(owner['host']).encode())}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another run"

@@ -16,7 +16,7 @@ from importlib import import_module
 import click
 
 from cxrbatch.errors import CxrbatchError, Interrupted
-from cxrbatch.streams import open_standard_streams
+from cxrbatch.process import open_standard_streams
 from cxrbatch.version import VERSION
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130

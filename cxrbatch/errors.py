@@ -11,6 +11,13 @@ line prints it without a traceback; a program that uses the library catches `Cxr
 `Interrupted` stands beside them: a signal, which `except Exception` lets pass.
 """
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_OPTION = re.compile(r"(?<![\w-])(?:--([a-z][a-z-]+)|(-o))\b")
+_ARGUMENTS = {"-o": "output", "overwrite": "overwrite=True", "update": "update=True"}
+
 
 class CxrbatchError(Exception):
     """Base of all errors that are the input's fault, not the program's."""
@@ -46,3 +53,24 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.exit_code = 128 + number
+
+
+@contextmanager
+def naming_arguments() -> Iterator[None]:
+    """Name arguments, as in `batch_size`, in errors whose text names options, as in --batch-size.
+
+    For functions that a Python program calls; the command line calls what they call.
+
+    Raises:
+        CxrbatchError: The error that left the context, with its text changed.
+    """
+    try:
+        yield
+    except CxrbatchError as error:
+        error.args = (_OPTION.sub(_argument, str(error)),)
+        raise
+
+
+def _argument(option: re.Match[str]) -> str:
+    name = option[1] or option[2]
+    return _ARGUMENTS.get(name, name.replace("-", "_"))

@@ -4,12 +4,13 @@ A decorator passes one keyword argument on, named in its docstring. Nothing is i
 is not needed to print `--help`.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from cxrbatch.process import MOST_WORKERS, default_workers
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any] | click.Command)
 
@@ -20,20 +21,7 @@ SOME_UNREADABLE = 3
 """Exit code of a command that did its work but could not read some images."""
 
 MAX_PIXELS = 200_000_000
-MOST_WORKERS = 16
 MOST_IMAGES_AT_ONCE = 65_536
-
-
-def available_cores() -> int:
-    """The processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def default_workers() -> int:
-    """One reading process per core, up to `MOST_WORKERS`."""
-    return min(available_cores(), MOST_WORKERS)
 
 
 def output_option(help: str) -> Callable[[Decorated], Decorated]:

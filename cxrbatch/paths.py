@@ -1,9 +1,9 @@
 """File names as text, reversibly: a POSIX name is bytes, a table's text is UTF-8.
 
-A byte that is no UTF-8 becomes `\\xNN`, and a backslash becomes two, so that every name has one
-text and every such text one name. Ordinary names stay as they are. A member of a container is
-`container!/member`; a `!` that happens to stand before a slash becomes `\\x21`, and a NUL, which
-only a member's name can hold, `\\x00`.
+A byte that is no UTF-8 becomes `\\xNN`, and a backslash becomes two, so that each name has one text
+and each such text one name. Other characters stay as they are. A member of a container is written
+`container!/member`; a `!` before a slash in a name becomes `\\x21`. A NUL, which only a member's
+name can contain, becomes `\\x00`.
 """
 
 import re
@@ -34,10 +34,10 @@ def path_to_text(path: bytes, member: bytes | None = None) -> str:
 
 
 def text_to_path(text: str) -> bytes:
-    """Give back the path that `path_to_text` was given without a member.
+    """Convert a text of `path_to_text`, without a member, back to the path.
 
     Raises:
-        ValueError: `path_to_text` writes no such text.
+        ValueError: `path_to_text` returns no such text.
     """
 
     def unescape(match: re.Match[str]) -> str:
@@ -54,33 +54,33 @@ def text_to_path(text: str) -> bytes:
 
 
 def text_to_place(text: str) -> tuple[bytes, bytes | None]:
-    """Give back the path and the member, or None, that `path_to_text` was given.
+    """Convert a text of `path_to_text` back to the path and the member, None if it has none.
 
     Raises:
-        ValueError: `path_to_text` writes no such text.
+        ValueError: `path_to_text` returns no such text.
     """
     path, inside, member = text.partition(_INSIDE)
     return text_to_path(path), text_to_path(member) if inside else None
 
 
 def shown(name: str) -> str:
-    """Quote a name for a message: what cannot be printed is escaped, what is long is cut."""
+    """Quote a name for a message, with unprintable characters escaped and long names shortened."""
     if len(name) > _LONGEST_SHOWN:
         name = f"{name[: _LONGEST_SHOWN // 2]}…{name[-_LONGEST_SHOWN // 2 :]}"
     return repr(name)
 
 
 def check_output(output: Path, *, overwrite: bool, source: Path | None = None) -> None:
-    """Refuse a place for an output before any work is done.
+    """Check that a file can be written, before any work is done.
 
     Args:
-        output: Where to write.
-        overwrite: Whether what is there may be replaced.
+        output: The file.
+        overwrite: Whether an existing file may be replaced.
         source: The file that is read, which is never replaced.
 
     Raises:
-        UsageError: It is a folder, a device or the source, it exists and may not be replaced, or
-            its folder is missing.
+        UsageError: `output` is a folder, a device or the source, exists and may not be replaced,
+            or its folder is missing.
     """
     if output.is_dir():
         raise UsageError(f"{output} is a folder; name a file")
@@ -88,7 +88,7 @@ def check_output(output: Path, *, overwrite: bool, source: Path | None = None) -
         raise UsageError(f"{output} is no regular file; name another")
     if output.exists() and not overwrite:
         raise UsageError(f"{output} exists; choose another name or give --overwrite")
-    # The second is its name while it is written.
+    # The second path is its name until it is whole.
     for written in (output, output.with_name(f"{output.name}.tmp")):
         if source and source.is_file() and written.exists() and written.samefile(source):
             raise UsageError(f"{written} is the file that is to be read; choose another name")

@@ -10,6 +10,7 @@ import click
 
 from cxrbatch import options as shared
 from cxrbatch.errors import CxrbatchError
+from cxrbatch.process import default_workers
 
 if TYPE_CHECKING:
     from cxrbatch.reports.comparison import ComparisonValues
@@ -139,7 +140,7 @@ def report(
         figures=figures,
         labels=labels,
         prevalence=prevalence,
-        source=PictureSource(archive, show_paths, shared.default_workers()),
+        source=PictureSource(archive, show_paths, default_workers()),
         overwrite=overwrite,
         on_step=_show_step,
     )
@@ -203,7 +204,7 @@ def compare(
         output=output,
         figures=figures,
         labels=labels,
-        source=PictureSource(archive, show_paths, shared.default_workers()),
+        source=PictureSource(archive, show_paths, default_workers()),
         overwrite=overwrite,
         on_step=_show_step,
     )

@@ -204,7 +204,7 @@ LIBRARY_IN_THE_WAY = """
 import os, sys, types
 import click
 from cxrbatch import cli
-from cxrbatch.interruption import Interruption
+from cxrbatch.process import Interruption
 
 def report():
     click.echo("interrupted", err=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cxrbatch import options as shared
-from cxrbatch.interruption import Interruption
+from cxrbatch.process import Interruption
 
 if TYPE_CHECKING:
     from cxrbatch.model.inference import Precision

@@ -23,12 +23,10 @@ from cxrbatch.results.labels import LabelledFile
 from cxrbatch.results.table import TRUTH_COLUMNS, record_batch, table_schema
 from cxrbatch.scoring.archive import ArchiveFile, modified_ns
 from cxrbatch.scoring.dataset import score_batches
-from cxrbatch.scoring.file_reader import FileReader
-from cxrbatch.scoring.patients import patient_secret
-from cxrbatch.scoring.provenance import fingerprint, heatmap_size
+from cxrbatch.scoring.file_reader import FileReader, patient_secret
+from cxrbatch.scoring.plan import heatmap_size, make_fingerprint
 from cxrbatch.scoring.run import ScoringOptions
-from cxrbatch.scoring.shards import ScoredRow
-from cxrbatch.scoring.table_writer import write_table
+from cxrbatch.scoring.table_writer import ScoredRow, write_table
 from cxrbatch.training.augment import augmentation, kept_random_state
 from cxrbatch.training.dataset import ImageSubset
 from cxrbatch.training.loop import EpochMetrics, best_epoch
@@ -233,7 +231,7 @@ def write_results(
     table = _with_truth(
         rows, labels, classes=classes, schema=table_schema(classes, heatmap_size=cells)
     )
-    made = fingerprint(
+    made = make_fingerprint(
         checkpoint=model,
         precision=precision,
         device=describe_device(device),

@@ -9,7 +9,7 @@ from pathlib import Path
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model.inference import Precision, choose_device, choose_precision
 from cxrbatch.model.preprocessing import MAX_SIZE, MIN_SIZE, Geometry
-from cxrbatch.options import default_workers
+from cxrbatch.process import default_workers
 from cxrbatch.training.console import Console
 from cxrbatch.training.distributed import local_device
 from cxrbatch.training.pipeline import TrainingResult, TrainingRun

@@ -12,8 +12,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-import numpy as np
-
 from cxrbatch.errors import LabelError, TableError
 from cxrbatch.model.overlays import grey_picture
 from cxrbatch.reading.display import GreyImage
@@ -196,14 +194,7 @@ def read_upload(reader: FileReader, file: ArchiveFile) -> tuple[LoadedFile, byte
         pairs.append(reader.row(file, reading))
         if len(pairs) == 1 and reading.image is not None:
             first_png = encode_png(reading.image, max_edge=_MAX_UPLOAD_EDGE)
-    inputs = [prepared for _, prepared in pairs if prepared is not None]
-    size = reader.recipe.size
-    loaded = LoadedFile(
-        [row for row, _ in pairs],
-        [prepared is not None for _, prepared in pairs],
-        np.stack(inputs) if inputs else np.empty((0, size, size), np.uint8),
-    )
-    return loaded, first_png
+    return LoadedFile.stack(pairs, size=reader.recipe.size), first_png
 
 
 def evaluate_table(path: Path) -> "Headline | str":

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from runs import check, link_many, start, write_checkpoint, write_films
 
-from cxrbatch.scoring.provenance import run_id
-from cxrbatch.scoring.run import Culprits, saved_run, shard_path
-from cxrbatch.scoring.shards import shard_holds
+from cxrbatch.scoring.plan import FaultLog, load_plan, shard_path
+from cxrbatch.scoring.table_writer import shard_holds
 
 _MOST_FOR_COMMITS, _MOST_FOR_GOING_ON = 0.02, 0.01
 
@@ -36,11 +35,11 @@ def processor_seconds(words: list[str], log: Path) -> float:
 def seconds_to_go_on(folder: Path) -> float:
     """Seconds that a run spends on what is there, before it reads its first file."""
     begun = time.monotonic()
-    run = saved_run(folder)
-    assert run is not None
-    name = run_id(run)
-    held = sum(shard_holds(shard_path(folder, i), run=name) for i in range(len(run.shards)))
-    Culprits(folder).close()
+    plan = load_plan(folder)
+    assert plan is not None
+    run = plan.run_id
+    held = sum(shard_holds(shard_path(folder, i), run=run) for i in range(len(plan.shards)))
+    FaultLog(folder).close()
     check(held > 0, "no shard is held")
     return time.monotonic() - begun
 

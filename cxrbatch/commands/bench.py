@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cxrbatch import options as shared
-from cxrbatch.commands.progress import Bar
-from cxrbatch.interruption import Interruption
+from cxrbatch.process import Interruption
 
 if TYPE_CHECKING:
     from cxrbatch.model.inference import Backend, Precision
@@ -50,7 +49,9 @@ def command(
     Example:
       cxrbatch bench archive
     """
-    bar = Bar()
+    from cxrbatch.scoring.run import ProgressBar
+
+    bar = ProgressBar()
     with Interruption(lambda: click.echo("interrupted", err=True)) as interruption, closing(bar):
         from cxrbatch.model.checkpoint import bundled_checkpoint
         from cxrbatch.sample.archive_writer import write_sample

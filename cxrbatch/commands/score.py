@@ -2,20 +2,20 @@
 
 import os
 import shlex
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cxrbatch import options as shared
-from cxrbatch.commands.progress import Bar, EventLog
-from cxrbatch.interruption import Interruption
+from cxrbatch.errors import UsageError
+from cxrbatch.process import Interruption
 
 if TYPE_CHECKING:
     from cxrbatch.model.inference import Backend, Precision
     from cxrbatch.scoring.quantisation import Quantisation
-    from cxrbatch.scoring.run import Summary
+    from cxrbatch.scoring.run import Part, Summary
 
 
 @click.command("score")
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     "--shard",
     "part",
     metavar="I/N",
-    callback=lambda context, parameter, value: _part_of(value),
+    callback=lambda context, parameter, value: value and _part_of(value),
     help="Score the I-th of N equal parts, for `cxrbatch merge` to join.",
 )
 @click.option(
@@ -112,7 +112,7 @@ def command(
     fast_decode: bool,
     deadline: float,
     commit_every: int,
-    part: tuple[int, int],
+    part: "Part | None",
     engine: str,
     ray_address: str | None,
     log_format: str,
@@ -133,39 +133,25 @@ def command(
     Example:
       cxrbatch score archive -o results.parquet
     """
-    if overwrite and update:
-        raise click.UsageError("--update keeps what --overwrite replaces; give one of them.")
-    if ray_address and engine != "ray":
-        raise click.UsageError("--ray-address goes with --engine ray.")
-    if backend != "torch" and engine == "ray":
-        raise click.UsageError("--backend openvino goes with --engine local alone.")
-    told = EventLog(paths=log_paths) if log_format == "json" else Bar()
+    from cxrbatch.commands.progress import CommandBar, EventLog
+
     again = shlex.join(["cxrbatch", *(click.get_current_context().obj or ())])
+    told: CommandBar | EventLog
+    told = EventLog(paths=log_paths) if log_format == "json" else CommandBar()
     with Interruption(lambda: told.interrupted(again)) as interruption, closing(told):
-        from cxrbatch.atomic import claimed
-        from cxrbatch.paths import check_output
-        from cxrbatch.workers.forkserver_client import Forkserver
+        told.interruption = interruption
+        from cxrbatch.scoring.run import Part, ScoringOptions
+        from cxrbatch.scoring.score import check_call, score_archive
 
-        check_output(output, overwrite=True, source=archive)
-        reads_here = workers and engine == "local"
-        reading = ("cxrbatch.scoring.file_reader",)
-        with (
-            claimed(output),
-            closing(Forkserver(preload=reading)) if reads_here else nullcontext() as forkserver,
-        ):
-            # torch takes seconds to load: a second run is refused before that, and what reads
-            # files starts beside it.
-            from cxrbatch.model.checkpoint import bundled_checkpoint
-            from cxrbatch.reading.radiograph import RADIOGRAPH_MODALITIES
-            from cxrbatch.scoring.engine import score_archive
-            from cxrbatch.scoring.run import Part, ScoringOptions
-
-            elsewhere = None
-            if engine == "ray":
-                from cxrbatch.scoring.ray_engine import RayEngine
-
-                elsewhere = RayEngine(ray_address)
-            options = ScoringOptions(
+        try:
+            check_call(overwrite, update, engine=engine, ray_address=ray_address, backend=backend)
+        except UsageError as error:
+            raise click.UsageError(str(error)) from None
+        summary = score_archive(
+            archive,
+            output,
+            checkpoint=checkpoint,
+            options=ScoringOptions(
                 batch_size=batch_size,
                 workers=workers,
                 backend=backend,
@@ -174,34 +160,30 @@ def command(
                 device=device,
                 follow_links=follow_links,
                 max_pixels=max_pixels,
-                modalities=RADIOGRAPH_MODALITIES | set(modality),
+                modalities=frozenset(modality),
                 deadline=deadline,
                 commit_every=commit_every,
-                part=Part(*part),
+                part=part or Part(),
                 fast_decode=fast_decode,
-            )
-            interruption.arm()
-            summary = score_archive(
-                archive,
-                output,
-                checkpoint=checkpoint or bundled_checkpoint(),
-                options=options,
-                progress=told,
-                overwrite=overwrite,
-                update=update,
-                forkserver=forkserver,
-                elsewhere=elsewhere,
-            )
+            ),
+            progress=told,
+            overwrite=overwrite,
+            update=update,
+            engine=engine,
+            ray_address=ray_address,
+        )
         told.finished(rows=summary.counts.rows, outcomes=summary.counts.outcomes)
     _print_summary(summary)
     return shared.SOME_UNREADABLE if summary.failures else 0
 
 
-def _part_of(text: str | None) -> tuple[int, int]:
-    number, _, of = (text or "1/1").partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise click.BadParameter(f"{text!r} is not like 2/8, the second of eight parts.")
-    return int(number), int(of)
+def _part_of(text: str) -> "Part":
+    from cxrbatch.scoring.run import Part
+
+    try:
+        return Part.from_text(text)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def _share_of_model(summary: "Summary") -> str:

@@ -194,16 +194,23 @@ class Transfer:
     def send(self, inputs: Inputs, *, batch_size: int) -> Tensor:
         """Copy inputs to the device as a batch filled up with black images.
 
+        A full batch for a CPU is not copied, nor one for a GPU that is in pinned memory already.
+
         Args:
-            inputs: Shape (n, size, size), uint8, n at most `batch_size`.
+            inputs: Shape (n, size, size), uint8, n at most `batch_size`; unchanged until the
+                results are fetched.
             batch_size: Images in the batch.
 
         Returns:
             Shape (batch_size, 1, size, size), uint8.
         """
-        shape = (batch_size, 1, *inputs.shape[1:])
-        host = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._sending is not None)
-        host[: len(inputs), 0] = torch.from_numpy(inputs)
+        host = torch.from_numpy(inputs)[:, None]
+        is_ready = self._sending is None or host.is_pinned()
+        if len(inputs) < batch_size or not is_ready:
+            shape = (batch_size, *host.shape[1:])
+            filled = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._sending is not None)
+            filled[: len(inputs)] = host
+            host = filled
         if self._sending is None:
             return host
         with torch.cuda.stream(self._sending):

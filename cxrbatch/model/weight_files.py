@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import numpy.typing as npt
 
+from cxrbatch.atomic import disk_errors, written_whole
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Card, check_architecture
 from cxrbatch.model.checkpoint import (
@@ -59,18 +60,12 @@ def save_checkpoint(
         WeightsError: As for `packed_checkpoint`.
     """
     content = packed_checkpoint(model=model, card=card, features=features)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot write checkpoint {path}: {error.strerror}") from None
+    action, remedy = f"cannot write checkpoint {path}", "free space, then run again"
+    with (
+        disk_errors(action, full=remedy, error=CheckpointError),
+        written_whole(path) as file,
+    ):
+        file.write(content)
 
 
 def packed_checkpoint(

@@ -1,1 +1,22 @@
-"""From an archive to a results table: the walk, the loader and the engine that joins them."""
+"""From an archive to a results table.
+
+In: a folder or file, a checkpoint, options. Out: a Parquet table with a row for each frame of each
+file, and a `Summary`. Files become rows and inputs in the processes of `workers`; their batches are
+scored by `model.predictor.Predictor`.
+
+    score          the public call `score`, and what the command calls
+    run            a run's options, progress, bar and summary
+    engine         plans a run, scores its missing shards, finishes the table
+    plan           the plan on disk, the fingerprint of a run, the log of faulty files
+    archive        the walk over an archive, and its manifest on disk
+    file_reader    one file to rows and inputs; the key of its patient
+    dataset        the DataLoader over what is read, scored rows, shards
+    table_writer   files of shards, and the finished table
+    update         rows of an earlier table that are kept
+    merge          the tables of all parts to the table of the whole
+    ray_engine     shards scored by Ray, on a cluster or on this machine
+    ray_worker     the work of one Ray actor
+    int8           calibration and check of 8-bit arithmetic
+    quantisation   what 8-bit arithmetic needs and costs, as provenance
+    revisiting     the image of a table's row, read once more
+"""

@@ -1,13 +1,16 @@
-"""The walk: every regular file below a root, in one order on every machine.
+"""Finds every file of an archive, in the same order on every machine, and lists them on disk.
 
-A container, that is a zip, a tar or a compressed file, counts by its members.
+The members of a container (a zip, a tar or a compressed file) take the container's place.
 """
 
 import errno
+import hashlib
+import json
 import os
 import stat
+import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,11 +18,10 @@ from cxrbatch.errors import UsageError
 from cxrbatch.paths import path_to_text
 from cxrbatch.reading.containers import MemberFault
 from cxrbatch.reading.containers.listing import is_container, list_members
-from cxrbatch.reading.outcomes import reading_error
+from cxrbatch.reading.outcomes import Outcome, reading_error
 
 _LARGEST_SIZE = _LATEST = (1 << 63) - 1
-# PATH_MAX of Linux less NAME_MAX: beyond it a folder has entries that cannot be named.
-_LONGEST_PATH = 4096 - 256
+_LONGEST_PATH = 4096 - 256  # PATH_MAX of Linux less NAME_MAX: the length of an entry's name
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE, _LINK = b"f", b"l"
 _UNKNOWN_FILE = os.stat_result((stat.S_IFREG, 0, 0, 0, 0, 0, 0, 0, 0, 0))
@@ -27,16 +29,15 @@ _UNKNOWN_FILE = os.stat_result((stat.S_IFREG, 0, 0, 0, 0, 0, 0, 0, 0, 0))
 
 @dataclass(frozen=True, slots=True)
 class ArchiveFile:
-    """A file found by the walk, or a member of a container.
+    """A file of an archive, or a member of a container, as the walk found it.
 
     Attributes:
         path: Relative to the archive's root, as the operating system names it.
-        size: In bytes when it was found.
-        modified_ns: Its modification time when it was found, nanoseconds since 1970; of a member,
-            that of its container.
-        member: Name of the member of the container at `path`; None for a file of its own.
-        offset: Where `reading.containers.open_member` finds the member.
-        fault: Why it cannot be read, where the walk has seen it; it has a row all the same.
+        size: Size in bytes.
+        modified_ns: Modification time, nanoseconds since 1970; of a member, that of its container.
+        member: Name of the member of the container at `path`; None for a file.
+        offset: Position of the member, for `reading.containers.open_member`.
+        fault: Why it cannot be read, if that is known already; it gets a row nevertheless.
     """
 
     path: bytes
@@ -49,13 +50,13 @@ class ArchiveFile:
 
 @dataclass(slots=True)
 class Walk:
-    """One walk over an archive, lazy and sorted by the bytes of each path component.
+    """One lazy walk over an archive, sorted by the bytes of each path component.
 
     Attributes:
         root: The archive: a folder, or one file.
-        follow_links: Follow symbolic links; every folder is entered once, which ends all loops.
-        skip: (device, inode) of files and folders that are the program's own.
-        passed_over: Counts what has no row, by kind; complete when the walk is.
+        follow_links: Follow symbolic links; each folder is entered once, so that loops end.
+        skip: (device, inode) of files and folders that this program writes.
+        passed_over: Number of entries that are not yielded, by kind; complete after the walk.
     """
 
     root: Path
@@ -82,18 +83,18 @@ class Walk:
 
     @property
     def base(self) -> Path:
-        """The folder that the paths are relative to."""
+        """The folder that paths are relative to."""
         return self.root.parent if self.root.is_file() else self.root
 
     def identity(self) -> dict[str, str]:
-        """Name the archive within `base`; of one file, the version too.
+        """Identify the archive within `base`.
 
         Returns:
-            `archive`: the file's name, or "." for a folder. `archive_version`: size and time of
-            change of the file; only where the archive is one.
+            `archive`: the file's name, or "." for a folder. `archive_version`: size and
+            modification time; only of a file.
 
         Raises:
-            UsageError: The root is missing or cannot be looked at.
+            UsageError: The root is missing or cannot be examined.
         """
         try:
             state = self.root.stat()
@@ -110,7 +111,7 @@ class Walk:
         return UsageError(f"cannot read archive {self.root}: {error.strerror}")
 
     def _walk(self, top: "_Folder", entered: set[tuple[int, int]]) -> Iterator[ArchiveFile]:
-        # An explicit stack: an archive may be nested deeper than Python recurses.
+        # A stack, as folders may be nested deeper than Python recurses.
         stack = [top]
         while stack:
             folder = stack[-1]
@@ -129,12 +130,12 @@ class Walk:
                         stack.append(folder.enter(name))
                 else:
                     location = os.path.join(folder.location, name)
-                    yield from self._files(location, folder.inside(name), state)
+                    yield from self._files(location, os.path.join(folder.path, name), state)
             except OSError:
                 self.passed_over["unreadable_folder"] += 1
 
     def _files(self, location: bytes, path: bytes, state: os.stat_result) -> Iterator[ArchiveFile]:
-        """Yield a file; in a container's stead its members, and itself only if it is damaged."""
+        """Yield a file; of a container, its members, and then the container if it is damaged."""
         container = ArchiveFile(path, state.st_size, modified_ns(state))
         if not is_container(location):
             yield container
@@ -146,7 +147,7 @@ class Walk:
                     self.passed_over[f"member_{member.kind}"] += 1
                     continue
                 is_empty = False
-                # Not by `replace`, which takes longer than to list the member.
+                # Not by `replace`, which takes longer than listing the member.
                 yield ArchiveFile(
                     path,
                     min(member.size, _LARGEST_SIZE),
@@ -163,7 +164,7 @@ class Walk:
             self.passed_over["empty_container"] += 1
 
     def _state(self, folder: "_Folder", name: bytes, kind: bytes) -> os.stat_result | None:
-        """Say what an entry is; None, and counted, where it is neither file nor folder."""
+        """Examine an entry; count it and return None if it is neither a file nor a folder."""
         try:
             state = folder.state(name, follow=False)
             if stat.S_ISLNK(state.st_mode):
@@ -173,26 +174,24 @@ class Walk:
                 state = folder.state(name, follow=True)
         except OSError as error:
             if error.errno == errno.EACCES and kind == _FILE:
-                return _UNKNOWN_FILE  # in a folder that may be listed but not entered
-            self._count_lost(kind, error)
+                return _UNKNOWN_FILE  # its folder may be listed but not entered
+            lost = "dangling_link" if kind == _LINK else "vanished"
+            self.passed_over["link_loop" if error.errno == errno.ELOOP else lost] += 1
             return None
         if stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode):
             return state
-        self.passed_over[_kind(state.st_mode)] += 1
+        kinds = {stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket"}
+        self.passed_over[kinds.get(stat.S_IFMT(state.st_mode), "device")] += 1
         return None
-
-    def _count_lost(self, kind: bytes, error: OSError) -> None:
-        lost = "dangling_link" if kind == _LINK else "vanished"
-        self.passed_over["link_loop" if error.errno == errno.ELOOP else lost] += 1
 
     def _enters(self, state: os.stat_result, entered: set[tuple[int, int]]) -> bool:
         if not self.follow_links:
-            return True  # without links a tree has no second way into a folder
-        place = (state.st_dev, state.st_ino)
-        if place in entered:
+            return True  # without links there is one way into each folder
+        identity = (state.st_dev, state.st_ino)
+        if identity in entered:
             self.passed_over["link_loop"] += 1
             return False
-        entered.add(place)
+        entered.add(identity)
         return True
 
 
@@ -201,10 +200,10 @@ class _Folder:
     """A folder on the walk's stack.
 
     Attributes:
-        location: How the system reaches it; beyond the system's longest path, by `descriptor`.
-        path: Relative to the archive's root.
-        entries: What is left of it, the next one last: names, each with a NUL and its kind.
-        descriptor: Open where the location is too long to be named; -1 elsewhere.
+        location: Its path for the operating system.
+        path: Its path relative to the archive's root.
+        entries: Entries that are left, the next one last: a name, a NUL and a letter for the kind.
+        descriptor: Of the open folder, where `location` is too long for a path; else -1.
     """
 
     location: bytes
@@ -212,30 +211,26 @@ class _Folder:
     entries: list[bytes]
     descriptor: int = -1
 
-    def inside(self, name: bytes) -> bytes:
-        """Path of an entry relative to the archive's root."""
-        return os.path.join(self.path, name)
-
     def state(self, name: bytes, *, follow: bool) -> os.stat_result:
-        """Say what an entry is.
+        """Examine an entry.
 
         Raises:
-            OSError: It cannot be said.
+            OSError: It cannot be examined.
         """
         if self.descriptor >= 0:
             return os.stat(name, dir_fd=self.descriptor, follow_symlinks=follow)
         return os.stat(os.path.join(self.location, name), follow_symlinks=follow)
 
     def enter(self, name: bytes) -> "_Folder":
-        """Open a folder in this one.
+        """List a folder in this one.
 
         Raises:
             OSError: It cannot be listed.
         """
-        location, path = os.path.join(self.location, name), self.inside(name)
+        location, path = os.path.join(self.location, name), os.path.join(self.path, name)
         if len(location) < _LONGEST_PATH:
             return _Folder(location, path, _sorted_entries(location))
-        # A name of any depth can be made, step by step; it can be found the same way.
+        # Folders of any depth can be made step by step; they are found in the same way.
         here = self.descriptor if self.descriptor >= 0 else os.open(self.location, _FOLDER)
         try:
             descriptor = os.open(name, _FOLDER, dir_fd=here)
@@ -245,35 +240,109 @@ class _Folder:
         return _Folder(location, path, _sorted_entries(descriptor), descriptor)
 
     def close(self) -> None:
-        """Give the descriptor back, where there is one."""
+        """Close the descriptor, if there is one."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
 
 
 def modified_ns(state: os.stat_result) -> int:
-    """Time of change in nanoseconds since 1970, within the 64 bits that a table has for it.
-
-    A file system may hold any year; 64 bits reach from 1677 to 2262.
-    """
+    """Return the modification time in nanoseconds since 1970, clipped to 64 bits (1677 to 2262)."""
     return max(-_LATEST - 1, min(state.st_mtime_ns, _LATEST))
 
 
 def _sorted_entries(folder: bytes | int) -> list[bytes]:
-    # No more than this is kept: a folder may hold a million files. As NUL comes before all that
-    # a name can hold, the order is that of the names.
+    # A folder may contain a million files, so no more is kept of each. NUL sorts before every byte
+    # of a name, so the order is that of the names.
     with os.scandir(folder) as entries:
-        return sorted(
-            (os.fsencode(entry.name) + b"\0" + _letter(entry) for entry in entries), reverse=True
+        marked = (
+            os.fsencode(e.name) + (b"\0l" if e.is_symlink() else b"\0f" if e.is_file() else b"\0-")
+            for e in entries
         )
+        return sorted(marked, reverse=True)
 
 
-def _letter(entry: os.DirEntry[bytes] | os.DirEntry[str]) -> bytes:
-    if entry.is_symlink():
-        return _LINK
-    return _FILE if entry.is_file(follow_symlinks=False) else b"-"
+# Of each file: size, modification time, length of its path, length of its JSON (see `_record`).
+_HEAD = struct.Struct("<QqII")
+_OFFSET = struct.Struct("<Q")
+_FILES, _OFFSETS, _BUFFER = "manifest", "manifest.offsets", 1 << 20
 
 
-def _kind(mode: int) -> str:
-    if stat.S_ISFIFO(mode):
-        return "fifo"
-    return "socket" if stat.S_ISSOCK(mode) else "device"
+def write_manifest(walk: Walk, folder: Path, *, found: Callable[[int], object]) -> tuple[int, str]:
+    """Write the files of a walk to disk, without keeping them in memory.
+
+    Args:
+        walk: The walk.
+        folder: The folder for the manifest's two files.
+        found: Called with the number of files so far, after each file.
+
+    Returns:
+        Number of files; hash over their names, sizes and times, as hexadecimal digits.
+
+    Raises:
+        UsageError: The archive cannot be read.
+        OSError: The manifest cannot be written.
+    """
+    digest, count, position = hashlib.sha256(), 0, 0
+    with (
+        (folder / _FILES).open("wb", buffering=_BUFFER) as files,
+        (folder / _OFFSETS).open("wb", buffering=_BUFFER) as offsets,
+    ):
+        for count, file in enumerate(walk, start=1):
+            record = _record(file)
+            digest.update(record)
+            files.write(record)
+            offsets.write(_OFFSET.pack(position))
+            position += len(record)
+            found(count)
+        for stream in (files, offsets):
+            stream.flush()
+            os.fsync(stream.fileno())
+    return count, digest.hexdigest()
+
+
+def read_manifest(folder: Path, *, start: int, stop: int) -> Iterator[ArchiveFile]:
+    """Read some files of a manifest, without reading the others.
+
+    Args:
+        folder: Contains the manifest.
+        start: Number of the first file, from 0.
+        stop: Number after the last file, at most the number of files.
+
+    Raises:
+        OSError: The manifest cannot be read.
+    """
+    if start >= stop:
+        return
+    with (folder / _OFFSETS).open("rb") as offsets:
+        offsets.seek(start * _OFFSET.size)
+        (offset,) = _OFFSET.unpack(offsets.read(_OFFSET.size))
+    with (folder / _FILES).open("rb", buffering=_BUFFER) as files:
+        files.seek(offset)
+        for _ in range(start, stop):
+            size, modified_ns, path_length, json_length = _HEAD.unpack(files.read(_HEAD.size))
+            file = ArchiveFile(files.read(path_length), size, modified_ns)
+            yield _with_member(file, files.read(json_length)) if json_length else file
+
+
+def _record(file: ArchiveFile) -> bytes:
+    """Pack a file; a member or a fault goes into JSON: [name, offset, [outcome, detail]]."""
+    inside = b""
+    if file.member is not None or file.fault is not None:
+        member = None if file.member is None else file.member.decode("latin-1")
+        fault = "null"
+        if file.fault is not None:
+            fault = json.dumps([file.fault.outcome.name, file.fault.detail])
+        # A third of the time that json.dumps takes for the list; there may be millions.
+        inside = f"[{json.dumps(member)}, {file.offset}, {fault}]".encode()
+    head = _HEAD.pack(file.size, file.modified_ns, len(file.path), len(inside))
+    return head + file.path + inside
+
+
+def _with_member(file: ArchiveFile, content: bytes) -> ArchiveFile:
+    member, offset, fault = json.loads(content)
+    return replace(
+        file,
+        member=None if member is None else member.encode("latin-1"),
+        offset=offset,
+        fault=None if fault is None else MemberFault(Outcome[fault[0]], fault[1]),
+    )

@@ -1,91 +1,160 @@
-"""Loaded files to scored rows, in batches of one shape."""
+"""Files read by worker processes, as batches of a DataLoader, scored into rows and shards."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
 from cxrbatch.model.inference import BatchScores
-from cxrbatch.model.predictor import Predictor
+from cxrbatch.model.predictor import Launched, Predictor
 from cxrbatch.paths import path_to_text
 from cxrbatch.reading.outcomes import Outcome, OutcomeKind
 from cxrbatch.results.table import ImageScores, Row
-from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.scoring.archive import ArchiveFile, read_manifest
 from cxrbatch.scoring.file_reader import FileReader, LoadedFile
-from cxrbatch.scoring.manifest import read_manifest
-from cxrbatch.scoring.run import Culprits, Progress, ScoringOptions, Summary
-from cxrbatch.scoring.shards import ScoredRow, write_shard
+from cxrbatch.scoring.plan import FaultLog
+from cxrbatch.scoring.run import Progress, ScoringOptions, Summary
+from cxrbatch.scoring.table_writer import ScoredRow, write_shard
 from cxrbatch.scoring.update import EarlierRows
 from cxrbatch.workers.forkserver_client import Forkserver
 from cxrbatch.workers.pool import PoolListener, ReadingPool
 from cxrbatch.workers.scheduler import PendingItem
 from cxrbatch.workers.worker import WorkerFault
 
-Portion: TypeAlias = LoadedFile | pa.Table
-"""A file's rows with their inputs; or rows of an earlier table, which are finished."""
+Loaded: TypeAlias = LoadedFile | pa.Table
+"""The rows of a file with their network inputs; or its rows in an earlier table, with scores."""
 
-_Waiting = list[tuple[Row | pa.Table, npt.NDArray[np.uint8] | None]]
+Sample: TypeAlias = tuple[Row | pa.Table, npt.NDArray[np.uint8] | None]
+"""A row and its input, shape (size, size), if it is to be scored; or rows that have scores."""
 
 
-def score_batches(portions: Iterable[Portion], scorer: Predictor) -> Iterator[ScoredRow | pa.Table]:
-    """Gather inputs to full batches, score them, and give the rows back in their order.
+class RadiographDataset(IterableDataset[list[Sample]]):
+    """Divides what the reading processes read into batches of samples, in the order of the files.
+
+    A batch has `batch_size` inputs; the last one has fewer, and one of rows without inputs has
+    none. The reading processes are those of `workers.pool`, which survive hostile files; those of a
+    DataLoader do not.
+    """
+
+    def __init__(self, loaded: Iterable[Loaded], *, batch_size: int) -> None:
+        super().__init__()
+        self._loaded = loaded
+        self._batch_size = batch_size
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        """Yield the batches, each as soon as its last file is read."""
+        samples: list[Sample] = []
+        count = 0
+        for loaded in self._loaded:
+            if isinstance(loaded, pa.Table):
+                samples.append((loaded, None))
+                continue
+            inputs = iter(loaded.inputs)
+            for row, scorable in zip(loaded.rows, loaded.scorable, strict=True):
+                samples.append((row, next(inputs) if scorable else None))
+                count += scorable
+                if count == self._batch_size or not count:
+                    yield samples
+                    samples, count = [], 0
+        if samples:
+            yield samples
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch of samples.
+
+    Attributes:
+        rows: Rows, and tables of rows that have scores, in the order of the files.
+        is_scored: For each of `rows`, whether it has an input.
+        inputs: Shape (number of true `is_scored`, size, size), uint8; None if there is no input.
+    """
+
+    rows: list[Row | pa.Table]
+    is_scored: list[bool]
+    inputs: Tensor | None
+
+    def pin_memory(self) -> "Batch":
+        """Move the inputs to page-locked memory, from which a GPU copies by itself."""
+        if self.inputs is not None:
+            self.inputs = self.inputs.pin_memory()
+        return self
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack the inputs of some samples."""
+    inputs = [image for _, image in samples if image is not None]
+    return Batch(
+        [row for row, _ in samples],
+        [image is not None for _, image in samples],
+        torch.from_numpy(np.stack(inputs)) if inputs else None,
+    )
+
+
+def score_batches(loaded: Iterable[Loaded], predictor: Predictor) -> Iterator[ScoredRow | pa.Table]:
+    """Score the inputs of loaded files, batch by batch, some batches ahead of the results.
 
     Args:
-        portions: Rows with their inputs; finished rows pass through.
-        scorer: Scores up to its batch size at once.
+        loaded: Rows with their inputs, or rows that have scores, which pass through.
+        predictor: Scores the batches, each padded to the predictor's batch size.
+
+    Yields:
+        Each row with its scores, None where it has no input, in the order of `loaded`.
     """
-    waiting: _Waiting = []
-    launched: deque[_Launched] = deque()
-    ready = 0
-    for portion in portions:
-        if isinstance(portion, pa.Table):
-            waiting.append((portion, None))
-            continue
-        inputs = iter(portion.inputs)
-        for row, scorable in zip(portion.rows, portion.scorable, strict=True):
-            waiting.append((row, next(inputs) if scorable else None))
-            ready += scorable
-            if ready == scorer.batch_size or not ready:
-                launched.append(_Launched(waiting, scorer))
-                waiting, ready = [], 0
-                yield from _settled(launched, ahead=scorer.ahead)
-    launched.append(_Launched(waiting, scorer))
-    yield from _settled(launched, ahead=0)
+    loader = DataLoader(
+        RadiographDataset(loaded, batch_size=predictor.batch_size),
+        batch_size=None,  # the dataset yields whole batches
+        collate_fn=collate,
+        pin_memory=predictor.device.type == "cuda",
+        generator=torch.Generator(),  # a DataLoader draws a seed: not from the caller's generator
+    )
+    launched: deque[_LaunchedBatch] = deque()
+    for batch in loader:
+        launched.append(_LaunchedBatch(batch, predictor))
+        yield from _finished_rows(launched, ahead=predictor.ahead)
+    yield from _finished_rows(launched, ahead=0)
 
 
-class _Launched:
-    """Some rows in their order, and the scores of theirs that are on their way."""
+class _LaunchedBatch:
+    """A batch whose scores are being computed."""
 
-    def __init__(self, waiting: _Waiting, scorer: Predictor) -> None:
-        inputs = [prepared for _, prepared in waiting if prepared is not None]
-        self._rows = [(row, prepared is not None) for row, prepared in waiting]
-        self._wait = scorer.launch(np.stack(inputs)) if inputs else None
+    def __init__(self, batch: Batch, predictor: Predictor) -> None:
+        self._batch = batch
+        self._wait: Launched | None = None
+        if batch.inputs is not None:
+            self._wait = predictor.launch(batch.inputs.numpy())
 
     @property
-    def is_on_its_way(self) -> bool:
+    def is_computing(self) -> bool:
         return self._wait is not None
 
     def rows(self) -> Iterator[ScoredRow | pa.Table]:
         scores = _image_scores(self._wait()) if self._wait else iter(())
-        for row, scorable in self._rows:
+        for row, is_scored in zip(self._batch.rows, self._batch.is_scored, strict=True):
             if isinstance(row, Row):
-                yield row, next(scores) if scorable else None
+                yield row, next(scores) if is_scored else None
             else:
                 yield row
 
 
-def _settled(launched: deque[_Launched], *, ahead: int) -> Iterator[ScoredRow | pa.Table]:
-    """The rows of all but so many batches, and of what needs no scores in front of those."""
-    on_their_way = sum(batch.is_on_its_way for batch in launched)
-    while launched and (on_their_way > ahead or not launched[0].is_on_its_way):
+def _finished_rows(
+    launched: deque[_LaunchedBatch], *, ahead: int
+) -> Iterator[ScoredRow | pa.Table]:
+    """Remove batches from the front, waiting for scores, until only `ahead` are computing."""
+    computing = sum(batch.is_computing for batch in launched)
+    while launched and (computing > ahead or not launched[0].is_computing):
         first = launched.popleft()
-        on_their_way -= first.is_on_its_way
+        computing -= first.is_computing
         yield from first.rows()
 
 
@@ -102,121 +171,130 @@ def _image_scores(batch: BatchScores) -> Iterator[ImageScores]:
 _FAILED = {code.value: code for code in Outcome if code.kind is OutcomeKind.FAILED}
 
 
-@dataclass(frozen=True, slots=True)
-class Sharding:
-    """Scores files of a manifest into shards.
+@dataclass(slots=True)
+class ShardWriter:
+    """Scores files of a manifest into shards; its worker processes serve all calls of a context.
 
     Attributes:
-        folder: Where manifest, culprits and shards lie.
-        run: What the shards belong to.
+        folder: Contains the manifest, the log of faults and the shards.
+        run: The run that the shards belong to.
         schema: The table's columns.
-        reader: Makes the rows.
-        scorer: Makes the scores.
-        earlier: Rows that still hold.
+        reader: Reads the files.
+        predictor: Scores the inputs.
+        earlier: Rows that are kept by an update.
         options: The run's options.
-        progress: Told how far the run is.
-        summary: Counts what was read.
-        forkserver: Starts the processes that read; None starts one.
+        progress: Receives the progress.
+        summary: Counts the files and images.
+        forkserver: Starts the worker processes; None starts one.
     """
 
     folder: Path
     run: str
     schema: pa.Schema
     reader: FileReader
-    scorer: Predictor
+    predictor: Predictor
     earlier: EarlierRows | None
     options: ScoringOptions
     progress: Progress
     summary: Summary
     forkserver: Forkserver | None = None
+    _open: ExitStack = field(default_factory=ExitStack, init=False)
+    _faults: FaultLog = field(init=False)
+    _pool: ReadingPool[ArchiveFile, Loaded] = field(init=False)
 
-    @contextmanager
-    def opened(self) -> Iterator[Callable[[Mapping[Path, range]], None]]:
-        """Give what writes shards, with reading processes that stay from one call to the next.
-
-        It is called with the path of each shard and the numbers of its files, which ascend over
-        all calls, and raises OSError where a shard cannot be written and CxrbatchError where the
-        scores are not finite.
+    def __enter__(self) -> "ShardWriter":
+        """Open the log of faults and start the worker processes.
 
         Raises:
-            OSError: The culprits cannot be read.
+            OSError: The log of faults cannot be read.
             CxrbatchError: No process can be started.
         """
-        with closing(Culprits(self.folder)) as culprits, self._pool(culprits) as pool:
-            yield lambda left: self._write(left, culprits, pool)
+        with ExitStack() as stack:
+            self._faults = stack.enter_context(closing(FaultLog(self.folder)))
+            self._pool = stack.enter_context(
+                ReadingPool(
+                    self.reader,
+                    workers=self.options.workers,
+                    limits=self.options.limits,
+                    result_bytes=self.reader.recipe.size**2,
+                    listener=_FaultRecorder(self._faults, self.progress),
+                    forkserver=self.forkserver,
+                )
+            )
+            self._open = stack.pop_all()
+        return self
 
-    def _write(
+    def __exit__(
         self,
-        left: Mapping[Path, range],
-        culprits: Culprits,
-        pool: ReadingPool[ArchiveFile, Portion],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
+        self._open.close()
+
+    def write(self, shards: Mapping[Path, range]) -> None:
+        """Read and score the files of shards, and write the shards.
+
+        Args:
+            shards: The path of each, and the numbers of its files in the manifest; they ascend
+                over all calls.
+
+        Raises:
+            OSError: A shard cannot be written.
+            CxrbatchError: A score is not finite.
+        """
         # One stream over all shards: reading does not pause where one of them ends.
-        portions = pool.map(self._entries(left.values(), culprits))
-        for path, numbers in left.items():
+        loaded = self._pool.map(self._entries(shards.values()))
+        for path, numbers in shards.items():
             write_shard(
                 path,
-                score_batches(self._told(portions, numbers), self.scorer),
-                classes=self.scorer.card.classes,
+                score_batches(self._counted(loaded, numbers), self.predictor),
+                classes=self.predictor.card.classes,
                 schema=self.schema,
                 run=self.run,
             )
             self.progress.shard_done(len(numbers))
 
-    def _pool(self, culprits: Culprits) -> ReadingPool[ArchiveFile, Portion]:
-        options = self.options
-        listener = _Listener(culprits, self.progress)
-        return ReadingPool(
-            self.reader,
-            workers=options.workers,
-            limits=options.limits,
-            result_bytes=self.reader.recipe.size**2,
-            listener=listener,
-            forkserver=self.forkserver,
-        )
-
-    def _entries(
-        self, left: Iterable[range], culprits: Culprits
-    ) -> Iterator[PendingItem[ArchiveFile] | Portion]:
-        """Each file of the shards that are left: to be read, or ready without."""
-        for numbers in left:
+    def _entries(self, shards: Iterable[range]) -> Iterator[PendingItem[ArchiveFile] | Loaded]:
+        """Yield each file of some shards: to be read, or with the rows that it has already."""
+        for numbers in shards:
             files = read_manifest(self.folder, start=numbers.start, stop=numbers.stop)
             for number, file in zip(numbers, files, strict=True):
                 kept = self.earlier.take(file) if self.earlier else None
                 if kept is not None:
                     yield kept
-                elif fault := culprits.get(number):
+                elif fault := self._faults.get(number):
                     yield self.reader.failed(file, fault.outcome, fault.detail)
                 else:
                     yield PendingItem(number, file)
 
-    def _told(self, portions: Iterator[Portion], numbers: range) -> Iterator[Portion]:
-        # The numbers come first: where they end, no portion of the next shard is taken.
-        for number, portion in zip(numbers, portions, strict=False):
-            yield portion
-            if isinstance(portion, LoadedFile):
+    def _counted(self, loaded: Iterator[Loaded], numbers: range) -> Iterator[Loaded]:
+        """Pass the files of one shard on; count them and report those that failed."""
+        # `numbers` comes first: where it ends, no file of the next shard is taken.
+        for number, file in zip(numbers, loaded, strict=False):
+            yield file
+            if isinstance(file, LoadedFile):
                 self.summary.read += 1
-                self.summary.images += sum(portion.scorable)
-                for row in portion.rows:
+                self.summary.images += sum(file.scorable)
+                for row in file.rows:
                     if failure := _FAILED.get(row.outcome):
                         self.progress.failed(number, row.path, failure)
             self.progress.advance(1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Listener(PoolListener[ArchiveFile]):
-    """Writes culprits down and tells of them."""
+class _FaultRecorder(PoolListener[ArchiveFile]):
+    """Logs files that ended their worker process, and reports retries."""
 
-    culprits: Culprits
-    progress: Progress
+    def __init__(self, faults: FaultLog, progress: Progress) -> None:
+        self._faults, self._progress = faults, progress
 
     def retried(self, pending: PendingItem[ArchiveFile]) -> None:
         file = pending.item
-        self.progress.retried(pending.number, path_to_text(file.path, file.member))
-
-    def fewer_workers(self) -> None:
-        self.progress.fewer_workers()
+        self._progress.retried(pending.number, path_to_text(file.path, file.member))
 
     def lost(self, pending: PendingItem[ArchiveFile], fault: WorkerFault) -> None:
         if fault.lasting:
-            self.culprits.add(pending.number, fault)
+            self._faults.add(pending.number, fault)
+
+    def fewer_workers(self) -> None:
+        self._progress.fewer_workers()

@@ -1,25 +1,119 @@
-"""One file to its rows and network inputs: what a worker does, and a web upload too."""
+"""Reads one file into table rows and network inputs, with the key of its patient.
 
+Worker processes run this module, so it imports no torch. The patient secret turns patient ids into
+keys: the same person has the same key, and nobody gets from a key to the id. The secret stays with
+the user, outside of every output.
+"""
+
+import contextlib
+import hashlib
+import hmac
 import os
-from collections.abc import Iterator
+import re
+import secrets
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from cxrbatch.model.preprocessing import ModelInput, Recipe, difference_hash, image_hash
 from cxrbatch.paths import path_to_text
-from cxrbatch.reading.outcomes import Outcome
+from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.radiograph import (
     Reading,
     ReadingOptions,
     iterate_member,
     iterate_radiographs,
 )
-from cxrbatch.reading.readings import HeaderFacts
+from cxrbatch.reading.readings import HeaderFacts, failed_reading
 from cxrbatch.results.table import Row, facts_of
 from cxrbatch.scoring.archive import ArchiveFile, modified_ns
-from cxrbatch.scoring.patients import patient_key
+
+_SECRET_BYTES = 32
+_KEY_HEX_DIGITS = 32
+_ID_HEX_DIGITS = 16
+
+# What de-identification and registration write instead of an id, without case, blanks and
+# punctuation. A number other than zero may be the id of a person, however short it is.
+_NOBODY = re.compile(
+    "|".join(
+        (
+            *("0*", "x*", "na", "nan", "nil", "none", "null", "empty", "blank", "missing"),
+            *("un(known|named|specified|defined|identified|available)", "not?(available|known)"),
+            *("no(name|id|patient|patientid)", "(patient|pat|subject)?(id|name)?", "default"),
+            *("(anon(ym)?(ous|i[sz]ed|i[sz]e)?)(patient|subject|name|id)?", "test(patient)?"),
+            *("de?identified", "pseudonymi[sz]ed", "removed", "redacted", "deleted", "hidden"),
+        )
+    )
+)
+
+
+def secret_file() -> Path:
+    """Return the path of the user's secret, below XDG_CONFIG_HOME or ~/.config."""
+    configured = os.environ.get("XDG_CONFIG_HOME")
+    base = Path(configured) if configured else Path.home() / ".config"
+    return base / "cxrbatch" / "patient-secret"
+
+
+def patient_secret() -> bytes | None:
+    """Read the user's secret; create it at first use, readable by the user alone.
+
+    Returns:
+        32 bytes; None if it can neither be read nor created.
+    """
+    try:
+        file = secret_file()
+        if not file.exists():
+            _create_secret(file)
+        secret = file.read_bytes()
+    except (OSError, RuntimeError):
+        return None
+    return secret if len(secret) == _SECRET_BYTES else None
+
+
+def secret_id(secret: bytes) -> str:
+    """Compute 16 hexadecimal digits that identify a secret without revealing it."""
+    return hmac.new(secret, b"id", hashlib.sha256).hexdigest()[:_ID_HEX_DIGITS]
+
+
+def patient_key(facts: HeaderFacts, secret: bytes) -> str | None:
+    """Compute the key of the patient whom a header names.
+
+    Args:
+        facts: Patient ID (0010,0020) and its Issuer (0010,0021) are hashed together.
+        secret: From `patient_secret`.
+
+    Returns:
+        32 hexadecimal digits; None if there is no id, or only a placeholder.
+    """
+    if facts.patient_id is None or is_placeholder(facts.patient_id):
+        return None
+    # Header text is printable, so the line break keeps id and issuer apart.
+    identity = "\n".join(filter(None, (facts.patient_id, facts.patient_issuer)))
+    return hmac.new(secret, identity.encode(), hashlib.sha256).hexdigest()[:_KEY_HEX_DIGITS]
+
+
+def is_placeholder(patient_id: str) -> bool:
+    """Whether many different persons have this id, such as ANONYMOUS, 0 or UNKNOWN."""
+    plain = "".join(c for c in patient_id.casefold() if c.isalnum())
+    return _NOBODY.fullmatch(plain) is not None
+
+
+def _create_secret(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(secrets.token_bytes(_SECRET_BYTES))
+        # Not `written_whole`: a link never replaces, so that two first runs at the same time read
+        # the same secret.
+        with contextlib.suppress(FileExistsError):
+            os.link(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +130,20 @@ class LoadedFile:
     scorable: list[bool]
     inputs: npt.NDArray[np.uint8]
 
+    @classmethod
+    def stack(cls, rows: Sequence[tuple[Row, ModelInput | None]], *, size: int) -> "LoadedFile":
+        """Join rows, each with its input of shape (size, size) if it has one."""
+        inputs = [image for _, image in rows if image is not None]
+        return cls(
+            [row for row, _ in rows],
+            [image is not None for _, image in rows],
+            np.stack(inputs) if inputs else np.empty((0, size, size), dtype=np.uint8),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class FileReader:
-    """Makes rows of files; travels to the worker processes.
+    """Reads files of an archive into rows and inputs; is pickled into the worker processes.
 
     Attributes:
         base: The folder that paths are relative to.
@@ -55,35 +159,29 @@ class FileReader:
 
     def read(self, file: ArchiveFile) -> LoadedFile:
         """Read a file; its defects are in the outcome of its row, never an exception."""
-        loaded = [self.row(file, reading) for reading in self.readings(file)]
-        inputs = [prepared for _, prepared in loaded if prepared is not None]
-        size = self.recipe.size
-        return LoadedFile(
-            [row for row, _ in loaded],
-            [prepared is not None for _, prepared in loaded],
-            np.stack(inputs) if inputs else np.empty((0, size, size), dtype=np.uint8),
-        )
+        rows = [self.row(file, reading) for reading in self.readings(file)]
+        return LoadedFile.stack(rows, size=self.recipe.size)
 
     def failed(self, file: ArchiveFile, outcome: Outcome, detail: str) -> LoadedFile:
-        """Give the row of a file that could not be read in this process at all."""
-        size = self.recipe.size
-        row, _ = self.row(file, _failed(outcome, detail))
-        return LoadedFile([row], [False], np.empty((0, size, size), dtype=np.uint8))
+        """Make the row of a file whose worker process was lost."""
+        row = self.row(file, failed_reading("other", ReadingError(outcome, detail)))
+        return LoadedFile.stack([row], size=self.recipe.size)
 
     def readings(self, file: ArchiveFile) -> Iterator[Reading]:
-        """Read a file: one Reading, or one per frame, decoded as they are asked for."""
+        """Yield a Reading for each frame of a file, decoded when it is asked for."""
         location = os.path.join(self.base, file.path)
         if file.fault is not None:
-            yield _failed(*file.fault)
+            yield failed_reading("other", ReadingError(*file.fault))
         elif file.member is None:
             yield from iterate_radiographs(location, self.options)
         elif _has_changed(location, file):
-            yield _failed(Outcome.UNREADABLE_FILE, "its archive has changed since it was listed")
+            detail = "its archive has changed since it was listed"
+            yield failed_reading("other", ReadingError(Outcome.UNREADABLE_FILE, detail))
         else:
             yield from iterate_member(location, file.member, file.offset, self.options)
 
     def row(self, file: ArchiveFile, reading: Reading) -> tuple[Row, ModelInput | None]:
-        """Give the row of a Reading, and its input if it may be scored."""
+        """Make the row of a Reading, and its input if it may be scored."""
         reading, prepared = self.recipe.prepare_reading(reading)
         row = Row(
             path=path_to_text(file.path, file.member),
@@ -96,20 +194,16 @@ class FileReader:
             flags=tuple(flag.value for flag in reading.flags),
             image_hash=None if prepared is None else image_hash(prepared),
             dhash=None if prepared is None else difference_hash(prepared),
+            # The row is written to disk, so it contains the key of the patient and not the id.
             patient_key=patient_key(reading.facts, self.patient_secret),
-            # What goes on from here is written down; the id is not.
             facts=facts_of(reading.facts),
         )
         return row, prepared
 
 
 def _has_changed(location: bytes, member: ArchiveFile) -> bool:
-    """Whether a container is newer than the list of its members; one that is gone is told later."""
+    """Whether a container has another time than when its members were listed."""
     try:
         return modified_ns(os.stat(location)) != member.modified_ns
     except OSError:
-        return False
-
-
-def _failed(outcome: Outcome, detail: str) -> Reading:
-    return Reading(0, "other", outcome, detail, HeaderFacts(), (), None)
+        return False  # reading it reports the error

@@ -1,4 +1,4 @@
-"""The tables of all parts of an archive to the table of the whole."""
+"""Joins the tables of all parts of an archive to the table of the whole."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from cxrbatch.atomic import partial_folder, writing
 from cxrbatch.errors import UsageError
 from cxrbatch.results.table import Table, open_table, table_schema
-from cxrbatch.scoring.provenance import differences
+from cxrbatch.scoring.plan import list_differences
 from cxrbatch.scoring.table_writer import Counts, write_table
 
 _OF_A_PART = ("part", "files", "rows", "outcomes")
@@ -16,20 +16,20 @@ _OF_A_PART = ("part", "files", "rows", "outcomes")
 def merge_parts(output: Path, parts: Sequence[Path]) -> Counts:
     """Join parts to the same bytes that one run over the whole archive writes.
 
-    To be called within `claim.claimed(output)`.
+    The caller has the output claimed, see `atomic.claimed`.
 
     Args:
         output: The table to write.
         parts: The tables of all parts, in any order.
 
     Raises:
-        UsageError: A part is missing or doubled, or they are not of one archive and recipe.
+        UsageError: A part is missing or given twice, or the parts differ in archive or recipe.
         TableError: A part cannot be read, or the output cannot be written.
     """
     tables = _in_order([open_table(path) for path in parts])
     common = _common(tables[0])
     for table in tables[1:]:
-        if differ := differences(common, _common(table)):
+        if differ := list_differences(common, _common(table)):
             raise UsageError(f"{table.path} does not go with {tables[0].path}: {differ}")
     with writing(output):
         return write_table(

@@ -1,7 +1,7 @@
-"""The shards of a run, scored on a Ray cluster, or by Ray on this machine.
+"""Scores the shards of a run on a Ray cluster, or by Ray on this machine.
 
 Ray Data gives the numbers of shards to actors that hold the model, and each writes its shards with
-the local engine's own code. So a run can be gone on with by either engine, to the same bytes.
+the local engine's own code. So either engine can continue a run of the other, to the same bytes.
 """
 
 import gc
@@ -21,42 +21,43 @@ import torch
 
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.paths import path_to_text
+from cxrbatch.process import available_cores
+from cxrbatch.scoring.archive import read_manifest
 from cxrbatch.scoring.engine import Engine
-from cxrbatch.scoring.manifest import read_manifest
-from cxrbatch.scoring.ray_worker import Errand, Report, ShardScorer
-from cxrbatch.scoring.run import Run
+from cxrbatch.scoring.plan import Plan
+from cxrbatch.scoring.ray_worker import ActorSetup, ShardReport, ShardScorer
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # On a cluster that has them on, Ray Data would ask for figures in a thread that never ends.
+    # On a cluster that collects them, Ray Data would ask for figures in a thread that never ends.
     "RAY_DATA_USAGE_DISABLED": "1",
     # Ray would run its workers at the lowest priority but three, behind all else on the machine.
     "RAY_worker_niceness": "0",
-    # Its native code would write to this process's stderr, of what it does by itself too.
+    # Its native code would write to this process's stderr.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    # As Ray is going to do, and says so on stderr until it does.
+    # A future default of Ray, which warns on stderr until it is set.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
 _LAST = 10.0
-"""Seconds that threads of Ray Data may take to end; they take a tenth of one."""
+"""Longest wait in seconds for a thread of Ray Data to end; usual is a tenth of a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class RayEngine:
-    """Has shards written by actors of Ray's; an `Elsewhere` of the engine.
+    """Writes shards by Ray actors; a `ShardExecutor` of the engine.
 
     Attributes:
-        address: Of the cluster, as of `ray.init`; None starts Ray on this machine for the run.
+        address: The cluster, as for `ray.init`; None starts Ray on this machine for the run.
     """
 
     address: str | None
 
     def __post_init__(self) -> None:
-        """Look whether it can be.
+        """Check that Ray can be used.
 
         Raises:
-            UsageError: Ray is not installed, or the address is one of its client.
+            UsageError: Ray is not installed, or the address is one of a Ray client.
         """
         if self.address and self.address.startswith("ray://"):
             raise UsageError(
@@ -66,37 +67,43 @@ class RayEngine:
         if importlib.util.find_spec("ray") is None:
             raise UsageError("--engine ray needs Ray; install it: pip install 'cxrbatch[ray]'")
 
-    def __call__(self, engine: Engine, run: Run, left: Mapping[Path, range]) -> None:
-        """Write the shards that are left.
+    def __call__(self, engine: Engine, plan: Plan, missing: Mapping[Path, range]) -> None:
+        """Write the shards that are missing.
 
         Raises:
-            CxrbatchError: Ray cannot be started or reached, has no room, or loses its processes
-                again and again; or what the local engine raises.
+            CxrbatchError: Ray cannot be started or reached, has no room, or keeps losing its
+                processes; or an actor raised it.
         """
-        indices = {numbers.start: index for index, numbers in enumerate(run.shards)}
-        waiting = [indices[numbers.start] for numbers in left.values()]
+        indices = {numbers.start: index for index, numbers in enumerate(plan.shards)}
+        waiting = [indices[numbers.start] for numbers in missing.values()]
         with _connected(self.address):
-            job = _Job(engine, run)
+            job = _Job(engine, plan)
             while waiting:
                 waiting = job.attempt(waiting)
 
 
 class _Job:
-    """A run's shards on a cluster that is connected."""
+    """Scores the shards of one run on a cluster that is connected."""
 
-    def __init__(self, engine: Engine, run: Run) -> None:
+    def __init__(self, engine: Engine, plan: Plan) -> None:
         self._engine = engine
-        self._run = run
+        self._plan = plan
         options = replace(engine.options, device=engine.device.type, precision=engine.precision)
-        self._errand = Errand(engine, run, options=options)
+        self._setup = ActorSetup(engine, plan, options=options)
         self._needs = _Needs.of(engine)
         self._all_work = True
 
     def attempt(self, waiting: list[int]) -> list[int]:
-        """Score shards until all are done, or Ray loses a process for good; give the rest.
+        """Score shards until all are done, or Ray loses a process for good.
+
+        Args:
+            waiting: Indices of the shards.
+
+        Returns:
+            Indices of the shards that are not done.
 
         Raises:
-            CxrbatchError: A shard was refused, or none was done.
+            CxrbatchError: An actor refused a shard, or none was done.
         """
         from ray.exceptions import RayError, RayTaskError
 
@@ -104,12 +111,12 @@ class _Job:
         try:
             with closing(self._rows(waiting)) as rows:
                 for row in rows:
-                    self._tell(row["shard"], Report.from_text(row["report"]))
+                    self._pass_on(row["shard"], ShardReport.from_text(row["report"]))
                     del left[row["shard"]]
         except RayTaskError:
-            raise  # a fault of the program
+            raise  # an error in the program
         except RayError as error:
-            # Its other actors have ended with it; what they had on the disk is scored again.
+            # The other actors have ended too; their unfinished shards are scored again.
             if len(left) == len(waiting):
                 _give_up(error)
         return list(left)
@@ -123,28 +130,28 @@ class _Job:
         scorer: Any = ShardScorer  # which Ray types for functions alone
         items = [{"shard": index} for index in waiting]
         with warnings.catch_warnings():
-            # Ray means to give these two a parameter of their own, and has none yet.
+            # Ray plans parameters of their own for the last two options, and has none yet.
             warnings.simplefilter("ignore", RayDeprecationWarning)
             scored = ray.data.from_items(items, override_num_blocks=len(items)).map(
                 scorer,
-                fn_constructor_args=[self._errand],
-                # A shard waits for whichever actor is free, not behind another shard.
+                fn_constructor_args=[self._setup],
+                # A shard waits for any free actor, not behind another shard of one actor.
                 compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
                 num_cpus=self._needs.cpus,
                 num_gpus=self._needs.gpus or None,
-                # A process that dies is started anew once and its shard tried once more; without
-                # this forever.
+                # A process that dies is restarted once and its shard tried once more; the default
+                # is for ever.
                 max_restarts=1,
                 max_task_retries=1,
             )
-        # Not `iter_batches`, which leaves a thread behind where it is left early: whatever ends
-        # this loop ends the threads of Ray Data too, and waits for them.
+        # Not `iter_batches`, which leaves a thread running when it is closed early; the end of this
+        # loop ends the threads of Ray Data and waits for them.
         for bundle in scored.iter_internal_ref_bundles():
             for block in ray.get(list(bundle.block_refs)):
                 yield from block.to_pylist()
 
     def _room(self) -> int:
-        """How many actors fit on the cluster.
+        """Count the actors that fit on the cluster.
 
         Raises:
             CxrbatchError: None does.
@@ -160,15 +167,15 @@ class _Job:
             )
         return room
 
-    def _tell(self, index: int, report: Report) -> None:
-        """Pass on what an actor tells.
+    def _pass_on(self, index: int, report: ShardReport) -> None:
+        """Report a shard's failures and counts to the engine's progress and summary.
 
         Raises:
-            CxrbatchError: It refused.
+            CxrbatchError: The actor refused the shard.
         """
         if report.refusal:
             raise CxrbatchError(report.refusal)
-        numbers, progress = self._run.shards[index], self._engine.progress
+        numbers, progress = self._plan.shards[index], self._engine.progress
         for number in report.retried:
             progress.retried(number, self._path(number))
         for number, outcome in report.failed:
@@ -188,19 +195,19 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Needs:
-    """What an actor takes: as much as the local engine takes of this machine."""
+    """Cores and GPUs of an actor: as many as the local engine would use of this machine."""
 
     cpus: int
     gpus: int
 
     @classmethod
     def of(cls, engine: Engine) -> "_Needs":
-        workers = min(engine.options.workers, _cores())
+        workers = min(engine.options.workers, available_cores())
         on_gpu = engine.device.type == "cuda"
         return cls(max(1 if on_gpu else torch.get_num_threads(), workers), int(on_gpu))
 
     def room(self, has: Mapping[str, float]) -> int:
-        """How often a node has it, by the names that Ray has for it."""
+        """Count the actors that fit on a node, given its resources by Ray's names."""
         cpus = int(has.get("CPU", 0) // self.cpus)
         return min(cpus, int(has.get("GPU", 0) // self.gpus)) if self.gpus else cpus
 
@@ -208,19 +215,15 @@ class _Needs:
         return f"{self.cpus} CPU and {self.gpus} GPU" if self.gpus else f"{self.cpus} CPU"
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 @contextmanager
 def _connected(address: str | None) -> Iterator[None]:
-    """Hold a connection to a cluster, or a cluster of this machine alone.
+    """Connect to a cluster, or start one on this machine, until the context ends.
 
     Raises:
-        CxrbatchError: There is none.
+        CxrbatchError: It cannot be reached or started.
     """
     for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)  # before Ray is imported, which reads it
+        os.environ.setdefault(name, value)  # Ray reads it when it is imported
     import ray
     import ray.data
 
@@ -229,11 +232,11 @@ def _connected(address: str | None) -> Iterator[None]:
             handler.setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = -1  # a shard of large files takes its half an hour
-    cores = None if address else _cores()  # a cluster has its own idea of its nodes
+    context.execution_no_progress_timeout_s = -1  # large files take half an hour
+    cores = None if address else available_cores()
     try:
         # Ray puts the current folder in front of its workers' path, where a file of an archive
-        # could be taken for a module.
+        # could be imported as a module.
         with _handlers_kept(), _stderr_closed(), chdir("/"):
             ray.init(
                 address or "local",
@@ -252,11 +255,11 @@ def _connected(address: str | None) -> Iterator[None]:
     try:
         yield
     finally:
-        # While Ray ends, any thread that lets go of one of its objects would end this process,
-        # with 1 and without a word: one of Ray Data's, which it leaves alone after two seconds, or
-        # whichever runs the collector.
+        # While Ray shuts down, a thread that frees one of its objects ends this process with exit
+        # code 1 and no message: a thread of Ray Data, which is not joined for longer than two
+        # seconds, or the one that runs the garbage collector.
         for thread in {*threading.enumerate()} - before:
-            if not isinstance(thread, threading._DummyThread):  # native code's, without an end
+            if not isinstance(thread, threading._DummyThread):  # of native code; it never ends
                 thread.join(_LAST)
         gc.collect()
         with _handlers_kept():
@@ -265,7 +268,7 @@ def _connected(address: str | None) -> Iterator[None]:
 
 @contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Keep the command's own end by SIGTERM, which Ray replaces, and takes away when it ends."""
+    """Restore the handler of SIGTERM at the end: Ray replaces it at its start and its end."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -276,7 +279,7 @@ def _handlers_kept() -> Iterator[None]:
 
 @contextmanager
 def _stderr_closed() -> Iterator[None]:
-    """Keep native code off stderr, which may be read as events: it tells of its log level there."""
+    """Keep Ray's native code, which writes its log level, off stderr, which may be an event log."""
     kept, silence = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 2)
     try:

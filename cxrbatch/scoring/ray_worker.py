@@ -1,7 +1,7 @@
-"""What an actor of Ray's does: the engine's own work on one shard after the other.
+"""The work of a Ray actor: the local engine's own work on one shard after the other.
 
-Nothing here needs Ray. What goes into an actor is the number of a shard, and what comes out is
-what a run tells of it; manifest, images and shards are on storage that all nodes see.
+Nothing here needs Ray. An actor receives the number of a shard and returns a report as text;
+manifest, images and shards are on storage that all nodes see.
 """
 
 import json
@@ -16,54 +16,49 @@ import torch
 from cxrbatch.atomic import writing
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.reading.outcomes import Outcome
+from cxrbatch.scoring.archive import read_manifest
 from cxrbatch.scoring.engine import Engine
-from cxrbatch.scoring.manifest import read_manifest
-from cxrbatch.scoring.provenance import differences
-from cxrbatch.scoring.run import Progress, Run, ScoringOptions, saved_run, shard_path
+from cxrbatch.scoring.plan import Plan, list_differences, load_plan, shard_path
+from cxrbatch.scoring.run import Progress, ScoringOptions
 
 _OUTCOMES = {code.value: code for code in Outcome}
 
 
-class Errand:
-    """All that an actor is sent once.
+class ActorSetup:
+    """Everything that an actor receives once, to make an engine equal to the leading one.
 
-    A class of its own without a text form, as it holds the patient secret: Ray writes the fields
-    of dataclasses and the texts of other arguments into its logs where it is asked to.
+    No dataclass and without a text form, as it contains the patient secret: Ray may write the
+    fields of dataclasses, and the texts of other arguments, into its logs.
     """
 
-    def __init__(self, engine: Engine, run: Run, *, options: ScoringOptions) -> None:
-        """Take what decides the rows from the engine that leads the run.
+    def __init__(self, engine: Engine, plan: Plan, *, options: ScoringOptions) -> None:
+        """Copy the values that decide the rows.
 
         Args:
-            engine: The engine.
-            run: The run.
-            options: The run's, with device and precision resolved.
+            engine: The engine that leads the run.
+            plan: The run's plan.
+            options: The run's options, with device and precision resolved.
         """
         self.archive = engine.archive.absolute()
         self.output = engine.output.absolute()
         self.checkpoint = engine.checkpoint.absolute()
         self.secret = engine.secret
-        self.run = run
+        self.plan = plan
         self.options = options
         self.threads = torch.get_num_threads()
 
-    def engine(self, progress: Progress) -> Engine:
-        """Make the like of that engine on this node.
+    def make_engine(self, progress: Progress) -> Engine:
+        """Make an engine on this node that gives the same rows as the leading one.
 
         Raises:
-            CxrbatchError: This node would make other rows, or does not see the files.
+            CxrbatchError: This node would give other rows, or does not see the files.
         """
         torch.set_num_threads(self.threads)
         engine = Engine(
-            self.archive,
-            self.output,
-            self.checkpoint,
-            self.options,
-            progress,
-            secret=self.secret,
+            self.archive, self.output, self.checkpoint, self.options, progress, secret=self.secret
         )
         node = socket.gethostname()
-        if saved_run(engine.folder) != self.run:
+        if load_plan(engine.folder) != self.plan:
             raise UsageError(
                 f"{node} does not see {engine.folder}; choose an -o on storage that all nodes share"
             )
@@ -72,26 +67,26 @@ class Errand:
                 f"{node} does not see the files of {self.archive}; put the archive on storage that "
                 "all nodes share, under one path"
             )
-        if differ := differences(self.run.fingerprint, engine.fingerprint):
+        if differ := list_differences(self.plan.fingerprint, engine.fingerprint):
             raise UsageError(f"{node} would make other rows: it differs in {differ}; leave it out")
         return engine
 
     def _sees_archive(self, engine: Engine) -> bool:
         base = os.fsencode(engine.walk.base)
-        files = read_manifest(engine.folder, start=0, stop=self.run.files)
+        files = read_manifest(engine.folder, start=0, stop=self.plan.files)
         return any(os.path.lexists(os.path.join(base, file.path)) for file in files)
 
 
 @dataclass(slots=True)
-class Report:
-    """What became of one shard; files are told by their numbers in the manifest.
+class ShardReport:
+    """What became of one shard; files are named by their numbers in the manifest.
 
     Attributes:
         read: Files that were read.
         images: Images that were scored.
         failed: Files with images that could not be read, and the outcome of each image.
-        retried: Files that were tried a second time.
-        fewer_workers: Whether fewer processes read from here on, as several were killed.
+        retried: Files that were read a second time.
+        fewer_workers: Whether fewer processes read from now on, as several were killed.
         refusal: Why the shard was not written; empty where it was.
     """
 
@@ -103,93 +98,78 @@ class Report:
     refusal: str = ""
 
     def to_text(self) -> str:
-        """As text that Ray passes on."""
+        """Write the report as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_text(cls, text: str) -> "Report":
-        """Read it back."""
-        told = json.loads(text)
-        failed = [(number, _OUTCOMES[code]) for number, code in told.pop("failed")]
-        return cls(failed=failed, **told)
+    def from_text(cls, text: str) -> "ShardReport":
+        """Read a report from JSON."""
+        fields = json.loads(text)
+        failed = [(number, _OUTCOMES[code]) for number, code in fields.pop("failed")]
+        return cls(failed=failed, **fields)
 
 
 class ShardScorer:
-    """Writes shards; a class of the kind that Ray Data keeps in an actor.
+    """Writes shards; a callable class, as Ray Data keeps in an actor.
 
-    What goes wrong is in what it gives, as an exception would end the whole job.
+    Errors are part of the reports, as an exception would end the whole job.
     """
 
-    def __init__(self, errand: Errand) -> None:
+    def __init__(self, setup: ActorSetup) -> None:
         """Load the model and start the reading processes."""
-        self._errand = errand
-        self._told = _Told()
+        self._setup = setup
+        self._progress = _ReportingProgress()
         self._open = ExitStack()
-        self._after = 0
+        self._next_number = 0
         self._refusal = ""
         self._begin()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Write the shard whose index is `row["shard"]`; tells of it in `report`, as text."""
+        """Write the shard whose index is `row["shard"]`; return its index and `report`, as text."""
         index = int(row["shard"])
-        return {"shard": index, "report": self._written(index).to_text()}
+        return {"shard": index, "report": self._write(index).to_text()}
 
     def _begin(self) -> None:
-        """Start what writes, anew if it was there; or be refused for good."""
+        """Make the engine and its shard writer, closing earlier ones; a failure is for good."""
         try:
-            with writing(self._errand.output):
+            with writing(self._setup.output):
                 self._open.close()
-                self._engine = self._errand.engine(self._told)
-                sharding = self._engine.sharding(self._errand.run)
-                self._write = self._open.enter_context(sharding.opened())
+                self._engine = self._setup.make_engine(self._progress)
+                writer = self._engine.shard_writer(self._setup.plan)
+                self._writer = self._open.enter_context(writer)
         except CxrbatchError as error:
             self._refusal = str(error)
 
-    def _written(self, index: int) -> Report:
-        numbers = self._errand.run.shards[index]
-        if numbers.start < self._after and not self._refusal:
+    def _write(self, index: int) -> ShardReport:
+        numbers = self._setup.plan.shards[index]
+        if numbers.start < self._next_number and not self._refusal:
             self._begin()  # rows of an earlier table are found in ascending order alone
-        report = self._told.report = Report(refusal=self._refusal)
+        report = self._progress.report = ShardReport(refusal=self._refusal)
         if self._refusal:
             return report
         try:
-            self._after = numbers.stop
+            self._next_number = numbers.stop
             summary = self._engine.summary
             summary.read = summary.images = 0
-            with writing(self._errand.output):
-                self._write({shard_path(self._engine.folder, index): numbers})
+            with writing(self._setup.output):
+                self._writer.write({shard_path(self._engine.folder, index): numbers})
             report.read, report.images = summary.read, summary.images
         except CxrbatchError as error:
             report.refusal = str(error)
         return report
 
 
-class _Told:
-    """Progress that is written down for the one who leads the run."""
+class _ReportingProgress(Progress):
+    """Collects failures and retries for the leading engine, without paths."""
 
     def __init__(self) -> None:
-        self.report = Report()
-
-    def found(self, files: int) -> None:
-        """The walk is not made here."""
-
-    def start(self, files: int, *, done: int) -> None:
-        """Nor does the run start here."""
-
-    def advance(self, files: int) -> None:
-        """Leave it to the shard's end."""
-
-    def shard_done(self, files: int) -> None:
-        """The report's arrival says it."""
+        self.report = ShardReport()
 
     def failed(self, number: int, path: str, outcome: Outcome) -> None:
-        """Note a failure, without the path."""
         self.report.failed.append((number, outcome))
 
     def retried(self, number: int, path: str) -> None:
-        """Note it, without the path; called by several threads."""
         self.report.retried.append(number)
 
     def fewer_workers(self) -> None:
-        """Note it."""
         self.report.fewer_workers = True

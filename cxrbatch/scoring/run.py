@@ -1,31 +1,29 @@
-"""What a run is asked to do, and what became of it."""
+"""What a run is asked for, what it reports meanwhile, and what it comes to; imports no torch."""
 
-import json
-import os
+import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
-from cxrbatch.atomic import RUN_STATE, sync_folder, written_whole
-from cxrbatch.errors import TableError
-from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Backend, Precision
-from cxrbatch.model.preprocessing import Recipe
+from cxrbatch.errors import UsageError
 from cxrbatch.reading.outcomes import Outcome, OutcomeKind
-from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.reading.readings import memory_for
-from cxrbatch.scoring.quantisation import Quantisation
-from cxrbatch.scoring.table_writer import Counts
-from cxrbatch.workers.worker import WorkerFault, WorkerLimits
+from cxrbatch.workers.worker import WorkerLimits
 
-_CULPRITS = "culprits"
-_OUTCOMES = {code.value: code for code in Outcome}
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from cxrbatch.model.inference import Backend, Precision
+    from cxrbatch.model.preprocessing import Recipe
+    from cxrbatch.reading.radiograph import ReadingOptions
+    from cxrbatch.scoring.quantisation import Quantisation
+    from cxrbatch.scoring.table_writer import Counts
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One of the equal parts that an archive is scored in.
+    """One of the equal parts that an archive is scored in; written as 2/8.
 
     Attributes:
         number: From 1.
@@ -35,125 +33,24 @@ class Part:
     number: int = 1
     of: int = 1
 
+    @classmethod
+    def from_text(cls, text: str) -> "Part":
+        """Read "2/8", the second of eight parts.
+
+        Raises:
+            UsageError: It is not written so.
+        """
+        number, _, of = text.partition("/")
+        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise UsageError(f"{text!r} is not like 2/8, the second of eight parts.")
+        return cls(int(number), int(of))
+
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
     def numbers(self, files: int) -> range:
-        """The files of this part by their numbers in the manifest."""
+        """The files of this part, by their numbers in a manifest of `files` files."""
         return range(files * (self.number - 1) // self.of, files * self.number // self.of)
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run whose walk is complete.
-
-    Attributes:
-        fingerprint: All that decides what the rows will be, beside the archive itself.
-        files: In the manifest.
-        manifest_sha256: Hash of the manifest.
-        passed_over: What the walk did not list, by kind.
-        part: The part of the manifest that is scored.
-        shard_files: Files per shard.
-        update: Whether rows are taken from the table that is there.
-    """
-
-    fingerprint: dict[str, Any]
-    files: int
-    manifest_sha256: str
-    passed_over: dict[str, int]
-    part: Part
-    shard_files: int
-    update: bool
-
-    @property
-    def numbers(self) -> range:
-        """The files that this run scores, by their numbers in the manifest."""
-        return self.part.numbers(self.files)
-
-    @property
-    def shards(self) -> list[range]:
-        """The same, shard by shard."""
-        whole = self.numbers
-        return [whole[at : at + self.shard_files] for at in range(0, len(whole), self.shard_files)]
-
-    def save(self, folder: Path) -> None:
-        """Make the folder that of a run that can go on.
-
-        Raises:
-            OSError: It cannot be written.
-        """
-        with written_whole(folder / RUN_STATE) as file:
-            file.write(json.dumps(asdict(self), sort_keys=True).encode())
-
-
-def saved_run(folder: Path) -> Run | None:
-    """Give the run of a folder; None where there is none.
-
-    Raises:
-        TableError: Its state is damaged.
-    """
-    try:
-        state = json.loads((folder / RUN_STATE).read_bytes())
-        return Run(**{**state, "part": Part(**state["part"])})
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError):
-        raise TableError(f"{folder} is damaged; remove it and run again") from None
-
-
-def shard_path(folder: Path, index: int) -> Path:
-    """Where a shard is kept once it is whole."""
-    return folder / f"shard-{index:06d}.arrow"
-
-
-class Culprits:
-    """Files that ended the process that read them, so that they are not met again.
-
-    One line of JSON each, on the disk before the run goes on. Several threads may add.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        """Read those that are known.
-
-        Raises:
-            OSError: The list cannot be read or written.
-        """
-        self._known = dict(_read(folder / _CULPRITS))
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._descriptor = os.open(folder / _CULPRITS, flags, 0o644)
-        sync_folder(folder)
-
-    def get(self, number: int) -> WorkerFault | None:
-        """The fault of a file, if it is known."""
-        return self._known.get(number)
-
-    def add(self, number: int, fault: WorkerFault) -> None:
-        """Write one down.
-
-        Raises:
-            OSError: It cannot be written.
-        """
-        record = json.dumps([number, fault.outcome.value, fault.detail])
-        # A line begins anew, as the one before may have been cut short.
-        os.write(self._descriptor, f"\n{record}\n".encode())
-        os.fsync(self._descriptor)
-
-    def close(self) -> None:
-        """Close the list."""
-        os.close(self._descriptor)
-
-
-def _read(path: Path) -> Iterator[tuple[int, WorkerFault]]:
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return
-    for line in lines:
-        try:
-            number, outcome, detail = json.loads(line)
-            yield int(number), WorkerFault(_OUTCOMES[outcome], str(detail), lasting=True)
-        except (ValueError, TypeError, KeyError):
-            continue  # empty, or cut short when the run was killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,47 +59,67 @@ class ScoringOptions:
 
     Attributes:
         batch_size: Images per forward pass.
-        workers: Processes that read files.
+        workers: Processes that read files; 0 reads in the main process.
         precision: "auto", "fp32", "bf16", "fp16" or "int8".
         device: "auto", "cpu", "cuda" or "cuda:N".
         backend: "torch" or "openvino".
         calibration: Labelled images for int8, as a folder of class folders or a file of labels.
         follow_links: Follow symbolic links.
-        max_pixels: Refuse images that claim more.
-        modalities: DICOM modalities that are scored.
+        max_pixels: Refuse images that claim more pixels.
+        modalities: DICOM modalities that are scored, beside CR, DX and RG.
         deadline: Seconds that reading one file may take.
-        commit_every: Files per shard: so many are scored again at most after a run was killed.
+        commit_every: Files per shard: at most so many are scored again after a run was killed.
         part: The part of the archive that is scored.
         fast_decode: Decode at a reduced size where the codec offers it.
     """
 
-    batch_size: int = DEFAULT_BATCH_SIZE
+    batch_size: int = 32
     workers: int = 1
-    precision: Precision = "auto"
+    precision: "Precision" = "auto"
     device: str = "auto"
-    backend: Backend = "torch"
+    backend: "Backend" = "torch"
     calibration: Path | None = None
     follow_links: bool = False
-    max_pixels: int = ReadingOptions().max_pixels
-    modalities: frozenset[str] = ReadingOptions().modalities
-    deadline: float = WorkerLimits().seconds
+    max_pixels: int = 200_000_000
+    modalities: frozenset[str] = frozenset()
+    deadline: float = 60.0
     commit_every: int = 4096
     part: Part = field(default_factory=Part)
     fast_decode: bool = False
 
     @property
     def limits(self) -> WorkerLimits:
-        """What one file may use."""
+        """Time and memory that one file may use."""
         return WorkerLimits(seconds=self.deadline, memory=memory_for(self.max_pixels))
 
-    def reading(self, recipe: Recipe) -> ReadingOptions:
-        """How files are read for a model of this recipe."""
+    def reading(self, recipe: "Recipe") -> "ReadingOptions":
+        """Make the reader's options for a model with this recipe."""
+        from cxrbatch.reading.radiograph import RADIOGRAPH_MODALITIES, ReadingOptions
+
         return ReadingOptions(
             max_pixels=self.max_pixels,
-            modalities=self.modalities,
+            modalities=RADIOGRAPH_MODALITIES | self.modalities,
             no_voi=recipe.no_voi,
             least_size=recipe.least_size if self.fast_decode else None,
         )
+
+    def check(self) -> None:
+        """Check the numbers and names, which the command line checks by itself.
+
+        Raises:
+            UsageError: One of them is out of its range.
+        """
+        least = {"batch_size": 1, "workers": 0, "max_pixels": 1, "deadline": 0.1, "commit_every": 1}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {minimum}")
+        names = {
+            "backend": ("torch", "openvino"),
+            "precision": ("auto", "fp32", "bf16", "fp16", "int8"),
+        }
+        for name, known in names.items():
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; choose {', '.join(known)}")
 
 
 @dataclass(slots=True)
@@ -211,20 +128,20 @@ class Summary:
 
     Attributes:
         output: The table.
-        counts: What its rows add up to.
-        passed_over: What the walk did not read, by kind.
+        counts: Numbers of files, rows, outcomes and predictions of the table.
+        passed_over: Number of directory entries that have no row, by kind.
         read: Files that were read in this run.
         images: Images that were scored in this run.
-        seconds: From the first file read to the table in its place.
-        scoring: Seconds of these in which the model was at work; 0 where too few to tell.
-        device: Where the model ran.
-        precision: At which precision.
-        quantisation: What 8 bits cost, if they are used.
-        lasting_patient_keys: Whether the keys of patients will be the same in the next run.
+        seconds: Time from the first file read to the table in its place.
+        scoring: Seconds of these in which the model computed; 0 where too few images to tell.
+        device: The device that computed, in words.
+        precision: The precision that was used.
+        quantisation: The change of accuracy by int8, where that is used.
+        lasting_patient_keys: Whether the next run will give patients the same keys.
     """
 
     output: Path
-    counts: Counts = field(default_factory=Counts)
+    counts: "Counts"
     passed_over: Counter[str] = field(default_factory=Counter)
     read: int = 0
     images: int = 0
@@ -232,37 +149,110 @@ class Summary:
     scoring: float = 0.0
     device: str = ""
     precision: str = ""
-    quantisation: Quantisation | None = None
+    quantisation: "Quantisation | None" = None
     lasting_patient_keys: bool = True
 
     @property
     def failures(self) -> int:
-        """Images and folders that could not be read."""
+        """Number of images and folders that could not be read."""
         outcomes = self.counts.outcomes
         images = sum(outcomes[code] for code in Outcome if code.kind is OutcomeKind.FAILED)
         return images + self.passed_over["unreadable_folder"]
 
 
-class Progress(Protocol):
-    """Told how far a run is, by one thread or another."""
+class Progress:
+    """Receives the progress of a run, from several threads; every method does nothing here."""
+
+    def loaded(self) -> None:
+        """All modules are imported; the run begins."""
 
     def found(self, files: int) -> None:
-        """The walk has found so many files."""
+        """The walk over the archive has found `files` files so far."""
 
     def start(self, files: int, *, done: int) -> None:
-        """Scoring begins; so many of the files are done, by a run that goes on here."""
+        """Scoring begins: `done` of `files` files are done, by an earlier, unfinished run."""
 
     def advance(self, files: int) -> None:
-        """So many more files are scored."""
+        """So many more files are read, and their rows on their way."""
 
     def shard_done(self, files: int) -> None:
-        """So many more files are on the disk, for a run that goes on to find."""
+        """So many more files are on the disk, where a later run finds them."""
 
     def failed(self, number: int, path: str, outcome: Outcome) -> None:
-        """An image could not be read: the number of its file in the manifest, and its path."""
+        """An image could not be read: its file's number in the manifest, and its path."""
 
     def retried(self, number: int, path: str) -> None:
-        """The process that read a file was lost; the file is tried once more."""
+        """The process that read a file was lost; the file is read once more."""
 
     def fewer_workers(self) -> None:
-        """Several reading processes were killed: fewer read at once from now on; told once."""
+        """Several reading processes were killed, so fewer read at once; called at most once."""
+
+    def close(self) -> None:
+        """The run has ended."""
+
+
+class ProgressBar(Progress):
+    """A tqdm bar on stderr, where that is a terminal: files found, then files scored.
+
+    Attributes:
+        files: Number of files to score.
+        kept: Files of these that are on the disk.
+    """
+
+    def __init__(self) -> None:
+        self._bar: tqdm[NoReturn] | None = None
+        self.files = 0
+        self.kept = 0
+
+    def found(self, files: int) -> None:
+        """Show the number of files."""
+        if self._bar is None:
+            self._open("looking for files", None, 0)
+        if self._bar is not None:
+            self._bar.update(files - self._bar.n)
+
+    def start(self, files: int, *, done: int) -> None:
+        """Write how much an unfinished run has left, and open a bar for it."""
+        self.close()
+        self.files, self.kept = files, done
+        if done:
+            self._write(
+                f"going on with an unfinished run: {done:,} of {files:,} files are done, "
+                f"{files - done:,} are left"
+            )
+        self._open("scoring", files, done)
+
+    def advance(self, files: int) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(files)
+
+    def shard_done(self, files: int) -> None:
+        """Count the files that are on the disk."""
+        self.kept += files
+
+    def fewer_workers(self) -> None:
+        """Write a warning above the bar."""
+        self._write(
+            "warning: reading processes were killed, most likely as memory is short: fewer read "
+            "at once from now on; use fewer --workers or a machine with more memory"
+        )
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _open(self, what: str, total: int | None, done: int) -> None:
+        from tqdm import tqdm
+
+        # disable=None: no bar where stderr is not a terminal.
+        self._bar = tqdm(
+            desc=what, total=total, initial=done, unit=" files", disable=None, dynamic_ncols=True
+        )
+
+    def _write(self, message: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(message, file=sys.stderr)

@@ -1,8 +1,9 @@
-"""The finished table, put together from finished rows: the same bytes however they came about."""
+"""Writes shards, and the finished table from them: the same bytes for the same rows."""
 
+import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,22 +14,22 @@ import pyarrow.parquet as pq
 
 from cxrbatch.atomic import written_whole
 from cxrbatch.errors import TableError
-from cxrbatch.results.table import PROVENANCE_KEY
+from cxrbatch.results.table import PROVENANCE_KEY, ImageScores, Row, record_batch
 
 _ROW_GROUP = 65_536
-# A page is the least that a reader decompresses: one who looks up few rows, as the web app does,
-# passes over most of them with the help of the index.
+# A reader decompresses whole pages: to look up few rows, as the web app does, it skips most pages
+# with the help of the index.
 _PAGE_BYTES = 16 << 10
-# A dictionary has to be read before any value. It pays for texts that repeat, not for these.
+# A dictionary is read before any value. It pays for texts that repeat, not for these columns.
 _ALL_DIFFERENT = frozenset({"path", "image_hash", "sop_instance_uid"})
 
 
 @dataclass(slots=True)
 class Counts:
-    """What the rows of a table add up to.
+    """Counts over the rows of a table.
 
     Attributes:
-        files: Files, a multi-frame file counting once.
+        files: Files; a multi-frame file counts once.
         rows: Rows.
         outcomes: Rows per outcome code.
         predictions: Scored rows per predicted class.
@@ -40,9 +41,9 @@ class Counts:
     predictions: Counter[str] = field(default_factory=Counter)
 
     def add(self, rows: pa.Table) -> None:
-        """Count some rows."""
+        """Add the counts of some rows."""
         self.rows += rows.num_rows
-        # Compared with a number of Python's, it would import pandas: see `results.columns`.
+        # A comparison with a Python number would import pandas: see `results.columns`.
         is_further = pc.cast(rows["frame"], pa.bool_())
         self.files += rows.num_rows - pc.sum(is_further, min_count=0).as_py()
         for column, counter in (("outcome", self.outcomes), ("prediction", self.predictions)):
@@ -50,7 +51,7 @@ class Counts:
                 counter[entry["values"]] += entry["counts"]
 
     def to_provenance(self) -> dict[str, Any]:
-        """What a table says of it."""
+        """Return the counts that a table's provenance contains."""
         return {
             "files": self.files,
             "rows": self.rows,
@@ -67,20 +68,23 @@ def write_table(
     files: int,
     provenance: Callable[[Counts], Mapping[str, Any]],
 ) -> Counts:
-    """Write a results table and put it in place once it was read back.
+    """Write a results table, read it back, and give it its name.
 
-    Row groups have one fixed number of rows, whatever portions the rows come in.
+    Row groups have one fixed number of rows, however the rows are divided among `tables`.
 
     Args:
         path: The table.
         tables: Its rows in their order.
-        within: The folder where it is kept until it is whole.
+        within: The folder that contains the file until it is whole.
         schema: Its columns.
-        files: Files that the rows must add up to.
-        provenance: How the table was made, given what its rows add up to.
+        files: Number of files that the rows must have.
+        provenance: Makes the provenance from the counts.
+
+    Returns:
+        The counts of the table.
 
     Raises:
-        TableError: The rows do not add up, or the table does not read back.
+        TableError: The rows have another number of files, or the table does not read back.
         OSError: It cannot be written.
     """
     counts = Counts()
@@ -102,7 +106,7 @@ def write_table(
 
 
 def table_writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
-    """Open a writer of a results table."""
+    """Open a Parquet writer with the compression, pages and dictionaries of a results table."""
     return pq.ParquetWriter(
         file,
         schema,
@@ -120,7 +124,7 @@ def _repeats(field: pa.Field) -> bool:
 
 
 def _leaf(field: pa.Field) -> str:
-    """How Parquet calls the column that holds a field's values."""
+    """Return Parquet's name of the column with a field's values."""
     return f"{field.name}.list.element" if pa.types.is_list(field.type) else str(field.name)
 
 
@@ -132,7 +136,7 @@ def _regrouped(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterable[pa.Tab
         rows += table.num_rows
         while rows >= _ROW_GROUP:
             whole = pa.concat_tables(waiting)
-            # In one piece: where pages end follows from the pieces too.
+            # In one piece, as the ends of pages depend on the pieces.
             yield whole.slice(0, _ROW_GROUP).combine_chunks()
             waiting, rows = [whole.slice(_ROW_GROUP)], rows - _ROW_GROUP
     if rows:
@@ -153,3 +157,78 @@ def _verify(path: Path, schema: pa.Schema, counts: Counts) -> None:
         same = False
     if not same or found != counts:
         raise TableError(f"{path} did not read back as it was written; check the disk")
+
+
+ScoredRow = tuple[Row, ImageScores | None]
+
+_RECORD_BATCH = 512
+_RUN_KEY = b"run"
+
+
+def write_shard(
+    path: Path,
+    pieces: Iterable[ScoredRow | pa.Table],
+    *,
+    classes: Sequence[str],
+    schema: pa.Schema,
+    run: str,
+) -> None:
+    """Write a shard: the rows of some thousand files, in Arrow's file format.
+
+    Args:
+        path: The shard; it has this name only when it is whole and on the disk.
+        pieces: Rows with their scores, or tables of rows that have scores, in their order.
+        classes: Class names in the order of the logits.
+        schema: The table's columns.
+        run: Identifies the run that the shard belongs to.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    content = io.BytesIO()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    marked = schema.with_metadata({_RUN_KEY: run.encode()})
+    with pa.ipc.new_file(content, marked, options=options) as writer:
+        for batch in _packed(pieces, classes, schema):
+            writer.write_batch(batch)
+    with written_whole(path) as file:
+        file.write(content.getbuffer())
+
+
+def shard_holds(path: Path, *, run: str) -> bool:
+    """Whether a file is a whole shard that belongs to a run."""
+    try:
+        with pa.OSFile(bytes(path)) as file, pa.ipc.open_file(file) as shard:
+            return bool((shard.schema.metadata or {}).get(_RUN_KEY) == run.encode())
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def read_shard(path: Path) -> pa.Table:
+    """Read a shard.
+
+    Raises:
+        TableError: It is damaged.
+    """
+    try:
+        with pa.OSFile(bytes(path)) as file, pa.ipc.open_file(file) as shard:
+            return shard.read_all().replace_schema_metadata(None)
+    except (OSError, pa.ArrowException):
+        raise TableError(f"{path} is damaged; remove it and run again") from None
+
+
+def _packed(
+    pieces: Iterable[ScoredRow | pa.Table], classes: Sequence[str], schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """Convert rows to columns, which take a tenth of the memory, some hundred at a time."""
+    rows: list[ScoredRow] = []
+    for piece in pieces:
+        if isinstance(piece, tuple):
+            rows.append(piece)
+        if rows and (len(rows) == _RECORD_BATCH or not isinstance(piece, tuple)):
+            yield record_batch(rows, classes=classes, schema=schema)
+            rows.clear()
+        if not isinstance(piece, tuple):
+            yield from piece.to_batches()
+    if rows:
+        yield record_batch(rows, classes=classes, schema=schema)

@@ -1,4 +1,4 @@
-"""Rows of an earlier table that still hold: their files have not changed since."""
+"""Rows of an earlier table that an update keeps, as their files have not changed."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ TRIED_AGAIN = frozenset(
         Outcome.READER_KILLED,
     )
 )
-"""Outcomes that may be due to the disk or the machine: an update reads these files again."""
+"""Outcomes that the disk or the machine may have caused: an update reads these files again."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """All rows of one file."""
+class _FileRows:
+    """All rows of one file, and the place of the file in the walk's order."""
 
     path: str
     place: list[bytes]
@@ -37,21 +37,21 @@ class _Kept:
 
 
 class EarlierRows:
-    """Finds the rows of files in a table that is in the order of the walk.
+    """Finds the rows of unchanged files in a table whose files are in the order of the walk.
 
-    Both are read once, side by side, so nothing is held but a row group.
+    The table is read once, along with the walk, so that memory holds one row group.
     """
 
     def __init__(self, table: Table) -> None:
-        """Read nothing yet."""
+        """Read up to the table's first file."""
         self._files = _files(table)
         self._next = next(self._files, None)
 
     def take(self, file: ArchiveFile) -> pa.Table | None:
-        """Give the rows of a file that is as it was; None where it is to be read.
+        """Return the rows of a file; None if the file is new, has changed or is read again.
 
         Args:
-            file: Later in the walk's order than the last one asked for.
+            file: Later in the walk's order than the file of the call before.
 
         Raises:
             TableError: The table is damaged.
@@ -59,18 +59,22 @@ class EarlierRows:
         place = file.path.split(b"/")
         while self._next is not None and self._next.place < place:
             self._next = next(self._files, None)
-        found = self._next
-        if found is None or found.place != place:
+        following = self._next
+        if following is None or following.place != place:
             return None
-        # Members of one container have one place, and in one that is as it was one order.
+        # Members of a container share one place; in an unchanged container their order is the same.
         path = path_to_text(file.path, file.member)
-        if found.path == path:
+        if following.path == path:
             self._next = next(self._files, None)
-        same = (found.path, found.size, found.modified_ns) == (path, file.size, file.modified_ns)
-        return found.rows if same and found.outcome not in TRIED_AGAIN else None
+        same = (following.path, following.size, following.modified_ns) == (
+            path,
+            file.size,
+            file.modified_ns,
+        )
+        return following.rows if same and following.outcome not in TRIED_AGAIN else None
 
 
-def _files(table: Table) -> Iterator[_Kept]:
+def _files(table: Table) -> Iterator[_FileRows]:
     rest: pa.Table | None = None
     for group in table.row_groups():
         rows = group if rest is None else pa.concat_tables([rest, group])
@@ -81,18 +85,20 @@ def _files(table: Table) -> Iterator[_Kept]:
         yield from _kept(rest, [0, rest.num_rows])
 
 
-def _kept(rows: pa.Table, starts: list[int]) -> Iterator[_Kept]:
-    """The files that begin at all places but the last."""
+def _kept(rows: pa.Table, starts: list[int]) -> Iterator[_FileRows]:
+    """Yield the rows of each file; all but the last of `starts` are the first row of a file."""
     names = ("path", "file_size", "file_modified_ns", "outcome")
     columns = [rows[name].take(pa.array(starts[:-1], pa.int64())).to_pylist() for name in names]
     for start, stop, path, size, modified_ns, outcome in zip(
         starts, starts[1:], *columns, strict=False
     ):
-        yield _Kept(path, _place(path), size, modified_ns, outcome, rows.slice(start, stop - start))
+        yield _FileRows(
+            path, _place(path), size, modified_ns, outcome, rows.slice(start, stop - start)
+        )
 
 
 def _place(path: str | None) -> list[bytes]:
-    """The place of a file in the walk; of a path that no run writes one before all files."""
+    """Return a file's place in the walk's order; one before all files for an invalid path."""
     try:
         return text_to_place(path or "")[0].split(b"/")
     except ValueError:
@@ -100,18 +106,17 @@ def _place(path: str | None) -> list[bytes]:
 
 
 def updatable(fingerprint: Mapping[str, Any], table: Table) -> dict[str, Any]:
-    """Give the part of a run's fingerprint that a table must share to be updated by the run.
+    """Select the part of a run's fingerprint that a table must share to be updated by the run.
 
-    The version of an archive that is one file is left out, as an update compares file by file, and
-    so is the archive's name where an older table does not have it.
+    Left out are the version of an archive that is one file, as an update compares each file, and
+    the archive's name where an older table does not contain it.
     """
-    unasked = {"archive_version"} | ({"archive"} - table.provenance.keys())
-    return {name: value for name, value in fingerprint.items() if name not in unasked}
+    omitted = {"archive_version"} | ({"archive"} - table.provenance.keys())
+    return {name: value for name, value in fingerprint.items() if name not in omitted}
 
 
 def is_up_to_date(table: Table, manifest_sha256: str) -> bool:
-    """Whether an update would change nothing: the files are those of the table, and none failed
-    in a way that is tried again.
+    """Whether an update would change nothing: same files, and no outcome of `TRIED_AGAIN`.
 
     Raises:
         TableError: The table is damaged.
@@ -119,6 +124,6 @@ def is_up_to_date(table: Table, manifest_sha256: str) -> bool:
     made = table.provenance
     if made.get("manifest_sha256") != manifest_sha256 or "archive" not in made:
         return False
-    # The rows are asked, not the counts in the metadata: those may be of another table.
+    # The rows are searched, as the counts in the metadata may be of another table.
     outcomes = table.read(["outcome"])["outcome"]
     return not pc.any(pc.is_in(outcomes, pa.array(sorted(TRIED_AGAIN)))).as_py()

@@ -19,18 +19,17 @@ from typing import Any, cast
 
 import torch
 
-from cxrbatch.atomic import claimed
 from cxrbatch.errors import UsageError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.inference import choose_device, choose_precision, describe_device
 from cxrbatch.model.predictor import Predictor
+from cxrbatch.process import keep_freed_memory
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import ReadingOptions
-from cxrbatch.scoring.allocation import keep_freed_memory
 from cxrbatch.scoring.archive import ArchiveFile, Walk
-from cxrbatch.scoring.engine import score_archive
 from cxrbatch.scoring.file_reader import FileReader, LoadedFile
 from cxrbatch.scoring.run import Progress, ScoringOptions
+from cxrbatch.scoring.score import score_archive
 from cxrbatch.speed.machine import (
     BareFile,
     Capacities,
@@ -46,7 +45,6 @@ from cxrbatch.speed.machine import (
     operation_measure,
     operations_of,
 )
-from cxrbatch.workers.forkserver_client import Forkserver
 from cxrbatch.workers.pool import ReadingPool
 from cxrbatch.workers.scheduler import PendingItem
 
@@ -333,14 +331,11 @@ def _run(
         for number in range(images):
             link = archive / f"{number:06d}"
             link.symlink_to(files[number % len(files)].path.absolute())
-        with claimed(output):
-            forkserver = Forkserver(preload=(FileReader.__module__,)) if options.workers else None
-            score_archive(
-                archive,
-                output,
-                checkpoint=checkpoint,
-                options=replace(options, follow_links=True),
-                progress=cast(Progress, clock),
-                forkserver=forkserver,
-            )
-            return images - clock.before, clock.seconds
+        score_archive(
+            archive,
+            output,
+            checkpoint=checkpoint,
+            options=replace(options, follow_links=True),
+            progress=cast(Progress, clock),
+        )
+        return images - clock.before, clock.seconds

@@ -26,9 +26,9 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+from cxrbatch.process import open_standard_streams
 from cxrbatch.reading import readings
 from cxrbatch.reading.outcomes import reading_error
-from cxrbatch.streams import open_standard_streams
 
 REQUEST = struct.Struct("<q")
 """Positive, with a socket: fork a child that may use so many bytes. Negative: end that child."""

@@ -24,6 +24,21 @@ def test_a_batch_is_filled_up_with_black(device: torch.device) -> None:
     assert not sent[3:].any()
 
 
+def test_a_full_batch_arrives_from_any_memory(device: torch.device) -> None:
+    inputs = np.random.default_rng(2).integers(0, 256, (4, 8, 8), dtype=np.uint8)
+    given = [inputs]
+    if device.type == "cuda":
+        given.append(torch.from_numpy(inputs).pin_memory().numpy())
+    for images in given:
+        sent = Transfer(device).send(images, batch_size=4)
+        assert (sent.shape, sent.dtype, sent.device.type) == (
+            (4, 1, 8, 8),
+            torch.uint8,
+            device.type,
+        )
+        assert np.array_equal(sent[:, 0].cpu().numpy(), inputs)
+
+
 def test_results_come_back_whole_however_many_are_on_their_way(device: torch.device) -> None:
     transfer = Transfer(device)
     batches = np.random.default_rng(1).integers(0, 256, (12, 4, 64, 64), dtype=np.uint8)

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cxrbatch.atomic import claimed
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.scoring.engine import score_archive
-from cxrbatch.scoring.run import ScoringOptions, Summary
+from cxrbatch.scoring.run import Progress, ScoringOptions, Summary
+from cxrbatch.scoring.score import score_archive
 
 SHARD = 8
 
@@ -20,7 +19,7 @@ class Killed(BaseException):
     """In place of the end of a process."""
 
 
-class Watcher:
+class Watcher(Progress):
     """Progress that is kept, and that stops the run after so many files."""
 
     def __init__(self, stop_after: int | None = None) -> None:
@@ -28,9 +27,6 @@ class Watcher:
         self.begun_with = 0
         self.files = 0
         self.failures: list[tuple[int, str]] = []
-
-    def found(self, files: int) -> None:
-        """Count nothing."""
 
     def start(self, files: int, *, done: int) -> None:
         """Note what is done."""
@@ -42,18 +38,9 @@ class Watcher:
         if self.files == self.stop_after:
             raise Killed
 
-    def shard_done(self, files: int) -> None:
-        """Count nothing."""
-
     def failed(self, number: int, path: str, outcome: Outcome) -> None:
         """Note a failure."""
         self.failures.append((number, outcome))
-
-    def retried(self, number: int, path: str) -> None:
-        """Count nothing."""
-
-    def fewer_workers(self) -> None:
-        """Count nothing."""
 
 
 def write_film(path: Path, seed: int) -> None:
@@ -74,15 +61,14 @@ def run_of(archive: Path, output: Path, checkpoint: Path) -> Callable[..., Summa
     ) -> Summary:
         options: dict[str, Any] = {"workers": 0, "precision": "fp32", "device": "cpu"}
         options |= {"batch_size": SHARD, "commit_every": SHARD}
-        with claimed(output):
-            return score_archive(
-                archive,
-                output,
-                checkpoint=checkpoint,
-                options=ScoringOptions(**{**options, **changed}),
-                progress=watcher or Watcher(stop_after),
-                overwrite=overwrite,
-                update=update,
-            )
+        return score_archive(
+            archive,
+            output,
+            checkpoint=checkpoint,
+            options=ScoringOptions(**{**options, **changed}),
+            progress=watcher or Watcher(stop_after),
+            overwrite=overwrite,
+            update=update,
+        )
 
     return run

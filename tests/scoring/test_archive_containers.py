@@ -16,11 +16,9 @@ import pytest
 from listeners import Silent
 from PIL import Image
 
-from cxrbatch.atomic import claimed
-from cxrbatch.scoring.archive import ArchiveFile, Walk
-from cxrbatch.scoring.engine import score_archive
-from cxrbatch.scoring.manifest import ManifestWriter, read_manifest
+from cxrbatch.scoring.archive import ArchiveFile, Walk, read_manifest, write_manifest
 from cxrbatch.scoring.run import ScoringOptions, Summary
+from cxrbatch.scoring.score import score_archive
 
 IMAGES = 40
 
@@ -66,10 +64,9 @@ def pack(path: Path, files: dict[str, bytes]) -> None:
 def score(archive: Path, output: Path, checkpoint: Path, *, workers: int = 0) -> Summary:
     options = ScoringOptions(workers=workers, batch_size=16, precision="fp32", device="cpu")
     progress = Silent()
-    with claimed(output):
-        summary = score_archive(
-            archive, output, checkpoint=checkpoint, options=options, progress=progress
-        )
+    summary = score_archive(
+        archive, output, checkpoint=checkpoint, options=options, progress=progress
+    )
     assert progress.done == summary.counts.files
     return summary
 
@@ -264,7 +261,7 @@ def test_the_manifest_gives_members_and_faults_back(tmp_path: Path) -> None:
     (folder / "d.zip").write_bytes(b"PK\3\4")
     (folder / "e").touch()
     expected = list(Walk(folder))
-    *_, count = ManifestWriter(Walk(folder), tmp_path).write()
+    count, _ = write_manifest(Walk(folder), tmp_path, found=lambda files: None)
     assert list(read_manifest(tmp_path, start=0, stop=count)) == expected
     assert [file.member for file in expected if file.path == b"c.zip"] == [b"\0\\\xff"]
     assert expected[-1] == ArchiveFile(b"e", 0, (folder / "e").stat().st_mtime_ns)

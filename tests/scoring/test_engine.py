@@ -10,12 +10,11 @@ import pytest
 from listeners import Silent
 from PIL import Image
 
-from cxrbatch.atomic import claimed
 from cxrbatch.errors import TableError, UsageError
 from cxrbatch.results.table import open_table
 from cxrbatch.scoring import table_writer as writing
-from cxrbatch.scoring.engine import score_archive
 from cxrbatch.scoring.run import ScoringOptions, Summary
+from cxrbatch.scoring.score import score_archive
 
 IMAGES = 41
 
@@ -49,15 +48,14 @@ def score(
     overwrite: bool = False,
 ) -> Summary:
     options = ScoringOptions(workers=workers, batch_size=batch_size, precision="fp32", device="cpu")
-    with claimed(output):
-        return score_archive(
-            archive,
-            output,
-            checkpoint=checkpoint,
-            options=options,
-            overwrite=overwrite,
-            progress=Silent(),
-        )
+    return score_archive(
+        archive,
+        output,
+        checkpoint=checkpoint,
+        options=options,
+        overwrite=overwrite,
+        progress=Silent(),
+    )
 
 
 def predictions(table: Path) -> dict[str, list[object]]:
@@ -201,7 +199,7 @@ def test_empty_archive_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None
 def test_row_groups_have_one_number_of_rows(
     archive: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cxrbatch.scoring.shards._RECORD_BATCH", 4)
+    monkeypatch.setattr("cxrbatch.scoring.table_writer._RECORD_BATCH", 4)
     monkeypatch.setattr("cxrbatch.scoring.table_writer._ROW_GROUP", 8)
     score(archive, tmp_path / "r.parquet", tiny_checkpoint)
     with pq.ParquetFile(tmp_path / "r.parquet") as file:

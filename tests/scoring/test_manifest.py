@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cxrbatch.scoring.archive import Walk
-from cxrbatch.scoring.manifest import ManifestWriter, read_manifest
+from cxrbatch.scoring.archive import Walk, read_manifest, write_manifest
 
 
 @pytest.fixture
@@ -23,9 +22,10 @@ def archive(tmp_path: Path) -> Path:
 
 
 def write(archive: Path, folder: Path) -> str:
-    writer = ManifestWriter(Walk(archive), folder)
-    assert list(writer.write()) == [1, 2, 3, 4, 5, 6]
-    return writer.sha256
+    found: list[int] = []
+    count, sha256 = write_manifest(Walk(archive), folder, found=found.append)
+    assert (count, found) == (6, [1, 2, 3, 4, 5, 6])
+    return sha256
 
 
 def test_gives_the_walk_back_from_any_file_on(archive: Path, tmp_path: Path) -> None:
@@ -34,14 +34,6 @@ def test_gives_the_walk_back_from_any_file_on(archive: Path, tmp_path: Path) -> 
     for start in range(7):
         for stop in range(7):
             assert list(read_manifest(tmp_path, start=start, stop=stop)) == walked[start:stop]
-
-
-def test_many_offsets_are_written_in_portions(
-    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cxrbatch.scoring.manifest._OFFSETS_HELD", 2)
-    write(archive, tmp_path)
-    assert list(read_manifest(tmp_path, start=4, stop=6)) == list(Walk(archive))[4:]
 
 
 def test_the_hash_tells_of_every_change(archive: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cxrbatch.reading.readings import HeaderFacts
-from cxrbatch.scoring.patients import is_placeholder, patient_key, patient_secret, secret_file
+from cxrbatch.scoring.file_reader import is_placeholder, patient_key, patient_secret, secret_file
 
 SECRET = bytes(32)
 

@@ -12,7 +12,6 @@ import pytest
 from listeners import Silent
 from PIL import Image
 
-from cxrbatch.atomic import claimed
 from cxrbatch.cli import main
 from cxrbatch.errors import CxrbatchError, LabelError, UsageError
 from cxrbatch.model.checkpoint import bundled_checkpoint, load_checkpoint
@@ -20,9 +19,9 @@ from cxrbatch.model.preprocessing import image_hash
 from cxrbatch.results.statistics.metrics import one_vs_rest_auc
 from cxrbatch.results.table import Table, open_table
 from cxrbatch.sample.archive_writer import write_sample
-from cxrbatch.scoring.engine import score_archive
 from cxrbatch.scoring.int8 import read_labelled
 from cxrbatch.scoring.run import ScoringOptions
+from cxrbatch.scoring.score import score_archive
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None,
@@ -41,15 +40,14 @@ def score(tmp_path: Path, tiny_checkpoint: Path) -> Score:
     ) -> Table:
         checkpoint = more.pop("checkpoint", tiny_checkpoint)
         options = {"workers": 0, "batch_size": 8, "precision": "fp32", "backend": "openvino"}
-        with claimed(tmp_path / name):
-            score_archive(
-                archive,
-                tmp_path / name,
-                checkpoint=checkpoint,
-                options=ScoringOptions(**{**options, **more}),
-                progress=Silent(),
-                update=update,
-            )
+        score_archive(
+            archive,
+            tmp_path / name,
+            checkpoint=checkpoint,
+            options=ScoringOptions(**{**options, **more}),
+            progress=Silent(),
+            update=update,
+        )
         return open_table(tmp_path / name)
 
     return run

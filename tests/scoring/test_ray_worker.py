@@ -12,13 +12,14 @@ import pytest
 from listeners import Silent
 from PIL import Image
 
-from cxrbatch.atomic import claimed
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.scoring.engine import Elsewhere, Engine, score_archive
+from cxrbatch.scoring.engine import Engine, ShardExecutor
+from cxrbatch.scoring.plan import Plan
 from cxrbatch.scoring.ray_engine import RayEngine
-from cxrbatch.scoring.ray_worker import Errand, Report, ShardScorer
-from cxrbatch.scoring.run import Run, ScoringOptions, Summary
+from cxrbatch.scoring.ray_worker import ActorSetup, ShardReport, ShardScorer
+from cxrbatch.scoring.run import ScoringOptions, Summary
+from cxrbatch.scoring.score import score_archive
 
 FILES, SHARD, CUT = 30, 4, 17
 
@@ -36,20 +37,19 @@ def archive(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def score(archive: Path, tiny_checkpoint: Path) -> Callable[..., Summary]:
-    def run(output: Path, elsewhere: Elsewhere | None = None, **more: bool) -> Summary:
+    def run(output: Path, executor: ShardExecutor | None = None, **more: bool) -> Summary:
         options = ScoringOptions(
             workers=0, batch_size=8, commit_every=SHARD, precision="fp32", device="cpu"
         )
-        with claimed(output):
-            return score_archive(
-                archive,
-                output,
-                checkpoint=tiny_checkpoint,
-                options=options,
-                progress=Silent(),
-                elsewhere=elsewhere,
-                **more,
-            )
+        return score_archive(
+            archive,
+            output,
+            checkpoint=tiny_checkpoint,
+            options=options,
+            progress=Silent(),
+            executor=executor,
+            **more,
+        )
 
     return run
 
@@ -59,16 +59,16 @@ class InAnActor:
 
     def __init__(self, order: Callable[[Iterable[int]], Iterable[int]] = list) -> None:
         self.order = order
-        self.reports: list[Report] = []
+        self.reports: list[ShardReport] = []
 
-    def __call__(self, engine: Engine, run: Run, left: Mapping[Path, range]) -> None:
+    def __call__(self, engine: Engine, plan: Plan, left: Mapping[Path, range]) -> None:
         self.before(engine)
-        errand = Errand(engine, run, options=engine.options)
-        assert repr(engine.secret)[2:-1] not in repr(errand)
-        actor = ShardScorer(pickle.loads(pickle.dumps(errand)))
-        for index in self.order(range(len(run.shards))):
+        setup = ActorSetup(engine, plan, options=engine.options)
+        assert repr(engine.secret)[2:-1] not in repr(setup)
+        actor = ShardScorer(pickle.loads(pickle.dumps(setup)))
+        for index in self.order(range(len(plan.shards))):
             told: dict[str, Any] = actor({"shard": index})
-            self.reports.append(Report.from_text(told["report"]))
+            self.reports.append(ShardReport.from_text(told["report"]))
             if self.reports[-1].refusal:
                 raise UsageError(self.reports[-1].refusal)
 
@@ -174,11 +174,13 @@ def test_a_full_disk_is_a_refusal_that_leaves_what_was_committed(
 class ThatCannotBeginAgain(InAnActor):
     """A node that loses sight of the run when it is to begin anew."""
 
-    def __call__(self, engine: Engine, run: Run, left: Mapping[Path, range]) -> None:
-        actor = ShardScorer(pickle.loads(pickle.dumps(Errand(engine, run, options=engine.options))))
+    def __call__(self, engine: Engine, plan: Plan, left: Mapping[Path, range]) -> None:
+        actor = ShardScorer(
+            pickle.loads(pickle.dumps(ActorSetup(engine, plan, options=engine.options)))
+        )
         for index in (2, 1, 3):
             told: dict[str, Any] = actor({"shard": index})
-            self.reports.append(Report.from_text(told["report"]))
+            self.reports.append(ShardReport.from_text(told["report"]))
             (engine.folder / "run.json").unlink(missing_ok=True)
         raise UsageError("enough")
 

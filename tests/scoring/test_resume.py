@@ -93,7 +93,7 @@ def test_a_finished_run_is_not_repeated(score: Callable[..., Summary], tmp_path:
     [
         ({"batch_size": 5}, "batch size (8, now 5)"),
         ({"max_pixels": 1000}, "max pixels"),
-        ({"modalities": frozenset({"CR"})}, "modalities"),
+        ({"modalities": frozenset({"XA"})}, "modalities"),
         ({"precision": "bf16"}, "precision (fp32, now bf16)"),
         ({"deadline": 1.0}, "--deadline (60.0, now 1.0)"),
         ({"part": Part(1, 2)}, "part ("),

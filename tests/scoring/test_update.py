@@ -11,13 +11,14 @@ import pydicom.data
 import pytest
 from PIL import Image
 
-from cxrbatch.atomic import claimed, partial_folder
+from cxrbatch.atomic import partial_folder
 from cxrbatch.errors import UsageError
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.engine import score_archive
 from cxrbatch.scoring.file_reader import FileReader, LoadedFile
-from cxrbatch.scoring.run import Culprits, ScoringOptions, Summary
+from cxrbatch.scoring.plan import FaultLog
+from cxrbatch.scoring.run import Progress, ScoringOptions, Summary
+from cxrbatch.scoring.score import score_archive
 from cxrbatch.workers.worker import WorkerFault
 
 FILES = 40
@@ -27,17 +28,11 @@ class Killed(BaseException):
     """In place of the end of a process."""
 
 
-class Stop:
+class Stop(Progress):
     """Progress that ends a run after some files."""
 
     def __init__(self, after: int | None) -> None:
         self.left = after
-
-    def found(self, files: int) -> None:
-        """Count nothing."""
-
-    def start(self, files: int, *, done: int) -> None:
-        """Count nothing."""
 
     def advance(self, files: int) -> None:
         """Stop at the chosen file."""
@@ -45,18 +40,6 @@ class Stop:
             self.left -= files
             if self.left == 0:
                 raise Killed
-
-    def shard_done(self, files: int) -> None:
-        """Count nothing."""
-
-    def failed(self, number: int, path: str, outcome: Outcome) -> None:
-        """Count nothing."""
-
-    def retried(self, number: int, path: str) -> None:
-        """Count nothing."""
-
-    def fewer_workers(self) -> None:
-        """Count nothing."""
 
 
 def write_film(path: Path, seed: int) -> None:
@@ -95,15 +78,14 @@ def score(archive: Path, tiny_checkpoint: Path) -> Callable[..., Summary]:
         options = ScoringOptions(
             workers=0, batch_size=batch_size, precision="fp32", device="cpu", commit_every=7
         )
-        with claimed(output):
-            return score_archive(
-                archive,
-                output,
-                checkpoint=tiny_checkpoint,
-                options=options,
-                progress=Stop(stop),
-                update=update,
-            )
+        return score_archive(
+            archive,
+            output,
+            checkpoint=tiny_checkpoint,
+            options=options,
+            progress=Stop(stop),
+            update=update,
+        )
 
     return run
 
@@ -234,7 +216,7 @@ def test_an_update_does_not_believe_the_culprits_of_an_unfinished_run(
 ) -> None:
     with pytest.raises(Killed):
         score(tmp_path / "r.parquet", stop=8)
-    with closing(Culprits(partial_folder(tmp_path / "r.parquet"))) as culprits:
+    with closing(FaultLog(partial_folder(tmp_path / "r.parquet"))) as culprits:
         culprits.add(30, WorkerFault(Outcome.DECODER_CRASHED, "the process ended", lasting=True))
     assert score(tmp_path / "r.parquet").counts.outcomes["decoder_crashed"] == 1
     assert score(tmp_path / "r.parquet", update=True).counts.outcomes["decoder_crashed"] == 0

@@ -15,7 +15,7 @@ CLOSED = range(1, 8)
 
 USE = """
 import os, subprocess, sys
-from cxrbatch.streams import open_standard_streams
+from cxrbatch.process import open_standard_streams
 open_standard_streams()
 numbers = [stream.fileno() for stream in (sys.stdin, sys.stdout, sys.stderr)]
 sys.stdin.read()
@@ -85,3 +85,31 @@ def test_a_run_without_streams_makes_the_table(
     assert run_closed(0b111, "-m", "cxrbatch", *words, "-o", tmp_path / "r.parquet") == 0
     outcomes = pq.read_table(tmp_path / "r.parquet", columns=["outcome"])["outcome"].to_pylist()
     assert outcomes == ["scored"] * 3
+
+
+_FAULTS = """
+import resource, sys
+import numpy as np
+from cxrbatch.process import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def touch():
+    np.ones(1 << 26, dtype=np.uint8)
+touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(8):
+    touch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how: str) -> int:
+    """Page faults of eight rounds of 64 MB, after a first one."""
+    run = subprocess.run(
+        [sys.executable, "-c", _FAULTS, how], capture_output=True, text=True, check=True
+    )
+    return int(run.stdout)
+
+
+def test_large_blocks_are_reused() -> None:
+    assert faults("keep") < faults("return") / 4

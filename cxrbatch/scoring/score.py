@@ -1,0 +1,191 @@
+"""The public call that scores an archive into a table.
+
+Nothing here imports torch: the processes that read files start before it is loaded.
+"""
+
+import os
+from collections.abc import Iterable
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cxrbatch.atomic import claimed, writing
+from cxrbatch.errors import UsageError, naming_arguments
+from cxrbatch.paths import check_output
+from cxrbatch.process import default_workers
+from cxrbatch.scoring.run import Part, Progress, ProgressBar, ScoringOptions, Summary
+from cxrbatch.workers.forkserver_client import Forkserver
+
+if TYPE_CHECKING:
+    from cxrbatch.model.inference import Backend, Precision
+    from cxrbatch.scoring.engine import ShardExecutor
+
+READERS = ("cxrbatch.scoring.file_reader",)
+"""Modules that the processes which read files import before they are forked."""
+
+
+def score(
+    archive: str | os.PathLike[str],
+    output: str | os.PathLike[str] = "results.parquet",
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    update: bool = False,
+    batch_size: int = 32,
+    workers: int | None = None,
+    backend: "Backend" = "torch",
+    precision: "Precision" = "auto",
+    calibration: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    follow_links: bool = False,
+    max_pixels: int = 200_000_000,
+    modality: Iterable[str] = (),
+    fast_decode: bool = False,
+    deadline: float = 60.0,
+    commit_every: int = 4096,
+    shard: str = "1/1",
+    engine: Literal["local", "ray"] = "local",
+    ray_address: str | None = None,
+    progress: bool | Progress = True,
+) -> Summary:
+    """Score an archive of chest radiographs into a Parquet table, one row per file.
+
+    A call that was interrupted is continued by the same call.
+
+    Args:
+        archive: A folder of DICOM, PNG and JPEG files, or one file; containers are looked into.
+        output: The table to write; it appears when it is whole.
+        checkpoint: The model, a .safetensors checkpoint; None for the bundled model.
+        overwrite: Replace an existing output.
+        update: Keep the rows of an existing output whose files have the same size and time.
+        batch_size: Images per forward pass.
+        workers: Processes that read files; 0 reads in this process, where a decoder that crashes
+            ends it; None for one per core, up to 16.
+        backend: "torch" or "openvino".
+        precision: "auto", "fp32", "bf16", "fp16" or, with OpenVINO, "int8".
+        calibration: For int8: labelled images, as class folders or a file of labels.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        follow_links: Follow symbolic links, each folder once.
+        max_pixels: Refuse an image that claims more pixels, before it is decoded.
+        modality: DICOM modalities that are scored too, beside CR, DX and RG.
+        fast_decode: Decode grey JPEG and JPEG 2000 at a reduced size: faster, and changes scores
+            slightly.
+        deadline: Seconds after which a file is given up.
+        commit_every: Files that are put on the disk at a time.
+        shard: "2/8" scores the second of eight equal parts, for `merge_parts` to join.
+        engine: "local" scores in this process, "ray" on all nodes of a Ray cluster.
+        ray_address: The cluster's address; None starts Ray on this machine.
+        progress: True shows a bar on a terminal, False nothing; or the object to report to.
+
+    Returns:
+        The counts of the table and the speed of the run.
+
+    Raises:
+        UsageError: The arguments contradict each other, the archive is missing or empty, or the
+            output or an unfinished run was made by other arguments.
+        CheckpointError: The checkpoint cannot be used.
+        LabelError: The calibration images cannot be used.
+        TableError: The table cannot be written.
+        CxrbatchError: A score is not finite, or no process can be started.
+    """
+    if progress is True:
+        progress = ProgressBar()
+    listener = progress or Progress()
+    with naming_arguments(), closing(listener):
+        options = ScoringOptions(
+            batch_size=batch_size,
+            workers=default_workers() if workers is None else workers,
+            backend=backend,
+            precision=precision,
+            calibration=None if calibration is None else Path(calibration),
+            device=device,
+            follow_links=follow_links,
+            max_pixels=max_pixels,
+            modalities=frozenset(code.strip().upper() for code in modality),
+            deadline=deadline,
+            commit_every=commit_every,
+            part=Part.from_text(shard),
+            fast_decode=fast_decode,
+        )
+        options.check()
+        return score_archive(
+            Path(archive),
+            Path(output),
+            checkpoint=None if checkpoint is None else Path(checkpoint),
+            options=options,
+            overwrite=overwrite,
+            update=update,
+            engine=engine,
+            ray_address=ray_address,
+            progress=listener,
+        )
+
+
+def score_archive(
+    archive: Path,
+    output: Path,
+    *,
+    checkpoint: Path | None,
+    options: ScoringOptions,
+    progress: Progress,
+    overwrite: bool = False,
+    update: bool = False,
+    engine: str = "local",
+    ray_address: str | None = None,
+    executor: "ShardExecutor | None" = None,
+) -> Summary:
+    """Score an archive, as `score` does; errors name options of the command line.
+
+    Args:
+        archive: A folder, or one file.
+        output: The table to write.
+        checkpoint: The model; None for the bundled one.
+        options: The run's options.
+        progress: Receives the progress.
+        overwrite: Replace an existing output.
+        update: Keep the rows of unchanged files of an existing output.
+        engine: "local" or "ray".
+        ray_address: The address of the Ray cluster.
+        executor: Writes the shards; by default the engine decides.
+
+    Raises:
+        CxrbatchError: As `score`.
+    """
+    check_call(overwrite, update, engine=engine, ray_address=ray_address, backend=options.backend)
+    check_output(output, overwrite=True, source=archive)
+    reads_here = options.workers and engine == "local" and executor is None
+    # torch takes seconds to load: a second run is refused before, and the processes that read
+    # files start meanwhile.
+    with (
+        claimed(output),
+        closing(Forkserver(preload=READERS)) if reads_here else nullcontext() as forkserver,
+    ):
+        from cxrbatch.model.checkpoint import bundled_checkpoint
+        from cxrbatch.scoring.engine import Engine
+
+        if engine == "ray":
+            from cxrbatch.scoring.ray_engine import RayEngine
+
+            executor = RayEngine(ray_address)
+        progress.loaded()
+        made = Engine(archive, output, checkpoint or bundled_checkpoint(), options, progress)
+        with writing(output):
+            return made.run(
+                overwrite=overwrite, update=update, executor=executor, forkserver=forkserver
+            )
+
+
+def check_call(
+    overwrite: bool, update: bool, *, engine: str, ray_address: str | None, backend: str
+) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        UsageError: They do.
+    """
+    if overwrite and update:
+        raise UsageError("--update keeps what --overwrite replaces; give one of them.")
+    if ray_address and engine != "ray":
+        raise UsageError("--ray-address goes with --engine ray.")
+    if backend != "torch" and engine == "ray":
+        raise UsageError("--backend openvino goes with --engine local alone.")

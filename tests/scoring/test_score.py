@@ -1,0 +1,137 @@
+"""The public call: paths of any type, arguments in its errors, a bar or none."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxrbatch.errors import CheckpointError, CxrbatchError, UsageError, naming_arguments
+from cxrbatch.results.table import open_table
+from cxrbatch.scoring.run import Progress, ProgressBar, ScoringOptions
+from cxrbatch.scoring.score import score
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (80, 70), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    (folder / "note.txt").write_text("a note")
+    return folder
+
+
+def test_strings_are_paths_and_nothing_is_printed(
+    archive: Path, tiny_checkpoint: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = archive.parent / "r.parquet"
+    options: dict[str, Any] = {"checkpoint": str(tiny_checkpoint), "device": "cpu"}
+    summary = score(str(archive), str(output), workers=1, progress=False, **options)
+    assert (summary.read, summary.images, summary.counts.rows) == (4, 3, 4)
+    assert open_table(output).rows == 4
+    assert score(archive, output, workers=0, progress=False, **options).read == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_progress_is_reported_to_an_object(archive: Path, tiny_checkpoint: Path) -> None:
+    class Listed(Progress):
+        def __init__(self) -> None:
+            self.events: list[str] = []
+
+        def loaded(self) -> None:
+            self.events.append("loaded")
+
+        def start(self, files: int, *, done: int) -> None:
+            self.events.append(f"start {done} of {files}")
+
+        def shard_done(self, files: int) -> None:
+            self.events.append(f"shard {files}")
+
+        def close(self) -> None:
+            self.events.append("close")
+
+    listed = Listed()
+    output = archive.parent / "r.parquet"
+    score(archive, output, checkpoint=tiny_checkpoint, commit_every=3, workers=0, progress=listed)
+    assert listed.events == ["loaded", "start 0 of 4", "shard 3", "shard 1", "close"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"overwrite": True, "update": True}, "update=True keeps what overwrite=True replaces"),
+        ({"ray_address": "auto"}, "ray_address goes with engine ray"),
+        ({"engine": "ray", "backend": "openvino"}, "backend openvino goes with engine local"),
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        ({"workers": -1}, "workers is -1"),
+        ({"backend": "other"}, "backend is 'other'; choose torch, openvino"),
+        ({"precision": "fp8"}, "precision is 'fp8'; choose auto"),
+        ({"shard": "3/2"}, "'3/2' is not like 2/8"),
+        ({"precision": "fp16", "device": "cpu"}, "^precision fp16 needs a GPU"),
+        ({"device": "tpu"}, "device"),
+    ],
+)
+def test_errors_name_arguments(
+    arguments: dict[str, Any], words: str, archive: Path, tiny_checkpoint: Path
+) -> None:
+    output = archive.parent / "r.parquet"
+    arguments = {"workers": 0, **arguments}
+    with pytest.raises(UsageError, match=words) as raised:
+        score(archive, output, checkpoint=tiny_checkpoint, progress=False, **arguments)
+    assert "--" not in str(raised.value)
+    assert not output.exists()
+    assert not output.with_name("r.parquet.partial").exists()
+
+
+def test_an_existing_output_names_its_remedy(archive: Path, tiny_checkpoint: Path) -> None:
+    output = archive.parent / "r.parquet"
+    output.write_text("precious")
+    with pytest.raises(UsageError, match=r"give overwrite=True$"):
+        score(archive, output, checkpoint=tiny_checkpoint, workers=0, progress=False)
+    assert output.read_text() == "precious"
+
+
+def test_only_options_are_renamed_in_errors() -> None:
+    text = "choose another -o, a smaller --batch-size (ulimit -v) or pip install x--y"
+    with pytest.raises(CheckpointError) as raised, naming_arguments():
+        raise CheckpointError(text)
+    expected = "choose another output, a smaller batch_size (ulimit -v) or pip install x--y"
+    assert str(raised.value) == expected
+    with pytest.raises(ValueError, match="--kept"), naming_arguments():
+        raise ValueError("--kept")
+    assert issubclass(CheckpointError, CxrbatchError)
+
+
+def test_the_options_of_score_are_those_of_the_dataclass() -> None:
+    import inspect
+
+    defaults = {name: p.default for name, p in inspect.signature(score).parameters.items()}
+    options = ScoringOptions()
+    for name in set(defaults) & set(ScoringOptions.__slots__) - {"workers"}:
+        assert defaults[name] == getattr(options, name), name
+
+
+def test_the_call_imports_no_torch_before_it_works() -> None:
+    code = (
+        "import sys; from cxrbatch.scoring.score import score; "
+        "print({'torch', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_without_a_terminal_the_bar_writes_only_what_is_kept(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    bar = ProgressBar()
+    bar.found(3)
+    bar.start(30, done=10)
+    bar.advance(1)
+    bar.close()
+    expected = "going on with an unfinished run: 10 of 30 files are done, 20 are left\n"
+    assert capfd.readouterr().err == expected

@@ -42,7 +42,7 @@ MAX_PAGE = 10_000_000
 
 PENDING = "being computed; load the page again in a moment"
 _NOT_EVALUATED = "could not be computed"
-# A table of a million images takes half a minute.
+# The evaluation of a large table takes longer than the reading of one image may.
 _EVALUATION_LIMITS = WorkerLimits(seconds=900.0)
 _MAX_EVALUATIONS = 1000
 # A report brings its own style, and needs no script.

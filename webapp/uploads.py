@@ -236,7 +236,7 @@ class UploadKeeper:
         Args:
             file: The upload.
             form: Its format, which becomes the ending of its name.
-            frames: What the client is told of each frame, as JSON values.
+            frames: The frames as JSON values, as the client gets them.
 
         Raises:
             InsufficientStorage: A file cannot be written.

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from cxrbatch.errors import LabelError
 from cxrbatch.results.bounded import BoundedParquet
-from cxrbatch.results.pages import TooLarge, text_lengths
+from cxrbatch.results.pages import TooLarge, portions, text_lengths
 
 if TYPE_CHECKING:
     import _csv
@@ -24,6 +24,8 @@ LONGEST_VALUE, _LONGEST_ROW = 1 << 16, 1 << 20
 TOO_LONG = f"a field is longer than {LONGEST_VALUE} characters"
 # Rows of CSV that are checked together, and their characters.
 _CHUNK_ROWS, _CHUNK_CHARACTERS = 1 << 16, 1 << 22
+# Bytes of the texts of Parquet rows that are checked together.
+_PART_BYTES = 8 << 20
 _BYTES_OF_A_CHARACTER = 4
 
 Chunks = Iterator[pd.DataFrame]
@@ -133,12 +135,14 @@ def parquet_chunks(stream: BinaryIO, file: Path, keys: Sequence[str]) -> Chunks:
         for name in columns:
             if not _is_text_or_number(schema.field(name).type):
                 raise LabelError(f"column {name!r} of {file} is neither text nor numbers")
-        for first, batch in parquet.batches(columns):
-            _check_lengths(file, first, batch)
-            texts = dict(zip(columns, map(_texts, batch.columns), strict=True))
-            nothing = [""] * len(batch)
-            numbers = range(first + 1, first + 1 + len(batch))
-            yield frame_of({name: texts.get(name, nothing) for name in names_of(key)}, numbers)
+        for start, batch in parquet.batches(columns):
+            _check_lengths(file, start, batch)
+            # Rows may share a text in the batch; in a frame each row has its own.
+            for first, part in portions(start, batch, _PART_BYTES):
+                texts = dict(zip(columns, map(_texts, part.columns), strict=True))
+                nothing = [""] * len(part)
+                numbers = range(first + 1, first + 1 + len(part))
+                yield frame_of({name: texts.get(name, nothing) for name in names_of(key)}, numbers)
     except LabelError:
         raise
     except TooLarge as error:

@@ -169,6 +169,18 @@ def test_a_long_label_times_rows_is_refused_with_its_row(
     assert pool.max_memory() < 100 * MB
 
 
+def test_a_shared_name_times_rows_is_copied_for_few_rows_at_a_time(
+    tmp_path: Path, pool: pa.MemoryPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_files, "_MOST_BYTES", 16 << 20)
+    rows = 200_000
+    columns = {"path": shared("x" * 60_000, rows), "label": shared("A", rows)}
+    pq.write_table(pa.table(columns), tmp_path / "l")
+    with pytest.raises(LabelError, match="more labels than fit into 16 MiB, 279 by then"):
+        labels_in(tmp_path / "l")
+    assert pool.max_memory() < 100 * MB
+
+
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_labels_count_by_the_memory_that_they_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str

@@ -24,7 +24,7 @@ GROUND = {"atomic", "errors", "paths", "process", "version"}
 LIBRARY = {"reading", "model", "results", "workers", "scoring", "sample"}
 EDGE = {"options"}
 LAW = {
-    "": {"version"},
+    "": {"version", "errors", *LIBRARY, "training"},  # by name, when first used
     "version": set(),
     "errors": set(),
     "paths": {"errors"},

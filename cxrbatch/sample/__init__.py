@@ -8,5 +8,5 @@ is drawn from fixed seeds, so every run writes the same bytes.
 - `phantom`: whole radiographs, with the findings of each class
 - `dicom_writer`: drawings as DICOM files
 - `other_files`: broken files and files that are no radiographs
-- `archive`: which files there are; writes them
+- `archive_writer`: which files there are; writes them
 """

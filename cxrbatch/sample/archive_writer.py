@@ -232,7 +232,7 @@ class SampleSummary:
         return sum(self.kinds.values())
 
 
-def write_sample(directory: Path) -> SampleSummary:
+def write_sample(directory: str | Path) -> SampleSummary:
     """Write the sample archive.
 
     Args:
@@ -245,6 +245,7 @@ def write_sample(directory: Path) -> SampleSummary:
         UsageError: If `directory` is a file or is not empty.
         CxrbatchError: If the disk refuses a file; the files written before stay.
     """
+    directory = Path(directory)
     kinds: Counter[str] = Counter()
     size = 0
     real = _real_folder()

@@ -30,7 +30,7 @@ from cxrbatch.reading.readings import Reading, file_limit, memory_for
 from cxrbatch.results.labels import LabelledFile
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.file_reader import patient_key, patient_secret, secret_id
-from cxrbatch.training.store import CacheFile, InputStore, open_store, remove_store
+from cxrbatch.training.store import CacheFile, InputStore, open_store
 from cxrbatch.workers.pool import PoolListener, ReadingPool
 from cxrbatch.workers.scheduler import PendingItem
 from cxrbatch.workers.worker import WorkerFault, WorkerLimits
@@ -115,15 +115,6 @@ def prepare_inputs(
             store, files, reader=reader, workers=workers, limits=limits, progress=progress
         )
         return DecodedInputs(store.in_order(rows), tuple(outcomes), tuple(patients))
-
-
-def forget_inputs(folder: Path, recipe: Recipe) -> None:
-    """Remove the inputs that `prepare_inputs` stored, and the folder if it is empty then.
-
-    Raises:
-        CxrbatchError: They cannot be removed.
-    """
-    remove_store(_place_and_secret(folder, recipe)[0])
 
 
 def _place_and_secret(folder: Path, recipe: Recipe) -> tuple[CacheFile, bytes]:

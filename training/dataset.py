@@ -189,8 +189,8 @@ def training_loader(
         sampler: Decides which images a batch has.
         flip: Whether half of the images are mirrored.
         device: Where the network is trained. On a GPU batches are pinned, and `workers` processes
-            augment them. On a CPU this process does: its cores are busy with the network, and
-            augmentation takes 1 to 3 % of a step.
+            augment them. On a CPU this process does: its cores are busy with the network anyway,
+            and augmentation takes 2 to 5 % of a step on one core.
         workers: Processes that augment for a GPU.
 
     Returns:

@@ -16,7 +16,7 @@ from cxrbatch.model.weight_files import save_checkpoint
 from cxrbatch.paths import check_output
 from cxrbatch.reading.outcomes import OutcomeKind
 from cxrbatch.training import states
-from cxrbatch.training.cache import DecodedInputs, UnreadableFile, forget_inputs, prepare_inputs
+from cxrbatch.training.cache import DecodedInputs, UnreadableFile, prepare_inputs
 from cxrbatch.training.console import Console
 from cxrbatch.training.dataset import TrainingData, divide_inputs
 from cxrbatch.training.distributed import ProcessGroup, process_group
@@ -35,6 +35,7 @@ from cxrbatch.training.loop import EpochMetrics, TrainingListener, options_finge
 from cxrbatch.training.outputs import write_contact_sheet, write_curves, write_results
 from cxrbatch.training.split import Split, check_split, join_patients, split_files
 from cxrbatch.training.split_report import LeakError, write_leaks
+from cxrbatch.training.store import remove_stores
 from cxrbatch.training.trainer import TrainingOptions, TrainingSetup
 
 _MAX_UNREADABLE = 0.05
@@ -308,7 +309,7 @@ class TrainingRun:
             partial.replace(self.output)
         states.clear_states(self.folder)
         if self.cache is None:
-            forget_inputs(self.folder, self.recipe)
+            remove_stores(self.folder)
         self.console.result(summary, checkpoint=self.output, table=table)
 
 

@@ -160,7 +160,7 @@ def _divide(
         sizes[group][stratum] += 1
     # Shuffled by number, which the order of the files does not change.
     shuffled = random.Random(seed).sample(range(len(sizes)), len(sizes))
-    totals, number_of = Counter(strata), Counter(s for held in sizes.values() for s in held)
+    totals, number_of = Counter(strata), Counter(s for kinds in sizes.values() for s in kinds)
     counts: Counter[tuple[str, _Stratum]] = Counter()
     subsets: dict[int, str] = {}
     for stratum in sorted(totals, key=lambda s: (number_of[s], s[0], s[1] or "")):
@@ -187,7 +187,7 @@ def _strata(files: Sequence[LabelledFile], groups: Sequence[int]) -> list[_Strat
             f"each class needs at least three patients, or pictures that differ, to be split; "
             f"{shown(name)} has {len(fewest)}"
         )
-    rare = {stratum for stratum, held in of_stratum.items() if len(held) < _FEWEST_TO_STRATIFY}
+    rare = {kind for kind, members in of_stratum.items() if len(members) < _FEWEST_TO_STRATIFY}
     strata = ((file.label, file.source) for file in files)
     return [(label, None if (label, source) in rare else source) for label, source in strata]
 
@@ -251,9 +251,9 @@ def join_patients(files: Sequence[LabelledFile], keys: Sequence[str | None]) -> 
         files: All labelled files.
         keys: The key of the patient in the header of each file; None if there is none.
     """
-    held = Counter(key for key in keys if key is not None)
-    most = min(max(_FEW_FILES, _LARGEST_SHARE * sum(held.values())), _MOST_FILES)
-    shared = {key: n for key, n in held.items() if n > most or n == len(files)}
+    files_of = Counter(key for key in keys if key is not None)
+    most = min(max(_FEW_FILES, _LARGEST_SHARE * sum(files_of.values())), _MOST_FILES)
+    shared = {key: n for key, n in files_of.items() if n > most or n == len(files)}
     headers = [None if key in shared else key for key in keys]
     labels = [file.patient for file in files]
     persons = _connected(files, [*_links_of_equal(labels), *_links_of_equal(headers)])

@@ -245,19 +245,21 @@ def _canonical(fingerprint: Fingerprint) -> str:
     return json.dumps(fingerprint, sort_keys=True)
 
 
-def _check(there: dict[str, Any], here: Fingerprint) -> None:
-    here = json.loads(_canonical(here))
-    if differing := [n for n in sorted({*there, *here}) if there.get(n) != here.get(n)]:
-        shown = "; ".join(_difference(name, there.get(name), here.get(name)) for name in differing)
+def _check(stored: dict[str, Any], current: Fingerprint) -> None:
+    current = json.loads(_canonical(current))
+    names = sorted({*stored, *current})
+    if differing := [name for name in names if stored.get(name) != current.get(name)]:
+        pairs = ((name, stored.get(name), current.get(name)) for name in differing)
+        shown = "; ".join(_difference(*pair) for pair in pairs)
         raise UsageError(
             f"the training to go on with is another one: {shown}; give the same options and data, "
             "or --overwrite to start anew"
         )
 
 
-def _difference(name: str, there: object, here: object) -> str:
-    hashed = any(isinstance(value, str) and len(value) == 64 for value in (there, here))
-    return f"other {name}" if hashed else f"{name} was {there}, now {here}"
+def _difference(name: str, stored: object, current: object) -> str:
+    hashed = any(isinstance(value, str) and len(value) == 64 for value in (stored, current))
+    return f"other {name}" if hashed else f"{name} was {stored}, now {current}"
 
 
 @contextmanager

@@ -254,17 +254,17 @@ def cache_errors(folder: Path) -> Iterator[None]:
         raise CxrbatchError(f"cannot use the cache {folder}: {error.strerror}; {remedy}") from None
 
 
-def remove_store(place: CacheFile) -> None:
-    """Remove a cache file, and its folder if that is empty then.
+def remove_stores(folder: Path) -> None:
+    """Remove the cache files of all recipes and readers, and the folder if it is empty then.
 
     Raises:
-        CxrbatchError: The file cannot be written.
+        CxrbatchError: They cannot be removed.
     """
-    with cache_errors(place.folder):
-        place.file.unlink(missing_ok=True)
-        place.lock.unlink(missing_ok=True)
-        if not any(place.folder.iterdir()):
-            place.folder.rmdir()
+    with cache_errors(folder):
+        for path in (*folder.glob("*.inputs"), *folder.glob("*.lock")):
+            path.unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _open_records(place: CacheFile) -> int:

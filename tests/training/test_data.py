@@ -27,11 +27,10 @@ from cxrbatch.training.cache import (
     UnreadableFile,
     cache_file,
     decode_files,
-    forget_inputs,
     prepare_inputs,
 )
 from cxrbatch.training.dataset import subsets_of
-from cxrbatch.training.store import copy_rows, open_store
+from cxrbatch.training.store import copy_rows, open_store, remove_stores
 from cxrbatch.workers.worker import WorkerLimits
 
 RECIPE = Recipe(size=32)
@@ -304,7 +303,7 @@ def test_a_full_disk_is_one_line_while_inputs_are_copied(
 
 def test_forgetting_leaves_nothing(tmp_path: Path, films: list[Path]) -> None:
     prepared(films, tmp_path / "cache")
-    forget_inputs(tmp_path / "cache", RECIPE)
+    remove_stores(tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 

@@ -15,7 +15,7 @@ import pytest
 from cxrbatch.errors import CxrbatchError
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.training import store as module
-from cxrbatch.training.store import CacheFile, open_store, remove_store
+from cxrbatch.training.store import CacheFile, open_store, remove_stores
 
 SIZE = 32
 RECORD = 128 + SIZE * SIZE
@@ -177,12 +177,13 @@ def test_a_cache_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 def test_removing_leaves_what_is_not_its_own(tmp_path: Path) -> None:
     where = place(tmp_path)
     put(where, 1)
+    put(place(tmp_path, "b" * 64), 1)  # of another recipe or reader
     (where.folder / "mine").touch()
-    remove_store(where)
+    remove_stores(where.folder)
     assert [path.name for path in where.folder.iterdir()] == ["mine"]
     put(where, 1)
     (where.folder / "mine").unlink()
-    remove_store(where)
+    remove_stores(where.folder)
     assert not where.folder.exists()
 
 

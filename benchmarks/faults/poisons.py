@@ -130,7 +130,8 @@ def main() -> None:
         archive = folder / "archive"
         films = write_films(folder / "films", 40, seed=options.seed, smallest=options.side)
         link_many(archive, films, options.good, to_a_folder=100)
-        hook = {"PYTHONPATH": str(write_hook(folder / "hook"))}
+        path = [str(write_hook(folder / "hook")), os.environ.get("PYTHONPATH", "")]
+        hook = {"PYTHONPATH": os.pathsep.join(filter(None, path))}
         words = ["score", str(archive), "--workers", str(options.workers), "--commit-every", "200"]
         words += ["--deadline", str(options.deadline), "--checkpoint", str(options.checkpoint)]
         rows, seconds = {}, {}

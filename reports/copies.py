@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cxrbatch.results.analysis import Positions
 from cxrbatch.results.truth import UNKNOWN
 
 MOST_BITS, MOST_APART = 2, 0.25
@@ -30,9 +31,8 @@ _AGREEING = 3
 _NEIGHBOURS, _COMPARED = 32, 4_000_000
 _MOST_PAIRS = 200_000
 
-Classes = npt.NDArray[np.int16]
-Logits = npt.NDArray[np.float32]
-Positions = npt.NDArray[np.int64]
+_Classes = npt.NDArray[np.int16]
+_Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +83,10 @@ def find_copies(
     pictures: npt.NDArray[np.integer],
     hashes: npt.NDArray[np.uint64],
     *,
-    logits: Logits,
+    logits: _Logits,
     rows: Positions,
-    truth: Classes,
-    predicted: Classes,
+    truth: _Classes,
+    predicted: _Classes,
     classes: Sequence[str],
 ) -> Copies:
     """Find equal and nearly equal pictures.
@@ -139,7 +139,7 @@ def _group(members: pd.DataFrame, classes: Sequence[str], *, bits: int = 0) -> S
     return SameGroup(rows, len(members), labels, predictions, bits)
 
 
-def near_pairs(hashes: npt.NDArray[np.uint64], logits: Logits) -> tuple[Positions, bool]:
+def near_pairs(hashes: npt.NDArray[np.uint64], logits: _Logits) -> tuple[Positions, bool]:
     """Find the pairs that differ in at most `MOST_BITS` bits and `MOST_APART` of the logits.
 
     Args:
@@ -180,7 +180,7 @@ def _unique(found: Sequence[Positions]) -> Positions:
     return np.unique(pairs, axis=0)
 
 
-def _disagree(labels: Classes) -> npt.NDArray[np.bool_]:
+def _disagree(labels: _Classes) -> npt.NDArray[np.bool_]:
     disagreeing: npt.NDArray[np.bool_] = (labels != UNKNOWN).all(axis=1) & (
         labels[:, 0] != labels[:, 1]
     )

@@ -17,6 +17,7 @@ from PIL import Image
 
 from cxrbatch.model.overlays import grey_picture, heat_picture
 from cxrbatch.reading.outcomes import Flag
+from cxrbatch.results.analysis import Positions
 from cxrbatch.results.table import Table
 from cxrbatch.scoring.revisiting import MISSING, UNKNOWN_ORIGIN, Origin, revisit
 from cxrbatch.workers.forkserver_client import Forkserver
@@ -24,8 +25,6 @@ from cxrbatch.workers.worker import WorkerFault, WorkerLimits, WorkerProcess
 
 EACH = 3
 _LOOKED_THROUGH = 64
-
-Positions = npt.NDArray[np.int64]
 
 
 Choices = Mapping[str, Mapping[str, tuple[int, ...]]]

@@ -20,7 +20,7 @@ from cxrbatch.webapp.children import (
 )
 from cxrbatch.webapp.library import ServedFile, get_service, requested_table
 from cxrbatch.webapp.row_filter import parse_filter, parse_number
-from cxrbatch.webapp.runs import card_of_table, model_name
+from cxrbatch.webapp.runs import card_of_table, checkpoint_name
 from cxrbatch.webapp.served_table import RowValues, ServedTable
 from cxrbatch.workers.worker import WorkerFault
 
@@ -119,7 +119,7 @@ def show_image(id: str, number: int) -> ResponseReturnValue:
         before=before,
         after=after,
         arguments=row_filter.arguments(),
-        model=model_name(table),
+        model=checkpoint_name(table),
         classes=table.classes,
         probabilities={name: row[f"p_{name}"] for name in table.classes},
         points=card.operating_points if card else {},

@@ -115,7 +115,7 @@ def summarise_run(file: ServedFile) -> dict[str, Any]:
     return {
         **summary,
         "changed": changed,
-        "model": model_name(table.table),
+        "model": checkpoint_name(table.table),
         "rows": table.table.rows,
         "scored": scored,
         "evaluation": None if isinstance(evaluation, str) else evaluation,
@@ -132,7 +132,7 @@ def card_of_table(table: Table) -> Card | None:
         return None
 
 
-def model_name(table: Table) -> str:
+def checkpoint_name(table: Table) -> str:
     """Return the name of the checkpoint that a table was made with."""
     card = card_of_table(table)
     return card.name if card else "unknown model"
@@ -176,7 +176,7 @@ def show_rows(id: str) -> ResponseReturnValue:
     return render_template(
         "rows.html",
         run=file,
-        model=model_name(table),
+        model=checkpoint_name(table),
         rows=rows,
         first=first,
         count=count,

@@ -46,7 +46,7 @@ _AHEAD_ON_GPU = 2
 Launched = Callable[[], BatchScores]
 """Waits for the scores of a batch and returns them."""
 
-Item: TypeAlias = "str | Path | bytes | npt.NDArray[np.generic] | Reading"
+Predictable: TypeAlias = "str | Path | bytes | npt.NDArray[np.generic] | Reading"
 """What can be predicted: a file's path, a display image as an array, or a Reading."""
 
 
@@ -159,7 +159,7 @@ class Predictor:
                 precision="fp16" if device.type == "cuda" and precision == "fp32" else precision,
             )
 
-    def predict(self, item: Item) -> Prediction:
+    def predict(self, item: Predictable) -> Prediction:
         """Score one radiograph, with the bits that a run of the same batch size gives its row.
 
         Args:
@@ -172,7 +172,7 @@ class Predictor:
         """
         return self.predict_batch([item])[0]
 
-    def predict_batch(self, items: Iterable[Item]) -> list[Prediction]:
+    def predict_batch(self, items: Iterable[Predictable]) -> list[Prediction]:
         """Score radiographs; a file that cannot be read or scored has its outcome and no scores.
 
         Args:
@@ -311,7 +311,7 @@ class Predictor:
         images = self._transfer.send(inputs, batch_size=self.batch_size)
         return normalised(images, self.card.normalisation)
 
-    def _reading(self, item: Item) -> Reading:
+    def _reading(self, item: Predictable) -> Reading:
         if isinstance(item, Reading):
             return item
         if isinstance(item, np.ndarray):

@@ -17,7 +17,7 @@ from cxrbatch.results.frames import Results
 from cxrbatch.results.labels import SPLITS
 from cxrbatch.results.statistics.intervals import Groups
 from cxrbatch.results.table import Table, too_large
-from cxrbatch.results.truth import UNKNOWN, Numbers, Truth, find_truth, patients_of
+from cxrbatch.results.truth import UNKNOWN, ClassNumbers, Truth, find_truth, patients_of
 
 # Scores of a million rows fit into memory anywhere. More need a file that can hold them: a scored
 # row has a hash of 16 bytes, and pictures differ.
@@ -42,7 +42,7 @@ class TableScores:
     """
 
     rows: Positions
-    predicted: Numbers
+    predicted: ClassNumbers
     probabilities: npt.NDArray[np.float32]
     logits: npt.NDArray[np.float32]
     files: int
@@ -128,7 +128,7 @@ class Analysis:
         """Probabilities of the analysed images, shape (n, classes)."""
         return self.scores.probabilities[self.chosen]
 
-    def true_classes(self) -> Numbers:
+    def true_classes(self) -> ClassNumbers:
         """True class of every scored image, shape (scored,); `UNKNOWN` where none is known."""
         if self.truth is None:
             return np.full(len(self.scores.rows), UNKNOWN, np.int16)
@@ -310,7 +310,7 @@ def _steps(outcomes: Mapping[str, int], kind: OutcomeKind) -> tuple[ExclusionSte
     return tuple(sorted(found, key=lambda step: -step.count))
 
 
-def _sides(splits: Numbers) -> tuple[ExclusionStep, ...]:
+def _sides(splits: ClassNumbers) -> tuple[ExclusionStep, ...]:
     names = {UNKNOWN: "no side of the split"} | dict(enumerate(SPLITS))
     counts = {name: int((splits == number).sum()) for number, name in names.items()}
     return tuple(

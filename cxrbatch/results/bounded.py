@@ -19,7 +19,7 @@ from cxrbatch.results.pages import (
     DELTA_BYTE_ARRAY,
     DICTIONARY_ENCODINGS,
     OFFSET_BYTES,
-    Chunk,
+    ColumnChunk,
     Page,
     TooLarge,
     check_footer,
@@ -294,11 +294,11 @@ class BoundedParquet:
         return _Leaf(number, column.path, width, column.max_repetition_level > 0)
 
 
-def _chunk(column: pq.ColumnChunkMetaData) -> Chunk:
+def _chunk(column: pq.ColumnChunkMetaData) -> ColumnChunk:
     start, dictionary = column.data_page_offset, column.dictionary_page_offset
     if dictionary is not None and 0 < dictionary < start:
         start = dictionary
-    return Chunk(start, start + column.total_compressed_size, column.num_values)
+    return ColumnChunk(start, start + column.total_compressed_size, column.num_values)
 
 
 @contextmanager

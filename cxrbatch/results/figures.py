@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-Numbers = tuple[float, ...]
-Counts = tuple[int, ...]
+FloatTuple = tuple[float, ...]
+CountTuple = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class Curve:
         y: Of a ROC curve the sensitivity; of a precision-recall curve the precision.
     """
 
-    x: Numbers
-    y: Numbers
+    x: FloatTuple
+    y: FloatTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,9 @@ class Histogram:
         negative: The other images.
     """
 
-    edges: Numbers
-    positive: Counts
-    negative: Counts
+    edges: FloatTuple
+    positive: CountTuple
+    negative: CountTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +142,8 @@ class Calibration:
             [0, 2].
     """
 
-    edges: Numbers
-    images: Counts
+    edges: FloatTuple
+    images: CountTuple
     confidence: tuple[float | None, ...]
     accuracy: tuple[float | None, ...]
     ece: Figure
@@ -217,7 +217,7 @@ class Evaluation:
     images: int
     patients: int
     replicates: int
-    confusion: tuple[Counts, ...]
+    confusion: tuple[CountTuple, ...]
     accuracy: Figure
     accuracy_of_images: Figure
     balanced_accuracy: Figure

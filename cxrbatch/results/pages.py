@@ -41,7 +41,7 @@ class TooLarge(Exception):
     """A Parquet file would take more memory than allowed; the message follows the file's name."""
 
 
-class Chunk(NamedTuple):
+class ColumnChunk(NamedTuple):
     """One column of one row group: bytes `start` to `end` of the file, with `values` values."""
 
     start: int
@@ -92,7 +92,7 @@ def check_footer(descriptor: int) -> None:
         raise TooLarge(f"has more than {_MOST_COLUMNS:,} columns or {_MOST_NESTED} nested ones")
 
 
-def read_pages(descriptor: int, chunk: Chunk) -> Iterator[Page]:
+def read_pages(descriptor: int, chunk: ColumnChunk) -> Iterator[Page]:
     """Yield the headers of a column's pages; the pages themselves are not read.
 
     Args:

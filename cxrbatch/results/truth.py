@@ -22,7 +22,7 @@ UNKNOWN = -1
 # one class: a lone folder "normal" may mean anything.
 _LEAST_SHARE, _FEWEST_CLASSES = 0.9, 2
 
-Numbers = npt.NDArray[np.int16]
+ClassNumbers = npt.NDArray[np.int16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class Truth:
     """
 
     source: str
-    classes: Numbers
-    splits: Numbers
+    classes: ClassNumbers
+    splits: ClassNumbers
     patients: pd.Series
     labels: int
     without_row: int
@@ -159,7 +159,7 @@ def _own_truth(results: Results) -> Truth:
     return _without_labels("the table's own column truth", _mapped(names, numbers), splits)
 
 
-def _without_labels(source: str, classes: Numbers, splits: Numbers | int) -> Truth:
+def _without_labels(source: str, classes: ClassNumbers, splits: ClassNumbers | int) -> Truth:
     return Truth(
         source=source,
         classes=classes,
@@ -193,12 +193,14 @@ def _class_of(folder: str, wanted: dict[str, int], known: dict[str, int]) -> int
     return found.pop() if len(found) == 1 else UNKNOWN
 
 
-def _mapped(names: pd.Series, numbers: dict[str, int]) -> Numbers:
+def _mapped(names: pd.Series, numbers: dict[str, int]) -> ClassNumbers:
     """The number of each name of a column of categories; `UNKNOWN` where there is none."""
     return _at([numbers.get(name, UNKNOWN) for name in names.cat.categories], names.cat.codes)
 
 
-def _at(values: "list[int] | Numbers", positions: "npt.NDArray[np.integer] | pd.Series") -> Numbers:
+def _at(
+    values: "list[int] | ClassNumbers", positions: "npt.NDArray[np.integer] | pd.Series"
+) -> ClassNumbers:
     """The values at some positions; `UNKNOWN` at position -1."""
-    taken: Numbers = np.array([*values, UNKNOWN], np.int16)[positions]
+    taken: ClassNumbers = np.array([*values, UNKNOWN], np.int16)[positions]
     return taken

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.inference import DTYPES, Lanes, choose_precision
 from cxrbatch.model.predictor import Predictor
+from cxrbatch.process import available_cores
 from cxrbatch.reading.codecs.png import read_chunks
 from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
 
@@ -186,11 +187,6 @@ def decode_all(files: Sequence[BareFile], *, size: int, threads: int) -> None:
     """
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(partial(BareFile.read, size=size), files))
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 def native_precisions(device: torch.device) -> list[str]:

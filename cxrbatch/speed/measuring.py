@@ -23,7 +23,7 @@ from cxrbatch.errors import UsageError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.inference import choose_device, choose_precision, describe_device
 from cxrbatch.model.predictor import Predictor
-from cxrbatch.process import keep_freed_memory
+from cxrbatch.process import available_cores, keep_freed_memory
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.scoring.archive import ArchiveFile, Walk
@@ -35,7 +35,6 @@ from cxrbatch.speed.machine import (
     Capacities,
     Demands,
     Rounds,
-    available_cores,
     codec_measure,
     copy_measure,
     disk_rate,

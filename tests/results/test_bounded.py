@@ -14,7 +14,7 @@ from cxrbatch.errors import LabelError, TableError
 from cxrbatch.results import bounded, label_files, pages
 from cxrbatch.results.bounded import BoundedParquet, open_bounded
 from cxrbatch.results.label_files import labels_in
-from cxrbatch.results.pages import Chunk, TooLarge, check_footer, read_pages
+from cxrbatch.results.pages import ColumnChunk, TooLarge, check_footer, read_pages
 from cxrbatch.results.table import PROVENANCE_KEY, SCHEMA_VERSION, Table, open_table, table_schema
 
 CLASSES = ("Normal", "COVID-19")
@@ -122,7 +122,7 @@ def test_headers_add_up_to_what_the_writer_says(
     )
     column = pq.read_metadata(tmp_path / "f").row_group(0).column(0)
     start = column.dictionary_page_offset if not own else column.data_page_offset
-    chunk = Chunk(start, start + column.total_compressed_size, column.num_values)
+    chunk = ColumnChunk(start, start + column.total_compressed_size, column.num_values)
     with (tmp_path / "f").open("rb") as file:
         found = list(read_pages(file.fileno(), chunk))
     assert sum(page.values for page in found if not page.is_dictionary) == 5000

@@ -1,10 +1,10 @@
 """Training: labelled radiographs in, a checkpoint with an honest card out.
 
-Labels and files come in (`labels`), each file is decoded once to a network input (`cache`,
+Labels and files come in (`labelled_files`), each file is decoded once to a network input (`cache`,
 `store`), pictures of one exposure are found (`duplicates`), and the files are divided into train,
 val and test (`split`, `split_report`). A network learns from train, and val chooses the
 best epoch (`dataset`, `augment`, `trainer`, `loop`, `distributed`, `initial`, `states`). It is
-calibrated on val and evaluated on test (`fitting`, `evaluation`). Out go the checkpoint, the split,
+calibrated on val and evaluated on test (`fitting`, `model_evaluation`). Out go the checkpoint, the split,
 curves and a results table (`outputs`).
 
     train          the public function `train`, with the command's options as arguments

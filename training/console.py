@@ -91,7 +91,7 @@ class Console:
             checkpoint: The checkpoint.
             table: The results table.
         """
-        from cxrbatch.training.evaluation import border_warning
+        from cxrbatch.training.model_evaluation import border_warning
 
         if not self._enabled:
             return

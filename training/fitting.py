@@ -23,7 +23,9 @@ from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.model.weight_files import round_as_stored
 from cxrbatch.results.figures import Evaluation
 from cxrbatch.training.dataset import ImageSubset, TrainingData
-from cxrbatch.training.evaluation import (
+from cxrbatch.training.initial import InitialWeights, start_from
+from cxrbatch.training.loop import EpochMetrics, TrainingListener, best_epoch, fit
+from cxrbatch.training.model_evaluation import (
     Logits,
     card_figures,
     card_operating_points,
@@ -32,8 +34,6 @@ from cxrbatch.training.evaluation import (
     features_of,
     predict,
 )
-from cxrbatch.training.initial import InitialWeights, start_from
-from cxrbatch.training.loop import EpochMetrics, TrainingListener, best_epoch, fit
 from cxrbatch.training.trainer import TrainingOptions, TrainingSetup
 
 LIMITS = (

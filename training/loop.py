@@ -19,7 +19,7 @@ from cxrbatch.process import keep_freed_memory
 from cxrbatch.results.statistics.metrics import macro_auc
 from cxrbatch.training.augment import augmentation
 from cxrbatch.training.dataset import BalancedBatchSampler, ImageSubset, training_loader
-from cxrbatch.training.evaluation import log_loss, logits_to_probabilities, predict
+from cxrbatch.training.model_evaluation import log_loss, logits_to_probabilities, predict
 from cxrbatch.training.states import (
     Fingerprint,
     TrainingState,

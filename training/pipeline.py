@@ -23,7 +23,7 @@ from cxrbatch.training.distributed import ProcessGroup, process_group
 from cxrbatch.training.duplicates import near_duplicates
 from cxrbatch.training.fitting import new_card, train_network
 from cxrbatch.training.initial import InitialWeights, check_teachers, read_initial
-from cxrbatch.training.labels import (
+from cxrbatch.training.labelled_files import (
     CollectedLabels,
     collect_labels,
     describe_mismatches,

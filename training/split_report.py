@@ -12,7 +12,7 @@ from cxrbatch.errors import LabelError
 from cxrbatch.paths import shown
 from cxrbatch.results.labels import SPLITS, LabelledFile
 from cxrbatch.training.duplicates import DuplicatePair
-from cxrbatch.training.labels import write_listing
+from cxrbatch.training.labelled_files import write_listing
 
 _LINES = 20
 

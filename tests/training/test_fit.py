@@ -17,8 +17,8 @@ from cxrbatch.model.network import RadiographResNet
 from cxrbatch.results.statistics.metrics import macro_auc
 from cxrbatch.training import states
 from cxrbatch.training.dataset import ImageSubset
-from cxrbatch.training.evaluation import logits_to_probabilities, predict
 from cxrbatch.training.loop import EpochMetrics
+from cxrbatch.training.model_evaluation import logits_to_probabilities, predict
 from cxrbatch.training.trainer import Trainer, TrainingOptions
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cxrbatch.training.dataset import ImageSubset
-from cxrbatch.training.evaluation import (
+from cxrbatch.training.model_evaluation import (
     Logits,
     border_warning,
     card_figures,

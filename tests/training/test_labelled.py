@@ -7,7 +7,7 @@ import pytest
 
 from cxrbatch.errors import LabelError
 from cxrbatch.results.labels import LabelledFile
-from cxrbatch.training.labels import (
+from cxrbatch.training.labelled_files import (
     CollectedLabels,
     Mismatch,
     MismatchReason,

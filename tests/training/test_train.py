@@ -17,10 +17,10 @@ from cxrbatch.results.labels import SPLITS, LabelledFile
 from cxrbatch.results.statistics import metrics
 from cxrbatch.training.cache import UnreadableFile, prepare_inputs
 from cxrbatch.training.dataset import ImageSubset, TrainingData, divide_inputs
-from cxrbatch.training.evaluation import logits_to_probabilities, predict
 from cxrbatch.training.fitting import LIMITS, new_card, train_network
 from cxrbatch.training.initial import InitialWeights, read_initial
-from cxrbatch.training.labels import collect_labels, order_classes
+from cxrbatch.training.labelled_files import collect_labels, order_classes
+from cxrbatch.training.model_evaluation import logits_to_probabilities, predict
 from cxrbatch.training.split import split_files
 from cxrbatch.training.trainer import TrainingOptions, TrainingSetup
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cxrbatch.results.table import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
+from cxrbatch.results.columns import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
 
 _CLASSES = ("Normal", "COVID-19", "Viral Pneumonia", "Lung Opacity")
 _CELLS = 5

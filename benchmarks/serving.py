@@ -29,7 +29,7 @@ from PIL import Image
 
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import bundled_checkpoint, read_card
-from cxrbatch.results.table import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
+from cxrbatch.results.columns import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
 from cxrbatch.scoring.table_writer import table_writer
 
 TOKEN = "a-token-of-the-benchmark"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cxrbatch import options as shared
+import cxrbatch.options as shared
 from cxrbatch.errors import CxrbatchError
 from cxrbatch.process import default_workers
 
@@ -262,7 +262,7 @@ def _lines(found: "ComparisonValues") -> Iterator[str]:
 
 def _plain(name: str) -> str:
     """A foreign name that can do nothing to a terminal."""
-    from cxrbatch.paths import shown
+    from cxrbatch.files import shown
 
     return shown(name)[1:-1]
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxrbatch.errors import LabelError, TableError
-from cxrbatch.paths import shown
+from cxrbatch.files import shown
 from cxrbatch.reports.gallery import AS_SCORED, GalleryImage, PictureSource, gallery_images
 from cxrbatch.reports.page import render
 from cxrbatch.reports.report import OnStep, as_text, check_outputs, no_steps, write_outputs

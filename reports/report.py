@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxrbatch.atomic import written_whole
 from cxrbatch.errors import UsageError
-from cxrbatch.paths import check_output
+from cxrbatch.files import check_output, written_whole
 from cxrbatch.reading.outcomes import Flag
 from cxrbatch.reports.copies import Copies, find_copies
 from cxrbatch.reports.gallery import (

@@ -20,15 +20,14 @@ TOP = Path(__file__).parents[1]
 PARTS = [name for name in ("training", "reports", "webapp") if (TOP / name).is_dir()]
 MOST_WEIGHTS = 25 * 1024 * 1024
 
-GROUND = {"atomic", "errors", "paths", "process", "version"}
+GROUND = {"errors", "files", "process", "version"}
 LIBRARY = {"reading", "model", "results", "workers", "scoring", "sample"}
 EDGE = {"options"}
 LAW = {
     "": {"version", "errors", *LIBRARY, "training"},  # by name, when first used
     "version": set(),
     "errors": set(),
-    "paths": {"errors"},
-    "atomic": {"errors", "paths"},
+    "files": {"errors"},
     "process": {"errors"},
     "options": {"errors", "process"},
     "reading": GROUND,

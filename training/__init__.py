@@ -4,14 +4,14 @@ Labels and files come in (`labelled_files`), each file is decoded once to a netw
 `store`), pictures of one exposure are found (`duplicates`), and the files are divided into train,
 val and test (`split`, `split_report`). A network learns from train, and val chooses the
 best epoch (`dataset`, `augment`, `trainer`, `loop`, `distributed`, `initial`, `states`). It is
-calibrated on val and evaluated on test (`fitting`, `model_evaluation`). Out go the checkpoint, the split,
-curves and a results table (`outputs`).
+calibrated on val and evaluated on test (`fitting`, `model_evaluation`). Out go the checkpoint, the
+split, curves and a results table (`outputs`).
 
     train          the public function `train`, with the command's options as arguments
     command        the command `cxrbatch train`, a caller of that function
     pipeline       the steps of a training in their order, and the files beside the checkpoint
     console        messages, progress bars and figures at the terminal
-    labels         labels of all sources, each joined with its file, and what does not fit
+    labelled_files labels of all sources, each joined with its file, and what does not fit
     cache          decodes every labelled file in worker processes, unless the store has its bytes
     store          the cache file of decoded inputs
     duplicates     pairs of files that show one exposure
@@ -26,6 +26,6 @@ curves and a results table (`outputs`).
     initial        weights to start from, and teachers
     states         files from which a stopped training resumes
     fitting        one network: fit, calibrate, evaluate, card
-    evaluation     figures with intervals, controls, operating points
+    model_evaluation  figures with intervals, controls, operating points
     outputs        examples of augmented images, curves, and the results table of val and test
 """

@@ -19,7 +19,6 @@ import numpy.typing as npt
 from cxrbatch import reading
 from cxrbatch.model import preprocessing
 from cxrbatch.model.preprocessing import ModelInput, Recipe
-from cxrbatch.reading.containers.listing import open_regular
 from cxrbatch.reading.outcomes import Outcome, ReadingError, reading_error
 from cxrbatch.reading.radiograph import (
     ReadingOptions,
@@ -27,6 +26,7 @@ from cxrbatch.reading.radiograph import (
     iterate_radiographs_bytes,
 )
 from cxrbatch.reading.readings import Reading, file_limit, memory_for
+from cxrbatch.reading.sniffing import open_regular
 from cxrbatch.results.labels import LabelledFile
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.file_reader import patient_key, patient_secret, secret_id

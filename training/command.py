@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cxrbatch import options as shared
+import cxrbatch.options as shared
 from cxrbatch.process import Interruption
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxrbatch.paths import shown
+from cxrbatch.files import shown
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrbatch.atomic import writing, written_whole
 from cxrbatch.errors import LabelError
+from cxrbatch.files import path_to_text, shown, text_to_path, writing, written_whole
 from cxrbatch.model.card import check_classes
-from cxrbatch.paths import path_to_text, shown, text_to_path
-from cxrbatch.reading.containers.listing import open_regular
 from cxrbatch.reading.outcomes import ReadingError
-from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
+from cxrbatch.reading.sniffing import HEAD_BYTES, open_regular, sniff
 from cxrbatch.results.label_files import labels_in
 from cxrbatch.results.labels import LabelledFile, files_below, folded, labels_from_folders
 

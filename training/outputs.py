@@ -13,14 +13,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from cxrbatch.atomic import writing, written_whole
+from cxrbatch.files import path_to_text, writing, written_whole
 from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Precision, describe_device
 from cxrbatch.model.predictor import Predictor
-from cxrbatch.paths import path_to_text
 from cxrbatch.reading.radiograph import ReadingOptions
+from cxrbatch.results.columns import TRUTH_COLUMNS, record_batch, table_schema
 from cxrbatch.results.labels import LabelledFile
-from cxrbatch.results.table import TRUTH_COLUMNS, record_batch, table_schema
 from cxrbatch.scoring.archive import ArchiveFile, modified_ns
 from cxrbatch.scoring.dataset import score_batches
 from cxrbatch.scoring.file_reader import FileReader, patient_secret

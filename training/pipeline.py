@@ -7,13 +7,12 @@ from pathlib import Path
 
 import torch
 
-from cxrbatch.atomic import writing
 from cxrbatch.errors import LabelError, UsageError
+from cxrbatch.files import check_output, writing
 from cxrbatch.model.card import MAX_TEXT, Card
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.model.weight_files import save_checkpoint
-from cxrbatch.paths import check_output
 from cxrbatch.reading.outcomes import OutcomeKind
 from cxrbatch.training import states
 from cxrbatch.training.cache import DecodedInputs, UnreadableFile, prepare_inputs

@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from cxrbatch.errors import LabelError
-from cxrbatch.paths import shown
+from cxrbatch.files import shown
 from cxrbatch.results.labels import SPLITS, LabelledFile
 from cxrbatch.training.duplicates import DuplicatePair
 from cxrbatch.training.labelled_files import write_listing

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from cxrbatch.errors import LabelError
-from cxrbatch.paths import shown
+from cxrbatch.files import shown
 from cxrbatch.results.labels import SPLITS, LabelledFile
 from cxrbatch.training.duplicates import DuplicatePair
 from cxrbatch.training.labelled_files import write_listing

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
-from cxrbatch.atomic import written_whole
 from cxrbatch.errors import CxrbatchError, UsageError
+from cxrbatch.files import written_whole
 from cxrbatch.model.card import Card
 from cxrbatch.model.network import RadiographResNet
 from cxrbatch.model.weight_files import WeightsError, packed_checkpoint

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cxrbatch.atomic import written_whole
 from cxrbatch.errors import CxrbatchError
+from cxrbatch.files import written_whole
 from cxrbatch.model.preprocessing import ModelInput
 from cxrbatch.reading.outcomes import Outcome
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from cxrbatch import options as shared
+import cxrbatch.options as shared
 
 _MIN_TOKEN_LENGTH = 16
 

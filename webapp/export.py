@@ -22,7 +22,7 @@ from flask import Blueprint, Response, request, send_file
 from werkzeug.exceptions import NotFound, ServiceUnavailable
 
 from cxrbatch.errors import CxrbatchError, TableError
-from cxrbatch.results.table import PROVENANCE_KEY
+from cxrbatch.results.columns import PROVENANCE_KEY
 from cxrbatch.scoring.table_writer import table_writer
 from cxrbatch.webapp.children import ServerBusy, WorkQueue
 from cxrbatch.webapp.library import InsufficientStorage, get_service, requested_table

@@ -11,7 +11,8 @@ from werkzeug.exceptions import NotFound
 
 from cxrbatch.model.overlays import heat_picture
 from cxrbatch.reading.outcomes import Flag, Outcome
-from cxrbatch.results.table import FACTS, Table
+from cxrbatch.results.columns import FACTS
+from cxrbatch.results.table import Table
 from cxrbatch.scoring.revisiting import UNKNOWN_ORIGIN, Origin
 from cxrbatch.webapp.children import (
     ChildProcesses,

@@ -21,12 +21,12 @@ from flask import Blueprint, Request, render_template, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
-from cxrbatch.atomic import written_whole
 from cxrbatch.errors import UsageError
+from cxrbatch.files import written_whole
 from cxrbatch.model.checkpoint import bundled_checkpoint, read_card
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
-from cxrbatch.results.table import FACTS, Row
+from cxrbatch.results.columns import FACTS, Row
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.file_reader import FileReader, LoadedFile
 from cxrbatch.webapp.children import (

@@ -24,7 +24,7 @@ from raw_parquet import (
     varint,
 )
 
-from cxrbatch.results.table import PROVENANCE_KEY
+from cxrbatch.results.columns import PROVENANCE_KEY
 
 _MB = 1 << 20
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxrbatch import options as shared
+import cxrbatch.options as shared
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,8 +64,8 @@ def command(
       cxrbatch inspect 'export.zip!/a/film.dcm'
     """
     from cxrbatch.errors import UsageError
+    from cxrbatch.files import check_output
     from cxrbatch.model.prediction import Prediction
-    from cxrbatch.paths import check_output
     from cxrbatch.reading.outcomes import OutcomeKind
     from cxrbatch.reading.radiograph import ReadingOptions
 
@@ -99,7 +99,7 @@ def command(
 def _place(file: str) -> tuple[bytes, bytes | None]:
     """Split the argument FILE into a path and, for container!/member, the member's name."""
     from cxrbatch.errors import UsageError
-    from cxrbatch.paths import text_to_place
+    from cxrbatch.files import text_to_place
 
     if os.path.isfile(file):
         return os.fsencode(file), None
@@ -143,7 +143,7 @@ def _save(image: "Image | None", path: Path) -> None:
 
 
 def _facts(prediction: "Prediction") -> dict[str, Any]:
-    from cxrbatch.results.table import FACTS
+    from cxrbatch.results.columns import FACTS
 
     reading = prediction.reading
     facts: dict[str, Any] = {

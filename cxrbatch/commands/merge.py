@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from cxrbatch import options as shared
+import cxrbatch.options as shared
 
 
 @click.command("merge")
@@ -22,8 +22,7 @@ def command(output: Path, parts: tuple[Path, ...], overwrite: bool) -> None:
     Example:
       cxrbatch merge results.parquet part-1.parquet part-2.parquet
     """
-    from cxrbatch.atomic import claimed
-    from cxrbatch.paths import check_output, path_to_text
+    from cxrbatch.files import check_output, claimed, path_to_text
 
     check_output(output, overwrite=overwrite)
     with claimed(output):

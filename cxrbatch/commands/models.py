@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxrbatch import options as shared
+import cxrbatch.options as shared
 
 if TYPE_CHECKING:
     from cxrbatch.model.card import Card
@@ -88,10 +88,10 @@ def import_weights(
       cxrbatch models import net.pt -o net.safetensors --arch resnet18 --classes Normal,Pneumonia
     """
     from cxrbatch.errors import UsageError
+    from cxrbatch.files import check_output
     from cxrbatch.model.card import Card, Normalisation
     from cxrbatch.model.preprocessing import Recipe
     from cxrbatch.model.weight_files import import_state_dict, save_checkpoint
-    from cxrbatch.paths import check_output
 
     check_output(output, overwrite=overwrite)
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cxrbatch import options as shared
+import cxrbatch.options as shared
 from cxrbatch.errors import UsageError
 from cxrbatch.process import Interruption
 
@@ -202,7 +202,7 @@ def _cost(quantisation: "Quantisation") -> str:
 
 
 def _print_summary(summary: "Summary") -> None:
-    from cxrbatch.paths import path_to_text
+    from cxrbatch.files import path_to_text
     from cxrbatch.reading.outcomes import Outcome
 
     counts = summary.counts

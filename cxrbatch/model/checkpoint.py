@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Card, check_architecture
 from cxrbatch.model.features import FeatureStatistics
-from cxrbatch.reading.containers.listing import open_regular
 from cxrbatch.reading.outcomes import ReadingError
+from cxrbatch.reading.sniffing import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor

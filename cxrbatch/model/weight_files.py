@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import numpy.typing as npt
 
-from cxrbatch.atomic import disk_errors, written_whole
 from cxrbatch.errors import CheckpointError
+from cxrbatch.files import disk_errors, written_whole
 from cxrbatch.model.card import Card, check_architecture
 from cxrbatch.model.checkpoint import (
     CARD_KEY,
@@ -26,8 +26,9 @@ from cxrbatch.model.checkpoint import (
     unreadable_checkpoint,
 )
 from cxrbatch.model.features import FeatureStatistics
-from cxrbatch.reading.containers.listing import list_members, open_regular
+from cxrbatch.reading.containers.listing import list_members
 from cxrbatch.reading.outcomes import ReadingError
+from cxrbatch.reading.sniffing import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor

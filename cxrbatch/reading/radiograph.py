@@ -12,14 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from cxrbatch.paths import text_to_place
+from cxrbatch.files import text_to_place
 from cxrbatch.reading.codecs import raster
-from cxrbatch.reading.containers.listing import (
-    container_kind,
-    members_named,
-    open_member,
-    open_regular,
-)
+from cxrbatch.reading.containers.listing import container_kind, members_named, open_member
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError, reading_error
 from cxrbatch.reading.polarity import SUSPECT, measure_polarity
 from cxrbatch.reading.readings import (
@@ -31,7 +26,7 @@ from cxrbatch.reading.readings import (
     file_limit,
     ordered_flags,
 )
-from cxrbatch.reading.sniffing import HEAD_BYTES, sniff, unopened_container
+from cxrbatch.reading.sniffing import HEAD_BYTES, open_regular, sniff, unopened_container
 
 __all__ = [
     "DEFAULT_OPTIONS",

@@ -1,8 +1,21 @@
-"""Tells formats apart by a file's first bytes; its name is never asked."""
+"""Opens files, and tells formats apart by their first bytes.
 
+A file's name is asked for one thing: whether a container is looked for.
+"""
+
+import contextlib
+import os
 import re
+import stat
 import struct
 from typing import BinaryIO
+
+from cxrbatch.reading.outcomes import Outcome, ReadingError
+
+COMPRESSED_ALONE = (b".gz", b".bz2", b".xz")
+COMPRESSED_TARS = (b".tgz", b".tbz", b".tbz2", b".txz")
+CONTAINER_SUFFIXES = (b".zip", b".tar", *COMPRESSED_ALONE, *COMPRESSED_TARS)
+"""Suffixes of names under which a container is looked for: to look into all files would be slow."""
 
 HEAD_BYTES = 512
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -70,6 +83,31 @@ _ISO_SIGNATURE, _ISO_OFFSET = b"CD001", 32769
 _FILE_META = 0x0002
 _FIRST_GROUPS = (_FILE_META, 0x0004, 0x0008)
 _PREFIX_START, _PREFIX_END = 128, 132
+
+
+def open_regular(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> BinaryIO:
+    """Open a regular file for reading.
+
+    O_NONBLOCK keeps a FIFO, which may have replaced the file meanwhile, from blocking for ever.
+
+    Raises:
+        OSError: It cannot be opened.
+        ReadingError: It is not a regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ReadingError(Outcome.UNREADABLE_FILE, "not a regular file")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+        raise
+
+
+def has_container_suffix(path: bytes) -> bool:
+    """Whether a container is looked for in a file of this name; its content decides then."""
+    return path.lower().endswith(CONTAINER_SUFFIXES)
 
 
 def sniff(head: bytes, *, size: int) -> str:

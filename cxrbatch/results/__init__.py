@@ -4,7 +4,8 @@ A results table (`Row` and `ImageScores` -> Parquet) and labels flow in; DataFra
 `Evaluation` flow out. Nothing here imports torch; pandas is imported by readers of results alone,
 never while an archive is scored.
 
-    table          the data contract: schema, rows to columns, `open_table`
+    columns        the data contract: names and types of columns, rows to columns
+    table          opens a table and reads its rows: `open_table`
     bounded, pages Parquet files that may be hostile, read in bounded memory
     frames         tables and labels as DataFrames: `load_results`, `heatmaps`, `load_labels`
     labels         class names, and labels from class folders

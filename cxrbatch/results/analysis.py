@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxrbatch.errors import TableError
-from cxrbatch.paths import shown
+from cxrbatch.files import shown
 from cxrbatch.reading.outcomes import Outcome, OutcomeKind
 from cxrbatch.results.frames import Results
 from cxrbatch.results.labels import SPLITS

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cxrbatch.paths import shown
+from cxrbatch.files import shown
 from cxrbatch.results.pages import (
     DELTA_BYTE_ARRAY,
     DICTIONARY_ENCODINGS,

@@ -10,9 +10,10 @@ import pandas as pd
 import pyarrow as pa
 
 from cxrbatch.errors import TableError
+from cxrbatch.results.columns import FACTS, TRUTH_COLUMNS
 from cxrbatch.results.label_files import read_frame
 from cxrbatch.results.labels import IMAGE_KEYS
-from cxrbatch.results.table import FACTS, TRUTH_COLUMNS, Table, open_table
+from cxrbatch.results.table import Table, open_table
 
 FRAME_NAMES = {"flags": "image_flags", "rows": "image_rows", "columns": "image_columns"}
 """Columns that bear another name in a DataFrame, where `flags` and `columns` are attributes."""

@@ -8,9 +8,9 @@ from sys import getsizeof
 import pandas as pd
 
 from cxrbatch.errors import LabelError
-from cxrbatch.paths import shown
-from cxrbatch.reading.containers.listing import open_regular
+from cxrbatch.files import shown
 from cxrbatch.reading.outcomes import reading_error
+from cxrbatch.reading.sniffing import open_regular
 from cxrbatch.results.label_rows import (
     LONGEST_VALUE,
     TOO_LONG,

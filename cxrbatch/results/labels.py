@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxrbatch.errors import LabelError
-from cxrbatch.paths import path_to_text, shown
+from cxrbatch.files import path_to_text, shown
 
 SPLITS = ("train", "val", "test")
 IMAGE_KEYS = ("path", "sop_instance_uid", "image_hash")

@@ -9,12 +9,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxrbatch.errors import LabelError
-from cxrbatch.paths import path_to_text
+from cxrbatch.files import path_to_text
+from cxrbatch.results.columns import TRUTH_COLUMNS
 from cxrbatch.results.frames import Results
 from cxrbatch.results.label_files import check_each_once, read_frame
 from cxrbatch.results.labels import IMAGE_KEYS, SPLITS, class_numbers, folded, folded_numbers
 from cxrbatch.results.statistics.intervals import Groups
-from cxrbatch.results.table import TRUTH_COLUMNS
 
 UNKNOWN = -1
 

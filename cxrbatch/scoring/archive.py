@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cxrbatch.errors import UsageError
-from cxrbatch.paths import path_to_text
+from cxrbatch.files import path_to_text
 from cxrbatch.reading.containers import MemberFault
 from cxrbatch.reading.containers.listing import is_container, list_members
 from cxrbatch.reading.outcomes import Outcome, reading_error
+from cxrbatch.reading.sniffing import has_container_suffix
 
 _LARGEST_SIZE = _LATEST = (1 << 63) - 1
 _LONGEST_PATH = 4096 - 256  # PATH_MAX of Linux less NAME_MAX: the length of an entry's name
@@ -137,7 +138,7 @@ class Walk:
     def _files(self, location: bytes, path: bytes, state: os.stat_result) -> Iterator[ArchiveFile]:
         """Yield a file; of a container, its members, and then the container if it is damaged."""
         container = ArchiveFile(path, state.st_size, modified_ns(state))
-        if not is_container(location):
+        if not has_container_suffix(location) or not is_container(location):
             yield container
             return
         is_empty = True

@@ -1,7 +1,7 @@
 """Files read by worker processes, as batches of a DataLoader, scored into rows and shards."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from cxrbatch.files import path_to_text
 from cxrbatch.model.inference import BatchScores
 from cxrbatch.model.predictor import Launched, Predictor
-from cxrbatch.paths import path_to_text
 from cxrbatch.reading.outcomes import Outcome, OutcomeKind
-from cxrbatch.results.table import ImageScores, Row
+from cxrbatch.results.columns import ImageScores, Row
 from cxrbatch.scoring.archive import ArchiveFile, read_manifest
 from cxrbatch.scoring.file_reader import FileReader, LoadedFile
 from cxrbatch.scoring.plan import FaultLog
@@ -33,6 +33,9 @@ from cxrbatch.workers.worker import WorkerFault
 
 Loaded: TypeAlias = LoadedFile | pa.Table
 """The rows of a file with their network inputs; or its rows in an earlier table, with scores."""
+
+Entry: TypeAlias = PendingItem[ArchiveFile] | Loaded
+"""A file that is to be read, or what a file is already."""
 
 Sample: TypeAlias = tuple[Row | pa.Table, npt.NDArray[np.uint8] | None]
 """A row and its input, shape (size, size), if it is to be scored; or rows that have scores."""
@@ -200,7 +203,7 @@ class ShardWriter:
     forkserver: Forkserver | None = None
     _open: ExitStack = field(default_factory=ExitStack, init=False)
     _faults: FaultLog = field(init=False)
-    _pool: ReadingPool[ArchiveFile, Loaded] = field(init=False)
+    _load: Callable[[Iterable[Entry]], Iterator[Loaded]] = field(init=False)
 
     def __enter__(self) -> "ShardWriter":
         """Open the log of faults and start the worker processes.
@@ -211,16 +214,9 @@ class ShardWriter:
         """
         with ExitStack() as stack:
             self._faults = stack.enter_context(closing(FaultLog(self.folder)))
-            self._pool = stack.enter_context(
-                ReadingPool(
-                    self.reader,
-                    workers=self.options.workers,
-                    limits=self.options.limits,
-                    result_bytes=self.reader.recipe.size**2,
-                    listener=_FaultRecorder(self._faults, self.progress),
-                    forkserver=self.forkserver,
-                )
-            )
+            self._load = self._load_here
+            if self.options.workers:
+                self._load = stack.enter_context(self._pool()).map
             self._open = stack.pop_all()
         return self
 
@@ -244,7 +240,7 @@ class ShardWriter:
             CxrbatchError: A score is not finite.
         """
         # One stream over all shards: reading does not pause where one of them ends.
-        loaded = self._pool.map(self._entries(shards.values()))
+        loaded = self._load(self._entries(shards.values()))
         for path, numbers in shards.items():
             write_shard(
                 path,
@@ -255,7 +251,22 @@ class ShardWriter:
             )
             self.progress.shard_done(len(numbers))
 
-    def _entries(self, shards: Iterable[range]) -> Iterator[PendingItem[ArchiveFile] | Loaded]:
+    def _pool(self) -> ReadingPool[ArchiveFile, Loaded]:
+        return ReadingPool(
+            self.reader,
+            workers=self.options.workers,
+            limits=self.options.limits,
+            result_bytes=self.reader.recipe.size**2,
+            listener=_FaultRecorder(self._faults, self.progress),
+            forkserver=self.forkserver,
+        )
+
+    def _load_here(self, entries: Iterable[Entry]) -> Iterator[Loaded]:
+        """Read files in this process, where a decoder that crashes ends it."""
+        for entry in entries:
+            yield self.reader.read(entry.item) if isinstance(entry, PendingItem) else entry
+
+    def _entries(self, shards: Iterable[range]) -> Iterator[Entry]:
         """Yield each file of some shards: to be read, or with the rows that it has already."""
         for numbers in shards:
             files = read_manifest(self.folder, start=numbers.start, stop=numbers.stop)

@@ -13,13 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from cxrbatch.atomic import clear, partial_folder
 from cxrbatch.errors import TableError, UsageError
+from cxrbatch.files import clear, partial_folder
 from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.inference import choose_device, choose_precision, describe_device
 from cxrbatch.model.predictor import Predictor
 from cxrbatch.process import keep_freed_memory
-from cxrbatch.results.table import Table, open_table, table_schema
+from cxrbatch.results.columns import table_schema
+from cxrbatch.results.table import Table, open_table
 from cxrbatch.scoring.archive import Walk, write_manifest
 from cxrbatch.scoring.dataset import ShardWriter
 from cxrbatch.scoring.file_reader import FileReader, patient_secret

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cxrbatch.files import path_to_text
 from cxrbatch.model.preprocessing import ModelInput, Recipe, difference_hash, image_hash
-from cxrbatch.paths import path_to_text
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.radiograph import (
     Reading,
@@ -28,7 +28,7 @@ from cxrbatch.reading.radiograph import (
     iterate_radiographs,
 )
 from cxrbatch.reading.readings import HeaderFacts, failed_reading
-from cxrbatch.results.table import Row, facts_of
+from cxrbatch.results.columns import Row, facts_of
 from cxrbatch.scoring.archive import ArchiveFile, modified_ns
 
 _SECRET_BYTES = 32

@@ -20,13 +20,13 @@ import numpy.typing as npt
 import torch
 
 from cxrbatch.errors import CxrbatchError, LabelError
+from cxrbatch.files import shown, text_to_path
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.fused import layers_of
 from cxrbatch.model.inference import memory_explained
 from cxrbatch.model.predictor import Predictor, normalised
 from cxrbatch.model.preprocessing import image_hash
-from cxrbatch.paths import shown, text_to_path
 from cxrbatch.results.label_files import read_labels
 from cxrbatch.results.labels import LabelledFile, class_numbers, labels_from_folders
 from cxrbatch.results.statistics.metrics import one_vs_rest_auc

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cxrbatch.atomic import partial_folder, writing
 from cxrbatch.errors import UsageError
-from cxrbatch.results.table import Table, open_table, table_schema
+from cxrbatch.files import partial_folder, writing
+from cxrbatch.results.columns import table_schema
+from cxrbatch.results.table import Table, open_table
 from cxrbatch.scoring.plan import list_differences
 from cxrbatch.scoring.table_writer import Counts, write_table
 
@@ -16,7 +17,7 @@ _OF_A_PART = ("part", "files", "rows", "outcomes")
 def merge_parts(output: Path, parts: Sequence[Path]) -> Counts:
     """Join parts to the same bytes that one run over the whole archive writes.
 
-    The caller has the output claimed, see `atomic.claimed`.
+    The caller has the output claimed, see `files.claimed`.
 
     Args:
         output: The table to write.

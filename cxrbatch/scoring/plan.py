@@ -10,14 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cxrbatch.atomic import RUN_STATE, sync_folder, written_whole
 from cxrbatch.errors import TableError
+from cxrbatch.files import RUN_STATE, path_to_text, sync_folder, written_whole
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.fused import STRIDE
 from cxrbatch.model.inference import Backend
-from cxrbatch.paths import path_to_text
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.results.table import SCHEMA_VERSION
+from cxrbatch.results.columns import SCHEMA_VERSION
 from cxrbatch.scoring.file_reader import secret_id
 from cxrbatch.scoring.quantisation import Quantisation
 from cxrbatch.scoring.run import Part

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import torch
 
 from cxrbatch.errors import CxrbatchError, UsageError
-from cxrbatch.paths import path_to_text
+from cxrbatch.files import path_to_text
 from cxrbatch.process import available_cores
 from cxrbatch.scoring.archive import read_manifest
 from cxrbatch.scoring.engine import Engine

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from cxrbatch.atomic import writing
 from cxrbatch.errors import CxrbatchError, UsageError
+from cxrbatch.files import writing
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.archive import read_manifest
 from cxrbatch.scoring.engine import Engine

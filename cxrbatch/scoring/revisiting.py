@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
+from cxrbatch.files import text_to_path, text_to_place
 from cxrbatch.model.preprocessing import Recipe, image_hash
-from cxrbatch.paths import text_to_path, text_to_place
 from cxrbatch.reading.containers.listing import members_named
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, iterate_member, iterate_radiographs

@@ -9,9 +9,8 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cxrbatch.atomic import claimed, writing
 from cxrbatch.errors import UsageError, naming_arguments
-from cxrbatch.paths import check_output
+from cxrbatch.files import check_output, claimed, writing
 from cxrbatch.process import default_workers
 from cxrbatch.scoring.run import Part, Progress, ProgressBar, ScoringOptions, Summary
 from cxrbatch.workers.forkserver_client import Forkserver

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cxrbatch.atomic import written_whole
 from cxrbatch.errors import TableError
-from cxrbatch.results.table import PROVENANCE_KEY, ImageScores, Row, record_batch
+from cxrbatch.files import written_whole
+from cxrbatch.results.columns import PROVENANCE_KEY, ImageScores, Row, record_batch
 
 _ROW_GROUP = 65_536
 # A reader decompresses whole pages: to look up few rows, as the web app does, it skips most pages

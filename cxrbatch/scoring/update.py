@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cxrbatch.paths import path_to_text, text_to_place
+from cxrbatch.files import path_to_text, text_to_place
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results.table import Table
 from cxrbatch.scoring.archive import ArchiveFile

@@ -11,7 +11,8 @@ from cxrbatch.cli import main
 from cxrbatch.reading.dicom.header import _WANTED
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, iterate_radiographs_bytes
-from cxrbatch.results.table import FACTS, open_table
+from cxrbatch.results.columns import FACTS
+from cxrbatch.results.table import open_table
 
 NAME = "MUSTERMANN^MAX"
 STORAGE = "1.2.840.10008.5.1.4.1.1."

@@ -15,7 +15,7 @@ from PIL import Image
 from cxrbatch.model.preprocessing import Recipe, difference_hash, image_hash
 from cxrbatch.reading.radiograph import read_radiographs
 from cxrbatch.reading.readings import HeaderFacts
-from cxrbatch.results.table import (
+from cxrbatch.results.columns import (
     PROVENANCE_KEY,
     SCHEMA_VERSION,
     TRUTH_COLUMNS,

@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from cxrbatch import cli
-from cxrbatch.results.table import PROVENANCE_KEY
+from cxrbatch.results.columns import PROVENANCE_KEY
 
 Write = Callable[..., Path]
 Pairs = list[tuple[int, int]]

@@ -15,7 +15,7 @@ from pages import TableMaker, nodes, report
 
 from cxrbatch import cli
 from cxrbatch.reading.readings import HeaderFacts
-from cxrbatch.results.table import PROVENANCE_KEY
+from cxrbatch.results.columns import PROVENANCE_KEY
 
 
 def test_the_policy_has_the_hash_of_the_only_style(study_page: Path) -> None:

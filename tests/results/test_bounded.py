@@ -13,9 +13,10 @@ import pytest
 from cxrbatch.errors import LabelError, TableError
 from cxrbatch.results import bounded, label_files, pages
 from cxrbatch.results.bounded import BoundedParquet, open_bounded
+from cxrbatch.results.columns import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
 from cxrbatch.results.label_files import labels_in
 from cxrbatch.results.pages import ColumnChunk, TooLarge, check_footer, read_pages
-from cxrbatch.results.table import PROVENANCE_KEY, SCHEMA_VERSION, Table, open_table, table_schema
+from cxrbatch.results.table import Table, open_table
 
 CLASSES = ("Normal", "COVID-19")
 ROWS = 24_000

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cxrbatch.errors import LabelError
-from cxrbatch.paths import text_to_path
+from cxrbatch.files import text_to_path
 from cxrbatch.results.labels import LabelledFile, files_below, labels_from_folders
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cxrbatch.results.table import column_of
+from cxrbatch.results.columns import column_of
 
 LONG = "ä" * 300
 CASES: list[tuple[list[Any], pa.DataType]] = [

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from cxrbatch.errors import LabelError, TableError
+from cxrbatch.results.columns import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
 from cxrbatch.results.evaluation import evaluate, headline
 from cxrbatch.results.figures import Headline
 from cxrbatch.results.frames import load_labels, load_results
-from cxrbatch.results.table import PROVENANCE_KEY, SCHEMA_VERSION, open_table, table_schema
+from cxrbatch.results.table import open_table
 
 CLASSES = ("Normal", "COVID-19", "Lung Opacity")
 IMAGES = 60

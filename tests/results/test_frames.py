@@ -11,8 +11,7 @@ import pytest
 
 from cxrbatch.errors import LabelError, TableError
 from cxrbatch.reading.readings import HeaderFacts
-from cxrbatch.results.frames import FRAME_NAMES, heatmaps, load_labels, load_results
-from cxrbatch.results.table import (
+from cxrbatch.results.columns import (
     PROVENANCE_KEY,
     SCHEMA_VERSION,
     ImageScores,
@@ -21,6 +20,7 @@ from cxrbatch.results.table import (
     record_batch,
     table_schema,
 )
+from cxrbatch.results.frames import FRAME_NAMES, heatmaps, load_labels, load_results
 
 CLASSES = ("Normal", "COVID-19")
 # No 64-bit float tells these apart.

@@ -13,17 +13,17 @@ import pytest
 
 from cxrbatch.errors import TableError
 from cxrbatch.reading.readings import HeaderFacts
-from cxrbatch.results.table import (
+from cxrbatch.results.columns import (
     FACTS,
     PROVENANCE_KEY,
     SCHEMA_VERSION,
     ImageScores,
     Row,
     facts_of,
-    open_table,
     record_batch,
     table_schema,
 )
+from cxrbatch.results.table import open_table
 
 CLASSES = ("Normal", "COVID-19", "Viral Pneumonia")
 SIZE = 2

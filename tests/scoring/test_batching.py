@@ -12,7 +12,7 @@ from scipy.special import softmax
 from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.predictor import Launched, Predictor
 from cxrbatch.reading.readings import HeaderFacts
-from cxrbatch.results.table import Row, facts_of
+from cxrbatch.results.columns import Row, facts_of
 from cxrbatch.scoring.dataset import score_batches
 from cxrbatch.scoring.file_reader import LoadedFile
 

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cxrbatch.errors import UsageError
-from cxrbatch.results.table import PROVENANCE_KEY, SCHEMA_VERSION, open_table, table_schema
+from cxrbatch.results.columns import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
+from cxrbatch.results.table import open_table
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.merge import merge_parts
 from cxrbatch.scoring.update import EarlierRows

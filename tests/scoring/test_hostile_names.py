@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cxrbatch.cli import main
-from cxrbatch.paths import text_to_path
+from cxrbatch.files import text_to_path
 
 NAMES = [b"new\nline", b"quote'\"`$(x)", b"\xff\xfe\x80", b" ", b"-o", b"back\\slash", b"x" * 255]
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cxrbatch.atomic import partial_folder
+from cxrbatch.files import partial_folder
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: cxrbatch[ray]"

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from resuming import SHARD, Killed, Watcher, run_of, write_film
 
-from cxrbatch.atomic import claimed, partial_folder
 from cxrbatch.errors import TableError, UsageError
+from cxrbatch.files import claimed, partial_folder
 from cxrbatch.results.table import open_table
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.file_reader import FileReader, LoadedFile

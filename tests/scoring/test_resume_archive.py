@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from resuming import Killed, run_of, write_film
 
-from cxrbatch.atomic import RUN_STATE, partial_folder
 from cxrbatch.errors import UsageError
-from cxrbatch.results.table import PROVENANCE_KEY, open_table
+from cxrbatch.files import RUN_STATE, partial_folder
+from cxrbatch.results.columns import PROVENANCE_KEY
+from cxrbatch.results.table import open_table
 from cxrbatch.scoring.update import TRIED_AGAIN
 
 

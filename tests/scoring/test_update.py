@@ -11,8 +11,8 @@ import pydicom.data
 import pytest
 from PIL import Image
 
-from cxrbatch.atomic import partial_folder
 from cxrbatch.errors import UsageError
+from cxrbatch.files import partial_folder
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.file_reader import FileReader, LoadedFile

@@ -5,7 +5,7 @@ import io
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cxrbatch.results.table import table_schema
+from cxrbatch.results.columns import table_schema
 from cxrbatch.scoring.table_writer import table_writer
 
 

@@ -23,7 +23,7 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 from cxrbatch.cli import main
 from cxrbatch.model.card import Card
 from cxrbatch.reading.readings import HeaderFacts
-from cxrbatch.results.table import (
+from cxrbatch.results.columns import (
     PROVENANCE_KEY,
     SCHEMA_VERSION,
     ImageScores,

@@ -15,7 +15,7 @@ from PIL import Image
 from cxrbatch.model.card import Card
 from cxrbatch.model.preprocessing import Recipe, image_hash
 from cxrbatch.reading.radiograph import read_radiographs
-from cxrbatch.results.table import PROVENANCE_KEY
+from cxrbatch.results.columns import PROVENANCE_KEY
 from cxrbatch.webapp import library, served_table
 
 EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>\\"

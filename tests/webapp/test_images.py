@@ -12,7 +12,7 @@ from PIL import Image
 
 from cxrbatch.model.card import Card
 from cxrbatch.reading.radiograph import read_radiographs
-from cxrbatch.results.table import PROVENANCE_KEY
+from cxrbatch.results.columns import PROVENANCE_KEY
 from cxrbatch.webapp import library
 from cxrbatch.webapp.images import heat_map_png
 

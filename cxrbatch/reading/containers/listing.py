@@ -6,11 +6,11 @@ A container is a zip, a tar, a compressed tar, or a single compressed file: the 
 import contextlib
 import io
 import os
-import stat
 import threading
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
+from functools import cache
 from typing import BinaryIO, cast
 
 from cxrbatch.reading.containers import Member, MemberFault, OpenMember
@@ -33,11 +33,12 @@ from cxrbatch.reading.containers.tar import (
 from cxrbatch.reading.containers.zip import OpenZip, zip_members, zip_members_named
 from cxrbatch.reading.containers.zip_directory import is_zip_start, is_zip_with_front
 from cxrbatch.reading.outcomes import Outcome, ReadingError
-
-_COMPRESSED_ALONE = (b".gz", b".bz2", b".xz")
-_COMPRESSED_TARS = (b".tgz", b".tbz", b".tbz2", b".txz")
-CONTAINER_SUFFIXES = (b".zip", b".tar", *_COMPRESSED_ALONE, *_COMPRESSED_TARS)
-"""Suffixes of names under which a container is looked for: to look into all files would be slow."""
+from cxrbatch.reading.sniffing import (
+    COMPRESSED_ALONE,
+    COMPRESSED_TARS,
+    has_container_suffix,
+    open_regular,
+)
 
 _HEAD_BYTES = 1 << 16
 # The largest record that tar programs pad a tar to; an empty tar is one of zeros.
@@ -49,26 +50,6 @@ _LISTED_BYTES = 256
 _BUFFER = 1 << 16
 # The member of a compressed tar that was read last is kept up to this size, for its hard links.
 _MOST_KEPT = 64 << 20
-
-
-def open_regular(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> BinaryIO:
-    """Open a regular file for reading.
-
-    O_NONBLOCK keeps a FIFO, which may have replaced the file meanwhile, from blocking for ever.
-
-    Raises:
-        OSError: It cannot be opened.
-        ReadingError: It is not a regular file.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ReadingError(Outcome.UNREADABLE_FILE, "not a regular file")
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-        raise
 
 
 def container_kind(head: bytes) -> str | None:
@@ -87,7 +68,7 @@ def container_kind(head: bytes) -> str | None:
 
 def is_container(path: bytes) -> bool:
     """Whether a file is a container, by its name and its content; False if it cannot be read."""
-    if not path.lower().endswith(CONTAINER_SUFFIXES):
+    if not has_container_suffix(path):
         return False
     try:
         with open_regular(path) as file:
@@ -180,7 +161,7 @@ def open_member(path: bytes, name: bytes, offset: int) -> Iterator[OpenMember]:
         OSError: The container cannot be read.
         ReadingError: The member cannot be read, or is no longer there.
     """
-    if opened := _last_opened.find(path):
+    if opened := _last_opened().find(path):
         yield opened.open(name, offset)
         return
     with open_regular(path) as file:
@@ -195,7 +176,7 @@ def open_member(path: bytes, name: bytes, offset: int) -> Iterator[OpenMember]:
     buffered = io.BufferedReader(own)
     is_zip = kind == "zip"
     opened = OpenZip(buffered) if is_zip else _OpenCompressed(buffered, COMPRESSIONS[kind], path)
-    _last_opened.keep(_file_key(path, state), opened)
+    _last_opened().keep(_file_key(path, state), opened)
     yield opened.open(name, offset)
 
 
@@ -255,9 +236,9 @@ class _OpenCompressed:
 def _single_name(path: bytes) -> bytes:
     """Name of the file in a single compressed file: the container's name without its suffix."""
     stem, suffix = os.path.splitext(os.path.basename(path))
-    if suffix.lower() in _COMPRESSED_TARS:
+    if suffix.lower() in COMPRESSED_TARS:
         return stem + b".tar"
-    return stem if suffix.lower() in _COMPRESSED_ALONE else stem + suffix
+    return stem if suffix.lower() in COMPRESSED_ALONE else stem + suffix
 
 
 class _SelfClosingFile(io.FileIO):
@@ -297,7 +278,9 @@ def _file_key(path: bytes, state: os.stat_result) -> tuple[object, ...]:
     return path, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
 
 
-_last_opened = _LastOpened()
+@cache
+def _last_opened() -> _LastOpened:
+    return _LastOpened()
 
 
 def _compressed_tar_members(compressed: _OpenCompressed) -> Iterator[Member]:

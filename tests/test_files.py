@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from cxrbatch.paths import path_to_text, text_to_path, text_to_place
+from cxrbatch.files import path_to_text, text_to_path, text_to_place
 
 # What a name may be made of; drawn from, so that near-collisions are common.
 PIECES = [b"\\", b"x", b"\\x", b"ff", b"c3", b"\xff", b"\xc3", b"\xa9", "é".encode(), b"/", b"a"]

@@ -30,15 +30,16 @@ _UNKNOWN_FILE = os.stat_result((stat.S_IFREG, 0, 0, 0, 0, 0, 0, 0, 0, 0))
 
 @dataclass(frozen=True, slots=True)
 class ArchiveFile:
-    """A file of an archive, or a member of a container, as the walk found it.
+    """One file of an archive, or one member of a container (zip, tar, gz …); not yet read.
 
     Attributes:
-        path: Relative to the archive's root, as the operating system names it.
+        path: Relative to the folder `Walk.base`, in the bytes of the operating system.
         size: Size in bytes.
         modified_ns: Modification time, nanoseconds since 1970; of a member, that of its container.
         member: Name of the member of the container at `path`; None for a file.
         offset: Position of the member, for `reading.containers.open_member`.
-        fault: Why it cannot be read, if that is known already; it gets a row nevertheless.
+        fault: Why it cannot be read (outcome, detail), if the walk saw that; else None. It gets
+            a row in the table nevertheless.
     """
 
     path: bytes
@@ -51,13 +52,17 @@ class ArchiveFile:
 
 @dataclass(slots=True)
 class Walk:
-    """One lazy walk over an archive, sorted by the bytes of each path component.
+    """All files of an archive, listed while iterating, sorted by the bytes of each path component.
+
+    A container (zip, tar, compressed file) is replaced by its members; a damaged one also comes
+    itself, after them, with a `fault`. To be iterated once.
 
     Attributes:
         root: The archive: a folder, or one file.
         follow_links: Follow symbolic links; each folder is entered once, so that loops end.
-        skip: (device, inode) of files and folders that this program writes.
-        passed_over: Number of entries that are not yielded, by kind; complete after the walk.
+        skip: (device, inode) of files and folders that this program writes: not yielded.
+        passed_over: Number of entries that are not yielded (links, pipes, unreadable folders …) by
+            kind, such as "link"; complete after the walk.
     """
 
     root: Path
@@ -66,7 +71,7 @@ class Walk:
     passed_over: Counter[str] = field(default_factory=Counter)
 
     def __iter__(self) -> Iterator[ArchiveFile]:
-        """Yield the files.
+        """Yield each file and each member of a container; count all other entries in `passed_over`.
 
         Raises:
             UsageError: The root is missing, unreadable, or neither a folder nor a file.
@@ -84,11 +89,11 @@ class Walk:
 
     @property
     def base(self) -> Path:
-        """The folder that paths are relative to."""
+        """The folder that paths are relative to: `root`, or its parent if `root` is a file."""
         return self.root.parent if self.root.is_file() else self.root
 
     def identity(self) -> dict[str, str]:
-        """Identify the archive within `base`.
+        """Return what tells this archive from others in the same `base`, for a table's provenance.
 
         Returns:
             `archive`: the file's name, or "." for a folder. `archive_version`: size and
@@ -213,21 +218,13 @@ class _Folder:
     descriptor: int = -1
 
     def state(self, name: bytes, *, follow: bool) -> os.stat_result:
-        """Examine an entry.
-
-        Raises:
-            OSError: It cannot be examined.
-        """
+        """Examine an entry; OSError if that fails."""
         if self.descriptor >= 0:
             return os.stat(name, dir_fd=self.descriptor, follow_symlinks=follow)
         return os.stat(os.path.join(self.location, name), follow_symlinks=follow)
 
     def enter(self, name: bytes) -> "_Folder":
-        """List a folder in this one.
-
-        Raises:
-            OSError: It cannot be listed.
-        """
+        """List a folder in this one; OSError if that fails."""
         location, path = os.path.join(self.location, name), os.path.join(self.path, name)
         if len(location) < _LONGEST_PATH:
             return _Folder(location, path, _sorted_entries(location))
@@ -269,15 +266,15 @@ _FILES, _OFFSETS, _BUFFER = "manifest", "manifest.offsets", 1 << 20
 
 
 def write_manifest(walk: Walk, folder: Path, *, found: Callable[[int], object]) -> tuple[int, str]:
-    """Write the files of a walk to disk, without keeping them in memory.
+    """Write the manifest: the list of a walk's files, on disk, as they may be too many for memory.
 
     Args:
-        walk: The walk.
+        walk: The archive's files, from which the list is written in the same order.
         folder: The folder for the manifest's two files.
-        found: Called with the number of files so far, after each file.
+        found: Called after each file with the number of files so far; its result is ignored.
 
     Returns:
-        Number of files; hash over their names, sizes and times, as hexadecimal digits.
+        Number of files; SHA-256 of the list (names, sizes and times), as hexadecimal digits.
 
     Raises:
         UsageError: The archive cannot be read.
@@ -302,10 +299,10 @@ def write_manifest(walk: Walk, folder: Path, *, found: Callable[[int], object]) 
 
 
 def read_manifest(folder: Path, *, start: int, stop: int) -> Iterator[ArchiveFile]:
-    """Read some files of a manifest, without reading the others.
+    """Yield the files `start` to `stop - 1` of a manifest; none if `start` is not below `stop`.
 
     Args:
-        folder: Contains the manifest.
+        folder: Contains the manifest, as `write_manifest` wrote it.
         start: Number of the first file, from 0.
         stop: Number after the last file, at most the number of files.
 

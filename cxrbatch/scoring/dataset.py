@@ -35,18 +35,23 @@ Loaded: TypeAlias = LoadedFile | pa.Table
 """The rows of a file with their network inputs; or its rows in an earlier table, with scores."""
 
 Entry: TypeAlias = PendingItem[ArchiveFile] | Loaded
-"""A file that is to be read, or what a file is already."""
+"""A file that is still to be read, or the rows of a file, which need no reading."""
 
 Sample: TypeAlias = tuple[Row | pa.Table, npt.NDArray[np.uint8] | None]
 """A row and its input, shape (size, size), if it is to be scored; or rows that have scores."""
 
 
 class RadiographDataset(IterableDataset[list[Sample]]):
-    """Divides what the reading processes read into batches of samples, in the order of the files.
+    """Divides loaded files into batches for a PyTorch DataLoader, in the order of the files.
 
-    A batch has `batch_size` inputs; the last one has fewer, and one of rows without inputs has
-    none. The reading processes are those of `workers.pool`, which survive hostile files; those of a
-    DataLoader do not.
+    A batch ends with its `batch_size`th input, and contains the rows without input in between. A
+    row without input ends it at once if it has no input yet. The reading processes are those of
+    `workers.pool`, which survive hostile files; those of a DataLoader do not.
+
+    Args:
+        loaded: Per file a `LoadedFile` (rows and inputs), or a `pa.Table` of its rows in an earlier
+            table, which have scores.
+        batch_size: Inputs per batch.
     """
 
     def __init__(self, loaded: Iterable[Loaded], *, batch_size: int) -> None:
@@ -55,7 +60,7 @@ class RadiographDataset(IterableDataset[list[Sample]]):
         self._batch_size = batch_size
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        """Yield the batches, each as soon as its last file is read."""
+        """Yield the batches as lists of samples, each as soon as its last file is read."""
         samples: list[Sample] = []
         count = 0
         for loaded in self._loaded:
@@ -75,10 +80,10 @@ class RadiographDataset(IterableDataset[list[Sample]]):
 
 @dataclass(slots=True)
 class Batch:
-    """A batch of samples.
+    """Rows that are scored together: the network inputs of some rows, and rows without input.
 
     Attributes:
-        rows: Rows, and tables of rows that have scores, in the order of the files.
+        rows: Each a `Row`, or a `pa.Table` of rows that have scores; in the order of the files.
         is_scored: For each of `rows`, whether it has an input.
         inputs: Shape (number of true `is_scored`, size, size), uint8; None if there is no input.
     """
@@ -88,14 +93,26 @@ class Batch:
     inputs: Tensor | None
 
     def pin_memory(self) -> "Batch":
-        """Move the inputs to page-locked memory, from which a GPU copies by itself."""
+        """Move `inputs`, if any, to page-locked memory, from which a GPU copies by itself.
+
+        Returns:
+            This batch.
+        """
         if self.inputs is not None:
             self.inputs = self.inputs.pin_memory()
         return self
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack the inputs of some samples."""
+    """Make a `Batch` of samples: stack their inputs into one tensor.
+
+    Args:
+        samples: Pairs: a row and its input, shape (size, size), uint8, or None if it is not to be
+            scored; or a table of rows that have scores, and None.
+
+    Returns:
+        The rows in their order; `inputs` is None if no sample has one.
+    """
     inputs = [image for _, image in samples if image is not None]
     return Batch(
         [row for row, _ in samples],
@@ -105,14 +122,23 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def score_batches(loaded: Iterable[Loaded], predictor: Predictor) -> Iterator[ScoredRow | pa.Table]:
-    """Score the inputs of loaded files, batch by batch, some batches ahead of the results.
+    """Score the network inputs of loaded files, and yield their rows with the scores.
+
+    The inputs of several files are scored together. While the scores of one batch are awaited,
+    `predictor.ahead` further batches are being read and computed.
 
     Args:
-        loaded: Rows with their inputs, or rows that have scores, which pass through.
-        predictor: Scores the batches, each padded to the predictor's batch size.
+        loaded: Per file a `LoadedFile` (rows and inputs), or a `pa.Table` of its rows in an earlier
+            table, which have scores.
+        predictor: The network; its `batch_size` is the number of inputs per batch.
 
     Yields:
-        Each row with its scores, None where it has no input, in the order of `loaded`.
+        In the order of `loaded`: for each row of a `LoadedFile` the pair (row, scores), with None
+        as scores if the row has no input; each `pa.Table` unchanged.
+
+    Raises:
+        CxrbatchError: A score is not finite, or a batch does not fit into memory.
+        CheckpointError: The first scores are not those of plain PyTorch.
     """
     loader = DataLoader(
         RadiographDataset(loaded, batch_size=predictor.batch_size),
@@ -176,19 +202,22 @@ _FAILED = {code.value: code for code in Outcome if code.kind is OutcomeKind.FAIL
 
 @dataclass(slots=True)
 class ShardWriter:
-    """Scores files of a manifest into shards; its worker processes serve all calls of a context.
+    """Reads and scores files of an archive, and writes their rows to disk in shards.
+
+    A shard is a file with the rows of some thousand files. To be used as a context manager: it
+    starts the worker processes, which serve all calls of `write`, and ends them.
 
     Attributes:
         folder: Contains the manifest, the log of faults and the shards.
-        run: The run that the shards belong to.
+        run: Id of the run, `Plan.run_id`; written into each shard.
         schema: The table's columns.
         reader: Reads the files.
         predictor: Scores the inputs.
-        earlier: Rows that are kept by an update.
+        earlier: Finds rows of unchanged files, which an update keeps; None without an update.
         options: The run's options.
         progress: Receives the progress.
-        summary: Counts the files and images.
-        forkserver: Starts the worker processes; None starts one.
+        summary: Its counts `read` and `images` are increased.
+        forkserver: Starts the worker processes; None starts a new one.
     """
 
     folder: Path
@@ -229,15 +258,19 @@ class ShardWriter:
         self._open.close()
 
     def write(self, shards: Mapping[Path, range]) -> None:
-        """Read and score the files of shards, and write the shards.
+        """Read and score the files of some shards, and write each shard to disk.
+
+        Not read are files whose rows an update keeps, and files that ended a worker process in an
+        earlier run: these get the outcome that was logged then.
 
         Args:
-            shards: The path of each, and the numbers of its files in the manifest; they ascend
-                over all calls.
+            shards: The path of each shard, and the numbers of its files in the manifest; the
+                numbers ascend over all calls.
 
         Raises:
             OSError: A shard cannot be written.
-            CxrbatchError: A score is not finite.
+            TableError: The table with the rows to keep is damaged.
+            CxrbatchError: A score is not finite, or no worker process can be started.
         """
         # One stream over all shards: reading does not pause where one of them ends.
         loaded = self._load(self._entries(shards.values()))

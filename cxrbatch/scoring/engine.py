@@ -39,14 +39,14 @@ from cxrbatch.scoring.update import EarlierRows, is_up_to_date, updatable
 from cxrbatch.workers.forkserver_client import Forkserver
 
 ShardExecutor: TypeAlias = Callable[["Engine", Plan, Mapping[Path, range]], None]
-"""Writes the missing shards of a plan: the path of each, and the numbers of its files."""
+"""Writes the missing shards of a plan: the path of each, and its files' numbers in the manifest."""
 
 # With fewer batches, lanes are idle at the start and the end, and the model looks idle.
 _ENOUGH_BATCHES = 20
 
 
 class Engine:
-    """A model, an archive and an output: plans, scores and finishes runs that join them.
+    """Scores one archive with one model into one table, and continues runs that were interrupted.
 
     Attributes:
         archive: A folder, or one file.
@@ -54,11 +54,11 @@ class Engine:
         checkpoint: Path of the model.
         options: The run's options.
         progress: Receives the progress.
-        folder: The partial folder of the output.
-        secret: Key of the patient hash.
+        folder: The partial folder of the output, with the finished shards of an unfinished run.
+        secret: Key of the keyed hash of patient ids.
         device: The device that computes.
-        precision: The precision that is used.
-        fingerprint: Everything that decides the rows, except the files themselves.
+        precision: The precision that is used, not "auto".
+        fingerprint: Everything that decides the rows, except the files themselves: JSON values.
         summary: Counts of the run.
     """
 
@@ -72,19 +72,20 @@ class Engine:
         *,
         secret: bytes | None = None,
     ) -> None:
-        """Load the model, choose device and precision, calibrate int8 if that is asked for.
+        """Load the model, choose device and precision; with `options.calibration` calibrate int8.
 
         Args:
             archive: A folder, or one file.
-            output: The table; to be claimed by the caller while the engine runs.
+            output: The table; the caller has its partial folder locked, see `files.claimed`.
             checkpoint: Path of the model.
             options: The run's options.
             progress: Receives the progress.
-            secret: Key of the patient hash; the user's own if None.
+            secret: Key of the keyed hash of patient ids; None for the user's own, or a random one
+                if that cannot be read.
 
         Raises:
-            UsageError: The device, backend or precision is not available, or the archive is
-                missing.
+            UsageError: The device, backend or precision is not available, the archive is missing,
+                or int8 is asked for without calibration images, or these without int8.
             CheckpointError: The checkpoint cannot be used.
             LabelError: The calibration images cannot be used.
             CxrbatchError: int8 changes the accuracy by too much.
@@ -128,18 +129,23 @@ class Engine:
         executor: ShardExecutor | None = None,
         forkserver: Forkserver | None = None,
     ) -> Summary:
-        """Finish an unfinished run, if there is one; then plan, score and finish what is asked.
+        """Score the archive into the output; continue an unfinished run of the same fingerprint.
+
+        An existing output of the same fingerprint is left as it is, unless `overwrite` or `update`.
 
         Args:
-            overwrite: Replace an existing output.
+            overwrite: Replace an existing output; drop an unfinished run of another fingerprint.
             update: Keep the rows of unchanged files of an existing output.
             executor: Writes the shards; by default this process does.
             forkserver: Starts this process's reading processes.
 
+        Returns:
+            `summary`, with the counts of the table.
+
         Raises:
             UsageError: The archive is empty, or the output or an unfinished run has another
-                fingerprint.
-            TableError: The table cannot be written.
+                fingerprint and may not be replaced.
+            TableError: The table cannot be written, or the table to update is damaged.
             OSError: A file in the partial folder cannot be written.
             CxrbatchError: A score is not finite, or no process can be started.
         """
@@ -160,10 +166,10 @@ class Engine:
         return self.summary
 
     def shard_writer(self, plan: Plan, *, forkserver: Forkserver | None = None) -> ShardWriter:
-        """Make the context that scores files of a plan into shards in this process.
+        """Make the context manager whose `write` reads and scores files of a plan into shards.
 
         Args:
-            plan: The plan.
+            plan: The files and shards of the run, and what identifies it.
             forkserver: Starts the reading processes; by default a new one.
         """
         recipe = self._model.card.recipe
@@ -183,7 +189,7 @@ class Engine:
 
     @cached_property
     def predictor(self) -> Predictor:
-        """The model, ready on the device."""
+        """The network, ready to score on `device`; built at the first use, then kept."""
         quantisation = self.summary.quantisation
         return Predictor(
             self._model,

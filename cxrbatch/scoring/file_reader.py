@@ -51,17 +51,26 @@ _NOBODY = re.compile(
 
 
 def secret_file() -> Path:
-    """Return the path of the user's secret, below XDG_CONFIG_HOME or ~/.config."""
+    """Return the path of the file that contains the user's patient secret; it need not exist.
+
+    The path is cxrbatch/patient-secret in the folder XDG_CONFIG_HOME, or in ~/.config if that
+    variable is not set.
+
+    Raises:
+        RuntimeError: The user's home folder cannot be found.
+    """
     configured = os.environ.get("XDG_CONFIG_HOME")
     base = Path(configured) if configured else Path.home() / ".config"
     return base / "cxrbatch" / "patient-secret"
 
 
 def patient_secret() -> bytes | None:
-    """Read the user's secret; create it at first use, readable by the user alone.
+    """Read the user's patient secret; create it at first use, readable by the user alone.
+
+    The secret is the key of the hash by which `patient_key` replaces patient ids.
 
     Returns:
-        32 bytes; None if it can neither be read nor created.
+        32 bytes; None if the file can neither be read nor created, or has another length.
     """
     try:
         file = secret_file()
@@ -74,19 +83,22 @@ def patient_secret() -> bytes | None:
 
 
 def secret_id(secret: bytes) -> str:
-    """Compute 16 hexadecimal digits that identify a secret without revealing it."""
+    """Compute 16 hexadecimal digits that identify a patient secret without revealing it.
+
+    Two tables with the same digits have the same key for the same patient.
+    """
     return hmac.new(secret, b"id", hashlib.sha256).hexdigest()[:_ID_HEX_DIGITS]
 
 
 def patient_key(facts: HeaderFacts, secret: bytes) -> str | None:
-    """Compute the key of the patient whom a header names.
+    """Compute a keyed hash of the patient id in a header; it stands for the patient in tables.
 
     Args:
         facts: Patient ID (0010,0020) and its Issuer (0010,0021) are hashed together.
         secret: From `patient_secret`.
 
     Returns:
-        32 hexadecimal digits; None if there is no id, or only a placeholder.
+        32 hexadecimal digits; None if there is no id, or only one that `is_placeholder`.
     """
     if facts.patient_id is None or is_placeholder(facts.patient_id):
         return None
@@ -118,12 +130,12 @@ def _create_secret(file: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LoadedFile:
-    """Rows of one file, and the network inputs of those rows that may be scored.
+    """Table rows of one file, and the network inputs of those rows that may be scored.
 
     Attributes:
-        rows: One for each frame.
+        rows: One for each frame; one without scores if the file cannot be read.
         scorable: For each row, whether it has an input.
-        inputs: Shape (number of true `scorable`, size, size), uint8.
+        inputs: Shape (number of true `scorable`, size, size), uint8, in the order of the rows.
     """
 
     rows: list[Row]
@@ -132,7 +144,13 @@ class LoadedFile:
 
     @classmethod
     def stack(cls, rows: Sequence[tuple[Row, ModelInput | None]], *, size: int) -> "LoadedFile":
-        """Join rows, each with its input of shape (size, size) if it has one."""
+        """Make a LoadedFile of the rows of one file: stack their inputs into one array.
+
+        Args:
+            rows: Pairs of a row and its input, shape (size, size), uint8, or None if the row is not
+                to be scored.
+            size: Edge of the inputs in pixels; needed if no row has one.
+        """
         inputs = [image for _, image in rows if image is not None]
         return cls(
             [row for row, _ in rows],
@@ -143,13 +161,15 @@ class LoadedFile:
 
 @dataclass(frozen=True, slots=True)
 class FileReader:
-    """Reads files of an archive into rows and inputs; is pickled into the worker processes.
+    """Reads files of an archive into table rows and network inputs.
+
+    It is pickled and sent to the worker processes.
 
     Attributes:
-        base: The folder that paths are relative to.
+        base: The folder that the files' paths are relative to.
         recipe: How display images become inputs.
-        options: What is read, and its limits.
-        patient_secret: Key of the patient hash.
+        options: Which images are read, and up to which size.
+        patient_secret: Key of the hash that replaces patient ids.
     """
 
     base: bytes
@@ -158,17 +178,42 @@ class FileReader:
     patient_secret: bytes = field(repr=False)
 
     def read(self, file: ArchiveFile) -> LoadedFile:
-        """Read a file; its defects are in the outcome of its row, never an exception."""
+        """Read one file, or one member of a container, and decode all its frames.
+
+        Args:
+            file: The file; its path is relative to `base`.
+
+        Returns:
+            A row and, if it may be scored, an input for each frame. A file that cannot be read has
+            one row, whose outcome says why: defects of a file raise no exception.
+        """
         rows = [self.row(file, reading) for reading in self.readings(file)]
         return LoadedFile.stack(rows, size=self.recipe.size)
 
     def failed(self, file: ArchiveFile, outcome: Outcome, detail: str) -> LoadedFile:
-        """Make the row of a file whose worker process was lost."""
+        """Make the result of a file that cannot be read, as its worker process crashed or hung.
+
+        Args:
+            file: The file.
+            outcome: Why it could not be read, such as `decoder_crashed`; the row's outcome.
+            detail: One line for a person; the row's detail.
+
+        Returns:
+            One row without an input.
+        """
         row = self.row(file, failed_reading("other", ReadingError(outcome, detail)))
         return LoadedFile.stack([row], size=self.recipe.size)
 
     def readings(self, file: ArchiveFile) -> Iterator[Reading]:
-        """Yield a Reading for each frame of a file, decoded when it is asked for."""
+        """Read a file and yield a Reading (outcome, header facts, display image) for each frame.
+
+        Each frame is decoded only when it is asked for. A file that cannot be read yields one
+        Reading with the outcome that says why; so does a member of a container whose modification
+        time is another than when its members were listed.
+
+        Args:
+            file: The file; its path is relative to `base`.
+        """
         location = os.path.join(self.base, file.path)
         if file.fault is not None:
             yield failed_reading("other", ReadingError(*file.fault))
@@ -181,7 +226,16 @@ class FileReader:
             yield from iterate_member(location, file.member, file.offset, self.options)
 
     def row(self, file: ArchiveFile, reading: Reading) -> tuple[Row, ModelInput | None]:
-        """Make the row of a Reading, and its input if it may be scored."""
+        """Make the table row of one frame, and the network input if the frame may be scored.
+
+        Args:
+            file: The file that the frame belongs to.
+            reading: What was read of the frame.
+
+        Returns:
+            The row, and the input of shape (size, size), uint8; None instead of the input unless
+            the row's outcome is `scored`.
+        """
         reading, prepared = self.recipe.prepare_reading(reading)
         row = Row(
             path=path_to_text(file.path, file.member),

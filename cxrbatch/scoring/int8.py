@@ -45,11 +45,11 @@ _MOST_FILES = 2000
 
 @dataclass(frozen=True, slots=True)
 class LabelledImages:
-    """Images whose class is known.
+    """Network inputs whose class is known.
 
     Attributes:
         inputs: Shape (n, size, size), uint8.
-        classes: Shape (n,), class indices.
+        classes: Shape (n,), the index of each image's class in the card's classes.
         unreadable: Number of files that gave no image.
     """
 
@@ -59,18 +59,23 @@ class LabelledImages:
 
 
 def read_labelled(labels: Path, card: Card, options: ScoringOptions) -> LabelledImages:
-    """Read labelled files, at most `_MOST_FILES` in all and equally many of each class.
+    """Read images of known class, to calibrate 8-bit arithmetic with.
 
-    If the labels name splits, only files of the split "val" are read.
+    Of each class at most max(2000 // number of classes, 25) files are read, chosen
+    by a hash of their paths. If the labels name splits, only files of the split "val" are read.
 
     Args:
         labels: Folder of class folders, or a CSV or Parquet file with paths relative to its folder.
-        card: Card of the model.
+        card: Card of the model: its classes and its recipe.
         options: Options of the run: workers, limits and how files are read.
 
+    Returns:
+        The inputs and classes of all images that could be read.
+
     Raises:
-        LabelError: The labels cannot be used, or a class has fewer than `LEAST_OF_A_CLASS` images
-            that can be read.
+        LabelError: The labels cannot be used, or a class has fewer than `LEAST_OF_A_CLASS` (25)
+            images that can be read.
+        CxrbatchError: No reading process can be started.
     """
     is_folder = labels.is_dir()
     files = labels_from_folders(labels) if is_folder else _of_val(read_labels(labels))
@@ -142,16 +147,23 @@ _CPU = torch.device("cpu")
 
 
 def quantise_network(checkpoint: Checkpoint, labels: Path, options: ScoringOptions) -> Quantisation:
-    """Find the ranges of a network's activations, and the change of accuracy in 8 bits.
+    """Find the ranges that a network needs for 8-bit arithmetic, and what 8 bits cost in accuracy.
+
+    The ranges are the extremes of the activations on 128 labelled images. Then all labelled images
+    are scored in float32 by PyTorch and in 8 bits by OpenVINO, and for each class the areas under
+    the two ROC curves are compared.
 
     Args:
         checkpoint: The network's checkpoint.
         labels: Folder of class folders, or a CSV or Parquet file of labels.
         options: Options of the run.
 
+    Returns:
+        The ranges, the areas by class and the number of images.
+
     Raises:
         LabelError: The labels cannot be used, or a class has too few images that can be read.
-        CxrbatchError: An area changes by more than `MOST_CHANGE`.
+        CxrbatchError: An area changes by more than `MOST_CHANGE` (0.002), up or down.
     """
     from cxrbatch.model.openvino import activation_ranges
 

@@ -15,16 +15,21 @@ _OF_A_PART = ("part", "files", "rows", "outcomes")
 
 
 def merge_parts(output: Path, parts: Sequence[Path]) -> Counts:
-    """Join parts to the same bytes that one run over the whole archive writes.
+    """Join the tables of all parts of an archive (`score --shard 1/2`, `2/2`) into one table.
 
-    The caller has the output claimed, see `files.claimed`.
+    The table has the same bytes that one run over the whole archive writes. The caller has the
+    output's partial folder locked, see `files.claimed`.
 
     Args:
-        output: The table to write.
+        output: The table to write; an existing file is replaced.
         parts: The tables of all parts, in any order.
 
+    Returns:
+        The counts of the joined table.
+
     Raises:
-        UsageError: A part is missing or given twice, or the parts differ in archive or recipe.
+        UsageError: A table is not a part, a part is missing or given twice, or the parts differ in
+            anything that decides their rows, such as archive, checkpoint or recipe.
         TableError: A part cannot be read, or the output cannot be written.
     """
     tables = _in_order([open_table(path) for path in parts])

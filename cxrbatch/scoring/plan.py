@@ -43,15 +43,18 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The work of a run, known when the walk over the archive is complete.
+    """What a run has to do, known when the walk over the archive is complete, and kept on disk.
+
+    The files are listed in the manifest. They are divided into shards: consecutive files whose rows
+    are written to disk together.
 
     Attributes:
-        fingerprint: Everything that decides the rows, except the files themselves.
+        fingerprint: Everything that decides the rows, except the files themselves: JSON values.
         files: Number of files in the manifest.
-        manifest_sha256: Hash of the manifest.
+        manifest_sha256: Hash of the manifest, 64 hexadecimal digits.
         passed_over: Number of directory entries that the manifest leaves out, by kind.
         part: The part of the manifest that is scored.
-        shard_files: Files per shard.
+        shard_files: Files per shard; the last shard may have fewer.
         update: Whether rows of the existing table are kept.
     """
 
@@ -65,24 +68,36 @@ class Plan:
 
     @property
     def numbers(self) -> range:
-        """The files of this run, by their numbers in the manifest."""
+        """Numbers, in the manifest, of all files that this run scores: those of its part."""
         return self.part.numbers(self.files)
 
     @property
     def shards(self) -> list[range]:
-        """The files of each shard, by their numbers in the manifest."""
+        """For each shard in order, the numbers of its files in the manifest."""
         numbers = self.numbers
         starts = range(0, len(numbers), self.shard_files)
         return [numbers[start : start + self.shard_files] for start in starts]
 
     @property
     def run_id(self) -> str:
-        """A hash that two plans share only if a shard of one fits into the other."""
+        """SHA-256 of the fingerprint, the manifest's hash, the part and `shard_files`.
+
+        It is stored in each shard: a shard with another id is written anew.
+        """
         deciding = [self.fingerprint, self.manifest_sha256, str(self.part), self.shard_files]
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
     def provenance(self, counts: Counts) -> dict[str, Any]:
-        """Make the provenance of the finished table; equal for all runs that give equal rows."""
+        """Return the metadata of the finished table: how it was made, and the counts of its rows.
+
+        Runs that give equal rows give equal metadata.
+
+        Args:
+            counts: Counts over the rows of the table.
+
+        Returns:
+            JSON values by name; `part` is among them only if there is more than one part.
+        """
         made: dict[str, Any] = {
             **self.fingerprint,
             "manifest_sha256": self.manifest_sha256,
@@ -94,20 +109,24 @@ class Plan:
         return made
 
     def save(self, folder: Path) -> None:
-        """Write the plan into `folder`, which can be resumed from then on.
+        """Write the plan to the file run.json in `folder`, so that the run can be continued.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The file cannot be written.
         """
         with written_whole(folder / RUN_STATE) as file:
             file.write(json.dumps(asdict(self), sort_keys=True).encode())
 
 
 def load_plan(folder: Path) -> Plan | None:
-    """Read the plan of a folder; None where there is none.
+    """Read the plan that `Plan.save` wrote into a folder.
+
+    Returns:
+        The plan; None if the folder has none.
 
     Raises:
-        TableError: It is damaged.
+        TableError: The plan is damaged.
+        OSError: The file cannot be read.
     """
     try:
         state = json.loads((folder / RUN_STATE).read_bytes())
@@ -119,21 +138,22 @@ def load_plan(folder: Path) -> Plan | None:
 
 
 def shard_path(folder: Path, index: int) -> Path:
-    """Return the path of a finished shard."""
+    """Return the path of the shard of this index, from 0: `folder`/shard-000000.arrow."""
     return folder / f"shard-{index:06d}.arrow"
 
 
 class FaultLog:
-    """Files that ended their reading process, in a file on disk, so that no run reads them again.
+    """A file on disk that lists the archive's files that ended their worker process.
 
-    Each is a line of JSON and on the disk when `add` returns. Several threads may add.
+    A later run gives these files the logged outcome and does not read them again. Each entry is a
+    line of JSON, which is on the disk when `add` returns. Several threads may call `add`.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read the log of `folder`, or create it.
+        """Read the log in `folder` and open it for appending; create it if there is none.
 
         Raises:
-            OSError: It cannot be read or written.
+            OSError: The log cannot be read or written.
         """
         self._known = dict(_read_faults(folder / _FAULTS))
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -143,16 +163,22 @@ class FaultLog:
     def get(self, number: int) -> WorkerFault | None:
         """Return the fault that an earlier run logged for a file; None if there is none.
 
+        Faults that this object added itself are not returned.
+
         Args:
-            number: The file's number in the manifest.
+            number: The file's number, from 0, in the manifest (the list of the archive's files).
         """
         return self._known.get(number)
 
     def add(self, number: int, fault: WorkerFault) -> None:
-        """Append the fault of a file.
+        """Append the fault of a file to the log and wait until it is on the disk.
+
+        Args:
+            number: The file's number, from 0, in the manifest (the list of the archive's files).
+            fault: Why its worker process ended: outcome and detail.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The log cannot be written.
         """
         record = json.dumps([number, fault.outcome.value, fault.detail])
         # It starts with a line break, as the line before may have been cut short.
@@ -160,7 +186,7 @@ class FaultLog:
         os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the log; `add` must not be called afterwards."""
         os.close(self._descriptor)
 
 
@@ -188,17 +214,19 @@ def make_fingerprint(
     backend: Backend = "torch",
     quantisation: Quantisation | None = None,
 ) -> dict[str, Any]:
-    """Collect everything that decides the rows, except the files themselves.
+    """Collect everything that decides a table's rows, except the files themselves.
+
+    Two runs with equal fingerprints give equal rows for equal files, so one may continue the other.
 
     Args:
         checkpoint: The model.
         precision: The precision that is used, not "auto".
         device: The device that computes, in words.
         archive_root: The folder that paths are relative to.
-        patient_secret: Key of the patient hash; a hash of it is stored.
+        patient_secret: Key of the hash of patient ids; only `secret_id` of it is stored.
         options: Names and values of the options that rows depend on.
         backend: The library that computes; stored where it is not PyTorch.
-        quantisation: For int8.
+        quantisation: The calibration of int8; None for other precisions.
 
     Returns:
         JSON values by name.
@@ -233,14 +261,18 @@ def make_fingerprint(
 
 
 def list_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """List in one line the values in which a run or table differs from this run.
+    """List in one line the values in which another run or table differs from this run.
+
+    Not compared are `card` and `recipe`, as hashes of checkpoint and recipe are compared; nor the
+    archive's size and time if the archive itself differs.
 
     Args:
         ours: The fingerprint of this run; values that it does not name are not compared.
-        theirs: Another fingerprint, or the provenance of a table.
+        theirs: The fingerprint of the other run, or the provenance of a table.
 
     Returns:
-        Names with both values; empty if there is no difference.
+        Names with both values, such as "the checkpoint (1a…, now 2b…)"; empty if there is no
+        difference.
     """
     theirs = {**_DEFAULTS, **theirs}
     # Another archive has another size and time too, which would only lengthen the message.
@@ -255,7 +287,10 @@ def list_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
 
 
 def heatmap_size(checkpoint: Checkpoint) -> int:
-    """Return the rows, and columns, of one heat map in cells."""
+    """Return the height, which is the width, of one heat map in cells of the network's last layer.
+
+    It is the input's edge in pixels divided by the network's stride, rounded up.
+    """
     return -(-checkpoint.card.recipe.size // STRIDE)
 
 

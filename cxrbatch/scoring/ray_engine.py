@@ -45,7 +45,7 @@ _LAST = 10.0
 
 @dataclass(frozen=True, slots=True)
 class RayEngine:
-    """Writes shards by Ray actors; a `ShardExecutor` of the engine.
+    """Writes the shards of a run in processes of Ray; a `ShardExecutor`, which `Engine.run` calls.
 
     Attributes:
         address: The cluster, as for `ray.init`; None starts Ray on this machine for the run.
@@ -68,11 +68,20 @@ class RayEngine:
             raise UsageError("--engine ray needs Ray; install it: pip install 'cxrbatch[ray]'")
 
     def __call__(self, engine: Engine, plan: Plan, missing: Mapping[Path, range]) -> None:
-        """Write the shards that are missing.
+        """Score the missing shards on the cluster, and write them to the engine's partial folder.
+
+        As long as at least one shard is done in between, the rest is tried again after Ray lost an
+        actor.
+
+        Args:
+            engine: The engine that leads the run; its progress and summary are kept up to date.
+            plan: The files and shards of the run.
+            missing: The path of each missing shard, and the numbers of its files in the manifest.
 
         Raises:
-            CxrbatchError: Ray cannot be started or reached, has no room, or keeps losing its
-                processes; or an actor raised it.
+            CxrbatchError: Ray cannot be started or reached, has no node with enough cores and GPUs,
+                or lost its processes before one more shard was done; or an actor could not write a
+                shard.
         """
         indices = {numbers.start: index for index, numbers in enumerate(plan.shards)}
         waiting = [indices[numbers.start] for numbers in missing.values()]

@@ -25,14 +25,14 @@ _OUTCOMES = {code.value: code for code in Outcome}
 
 
 class ActorSetup:
-    """Everything that an actor receives once, to make an engine equal to the leading one.
+    """Everything that a Ray actor needs to make an engine equal to the one that leads the run.
 
     No dataclass and without a text form, as it contains the patient secret: Ray may write the
     fields of dataclasses, and the texts of other arguments, into its logs.
     """
 
     def __init__(self, engine: Engine, plan: Plan, *, options: ScoringOptions) -> None:
-        """Copy the values that decide the rows.
+        """Copy paths, patient secret and number of threads from the engine that leads the run.
 
         Args:
             engine: The engine that leads the run.
@@ -48,10 +48,15 @@ class ActorSetup:
         self.threads = torch.get_num_threads()
 
     def make_engine(self, progress: Progress) -> Engine:
-        """Make an engine on this node that gives the same rows as the leading one.
+        """Make an engine on this node, and check that it gives the same rows as the leading one.
+
+        Args:
+            progress: Receives the progress of the new engine.
 
         Raises:
-            CxrbatchError: This node would give other rows, or does not see the files.
+            UsageError: This node does not see the plan, sees no file of the archive, or has another
+                fingerprint than the plan.
+            CxrbatchError: The model or the device cannot be used on this node.
         """
         torch.set_num_threads(self.threads)
         engine = Engine(
@@ -79,15 +84,17 @@ class ActorSetup:
 
 @dataclass(slots=True)
 class ShardReport:
-    """What became of one shard; files are named by their numbers in the manifest.
+    """The result of one shard, sent by an actor to the leading engine.
+
+    Files are named by their numbers in the manifest.
 
     Attributes:
-        read: Files that were read.
-        images: Images that were scored.
-        failed: Files with images that could not be read, and the outcome of each image.
+        read: Number of files that were read.
+        images: Number of images that were scored.
+        failed: (file, outcome) of each image that could not be read.
         retried: Files that were read a second time.
         fewer_workers: Whether fewer processes read from now on, as several were killed.
-        refusal: Why the shard was not written; empty where it was.
+        refusal: Error message if the shard was not written; empty if it was.
     """
 
     read: int = 0
@@ -98,25 +105,31 @@ class ShardReport:
     refusal: str = ""
 
     def to_text(self) -> str:
-        """Write the report as JSON."""
+        """Return the report as JSON text, which `from_text` reads."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_text(cls, text: str) -> "ShardReport":
-        """Read a report from JSON."""
+        """Make a report from the JSON text that `to_text` returned."""
         fields = json.loads(text)
         failed = [(number, _OUTCOMES[code]) for number, code in fields.pop("failed")]
         return cls(failed=failed, **fields)
 
 
 class ShardScorer:
-    """Writes shards; a callable class, as Ray Data keeps in an actor.
+    """Scores and writes one shard per call; a callable class, of which Ray keeps one in each actor.
 
-    Errors are part of the reports, as an exception would end the whole job.
+    Errors of the input are returned in the reports, as an exception would end the whole Ray job.
     """
 
     def __init__(self, setup: ActorSetup) -> None:
-        """Load the model and start the reading processes."""
+        """Load the model and start the reading processes.
+
+        Where this fails with a CxrbatchError, nothing is raised: each report contains its message.
+
+        Args:
+            setup: Makes the engine.
+        """
         self._setup = setup
         self._progress = _ReportingProgress()
         self._open = ExitStack()
@@ -125,7 +138,15 @@ class ShardScorer:
         self._begin()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Write the shard whose index is `row["shard"]`; return its index and `report`, as text."""
+        """Score one shard and write it to disk.
+
+        Args:
+            row: Has the index of the shard in the plan as `shard`.
+
+        Returns:
+            `shard`: the index. `report`: a `ShardReport` as JSON text, with a `refusal` if the
+            shard could not be written.
+        """
         index = int(row["shard"])
         return {"shard": index, "report": self._write(index).to_text()}
 

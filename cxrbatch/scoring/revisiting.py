@@ -21,13 +21,14 @@ CHANGED = "changed since it was scored"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the images of a table come from, and how they were read.
+    """Where the images of a results table are, and how they were read when they were scored.
 
     Attributes:
         root: The archive's folder, absolute.
         recipe: How display images became inputs.
         options: How files were read; other modalities are rendered too.
-        follow_links: Whether links were followed; else none may lead out of the folder.
+        follow_links: Whether links were followed; if not, a path that a link leads out of the
+            folder is not read.
     """
 
     root: bytes
@@ -37,11 +38,15 @@ class Origin:
 
     @classmethod
     def of(cls, table: Table, *, root: bytes | None = None) -> "Origin | None":
-        """Take the origin from a table's metadata; None where that is incomplete or invalid.
+        """Take the origin from a table's metadata.
 
         Args:
             table: The table.
             root: The archive's folder now; None for the one it was scored in.
+
+        Returns:
+            The origin; None if the metadata is incomplete or invalid, or the folder is not
+            absolute.
         """
         made = table.provenance
         try:
@@ -62,17 +67,20 @@ class Origin:
 
 
 def revisit(origin: Origin, path: str, frame: int, hashed: str) -> Reading | str:
-    """Read a row's image from the archive again; call it in a child process: files are hostile.
+    """Read the image of a table's row from the archive once more, and check that it is the same.
+
+    Call it in a child process: files may be hostile.
 
     Args:
-        origin: Where the table's images come from.
+        origin: Where the table's images are.
         path: The row's `path`.
         frame: The row's `frame`.
         hashed: The row's `image_hash`.
 
     Returns:
-        A Reading with the image that has this hash, or the reason why there is none: `MISSING` or
-        `CHANGED`.
+        A Reading whose image has this hash. Or a text for a person: `CHANGED` if the frame is there
+        but has no image or one of another hash; `MISSING` if the file or frame is not there, cannot
+        be read, or lies outside of the archive.
     """
     failure = MISSING
     for readings in _files(origin, path):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One of the equal parts that an archive is scored in; written as 2/8.
+    """One of the equal parts that an archive is scored in: consecutive files; written as 2/8.
 
     Attributes:
         number: From 1.
@@ -35,10 +35,11 @@ class Part:
 
     @classmethod
     def from_text(cls, text: str) -> "Part":
-        """Read "2/8", the second of eight parts.
+        """Make a part from text such as "2/8", the second of eight parts.
 
         Raises:
-            UsageError: It is not written so.
+            UsageError: It is not two whole numbers and a slash, or the first is below 1 or above
+                the second.
         """
         number, _, of = text.partition("/")
         if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
@@ -49,7 +50,14 @@ class Part:
         return f"{self.number}/{self.of}"
 
     def numbers(self, files: int) -> range:
-        """The files of this part, by their numbers in a manifest of `files` files."""
+        """Return which files of a manifest are in this part.
+
+        Args:
+            files: Number of files in the manifest.
+
+        Returns:
+            The numbers of consecutive files, from 0; the sizes of two parts differ by one at most.
+        """
         return range(files * (self.number - 1) // self.of, files * self.number // self.of)
 
 
@@ -89,11 +97,16 @@ class ScoringOptions:
 
     @property
     def limits(self) -> WorkerLimits:
-        """Time and memory that one file may use."""
+        """Time (`deadline`) and memory (by `max_pixels`) that reading one file may use."""
         return WorkerLimits(seconds=self.deadline, memory=memory_for(self.max_pixels))
 
     def reading(self, recipe: "Recipe") -> "ReadingOptions":
-        """Make the reader's options for a model with this recipe."""
+        """Make the options for reading images (which modalities, up to which size) from these.
+
+        Args:
+            recipe: The model's recipe: its policy for images without VOI transform is taken over;
+                with `fast_decode` images are decoded to no less than its `least_size`.
+        """
         from cxrbatch.reading.radiograph import RADIOGRAPH_MODALITIES, ReadingOptions
 
         return ReadingOptions(
@@ -104,10 +117,10 @@ class ScoringOptions:
         )
 
     def check(self) -> None:
-        """Check the numbers and names, which the command line checks by itself.
+        """Check the numbers, `backend` and `precision`, which the command line checks by itself.
 
         Raises:
-            UsageError: One of them is out of its range.
+            UsageError: A number is below its minimum, or a name is unknown.
         """
         least = {"batch_size": 1, "workers": 0, "max_pixels": 1, "deadline": 0.1, "commit_every": 1}
         for name, minimum in least.items():
@@ -124,7 +137,7 @@ class ScoringOptions:
 
 @dataclass(slots=True)
 class Summary:
-    """What became of an archive.
+    """The result of a run: counts of its table, and how fast it was made.
 
     Attributes:
         output: The table.
@@ -137,7 +150,8 @@ class Summary:
         device: The device that computed, in words.
         precision: The precision that was used.
         quantisation: The change of accuracy by int8, where that is used.
-        lasting_patient_keys: Whether the next run will give patients the same keys.
+        lasting_patient_keys: Whether the next run will give patients the same keys: False if the
+            user's patient secret can neither be read nor created.
     """
 
     output: Path
@@ -154,49 +168,75 @@ class Summary:
 
     @property
     def failures(self) -> int:
-        """Number of images and folders that could not be read."""
+        """Number of rows whose outcome is a failure, plus folders that could not be read.
+
+        Excluded images, as of other modalities, are no failures.
+        """
         outcomes = self.counts.outcomes
         images = sum(outcomes[code] for code in Outcome if code.kind is OutcomeKind.FAILED)
         return images + self.passed_over["unreadable_folder"]
 
 
 class Progress:
-    """Receives the progress of a run, from several threads; every method does nothing here."""
+    """Base class of objects that show or log the progress of a run.
+
+    The run calls these methods, from several threads. Here each does nothing; a subclass overrides
+    those that it wants. Results are ignored.
+    """
 
     def loaded(self) -> None:
-        """All modules are imported; the run begins."""
+        """Do nothing; called once when all modules are imported, before the archive is listed."""
 
     def found(self, files: int) -> None:
-        """The walk over the archive has found `files` files so far."""
+        """Do nothing; called for each file found in the archive, with their number so far."""
 
     def start(self, files: int, *, done: int) -> None:
-        """Scoring begins: `done` of `files` files are done, by an earlier, unfinished run."""
+        """Do nothing; called when the archive is listed and scoring begins.
+
+        Args:
+            files: Number of files of the run.
+            done: Number of these that an earlier, unfinished run has scored already.
+        """
 
     def advance(self, files: int) -> None:
-        """So many more files are read, and their rows on their way."""
+        """Do nothing; called when `files` more files are read, or kept from an earlier table.
+
+        Their rows may not be on disk yet.
+        """
 
     def shard_done(self, files: int) -> None:
-        """So many more files are on the disk, where a later run finds them."""
+        """Do nothing; called when the rows of `files` more files are on disk to stay."""
 
     def failed(self, number: int, path: str, outcome: Outcome) -> None:
-        """An image could not be read: its file's number in the manifest, and its path."""
+        """Do nothing; called for each image that could not be read.
+
+        Args:
+            number: The file's number, from 0, in the manifest (the list of the archive's files).
+            path: The file's path.
+            outcome: Why it could not be read.
+        """
 
     def retried(self, number: int, path: str) -> None:
-        """The process that read a file was lost; the file is read once more."""
+        """Do nothing; called when a file is read a second time, as its worker process was lost.
+
+        Args:
+            number: The file's number, from 0, in the manifest (the list of the archive's files).
+            path: The file's path.
+        """
 
     def fewer_workers(self) -> None:
-        """Several reading processes were killed, so fewer read at once; called at most once."""
+        """Do nothing; called when fewer processes read from now on, as several were killed."""
 
     def close(self) -> None:
-        """The run has ended."""
+        """Do nothing; called when the run has ended, also by an error."""
 
 
 class ProgressBar(Progress):
-    """A tqdm bar on stderr, where that is a terminal: files found, then files scored.
+    """Shows a tqdm bar on stderr, if that is a terminal: files found, then files scored.
 
     Attributes:
         files: Number of files to score.
-        kept: Files of these that are on the disk.
+        kept: Number of these whose rows are on disk.
     """
 
     def __init__(self) -> None:
@@ -205,14 +245,17 @@ class ProgressBar(Progress):
         self.kept = 0
 
     def found(self, files: int) -> None:
-        """Show the number of files."""
+        """Show that `files` files have been found so far; the first call opens the bar."""
         if self._bar is None:
             self._open("looking for files", None, 0)
         if self._bar is not None:
             self._bar.update(files - self._bar.n)
 
     def start(self, files: int, *, done: int) -> None:
-        """Write how much an unfinished run has left, and open a bar for it."""
+        """Replace the bar by one that counts scored files, from `done` to `files`.
+
+        If `done` is not 0, write a line first: how much of an unfinished run is done and left.
+        """
         self.close()
         self.files, self.kept = files, done
         if done:
@@ -223,23 +266,23 @@ class ProgressBar(Progress):
         self._open("scoring", files, done)
 
     def advance(self, files: int) -> None:
-        """Move the bar."""
+        """Move the bar by `files` files."""
         if self._bar is not None:
             self._bar.update(files)
 
     def shard_done(self, files: int) -> None:
-        """Count the files that are on the disk."""
+        """Add `files` to `kept`, the number of files on disk; the bar does not move."""
         self.kept += files
 
     def fewer_workers(self) -> None:
-        """Write a warning above the bar."""
+        """Write a warning above the bar that processes were killed and fewer read from now on."""
         self._write(
             "warning: reading processes were killed, most likely as memory is short: fewer read "
             "at once from now on; use fewer --workers or a machine with more memory"
         )
 
     def close(self) -> None:
-        """Remove the bar."""
+        """Remove the bar, if one is open."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

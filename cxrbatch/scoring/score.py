@@ -133,19 +133,24 @@ def score_archive(
     ray_address: str | None = None,
     executor: "ShardExecutor | None" = None,
 ) -> Summary:
-    """Score an archive, as `score` does; errors name options of the command line.
+    """Score an archive into a table, as `score` does, with options that are checked already.
+
+    Messages of errors name options of the command line, as in --batch-size, not arguments.
 
     Args:
         archive: A folder, or one file.
         output: The table to write.
         checkpoint: The model; None for the bundled one.
         options: The run's options.
-        progress: Receives the progress.
+        progress: Receives the progress; the caller closes it.
         overwrite: Replace an existing output.
         update: Keep the rows of unchanged files of an existing output.
         engine: "local" or "ray".
-        ray_address: The address of the Ray cluster.
-        executor: Writes the shards; by default the engine decides.
+        ray_address: The address of the Ray cluster; None starts Ray on this machine.
+        executor: Writes the shards in place of this process, if `engine` is "local".
+
+    Returns:
+        The counts of the table and the speed of the run.
 
     Raises:
         CxrbatchError: As `score`.
@@ -180,7 +185,8 @@ def check_call(
     """Refuse options that contradict each other.
 
     Raises:
-        UsageError: They do.
+        UsageError: `overwrite` and `update` are both set, `ray_address` is given without the engine
+            "ray", or a backend other than "torch" is given with it.
     """
     if overwrite and update:
         raise UsageError("--update keeps what --overwrite replaces; give one of them.")

@@ -41,7 +41,12 @@ class Counts:
     predictions: Counter[str] = field(default_factory=Counter)
 
     def add(self, rows: pa.Table) -> None:
-        """Add the counts of some rows."""
+        """Add the counts of further rows to these, in place.
+
+        Args:
+            rows: Rows of a results table with the columns `frame`, `outcome` and `prediction`; each
+                row with frame 0 counts as a file.
+        """
         self.rows += rows.num_rows
         # A comparison with a Python number would import pandas: see `results.columns`.
         is_further = pc.cast(rows["frame"], pa.bool_())
@@ -51,7 +56,7 @@ class Counts:
                 counter[entry["values"]] += entry["counts"]
 
     def to_provenance(self) -> dict[str, Any]:
-        """Return the counts that a table's provenance contains."""
+        """Return `files`, `rows` and `outcomes`, sorted by code, as JSON values for a table."""
         return {
             "files": self.files,
             "rows": self.rows,
@@ -68,17 +73,18 @@ def write_table(
     files: int,
     provenance: Callable[[Counts], Mapping[str, Any]],
 ) -> Counts:
-    """Write a results table, read it back, and give it its name.
+    """Write a results table to a temporary file, read it back, then move it to its path.
 
-    Row groups have one fixed number of rows, however the rows are divided among `tables`.
+    Row groups have 65536 rows each but the last, however the rows are divided among `tables`: equal
+    rows give equal bytes.
 
     Args:
-        path: The table.
+        path: The table; an existing file is replaced.
         tables: Its rows in their order.
-        within: The folder that contains the file until it is whole.
+        within: The folder, on the same disk, that contains the temporary file.
         schema: Its columns.
         files: Number of files that the rows must have.
-        provenance: Makes the provenance from the counts.
+        provenance: Makes the table's metadata, JSON values by name, from the counts of all rows.
 
     Returns:
         The counts of the table.
@@ -106,7 +112,12 @@ def write_table(
 
 
 def table_writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
-    """Open a Parquet writer with the compression, pages and dictionaries of a results table."""
+    """Open a Parquet writer with the compression, pages and dictionaries of a results table.
+
+    Args:
+        file: Opened for writing bytes; the writer does not close it.
+        schema: The table's columns.
+    """
     return pq.ParquetWriter(
         file,
         schema,
@@ -173,14 +184,15 @@ def write_shard(
     schema: pa.Schema,
     run: str,
 ) -> None:
-    """Write a shard: the rows of some thousand files, in Arrow's file format.
+    """Write a shard: a file in Arrow's format with the rows of some thousand files of the archive.
 
     Args:
         path: The shard; it has this name only when it is whole and on the disk.
-        pieces: Rows with their scores, or tables of rows that have scores, in their order.
+        pieces: Pairs of a row and its scores (None without scores), or tables of rows that have
+            scores, in their order.
         classes: Class names in the order of the logits.
         schema: The table's columns.
-        run: Identifies the run that the shard belongs to.
+        run: Id of the run that the shard belongs to; stored in the shard, for `shard_holds`.
 
     Raises:
         OSError: It cannot be written.
@@ -196,7 +208,10 @@ def write_shard(
 
 
 def shard_holds(path: Path, *, run: str) -> bool:
-    """Whether a file is a whole shard that belongs to a run."""
+    """Whether a file is a shard that `write_shard` wrote with this `run`.
+
+    False if the file is missing or damaged, or belongs to another run.
+    """
     try:
         with pa.OSFile(bytes(path)) as file, pa.ipc.open_file(file) as shard:
             return bool((shard.schema.metadata or {}).get(_RUN_KEY) == run.encode())
@@ -205,10 +220,10 @@ def shard_holds(path: Path, *, run: str) -> bool:
 
 
 def read_shard(path: Path) -> pa.Table:
-    """Read a shard.
+    """Read all rows of a shard, without the run's id.
 
     Raises:
-        TableError: It is damaged.
+        TableError: The file is missing or damaged.
     """
     try:
         with pa.OSFile(bytes(path)) as file, pa.ipc.open_file(file) as shard:

@@ -37,21 +37,34 @@ class _FileRows:
 
 
 class EarlierRows:
-    """Finds the rows of unchanged files in a table whose files are in the order of the walk.
+    """Finds the rows of unchanged files in the table that an update replaces.
 
-    The table is read once, along with the walk, so that memory holds one row group.
+    The table's files are in the order of the walk over the archive. So the table is read once, from
+    front to back, while files are asked for in that order; memory holds one row group.
     """
 
     def __init__(self, table: Table) -> None:
-        """Read up to the table's first file."""
+        """Open the table and read the rows of its first file.
+
+        Args:
+            table: The table that is updated.
+
+        Raises:
+            TableError: The table is damaged.
+        """
         self._files = _files(table)
         self._next = next(self._files, None)
 
     def take(self, file: ArchiveFile) -> pa.Table | None:
-        """Return the rows of a file; None if the file is new, has changed or is read again.
+        """Return the rows of a file from the earlier table, if the file need not be read again.
 
         Args:
             file: Later in the walk's order than the file of the call before.
+
+        Returns:
+            One row per frame. None if the table has no such file, its size or modification time is
+            another, or the outcome of its first row is one of `TRIED_AGAIN`: failures that the disk
+            or the machine may have caused.
 
         Raises:
             TableError: The table is damaged.
@@ -106,17 +119,29 @@ def _place(path: str | None) -> list[bytes]:
 
 
 def updatable(fingerprint: Mapping[str, Any], table: Table) -> dict[str, Any]:
-    """Select the part of a run's fingerprint that a table must share to be updated by the run.
+    """Select the values of a run's fingerprint that must equal those of a table to be updated.
 
     Left out are the version of an archive that is one file, as an update compares each file, and
-    the archive's name where an older table does not contain it.
+    the archive's name if the table, an older one, does not contain it.
+
+    Args:
+        fingerprint: Everything that decides the run's rows, by name.
+        table: The table.
     """
     omitted = {"archive_version"} | ({"archive"} - table.provenance.keys())
     return {name: value for name, value in fingerprint.items() if name not in omitted}
 
 
 def is_up_to_date(table: Table, manifest_sha256: str) -> bool:
-    """Whether an update would change nothing: same files, and no outcome of `TRIED_AGAIN`.
+    """Whether an update of a table would change nothing.
+
+    True if the table was made from the same list of files (paths, sizes and times) and no row has
+    an outcome of `TRIED_AGAIN` (failures that the disk or the machine may have caused). False for
+    an older table that does not name its archive.
+
+    Args:
+        table: The table.
+        manifest_sha256: Hash of the list of the archive's files now, from `write_manifest`.
 
     Raises:
         TableError: The table is damaged.

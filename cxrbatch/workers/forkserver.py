@@ -44,12 +44,12 @@ which for small images costs a tenth of the time that reading them takes."""
 
 
 class End(NamedTuple):
-    """How a child ended.
+    """How a worker process ended, and what the item used that it read last.
 
     Attributes:
-        status: Exit status as of waitpid, or `UNKNOWN_STATUS`.
+        status: Exit status as of waitpid, or `UNKNOWN_STATUS` (-1).
         begun: Number of items that it began.
-        taken: Bytes that the last item took at its peak.
+        taken: Bytes by which the last item raised the process's peak memory.
         allowed: Bytes that the last item was allowed.
         seconds: CPU seconds since the last item began.
     """
@@ -82,7 +82,11 @@ _ENTRIES = struct.Struct("<qqqd")
 
 
 def serve(preload: Sequence[str]) -> None:
-    """Fork and end children on request, until the main process closes the socket.
+    """Run the forkserver: fork and end worker processes on request, until the main process ends.
+
+    Requests (`REQUEST`) and replies (`REPLY`) pass through the socket that is this process's
+    standard input. When the main process closes it, all worker processes are killed and this
+    process exits: this function never returns.
 
     Args:
         preload: Modules that are imported before the first fork, beside those that read images.

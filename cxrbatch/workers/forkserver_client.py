@@ -16,13 +16,14 @@ from cxrbatch.errors import CxrbatchError
 from cxrbatch.workers.forkserver import GROUP_SIGNALS, PR_SET_PDEATHSIG, REPLY, REQUEST, End
 
 WithoutSlot: TypeAlias = Callable[[], AbstractContextManager[object]]
-"""Makes a context in which a thread has no worker slot; it waits for a slot at the end."""
+"""Makes a context in which a thread has no worker slot (right to work), and waits for one after."""
 
 
 class ReadingGate:
-    """Lets worker threads read side by side, or one of them alone.
+    """A lock for threads that read files: many may read side by side, or one of them alone.
 
-    A thread that waits here releases its worker slot: the reading that it waits for may need it.
+    A thread that waits here releases its worker slot, the right to work: the readings that it waits
+    for may need one.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,13 @@ class ReadingGate:
 
     @contextmanager
     def beside_others(self, without_slot: WithoutSlot) -> Iterator[None]:
-        """Enter at once, unless another thread reads alone or waits to: then after it."""
+        """In this context the thread reads beside others; first wait for one that reads alone.
+
+        A thread that waits to read alone is waited for too.
+
+        Args:
+            without_slot: Makes the context in which this thread waits without its worker slot.
+        """
         with self._lock:
             may_read = not self._alone
             self._reading += may_read
@@ -47,7 +54,13 @@ class ReadingGate:
 
     @contextmanager
     def alone(self, without_slot: WithoutSlot) -> Iterator[None]:
-        """Enter when no other thread reads; none enters until this context ends."""
+        """In this context no other thread reads; first wait until those that read have finished.
+
+        Threads that come later wait until this context ends.
+
+        Args:
+            without_slot: Makes the context in which this thread waits without its worker slot.
+        """
         with without_slot(), self._lock:
             self._alone += 1
             self._changed.wait_for(lambda: not self._reading)
@@ -74,21 +87,23 @@ _START = (
 
 
 class ForkserverClosed(Exception):
-    """The forkserver was closed, as the run is ending."""
+    """Raised where a worker process is started or ended after `Forkserver.close`, as a run ends."""
 
 
 class Forkserver:
-    """Starts and ends worker processes; may be used by several threads.
+    """Starts and ends worker processes, through a small process that forks them.
+
+    May be used by several threads. If the small process was killed, the next call starts it again.
 
     Attributes:
         gate: Lets one worker process read alone.
     """
 
     def __init__(self, *, preload: Sequence[str] = ()) -> None:
-        """Start the process that forks the worker processes.
+        """Start the small process that forks the worker processes.
 
         Args:
-            preload: Modules that it imports once, so that no worker process has to.
+            preload: Names of modules that it imports once, so that no worker process has to.
 
         Raises:
             CxrbatchError: It cannot be started.
@@ -100,7 +115,7 @@ class Forkserver:
         self._begin()
 
     def start(self, *, memory: int) -> tuple[int, Connection]:
-        """Fork a worker process.
+        """Fork a worker process, which then calls functions on items that it receives.
 
         Args:
             memory: Bytes that one item may use at most.
@@ -120,15 +135,26 @@ class Forkserver:
             return pid, Connection(ours.detach())
 
     def end(self, pid: int) -> End:
-        """End a worker process, and report how it ended and what it used.
+        """Kill a worker process, if it still runs, and return how it ended and what it used.
+
+        Args:
+            pid: The process id that `start` returned.
+
+        Returns:
+            The end of the process; its status is `UNKNOWN_STATUS` if an earlier forkserver started
+            the process, or if it does not end within a second.
 
         Raises:
             ForkserverClosed: `close` was called, which ended all worker processes.
+            CxrbatchError: The forkserver was killed and cannot be started again.
         """
         return self._ask(-pid)
 
     def close(self) -> None:
-        """End the forkserver and all worker processes."""
+        """End the forkserver and kill all worker processes.
+
+        Calls that wait in another thread, and later ones, raise ForkserverClosed.
+        """
         # A thread may hold the lock while it waits for an answer; the shutdown ends its waiting.
         self._closed = True
         with suppress(OSError):

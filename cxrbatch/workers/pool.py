@@ -24,36 +24,57 @@ Result_co = TypeVar("Result_co", covariant=True)
 
 
 class Reader(Protocol[Item_contra, Result_co]):
-    """Turns items into results; is pickled into the worker processes."""
+    """Turns items (such as files) into results; is pickled and sent to the worker processes."""
 
     def read(self, item: Item_contra, /) -> Result_co:
-        """Read one item; its own defects are part of the result, not exceptions."""
+        """Read one item and return its result; defects of the item are part of the result.
+
+        It is called in a worker process: if it raises an exception, or its result cannot be
+        pickled, the pool calls `failed`. Without workers it is called in the main process.
+        """
 
     def failed(self, item: Item_contra, outcome: Outcome, detail: str, /) -> Result_co:
-        """Make the result of an item whose worker process was lost; called in this process."""
+        """Return the result for an item that could not be read; called in the main process.
+
+        Args:
+            item: The item, whose worker process was lost or whose `read` raised an exception.
+            outcome: Why it could not be read, such as `decoder_crashed`.
+            detail: One line for a person.
+        """
 
 
 class PoolListener(Generic[Item]):
-    """Receives what goes wrong in a pool, from several threads; by default ignores it."""
+    """Base class of objects to which a pool reports lost worker processes, from several threads.
+
+    Here each method does nothing; a subclass overrides those that it wants.
+    """
 
     def retried(self, pending: PendingItem[Item]) -> None:
-        """The worker process of this item was lost; the item is read once more."""
+        """Do nothing; called when an item is read a second time, as its worker process was lost."""
 
     def lost(self, pending: PendingItem[Item], fault: WorkerFault) -> None:
-        """The item gets the result of `Reader.failed`."""
+        """Do nothing; called when reading an item has failed for good, with the reason.
+
+        The item's result is that of `Reader.failed`.
+        """
 
     def fewer_workers(self) -> None:
-        """Several worker processes were killed, so fewer read at once; called at most once."""
+        """Do nothing; called, once at most, when several worker processes were killed.
+
+        From then on fewer of them read at once.
+        """
 
 
 class ReadingPool(Generic[Item, Result]):
     """Worker processes that read items ahead of the caller who consumes the results.
 
-    Each thread keeps one worker process busy and waits for it, so a lost process costs the others
-    nothing. A thread whose item hangs releases its slot, and a spare one works in its place until
-    the item's deadline. Where processes are killed from outside, as the system does when memory is
-    short, fewer work from the second kill on. The worker processes of PyTorch's DataLoader are not
-    used: they are forked from the process that holds the model, and the death of one ends all.
+    To be used as a context manager: it starts threads, and at its end it ends all threads and
+    processes. Each thread keeps one worker process busy and waits for it, so a lost process costs
+    the others nothing. A thread whose item hangs releases its slot, and a spare one works in its
+    place until the item's deadline. Where processes are killed from outside, as the system does
+    when memory is short, the second kill and each later one halve the number that work at once. The
+    worker processes of PyTorch's DataLoader are not used: they are forked from the process that
+    holds the model, and the death of one ends all.
     """
 
     def __init__(
@@ -129,14 +150,15 @@ class ReadingPool(Generic[Item, Result]):
             self._idle.get().close()
 
     def map(self, entries: Iterable[PendingItem[Item] | Result]) -> Iterator[Result]:
-        """Read pending items and pass finished results through.
+        """Read pending items by `Reader.read`, and pass finished results through.
 
         Args:
-            entries: Pending items, or results that need no reading; taken lazily, a little ahead
-                of the results.
+            entries: Each a pending item, or a result that needs no reading; taken lazily, a little
+                ahead of the results.
 
         Yields:
-            One result for each entry, in order.
+            One result for each entry, in order; for an item that could not be read, that of
+            `Reader.failed`.
 
         Raises:
             CxrbatchError: No process can be started.

@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class PendingItem(Generic[Item]):
-    """An item that is to be read.
+    """An item that is still to be read by a worker process.
 
     Attributes:
         number: The caller's number of the item.
@@ -49,6 +49,9 @@ class PendingItem(Generic[Item]):
 class Chunk(Generic[Item, Result]):
     """Consecutive entries of a pool's input, and their results in the same order.
 
+    An entry is a `PendingItem`, or a result that needs no reading. Threads take slices of the chunk
+    and put their results back; `results` waits until all are there.
+
     Attributes:
         waiting: Entries that no thread has taken yet.
     """
@@ -61,7 +64,12 @@ class Chunk(Generic[Item, Result]):
         self._end: SimpleQueue[list[Result] | BaseException] = SimpleQueue()
 
     def take(self, most: int) -> "Slice[Item, Result]":
-        """Remove up to `most` entries from the front of `waiting`; fewer if they are large."""
+        """Remove entries from the front of `waiting` and return them as a slice.
+
+        Args:
+            most: Number of entries, at least 1. Fewer are removed if their sizes add up to more
+                than 8 MiB, but one at least.
+        """
         start = -len(self.waiting)
         sizes = (e.item.size if isinstance(e, PendingItem) else 0 for e in self.waiting[:most])
         count = max(1, sum(total <= _SLICE_BYTES for total in accumulate(sizes)))
@@ -69,7 +77,12 @@ class Chunk(Generic[Item, Result]):
         return Slice(self, start, taken)
 
     def put(self, start: int, results: list[Result]) -> None:
-        """Store the results of the slice that starts at `start`."""
+        """Store the results of one slice; with the last of them the wait in `results` ends.
+
+        Args:
+            start: The slice's `start`.
+            results: A result for each entry of the slice, in order.
+        """
         self._results[start] = results
         self._missing -= len(results)
         if not self._missing:
@@ -77,11 +90,11 @@ class Chunk(Generic[Item, Result]):
             self._end.put([result for part in slices for result in part])
 
     def fail(self, error: BaseException) -> None:
-        """Fail the chunk with `error`; only the first failure counts."""
+        """Let `results` raise `error`; only the first failure counts."""
         self._end.put(error)
 
     def results(self) -> list[Result]:
-        """Wait for the results of all entries, in their order; to be called once.
+        """Wait until each entry has a result, and return them in the entries' order; call it once.
 
         Raises:
             BaseException: The error that the chunk failed with.
@@ -94,12 +107,12 @@ class Chunk(Generic[Item, Result]):
 
 @dataclass(frozen=True, slots=True)
 class Slice(Generic[Item, Result]):
-    """Entries of a chunk that one thread has taken.
+    """Consecutive entries of a chunk that one thread has taken to work on.
 
     Attributes:
         chunk: The chunk.
         start: Position of the first entry, counted from the end of the chunk, negative.
-        entries: The entries.
+        entries: Pending items, or results that need no reading.
     """
 
     chunk: Chunk[Item, Result]
@@ -108,7 +121,7 @@ class Slice(Generic[Item, Result]):
 
 
 class Scheduler(Generic[Item, Result]):
-    """Gives slices of chunks to threads; at most `slots` threads work at once.
+    """Hands slices of chunks to threads; at most `slots` threads work at once.
 
     A thread that waits for a slow item may release its slot meanwhile. When it wants a slot again,
     it goes before threads that begin a slice. A semaphore would prefer whoever asks first: mostly
@@ -117,7 +130,7 @@ class Scheduler(Generic[Item, Result]):
     images.
 
     Attributes:
-        slots: Threads that may work at once.
+        slots: Number of threads that may work at once.
     """
 
     def __init__(self, slots: int) -> None:
@@ -132,11 +145,11 @@ class Scheduler(Generic[Item, Result]):
         self._may_begin, self._may_return = Condition(self._lock), Condition(self._lock)
 
     def add(self, chunk: Chunk[Item, Result], *, last: bool) -> None:
-        """Append a chunk to those that are due.
+        """Append a chunk to the queue from which `take` hands out slices.
 
         Args:
             chunk: The chunk.
-            last: Whether no other chunk follows soon.
+            last: Whether no other chunk follows soon. Then slices get smaller towards the end.
 
         Raises:
             RuntimeError: The scheduler was closed.
@@ -149,9 +162,11 @@ class Scheduler(Generic[Item, Result]):
             self._wake_beginner()
 
     def take(self) -> Slice[Item, Result] | None:
-        """Wait for a free slot and a due entry, and occupy the slot.
+        """Wait for a free slot and an entry to work on; occupy the slot and return a slice.
 
-        Of the last chunks the slices get smaller and smaller, so that all threads end together.
+        The slice is of the chunk that was added first. When the last chunk is added and few are
+        left, slices get smaller and smaller, so that all threads end together. `put` or `fail` must
+        follow.
 
         Returns:
             The slice to work on; None if the scheduler was closed.
@@ -178,7 +193,12 @@ class Scheduler(Generic[Item, Result]):
                 return taken
 
     def put(self, taken: Slice[Item, Result], results: list[Result]) -> None:
-        """Release the slot and store the results of the slice."""
+        """Release the slot that `take` occupied, and store the results of the slice in its chunk.
+
+        Args:
+            taken: The slice.
+            results: A result for each of its entries, in order.
+        """
         with self._lock:
             self._release()
             try:
@@ -187,14 +207,18 @@ class Scheduler(Generic[Item, Result]):
                 taken.chunk.fail(error)  # else the caller would wait for its results for ever
 
     def fail(self, taken: Slice[Item, Result], error: BaseException) -> None:
-        """Release the slot and fail the slice's chunk with `error`."""
+        """Release the slot that `take` occupied, and fail the slice's whole chunk with `error`."""
         with self._lock:
             taken.chunk.fail(error)
             self._release()
 
     @contextmanager
     def without_slot(self) -> Iterator[None]:
-        """Release the caller's slot in this context; wait for a slot at its end."""
+        """In this context the calling thread has no slot, so that another thread may work.
+
+        The slot that `take` occupied is released at the start; at the end the thread waits until it
+        has a slot again, and goes before threads that wait in `take`.
+        """
         with self._lock:
             self._release()
             self._wake_beginner()
@@ -209,7 +233,7 @@ class Scheduler(Generic[Item, Result]):
                 self._wake_beginner()
 
     def halve(self, slots: int) -> bool:
-        """Halve the number of slots, down to one at least.
+        """Halve the number of slots, rounded down, unless it is 1 or was halved already.
 
         Args:
             slots: The number that the caller has seen. If there are fewer by now, another thread
@@ -226,7 +250,11 @@ class Scheduler(Generic[Item, Result]):
             return True
 
     def close(self) -> None:
-        """Give out no more slices; chunks that still have waiting entries fail."""
+        """Hand out no more slices: `take` returns None, and `add` raises RuntimeError.
+
+        Chunks with entries that no thread has taken fail with a RuntimeError, which their `results`
+        raises. Slices that were taken before may still be finished.
+        """
         with self._lock:
             self._closed = True
             while self._due:

@@ -42,13 +42,14 @@ class WorkerLimits:
 
 @dataclass(frozen=True, slots=True)
 class WorkerFault:
-    """Why an item has no result: its worker process was lost, or the result cannot be pickled.
+    """Why an item has no result: its worker process was lost, or its function raised an exception.
 
     Attributes:
-        outcome: `decoder_crashed`, `decoder_timeout`, `out_of_memory` or `reader_killed`; or what
-            `reading_error` gives for the exception.
+        outcome: `decoder_crashed`, `decoder_timeout`, `out_of_memory` or `reader_killed`; or, where
+            the function raised or its result cannot be pickled, what `reading_error` gives.
         detail: One line for a person.
-        lasting: Whether the item caused it, so that reading it again would end in the same way.
+        lasting: Whether the item caused the loss of the process, so that reading it again would end
+            in the same way.
     """
 
     outcome: Outcome
@@ -57,10 +58,12 @@ class WorkerFault:
 
 
 class WorkerProcess:
-    """One worker process at a time, started when it is needed; for one thread at a time.
+    """Calls functions in a worker process, which is started when needed and replaced when lost.
+
+    To be used by one thread at a time.
 
     Attributes:
-        kills: Number of processes that were killed from outside.
+        kills: Number of its processes so far that were killed from outside.
     """
 
     def __init__(
@@ -70,13 +73,13 @@ class WorkerProcess:
         *,
         without_slot: WithoutSlot = nullcontext,
     ) -> None:
-        """Remember the arguments; `map` starts the process.
+        """Store the arguments; `map` starts the process.
 
         Args:
             forkserver: Starts the process.
             limits: Time and memory that one item may use.
-            without_slot: Entered while an item takes long, so that another thread may work, and
-                while this thread waits to read alone.
+            without_slot: Makes a context that is entered while an item takes over a second, and
+                while this thread waits to read alone, so that another thread may work meanwhile.
         """
         self._forkserver = forkserver
         self._limits = limits
@@ -95,15 +98,20 @@ class WorkerProcess:
         *,
         retried: Callable[[int], object] = lambda index: None,
     ) -> Iterator[Result | WorkerFault]:
-        """Call a function on each item in a worker process.
+        """Call a function on each item in a worker process, and survive items that end the process.
+
+        An item whose process was lost is tried again in a new process, unless it surely was the
+        cause: it took too much memory, or was still computing at the time limit. After a kill from
+        outside it is tried alone, while no other worker reads.
 
         Args:
             function: Defined in a module, so that it can be pickled; its results are pickled too.
             items: The arguments, one for each call.
-            retried: Called with the index of each item that is tried a second time.
+            retried: Called with the index of each item that is tried a second time; its result is
+                ignored.
 
         Yields:
-            For each item, in order, its result or the fault that took its place.
+            For each item, in order, its result, or a WorkerFault: why it has none.
 
         Raises:
             CxrbatchError: No process can be started.
@@ -160,7 +168,7 @@ class WorkerProcess:
         return self._loss.fault
 
     def close(self) -> None:
-        """End the process, if there is one."""
+        """Kill the worker process, if there is one; the next `map` starts another."""
         if self._child is not None:
             pid, connection = self._child
             self._child = None

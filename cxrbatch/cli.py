@@ -86,17 +86,24 @@ LEAST_MEMORY = 1 << 30
 
 
 class LazyGroup(click.Group):
-    """A group whose list of commands needs no import of any of them."""
+    """A Click group that lists its commands from the table `COMMANDS`, without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of `COMMANDS`."""
+        """Return the names of all commands, in the order of `COMMANDS`."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of one command; None where there is no such command.
+        """Import the module of one command and return the command.
+
+        Args:
+            ctx: Not used.
+            cmd_name: The command's name, a key of `COMMANDS`.
+
+        Returns:
+            The command; None if there is none of this name.
 
         Raises:
-            CxrbatchError: Less memory may be mapped than `LEAST_MEMORY`.
+            CxrbatchError: A limit (ulimit) lets this process map less memory than 1 GiB.
         """
         if cmd_name not in COMMANDS:
             return None
@@ -108,7 +115,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands from `COMMANDS` alone."""
+        """Write the help text's section "Commands": each name in `COMMANDS` and its summary."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
@@ -139,7 +146,7 @@ def group() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command and turn what goes wrong with its input into one line.
+    """Run one command; print an error that its input or the system causes as one line on stderr.
 
     Click's own `main` is passed by: it takes any broken pipe for a closed terminal and any
     EOFError for Ctrl-D, while here both may come from a worker process that died.
@@ -148,7 +155,11 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The words after `cxrbatch`; those of the process by default.
 
     Returns:
-        The exit code.
+        The exit code: 0 done, 1 failed, 2 wrong usage, 3 done but some images could not be read,
+        130 or 143 interrupted.
+
+    Raises:
+        Exception: An error in the program itself, so that Python prints its traceback.
     """
     try:
         open_standard_streams()

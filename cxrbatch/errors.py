@@ -44,10 +44,10 @@ class LabelError(CxrbatchError):
 
 
 class Interrupted(BaseException):
-    """Raised in the main thread by the first signal that ends a process.
+    """Raised in the main thread by the first SIGINT or SIGTERM; `except Exception` lets it pass.
 
     Attributes:
-        exit_code: 128 and the signal's number.
+        exit_code: 128 plus the signal's number.
     """
 
     def __init__(self, number: int) -> None:
@@ -57,9 +57,10 @@ class Interrupted(BaseException):
 
 @contextmanager
 def naming_arguments() -> Iterator[None]:
-    """Name arguments, as in `batch_size`, in errors whose text names options, as in --batch-size.
+    """In this context, replace option names by argument names in the text of a CxrbatchError.
 
-    For functions that a Python program calls; the command line calls what they call.
+    --batch-size becomes `batch_size`: the text is then right for a Python program that calls a
+    public function. The command line calls the functions below, whose texts name options.
 
     Raises:
         CxrbatchError: The error that left the context, with its text changed.

@@ -27,7 +27,10 @@ _ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2})")
 
 
 def path_to_text(path: bytes, member: bytes | None = None) -> str:
-    """Write a path, relative or absolute, as valid Unicode text.
+    """Write a path, relative or absolute, as valid Unicode text, from which it can be restored.
+
+    A byte that is no UTF-8 becomes a backslash, x and two hexadecimal digits; a backslash becomes
+    two. A member of a container is written container!/member.
 
     Args:
         path: As the operating system gives it.
@@ -43,7 +46,7 @@ def path_to_text(path: bytes, member: bytes | None = None) -> str:
 
 
 def text_to_path(text: str) -> bytes:
-    """Convert a text of `path_to_text`, without a member, back to the path.
+    """Convert a text that `path_to_text` returned for a path without a member back to the path.
 
     Raises:
         ValueError: `path_to_text` returns no such text.
@@ -63,7 +66,10 @@ def text_to_path(text: str) -> bytes:
 
 
 def text_to_place(text: str) -> tuple[bytes, bytes | None]:
-    """Convert a text of `path_to_text` back to the path and the member, None if it has none.
+    """Convert a text that `path_to_text` returned back to the path and the member.
+
+    Returns:
+        The path of a file or container; the name of a member, None if the text names none.
 
     Raises:
         ValueError: `path_to_text` returns no such text.
@@ -73,14 +79,17 @@ def text_to_place(text: str) -> tuple[bytes, bytes | None]:
 
 
 def shown(name: str) -> str:
-    """Quote a name for a message, with unprintable characters escaped and long names shortened."""
+    """Quote a name for a message, as `repr` does: unprintable characters are escaped.
+
+    Of a name of more than 200 characters the first and the last 100 are kept.
+    """
     if len(name) > _LONGEST_SHOWN:
         name = f"{name[: _LONGEST_SHOWN // 2]}…{name[-_LONGEST_SHOWN // 2 :]}"
     return repr(name)
 
 
 def check_output(output: Path, *, overwrite: bool, source: Path | None = None) -> None:
-    """Check that a file can be written, before any work is done.
+    """Check that a file of this name may be written, before any work is done; nothing is created.
 
     Args:
         output: The file.
@@ -125,15 +134,17 @@ _REMEDIES = {
 
 @contextmanager
 def written_whole(path: Path, *, within: Path | None = None) -> Iterator[BinaryIO]:
-    """Open a file for writing that gets its name when the context ends, and none if that raises.
+    """Write a file whole or not at all: it gets its name when the context ends without an error.
+
+    Until then it is a temporary file, which is removed if the context raises.
 
     Args:
         path: Its name; an existing file is replaced.
-        within: Folder on the same disk that contains the file until then; by default that of
+        within: Folder on the same disk that contains the temporary file; by default that of
             `path`.
 
     Yields:
-        The file, opened for writing bytes.
+        The temporary file, opened for writing bytes.
 
     Raises:
         OSError: It cannot be written.
@@ -155,7 +166,11 @@ def written_whole(path: Path, *, within: Path | None = None) -> Iterator[BinaryI
 
 
 def sync_folder(folder: Path) -> None:
-    """Write the names of a folder's files to the disk."""
+    """Wait until the names of a folder's files, new ones too, are on the disk (fsync).
+
+    Raises:
+        OSError: The folder cannot be opened or synchronised.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -213,27 +228,29 @@ def disk_errors(
 
 
 def writing(output: Path) -> AbstractContextManager[None]:
-    """Replace an OSError in this context by a TableError: the output cannot be written."""
+    """Replace an OSError in this context by a TableError: "cannot write …" and the reason."""
     return disk_errors(f"cannot write {output}")
 
 
 def partial_folder(output: Path) -> Path:
-    """Return the folder beside an output that contains the parts of an unfinished run."""
+    """Return the folder for the unfinished run of an output, beside it: `output`.partial."""
     return output.with_name(f"{output.name}.partial")
 
 
 @contextmanager
 def claimed(output: Path) -> Iterator[Path]:
-    """Make and lock the partial folder of an output for this process.
+    """In this context, this process alone may write an output: its partial folder is locked.
 
-    At the end the folder is removed, unless it holds a run that can be continued.
+    The folder, `output`.partial, is made if it is missing. At the end it is removed, unless it
+    contains the file `RUN_STATE` (run.json): then it is kept, and the run can be continued.
 
     Yields:
         The folder.
 
     Raises:
-        UsageError: Another process has locked it, or no file can have the output's name.
-        TableError: The folder cannot be made.
+        UsageError: Another process has locked the folder, it contains other files than those of a
+            run, or `output` is a folder or a device, or its own folder is missing.
+        TableError: The folder cannot be made or locked.
     """
     check_output(output, overwrite=True)
     folder = partial_folder(output)
@@ -251,10 +268,10 @@ def claimed(output: Path) -> Iterator[Path]:
 
 
 def clear(folder: Path) -> None:
-    """Remove the files of a run from its partial folder; the lock stays.
+    """Remove all files but the lock from the partial folder of a run, which ends the run.
 
     Raises:
-        OSError: One cannot be removed.
+        OSError: A file cannot be removed.
     """
     # The state goes first: without it the rest is not a run that could be continued.
     (folder / RUN_STATE).unlink(missing_ok=True)

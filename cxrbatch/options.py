@@ -25,12 +25,21 @@ MOST_IMAGES_AT_ONCE = 65_536
 
 
 def output_option(help: str) -> Callable[[Decorated], Decorated]:
-    """`-o`, `--output`: passes `output`, a Path; required."""
+    """Make a decorator that adds the required option `-o FILE`, or `--output FILE`, to a command.
+
+    The command gets the keyword argument `output`, a Path.
+
+    Args:
+        help: The option's help text.
+    """
     return click.option("-o", "--output", type=FILE, required=True, metavar="FILE", help=help)
 
 
 def checkpoint_option(command: Decorated) -> Decorated:
-    """`--checkpoint`: passes `checkpoint`, a Path, or None for the bundled model."""
+    """Decorator: add the option `--checkpoint FILE` to a command.
+
+    The command gets the keyword argument `checkpoint`: a Path, or None for the bundled model.
+    """
     return click.option(
         "--checkpoint",
         type=FILE,
@@ -40,19 +49,22 @@ def checkpoint_option(command: Decorated) -> Decorated:
 
 
 def overwrite_option(command: Decorated) -> Decorated:
-    """`--overwrite`: passes `overwrite`, a bool."""
+    """Decorator: add the flag `--overwrite` to a command, which gets `overwrite`, a bool."""
     return click.option(
         "--overwrite", is_flag=True, help="Replace an output that is there already."
     )(command)
 
 
 def json_option(command: Decorated) -> Decorated:
-    """`--json`: passes `as_json`, a bool."""
+    """Decorator: add the flag `--json` to a command, which gets `as_json`, a bool."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(command)
 
 
 def device_option(command: Decorated) -> Decorated:
-    """`--device`: passes `device`, one of "auto", "cpu", "cuda"."""
+    """Decorator: add the option `--device` to a command.
+
+    The command gets the keyword argument `device`: "auto" (the default), "cpu" or "cuda".
+    """
     return click.option(
         "--device",
         type=click.Choice(["auto", "cpu", "cuda"]),
@@ -62,7 +74,14 @@ def device_option(command: Decorated) -> Decorated:
 
 
 def precision_option(*, int8: bool = False) -> Callable[[Decorated], Decorated]:
-    """`--precision`: passes `precision`: "auto", "fp32", "bf16", "fp16" or, if so, "int8"."""
+    """Make a decorator that adds the option `--precision` to a command.
+
+    The command gets the keyword argument `precision`: "auto" (the default), "fp32", "bf16" or
+    "fp16".
+
+    Args:
+        int8: Whether "int8" may be chosen too.
+    """
     help = "Arithmetic of the model; auto takes bf16 where the device has it natively"
     return click.option(
         "--precision",
@@ -73,7 +92,10 @@ def precision_option(*, int8: bool = False) -> Callable[[Decorated], Decorated]:
 
 
 def backend_option(command: Decorated) -> Decorated:
-    """`--backend`: passes `backend`, one of "torch", "openvino"."""
+    """Decorator: add the option `--backend` to a command.
+
+    The command gets the keyword argument `backend`: "torch" (the default) or "openvino".
+    """
     return click.option(
         "--backend",
         type=click.Choice(["torch", "openvino"]),
@@ -83,7 +105,14 @@ def backend_option(command: Decorated) -> Decorated:
 
 
 def batch_size_option(default: int, *, smallest: int = 1) -> Callable[[Decorated], Decorated]:
-    """`--batch-size`: passes `batch_size`, an int of at least `smallest`."""
+    """Make a decorator that adds the option `--batch-size` to a command.
+
+    The command gets the keyword argument `batch_size`, an int from `smallest` to 65536.
+
+    Args:
+        default: The value if the option is not given.
+        smallest: The smallest value that may be given.
+    """
     return click.option(
         "--batch-size",
         type=click.IntRange(min=smallest, max=MOST_IMAGES_AT_ONCE),
@@ -93,7 +122,11 @@ def batch_size_option(default: int, *, smallest: int = 1) -> Callable[[Decorated
 
 
 def workers_option(command: Decorated) -> Decorated:
-    """`--workers`: passes `workers`, an int of at least 0."""
+    """Decorator: add the option `--workers` to a command.
+
+    The command gets the keyword argument `workers`, an int of at least 0; by default one per core,
+    at most 16.
+    """
     return click.option(
         "--workers",
         type=click.IntRange(min=0),
@@ -104,7 +137,11 @@ def workers_option(command: Decorated) -> Decorated:
 
 
 def max_pixels_option(command: Decorated) -> Decorated:
-    """`--max-pixels`: passes `max_pixels`, an int of at least 1."""
+    """Decorator: add the option `--max-pixels` to a command.
+
+    The command gets the keyword argument `max_pixels`, an int of at least 1, by default 200
+    million.
+    """
     return click.option(
         "--max-pixels",
         type=click.IntRange(min=1),
@@ -114,7 +151,11 @@ def max_pixels_option(command: Decorated) -> Decorated:
 
 
 def modality_option(command: Decorated) -> Decorated:
-    """`--modality`: passes `modality`, a tuple of codes in capitals, to add to the usual ones."""
+    """Decorator: add the option `--modality CODE`, which may be repeated, to a command.
+
+    The command gets the keyword argument `modality`: a tuple of codes in capitals, empty by
+    default. They are further DICOM modalities to score, beside the usual ones.
+    """
     return click.option(
         "--modality",
         multiple=True,
@@ -125,21 +166,31 @@ def modality_option(command: Decorated) -> Decorated:
 
 
 def follow_links_option(command: Decorated) -> Decorated:
-    """`--follow-links`: passes `follow_links`, a bool."""
+    """Decorator: add the flag `--follow-links` to a command, which gets `follow_links`, a bool."""
     return click.option(
         "--follow-links", is_flag=True, help="Follow symbolic links, each folder once."
     )(command)
 
 
 def size_option(default: int) -> Callable[[Decorated], Decorated]:
-    """`--size`: passes `size`, an int."""
+    """Make a decorator that adds the option `--size` to a command.
+
+    The command gets the keyword argument `size`: the edge of the network's input, 32 to 2048
+    pixels.
+
+    Args:
+        default: The value if the option is not given.
+    """
     return click.option(
         "--size", type=click.IntRange(32, 2048), default=default, help="Edge of the input, px."
     )
 
 
 def geometry_option(command: Decorated) -> Decorated:
-    """`--geometry`: passes `geometry`, one of "squeeze", "pad"."""
+    """Decorator: add the option `--geometry` to a command.
+
+    The command gets the keyword argument `geometry`: "squeeze" (the default) or "pad".
+    """
     return click.option(
         "--geometry",
         type=click.Choice(["squeeze", "pad"]),

@@ -19,20 +19,22 @@ _STOP = b"\0"
 
 
 class Interruption:
-    """In this context SIGINT or SIGTERM raises `Interrupted`, and a second one ends the process.
+    """In this context the first SIGINT or SIGTERM raises `Interrupted`; a second ends the process.
 
-    An exception that leaves the context after a signal is replaced by `Interrupted`.
+    Before `arm` is called the first signal raises nothing yet. An exception that leaves the context
+    after a signal is replaced by `Interrupted`.
 
     Python handles a signal in the main thread, between two of its instructions; a large batch or a
     slow disk may delay that. So another thread receives signals too, and ends the process if the
-    main thread has not ended it within `GRACE`.
+    main thread has not ended it within 4 seconds (`GRACE`).
     """
 
     def __init__(self, report: Callable[[], object]) -> None:
-        """Remember `report`; the handlers are installed when the context is entered.
+        """Store `report`; the handlers are installed when the context is entered.
 
         Args:
-            report: Called once after a signal, to write how much of the work is done.
+            report: Called once after a signal, to write how much of the work is done; its result is
+                ignored.
         """
         self._report = report
         self._reporting = threading.Lock()
@@ -73,7 +75,9 @@ class Interruption:
         os.close(self._writer)
 
     def arm(self) -> None:
-        """Let signals raise from now on; before, they wait, as an import may swallow an exception.
+        """Let the first signal raise `Interrupted` from now on; call it after all imports.
+
+        A signal that came before raised nothing, as an import may swallow an exception.
 
         Raises:
             Interrupted: A signal has come already.
@@ -83,7 +87,7 @@ class Interruption:
             raise Interrupted(self._first)
 
     def report(self) -> None:
-        """Call the `report` of the constructor, unless it was called before."""
+        """Call the function `report` that the constructor got, unless it was called before."""
         if self._reporting.acquire(blocking=False):
             self._report()
 
@@ -164,12 +168,12 @@ MOST_WORKERS = 16
 
 
 def available_cores() -> int:
-    """Count the processor cores that this process may use."""
+    """Return the number of processor cores that this process may use, by its CPU affinity."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def default_workers() -> int:
-    """Return the default number of reading processes: one per core, up to 16."""
+    """Return the default number of reading processes: one per available core, but at most 16."""
     return min(available_cores(), MOST_WORKERS)

@@ -12,21 +12,25 @@ from cxrbatch.scoring.run import Progress, ProgressBar
 
 
 class CommandBar(ProgressBar):
-    """The bar of a command that a signal may interrupt.
+    """The progress bar of a command that Ctrl-C or SIGTERM may interrupt.
 
     Attributes:
-        interruption: Raises signals from the moment on when all modules are loaded.
+        interruption: Armed by `loaded`; None leaves signals as they are.
     """
 
     interruption: Interruption | None = None
 
     def loaded(self) -> None:
-        """Raise signals as exceptions from now on."""
+        """Let Ctrl-C and SIGTERM raise `Interrupted` from now on, if `interruption` is set."""
         if self.interruption is not None:
             self.interruption.arm()
 
     def interrupted(self, command: str) -> None:
-        """Write how many files are kept, and the command that continues the run."""
+        """Remove the bar; write to stderr how many files are kept and how to continue.
+
+        Args:
+            command: The command line that continues the run.
+        """
         self.close()
         if self.kept:
             click.echo(f"interrupted: {self.kept:,} of {self.files:,} files are kept", err=True)
@@ -36,20 +40,22 @@ class CommandBar(ProgressBar):
             click.echo(f"start again with: {command}", err=True)
 
     def finished(self, *, rows: int, outcomes: Mapping[str, int]) -> None:
-        """Write nothing: the summary follows."""
+        """Do nothing: the command prints its summary next."""
 
 
 class EventLog(Progress):
-    """Events on stderr, one JSON object per line, with the number of a file in the manifest.
+    """Writes the events of a run to stderr, one JSON object per line.
+
+    Each has `time` (UTC) and `event`. A file is named by its number in the manifest.
 
     Attributes:
-        interruption: Raises signals from the moment on when all modules are loaded.
+        interruption: Armed by `loaded`; None leaves signals as they are.
     """
 
     interruption: Interruption | None = None
 
     def __init__(self, *, paths: bool) -> None:
-        """Count no files yet.
+        """Set all counts to 0.
 
         Args:
             paths: Write paths of files too, which may name patients.
@@ -59,39 +65,72 @@ class EventLog(Progress):
         self._kept = 0
 
     def loaded(self) -> None:
-        """Raise signals as exceptions from now on."""
+        """Let Ctrl-C and SIGTERM raise `Interrupted` from now on; write nothing.
+
+        Nothing happens if `interruption` is None.
+        """
         if self.interruption is not None:
             self.interruption.arm()
 
     def start(self, files: int, *, done: int) -> None:
-        """Write how many files there are, and how many are done."""
+        """Write the event "started", or "resumed" if `done` is not 0.
+
+        Args:
+            files: Number of files of the run.
+            done: Number of these that an earlier, unfinished run has scored already.
+        """
         self._files, self._kept = files, done
         self._write("resumed" if done else "started", files=files, done=done)
 
     def shard_done(self, files: int) -> None:
-        """Write that a shard is on the disk."""
+        """Write the event "shard_done" with the number of files whose rows are on disk so far.
+
+        Args:
+            files: Number of files of this shard.
+        """
         self._kept += files
         self._write("shard_done", files=self._files, done=self._kept)
 
     def failed(self, number: int, path: str, outcome: Outcome) -> None:
-        """Write that a file could not be read."""
+        """Write the event "file_failed": an image of a file could not be read.
+
+        Args:
+            number: The file's number, from 0, in the manifest (the list of the archive's files).
+            path: Its path; written only if the log was made with `paths`.
+            outcome: Why it could not be read.
+        """
         self._write_of_file("file_failed", number, path, outcome=outcome.value)
 
     def retried(self, number: int, path: str) -> None:
-        """Write that a file is read once more."""
+        """Write the event "retry": a file is read a second time, as its worker process was lost.
+
+        Args:
+            number: The file's number, from 0, in the manifest (the list of the archive's files).
+            path: Its path; written only if the log was made with `paths`.
+        """
         self._write_of_file("retry", number, path)
 
     def fewer_workers(self) -> None:
-        """Write that fewer processes read from now on, as several were killed."""
+        """Write the event "fewer_workers": processes were killed, and fewer read from now on."""
         self._write("fewer_workers")
 
     def interrupted(self, command: str) -> None:
-        """Write how many files are kept; the command that continues the run names files."""
+        """Write the event "interrupted" with the numbers of all files and of those on disk.
+
+        Args:
+            command: The command line that continues the run; it names files, so it is written only
+                if the log was made with `paths`.
+        """
         named = {"go_on_with": command} if self._paths else {}
         self._write("interrupted", files=self._files, done=self._kept, **named)
 
     def finished(self, *, rows: int, outcomes: Mapping[str, int]) -> None:
-        """Write the counts of the table."""
+        """Write the event "finished".
+
+        Args:
+            rows: Number of rows of the table.
+            outcomes: Rows per outcome code.
+        """
         self._write("finished", rows=rows, outcomes=dict(sorted(outcomes.items())))
 
     def _write(self, event: str, **fields: object) -> None:

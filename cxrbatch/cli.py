@@ -23,19 +23,19 @@ FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "score": (
-        "cxrbatch.commands.score:command",
+        "cxrbatch.commands.score:score",
         "Score an archive into a Parquet table, one row per file.",
     ),
     "merge": (
-        "cxrbatch.commands.merge:command",
+        "cxrbatch.commands.score:merge",
         "Join the tables of all parts of an archive into one.",
     ),
     "inspect": (
-        "cxrbatch.commands.inspect:command",
+        "cxrbatch.commands.inspect:inspect",
         "Show what is made of one file, from header to display image.",
     ),
     "outcomes": (
-        "cxrbatch.commands.outcomes:command",
+        "cxrbatch.commands.inspect:outcomes",
         "List every outcome code with its meaning and remedy.",
     ),
     "bench": (

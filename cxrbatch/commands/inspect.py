@@ -1,4 +1,4 @@
-"""The command `cxrbatch inspect`."""
+"""The commands `cxrbatch inspect` and `cxrbatch outcomes`."""
 
 import contextlib
 import json
@@ -43,7 +43,7 @@ _MOST_FRAMES_SHOWN = 20
 )
 @shared.max_pixels_option
 @shared.json_option
-def command(
+def inspect(
     file: str,
     display: Path | None,
     overlay: Path | None,
@@ -179,3 +179,25 @@ def _print_frames(frames: list[dict[str, Any]]) -> None:
             click.echo("research use only: a prediction is not a diagnosis")
     if len(frames) > _MOST_FRAMES_SHOWN:
         click.echo(f"… and {len(frames) - _MOST_FRAMES_SHOWN} more frames (--json shows all)")
+
+
+@click.command("outcomes")
+def outcomes() -> None:
+    """List every outcome code with its meaning and remedy.
+
+    The flags of images that were read come after them.
+
+    \b
+    Example:
+      cxrbatch outcomes
+    """
+    from cxrbatch.reading.outcomes import Flag, Outcome
+
+    for outcome in Outcome:
+        click.echo(f"{outcome.value} ({outcome.kind.value})")
+        click.echo(f"    {outcome.meaning}")
+        click.echo(f"    remedy: {outcome.remedy}")
+    click.echo()
+    for flag in Flag:
+        click.echo(f"{flag.value} (flag)")
+        click.echo(f"    {flag.meaning}")

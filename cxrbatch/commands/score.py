@@ -1,4 +1,4 @@
-"""The command `cxrbatch score`."""
+"""The commands `cxrbatch score` and `cxrbatch merge`."""
 
 import os
 import shlex
@@ -14,8 +14,7 @@ from cxrbatch.process import Interruption
 
 if TYPE_CHECKING:
     from cxrbatch.model.inference import Backend, Precision
-    from cxrbatch.scoring.quantisation import Quantisation
-    from cxrbatch.scoring.run import Part, Summary
+    from cxrbatch.scoring.run import Part, Quantisation, Summary
 
 
 @click.command("score")
@@ -94,7 +93,7 @@ if TYPE_CHECKING:
     help="What to tell on stderr: a bar for a person, or one event per line.",
 )
 @click.option("--log-paths", is_flag=True, help="Name files in the events.")
-def command(
+def score(
     archive: Path,
     output: Path,
     overwrite: bool,
@@ -238,3 +237,28 @@ def _print_summary(summary: "Summary") -> None:
             "only; set XDG_CONFIG_HOME to a folder that can be written",
             err=True,
         )
+
+
+@click.command("merge")
+@click.argument("output", metavar="OUT", type=shared.FILE)
+@click.argument("parts", metavar="PART...", type=shared.FILE, nargs=-1, required=True)
+@shared.overwrite_option
+def merge(output: Path, parts: tuple[Path, ...], overwrite: bool) -> None:
+    """Join the tables of all parts of an archive into one.
+
+    OUT becomes the same file, byte for byte, that one run over the whole archive writes. Each PART
+    comes from `cxrbatch score --shard I/N`; all N are needed, in any order.
+
+    \b
+    Example:
+      cxrbatch merge results.parquet part-1.parquet part-2.parquet
+    """
+    from cxrbatch.files import check_output, claimed, path_to_text
+
+    check_output(output, overwrite=overwrite)
+    with claimed(output):
+        from cxrbatch.scoring.existing_tables import merge_parts
+
+        counts = merge_parts(output, parts)
+    click.echo(f"files        {counts.files:>9,}   rows {counts.rows:,}")
+    click.echo(f"table        {path_to_text(os.fsencode(output))}")

@@ -12,11 +12,9 @@ scored by `model.predictor.Predictor`.
     file_reader    one file to rows and inputs; the key of its patient
     dataset        the DataLoader over what is read, scored rows, shards
     table_writer   files of shards, and the finished table
-    update         rows of an earlier table that are kept
-    merge          the tables of all parts to the table of the whole
+    existing_tables  rows that an update keeps, tables of parts joined to one
     ray_engine     shards scored by Ray, on a cluster or on this machine
     ray_worker     the work of one Ray actor
     int8           calibration and check of 8-bit arithmetic
-    quantisation   what 8-bit arithmetic needs and costs, as provenance
     revisiting     the image of a table's row, read once more
 """

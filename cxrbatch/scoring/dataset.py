@@ -21,11 +21,11 @@ from cxrbatch.model.predictor import Launched, Predictor
 from cxrbatch.reading.outcomes import Outcome, OutcomeKind
 from cxrbatch.results.columns import ImageScores, Row
 from cxrbatch.scoring.archive import ArchiveFile, read_manifest
+from cxrbatch.scoring.existing_tables import EarlierRows
 from cxrbatch.scoring.file_reader import FileReader, LoadedFile
 from cxrbatch.scoring.plan import FaultLog
 from cxrbatch.scoring.run import Progress, ScoringOptions, Summary
 from cxrbatch.scoring.table_writer import ScoredRow, write_shard
-from cxrbatch.scoring.update import EarlierRows
 from cxrbatch.workers.forkserver_client import Forkserver
 from cxrbatch.workers.pool import PoolListener, ReadingPool
 from cxrbatch.workers.scheduler import PendingItem

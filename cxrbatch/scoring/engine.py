@@ -23,6 +23,7 @@ from cxrbatch.results.columns import table_schema
 from cxrbatch.results.table import Table, open_table
 from cxrbatch.scoring.archive import Walk, write_manifest
 from cxrbatch.scoring.dataset import ShardWriter
+from cxrbatch.scoring.existing_tables import EarlierRows, is_up_to_date, updatable
 from cxrbatch.scoring.file_reader import FileReader, patient_secret
 from cxrbatch.scoring.plan import (
     Plan,
@@ -32,10 +33,8 @@ from cxrbatch.scoring.plan import (
     make_fingerprint,
     shard_path,
 )
-from cxrbatch.scoring.quantisation import Quantisation
-from cxrbatch.scoring.run import Progress, ScoringOptions, Summary
+from cxrbatch.scoring.run import Progress, Quantisation, ScoringOptions, Summary
 from cxrbatch.scoring.table_writer import Counts, read_shard, shard_holds, write_table
-from cxrbatch.scoring.update import EarlierRows, is_up_to_date, updatable
 from cxrbatch.workers.forkserver_client import Forkserver
 
 ShardExecutor: TypeAlias = Callable[["Engine", Plan, Mapping[Path, range]], None]

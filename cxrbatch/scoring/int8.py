@@ -32,8 +32,7 @@ from cxrbatch.results.labels import LabelledFile, class_numbers, labels_from_fol
 from cxrbatch.results.statistics.metrics import one_vs_rest_auc
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.file_reader import FileReader
-from cxrbatch.scoring.quantisation import MOST_CHANGE, Quantisation
-from cxrbatch.scoring.run import ScoringOptions
+from cxrbatch.scoring.run import MOST_CHANGE, Quantisation, ScoringOptions
 from cxrbatch.workers.pool import ReadingPool
 from cxrbatch.workers.scheduler import PendingItem
 

@@ -18,8 +18,7 @@ from cxrbatch.model.inference import Backend
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results.columns import SCHEMA_VERSION
 from cxrbatch.scoring.file_reader import secret_id
-from cxrbatch.scoring.quantisation import Quantisation
-from cxrbatch.scoring.run import Part
+from cxrbatch.scoring.run import Part, Quantisation
 from cxrbatch.scoring.table_writer import Counts
 from cxrbatch.version import VERSION
 from cxrbatch.workers.worker import WorkerFault

@@ -15,7 +15,7 @@ from cxrbatch.errors import UsageError
 from cxrbatch.files import RUN_STATE, partial_folder
 from cxrbatch.results.columns import PROVENANCE_KEY
 from cxrbatch.results.table import open_table
-from cxrbatch.scoring.update import TRIED_AGAIN
+from cxrbatch.scoring.existing_tables import TRIED_AGAIN
 
 
 @pytest.fixture

@@ -11,20 +11,26 @@ from cxrbatch.errors import UsageError
 from cxrbatch.results.columns import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
 from cxrbatch.results.table import open_table
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.merge import merge_parts
-from cxrbatch.scoring.update import EarlierRows
+from cxrbatch.scoring.existing_tables import EarlierRows, merge_parts
 
 
-def forged(path: Path, paths: list[str | None], **told: object) -> Path:
+def forged(
+    path: Path,
+    paths: list[str | None],
+    *,
+    frames: list[int] | None = None,
+    outcomes: list[str] | None = None,
+    **told: object,
+) -> Path:
     schema = table_schema(("A", "B"), heatmap_size=1)
     made = {"schema_version": SCHEMA_VERSION, "classes": ["A", "B"], "heatmap_size": 1, **told}
     rows = len(paths)
     columns = {
         "path": paths,
-        "frame": [0] * rows,
+        "frame": frames or [0] * rows,
         "file_size": [0] * rows,
         "file_modified_ns": [0] * rows,
-        "outcome": ["corrupt"] * rows,
+        "outcome": outcomes or ["corrupt"] * rows,
     }
     arrays = [pa.array(columns.get(field.name, [None] * rows), field.type) for field in schema]
     table = pa.Table.from_arrays(arrays, schema=schema)
@@ -37,6 +43,14 @@ def test_paths_that_no_run_writes_are_passed_over(tmp_path: Path) -> None:
     kept = EarlierRows(table).take(ArchiveFile(b"a.png", 0))
     assert kept is not None
     assert kept["path"].to_pylist() == ["a.png"]
+
+
+@pytest.mark.parametrize("later", ["corrupt", "out_of_memory"])
+def test_any_frame_of_a_file_decides_whether_it_is_read_again(tmp_path: Path, later: str) -> None:
+    outcomes = ["corrupt", later]
+    table = forged(tmp_path / "t", ["a.dcm", "a.dcm"], frames=[0, 1], outcomes=outcomes)
+    kept = EarlierRows(open_table(table)).take(ArchiveFile(b"a.dcm", 0))
+    assert (kept is None) == (later == "out_of_memory")
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,21 @@
-"""Rows of an earlier table that an update keeps, as their files have not changed."""
+"""What becomes of tables that exist: rows kept by an update, and tables of parts joined to one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cxrbatch.files import path_to_text, text_to_place
+from cxrbatch.errors import UsageError
+from cxrbatch.files import partial_folder, path_to_text, text_to_place, writing
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.results.table import Table
+from cxrbatch.results.columns import table_schema
+from cxrbatch.results.table import Table, open_table
 from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.scoring.plan import list_differences
+from cxrbatch.scoring.table_writer import Counts, write_table
 
 TRIED_AGAIN = frozenset(
     code.value
@@ -32,7 +37,7 @@ class _FileRows:
     place: list[bytes]
     size: int
     modified_ns: int
-    outcome: str
+    is_tried_again: bool
     rows: pa.Table
 
 
@@ -63,7 +68,7 @@ class EarlierRows:
 
         Returns:
             One row per frame. None if the table has no such file, its size or modification time is
-            another, or the outcome of its first row is one of `TRIED_AGAIN`: failures that the disk
+            another, or the outcome of one of its rows is in `TRIED_AGAIN`: failures that the disk
             or the machine may have caused.
 
         Raises:
@@ -84,7 +89,7 @@ class EarlierRows:
             file.size,
             file.modified_ns,
         )
-        return following.rows if same and following.outcome not in TRIED_AGAIN else None
+        return following.rows if same and not following.is_tried_again else None
 
 
 def _files(table: Table) -> Iterator[_FileRows]:
@@ -100,13 +105,13 @@ def _files(table: Table) -> Iterator[_FileRows]:
 
 def _kept(rows: pa.Table, starts: list[int]) -> Iterator[_FileRows]:
     """Yield the rows of each file; all but the last of `starts` are the first row of a file."""
-    names = ("path", "file_size", "file_modified_ns", "outcome")
+    names = ("path", "file_size", "file_modified_ns")
     columns = [rows[name].take(pa.array(starts[:-1], pa.int64())).to_pylist() for name in names]
-    for start, stop, path, size, modified_ns, outcome in zip(
-        starts, starts[1:], *columns, strict=False
-    ):
+    outcomes = rows["outcome"].to_pylist()
+    for start, stop, path, size, modified_ns in zip(starts, starts[1:], *columns, strict=False):
+        is_tried_again = not TRIED_AGAIN.isdisjoint(outcomes[start:stop])
         yield _FileRows(
-            path, _place(path), size, modified_ns, outcome, rows.slice(start, stop - start)
+            path, _place(path), size, modified_ns, is_tried_again, rows.slice(start, stop - start)
         )
 
 
@@ -152,3 +157,59 @@ def is_up_to_date(table: Table, manifest_sha256: str) -> bool:
     # The rows are searched, as the counts in the metadata may be of another table.
     outcomes = table.read(["outcome"])["outcome"]
     return not pc.any(pc.is_in(outcomes, pa.array(sorted(TRIED_AGAIN)))).as_py()
+
+
+_OF_A_PART = ("part", "files", "rows", "outcomes")
+
+
+def merge_parts(output: Path, parts: Sequence[Path]) -> Counts:
+    """Join the tables of all parts of an archive (`score --shard 1/2`, `2/2`) into one table.
+
+    The table has the same bytes that one run over the whole archive writes. The caller has the
+    output's partial folder locked, see `files.claimed`.
+
+    Args:
+        output: The table to write; an existing file is replaced.
+        parts: The tables of all parts, in any order.
+
+    Returns:
+        The counts of the joined table.
+
+    Raises:
+        UsageError: A table is not a part, a part is missing or given twice, or the parts differ in
+            anything that decides their rows, such as archive, checkpoint or recipe.
+        TableError: A part cannot be read, or the output cannot be written.
+    """
+    tables = _in_order([open_table(path) for path in parts])
+    common = _common(tables[0])
+    for table in tables[1:]:
+        if differ := list_differences(common, _common(table)):
+            raise UsageError(f"{table.path} does not go with {tables[0].path}: {differ}")
+    with writing(output):
+        return write_table(
+            output,
+            (group for table in tables for group in table.row_groups()),
+            within=partial_folder(output),
+            schema=table_schema(tables[0].classes, heatmap_size=common["heatmap_size"]),
+            files=sum(table.provenance["files"] for table in tables),
+            provenance=lambda counts: {**common, **counts.to_provenance()},
+        )
+
+
+def _common(table: Table) -> Mapping[str, Any]:
+    return {key: value for key, value in table.provenance.items() if key not in _OF_A_PART}
+
+
+def _in_order(tables: Sequence[Table]) -> list[Table]:
+    numbered: dict[int, Table] = {}
+    for table in tables:
+        number, _, of = str(table.provenance.get("part", "")).partition("/")
+        is_counted = type(table.provenance.get("files")) is int
+        if not (number.isdecimal() and of.isdecimal() and is_counted):
+            raise UsageError(f"{table.path} is not a part; parts come from score --shard")
+        if int(of) != len(tables) or int(number) in numbered:
+            doubled = numbered.get(int(number))
+            why = f"{doubled.path} is it too" if doubled else f"{len(tables)} tables were given"
+            raise UsageError(f"{table.path} is part {number} of {of}, and {why}")
+        numbered[int(number)] = table
+    return [numbered[number] for number in sorted(numbered)]

@@ -41,15 +41,16 @@ class Palette:
 
 
 def grey_of(values: NDArray[Any]) -> tuple[GreyImage, bool]:
-    """Compute the luminance of an image.
+    """Turn grey or RGB samples into a grey image: the luminance by ITU-R BT.601.
 
     Args:
         values: Shape (rows, columns) or (rows, columns, 3), red, green, blue; unsigned integers
             over the full range of their type, or floats in [0, 1].
 
     Returns:
-        The grey image, and whether the channels differ by more than rounding. Where they are
-        equal, one of them is the grey image, so that a grey image stored as RGB equals its twin.
+        The grey image, and whether the channels of any pixel differ by more than 3/255 of the full
+        range, which is more than rounding. Where all channels are equal, one of them is the grey
+        image, so that a grey image stored as RGB equals its twin.
     """
     if values.ndim == 2:
         return _scaled(values), False
@@ -84,16 +85,18 @@ def render_colour(
     """Turn the pixel cells of a frame in colour into its luminance.
 
     Args:
-        cells: Shape (rows, columns, 3), or (rows, columns) with a palette.
-        photometric: Their colour space, as Photometric Interpretation names it.
+        cells: Shape (rows, columns, 3), or (rows, columns) with a palette; unsigned, as stored.
+        photometric: Their colour space, as Photometric Interpretation names it: "RGB", "YBR_FULL",
+            "YBR_FULL_422" (already widened to three samples a pixel) or "PALETTE COLOR".
         layout: Which bits of a cell hold the value.
-        palette: For PALETTE COLOR.
+        palette: The palette of PALETTE COLOR; not used for other colour spaces.
 
     Returns:
-        As `grey_of`.
+        The grey image, and whether its colours differ visibly from grey, as `grey_of` decides.
 
     Raises:
-        ReadingError: `unsupported_image` for other colour spaces.
+        ReadingError: `unsupported_image` for another colour space, a missing palette, or cells of
+            another shape.
     """
     if photometric == "PALETTE COLOR":
         return _render_palette(cells, layout, palette)

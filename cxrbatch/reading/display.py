@@ -78,11 +78,11 @@ class GreyImage:
         return levels.reshape(block.shape)
 
     def points(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Display:
-        """Return the grey levels where rows and columns cross, shape (rows, columns).
+        """Return the grey levels where some rows cross some columns, float32 in [0, 1].
 
         Args:
-            rows: Numbers of the rows.
-            columns: Numbers of the columns.
+            rows: Numbers of r rows, from 0; the result has shape (r, c).
+            columns: Numbers of c columns, from 0.
         """
         # One axis after the other, which is faster than both at once.
         return GreyImage(self.cells.take(rows, 0).take(columns, 1), self.table).whole()
@@ -105,13 +105,17 @@ def _arrow_array(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
 
 
 def every_value(cells: NDArray[Any]) -> NDArray[Any]:
-    """Return each value that a cell of 8 or 16 bits can have, in order and in its type."""
+    """Return 0 to 255 for uint8 cells, 0 to 65,535 for uint16 cells: an array of their type."""
     return np.arange(1 << (8 * cells.dtype.itemsize), dtype=cells.dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredLayout:
-    """Which bits of a pixel cell hold the value (PS3.5 section 8.1.1)."""
+    """Which bits of a pixel cell hold the value (PS3.5 section 8.1.1).
+
+    They are `bits_stored` bits, and the highest of them is bit number `high_bit`, counted from 0.
+    Values are in two's complement if `is_signed`, else not negative.
+    """
 
     bits_stored: int
     high_bit: int
@@ -119,18 +123,18 @@ class StoredLayout:
 
     @property
     def lowest(self) -> int:
-        """The least value that can be stored."""
+        """The least value that can be stored: 0, or -2^(bits_stored - 1) if values are signed."""
         return -(1 << (self.bits_stored - 1)) if self.is_signed else 0
 
     @property
     def highest(self) -> int:
-        """The greatest value that can be stored."""
+        """The greatest value that can be stored: `lowest` + 2^bits_stored - 1."""
         return self.lowest + (1 << self.bits_stored) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Rescale:
-    """Rescale Slope (0028,1053), not zero, and Intercept (0028,1052)."""
+    """A modality transform: value x Slope (0028,1053), never zero, + Intercept (0028,1052)."""
 
     slope: float
     intercept: float
@@ -151,14 +155,14 @@ class LookupTable:
     bits: int
 
     def look_up(self, values: GreyValues) -> GreyValues:
-        """Return the table's entry for each value; its first or last one for values outside."""
+        """Return the table's entry for each value; its first or last entry for values outside."""
         index = np.clip(values - self.first, 0, len(self.entries) - 1)
         return self.entries[index.astype(np.int64)]
 
 
 @dataclass(frozen=True, slots=True)
 class VoiWindow:
-    """Window Center (0028,1050), Width (0028,1051) and VOI LUT Function (0028,1056)."""
+    """Window Center (0028,1050), Width and VOI LUT Function: LINEAR, LINEAR_EXACT or SIGMOID."""
 
     center: float
     width: float
@@ -208,7 +212,7 @@ class DisplayTransforms:
     def full_range(self) -> tuple[float, float]:
         """Return the least and the greatest modality value that the header allows.
 
-        They depend on bits stored, sign and modality transform alone, not on the image.
+        They depend on bits stored, sign and modality transform alone, not on the pixels.
         """
         if isinstance(self.modality, LookupTable):
             return 0.0, float((1 << self.modality.bits) - 1)
@@ -267,7 +271,7 @@ def _grey_levels(
 
 
 def stored_values(cells: Cells, layout: StoredLayout) -> NDArray[np.int64]:
-    """Return the values of pixel cells, without the other bits of a cell and with their sign.
+    """Return the values of pixel cells, same shape: sign applied, bits outside the value cleared.
 
     Source: DICOM PS3.5 section 8.1.1; the other bits may hold overlays.
     """
@@ -315,7 +319,7 @@ def _apply_full_range(values: GreyValues, transforms: DisplayTransforms) -> Grey
 
 
 def robust_range(values: GreyValues, weights: GreyValues) -> tuple[float, float]:
-    """Return the values that all but a small share of the pixels lie between, by nearest rank.
+    """Return the 0.5th and the 99.5th percentile of pixels, by nearest rank; (0, 0) without any.
 
     Both ends are counted alike, so that a negative has exactly the mirrored range.
 
@@ -337,7 +341,7 @@ def robust_range(values: GreyValues, weights: GreyValues) -> tuple[float, float]
 
 
 def apply_range(values: GreyValues, limits: tuple[float, float]) -> GreyValues:
-    """Map the range between two limits to [0, 1], clipping; an empty range becomes black."""
+    """Map `limits` (low, high) to 0 and 1, clipping; all 0 unless low is below high."""
     low, high = limits
     if not high > low:
         return np.zeros_like(values)

@@ -9,7 +9,11 @@ from enum import StrEnum
 
 
 class OutcomeKind(StrEnum):
-    """The three kinds of outcome: only `FAILED` means that something went wrong."""
+    """The three kinds of outcome of a file or frame.
+
+    `SCORED`: its image was read and may be scored. `EXCLUDED`: it is nothing to score, such as a
+    CT slice or a text. `FAILED`: it could not be read; only this means that something went wrong.
+    """
 
     SCORED = "scored"
     EXCLUDED = "excluded"
@@ -17,11 +21,11 @@ class OutcomeKind(StrEnum):
 
 
 class Outcome(StrEnum):
-    """Why a file or frame has, or has not, a display image that may be scored.
+    """What became of a file or frame: `SCORED` if its image may be scored, else the reason why not.
 
     Attributes:
         kind: Whether the image was scored, is excluded, or could not be read.
-        meaning: One sentence.
+        meaning: One sentence that explains the code to a user.
         remedy: What a user can do about it.
     """
 
@@ -53,10 +57,10 @@ class Outcome(StrEnum):
 
 
 class Flag(StrEnum):
-    """What a reader of the score should know about an image that was read.
+    """A remark on a file or image, such as `LATERAL`, that a reader of the score should know.
 
     Attributes:
-        meaning: One sentence.
+        meaning: One sentence that explains the remark to a user.
     """
 
     meaning: str
@@ -187,10 +191,11 @@ class ReadingError(Exception):
 
 
 def reading_error(error: BaseException) -> ReadingError:
-    """Turn any exception raised while reading into a ReadingError; one is returned unchanged.
+    """Turn any exception raised while a file was read into a ReadingError.
 
-    Of another exception only the class name is kept: its text may quote the header, and the
-    header names a patient.
+    A ReadingError is returned unchanged. MemoryError becomes `out_of_memory`, EOFError `truncated`,
+    an OSError with an error number `unreadable_file`, and all others `corrupt`. Of those others
+    only the class name is kept: their text may quote the header, which names a patient.
     """
     if isinstance(error, ReadingError):
         return error

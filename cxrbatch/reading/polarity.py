@@ -82,12 +82,15 @@ def measure_polarity(image: GreyImage) -> float:
 def thumbnail_ranks(image: GreyImage) -> Grid:
     """Reduce an image without its plain borders to a thumbnail, and rank the thumbnail's cells.
 
+    A plain border is the rows and columns at the edges that have, but for outliers, one grey level.
+
     Args:
         image: At least SIDE rows and columns.
 
     Returns:
-        Shape (SIDE * SIDE,), row by row, from 1 - SIDE * SIDE for the darkest cell to
-        SIDE * SIDE - 1 for the brightest in steps of 2; equal cells share their mean.
+        Shape (SIDE * SIDE,), row by row: for each cell the number of darker cells less that of
+        brighter ones, so 1 - SIDE * SIDE for the darkest and SIDE * SIDE - 1 for the brightest.
+        Cells of equal brightness have equal ranks.
     """
     # Whole numbers: otherwise rounding would make equal cells differ in the negative alone.
     rows, columns = (_evenly(length) for length in image.shape)

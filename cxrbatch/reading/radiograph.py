@@ -73,8 +73,9 @@ def iterate_radiographs(
 ) -> Iterator[Reading]:
     """Read a file as `read_radiographs` does, and decode each frame only when it is asked for.
 
-    Only KeyboardInterrupt, SystemExit and GeneratorExit are raised. A named pipe, device or folder
-    is not opened for reading. `path` as bytes never names a member.
+    At least one Reading is yielded; a file that cannot be read gives one that says why. Only
+    KeyboardInterrupt, SystemExit and GeneratorExit are raised. A named pipe, device or folder is
+    not opened for reading. `path` as bytes never names a member of an archive.
     """
     if not isinstance(path, bytes) and "!/" in str(path) and not os.path.exists(path):
         with contextlib.suppress(ValueError):
@@ -92,7 +93,12 @@ def iterate_radiographs(
 def iterate_radiographs_bytes(
     data: bytes, options: ReadingOptions = DEFAULT_OPTIONS
 ) -> Iterator[Reading]:
-    """Read the content of a file that is in memory, as `iterate_radiographs` reads a file."""
+    """Read the content of a DICOM, PNG or JPEG file that is in memory.
+
+    Yields:
+        A Reading, or one for each frame, decoded when it is asked for. Content that cannot be read
+        gives one that says why; nothing is raised because of it.
+    """
     return _without_errors(lambda: _read_stream(io.BytesIO(data), len(data), options))
 
 
@@ -139,13 +145,15 @@ def iterate_member(
 ) -> Iterator[Reading]:
     """Read a member of a container, as `iterate_radiographs` reads a file.
 
-    A Reading has an image only if the whole member agrees with its checksum.
-
     Args:
         container: Path of the container.
         name: The member's name, as `containers.listing.list_members` gave it.
         offset: The member's offset, likewise.
         options: Which images are read, and up to which size.
+
+    Yields:
+        At least one Reading. It has an image only if the whole member has the length and, but in a
+        plain tar, the checksum that the container gives; if not, a failed Reading is the last one.
     """
 
     def read() -> Iterator[Reading]:

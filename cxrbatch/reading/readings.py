@@ -43,7 +43,7 @@ class ReadingOptions:
 
 @dataclass(frozen=True, slots=True)
 class HeaderFacts:
-    """Header values that a table may hold, as short printable text; None where absent.
+    """Header values that a table may hold, as short printable text; None where absent or unusable.
 
     `patient_id` and `patient_issuer` (an institution) identify the patient. They serve only to
     compute a keyed hash: they are never written to a table and are missing from `repr`.
@@ -82,7 +82,8 @@ class Reading:
         detail: One line for a person; empty if there is nothing to add.
         facts: Header values.
         flags: Remarks on the image, each once, in the order of `Flag`.
-        image: The display image, or None. Its grey levels are computed when they are asked for;
+        image: The display image; None if the file or frame could not be read or was excluded
+            unread. Its grey levels are computed when they are asked for;
             `numpy.asarray(reading.image)` computes all of them.
     """
 
@@ -96,9 +97,9 @@ class Reading:
 
     @property
     def display(self) -> "Display | None":
-        """All grey levels, shape (rows, columns), float32 in [0, 1], 1 is white; None if none.
+        """All grey levels of `image`, shape (rows, columns), float32 in [0, 1], 1 is white.
 
-        They are computed anew at each access.
+        None if there is no image. The levels are computed anew at each access.
         """
         return None if self.image is None else self.image.whole()
 
@@ -111,7 +112,11 @@ def failed_reading(
     flags: Iterable[Flag] = (),
     frame: int = 0,
 ) -> Reading:
-    """Make a Reading without an image, with the outcome and the detail of `error`."""
+    """Make the Reading of a file or frame that has no image.
+
+    Its outcome and detail are those of `error`. `file_format` is "dicom", "png", "jpeg" or
+    "other"; without `facts` all header values are None.
+    """
     facts, ordered = facts or HeaderFacts(), ordered_flags(flags)
     return Reading(frame, file_format, error.outcome, error.detail, facts, ordered, image=None)
 
@@ -123,42 +128,44 @@ def ordered_flags(flags: Iterable[Flag]) -> tuple[Flag, ...]:
 
 
 def file_limit(max_pixels: int) -> int:
-    """Return the size of the largest file that is read, in bytes.
+    """Return the size of the largest file that is read, in bytes: 4 x `max_pixels` + 64 MiB.
 
-    It has room for `max_pixels` samples of 32 bits and for a large header.
+    That is room for `max_pixels` samples of 32 bits and for a large header.
     """
     return 4 * max_pixels + (64 << 20)
 
 
 def memory_for(samples: int) -> int:
-    """Return how much memory, in bytes, reading an image of so many samples takes at most.
+    """Return the most memory, in bytes, that reading an image of `samples` samples takes.
 
-    Memory that the process used before is not counted.
+    It is 256 MiB and 8 bytes a sample. Memory that the process used before is not counted.
     """
     return _BYTES_BESIDE_SAMPLES + _BYTES_PER_SAMPLE * samples
 
 
 def limit_memory_with(limiter: Callable[[int], object]) -> None:
-    """Make `check_samples` call `limiter` before each image is decoded.
+    """Make `check_samples` call `limiter` before each image is decoded, in this process.
 
     Args:
-        limiter: Takes a number of bytes and limits this process's further memory to it.
+        limiter: Takes a number of bytes and limits this process's further memory to it. Its result
+            is ignored. It replaces an earlier limiter.
     """
     global _limit_memory
     _limit_memory = limiter
 
 
 def check_samples(samples: int, *, limit: int) -> None:
-    """Refuse an image by the size in its header, before anything is decoded.
+    """Refuse an image that is too large by its header, before anything is decoded.
 
-    An image within the limit gets its share of memory: see `limit_memory_with`.
+    For an image within the limit, the function set by `limit_memory_with`, if any, is called with
+    the memory that the image needs, in bytes.
 
     Args:
         samples: Frames x rows x columns x samples per pixel, as the header says.
         limit: The largest number of samples that is decoded.
 
     Raises:
-        ReadingError: `too_large`.
+        ReadingError: `too_large` if `samples` is over `limit`.
     """
     if samples > limit:
         detail = f"the header claims {samples} samples, over the limit of {limit}"
@@ -172,7 +179,10 @@ _BASE_LETTERS = str.maketrans("ŁØĐÆŒƏ", "LODEOE")
 
 
 def plain_capitals(written: str) -> str:
-    """Return a text in capitals, without accents, with letters and digits in their plain forms."""
+    """Return a text in capitals, without accents, with letters and digits in their plain forms.
+
+    So "Köpfchen" and full-width letters become "KOPFCHEN" and plain letters, and "ø" becomes "O".
+    """
     parts = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", written).upper())
     plain = "".join(c for c in parts if unicodedata.category(c) != "Mn")
     return plain.translate(_BASE_LETTERS)
@@ -242,11 +252,12 @@ def _years_of_one(age: str) -> int | None:
 
 
 def age_bin(age: str | None, *, birth_date: str | None, study_date: str | None) -> str | None:
-    """Return the decade of life.
+    """Return the decade of a patient's age as text, such as "40-49".
 
     Args:
         age: Patient Age (0010,1010), such as "045Y", "18M", "3W" or "10D", or as people write it.
-        birth_date: Patient's Birth Date (0010,0030), YYYYMMDD; used where `age` has no meaning.
+        birth_date: Patient's Birth Date (0010,0030), YYYYMMDD; used with `study_date` where `age`
+            has no meaning or is 130 years or more.
         study_date: Study Date (0008,0020), YYYYMMDD.
 
     Returns:

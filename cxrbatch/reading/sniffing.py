@@ -86,13 +86,13 @@ _PREFIX_START, _PREFIX_END = 128, 132
 
 
 def open_regular(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> BinaryIO:
-    """Open a regular file for reading.
+    """Open a regular file for reading, in binary.
 
     O_NONBLOCK keeps a FIFO, which may have replaced the file meanwhile, from blocking for ever.
 
     Raises:
-        OSError: It cannot be opened.
-        ReadingError: It is not a regular file.
+        OSError: The file cannot be opened.
+        ReadingError: `unreadable_file` for a folder, device, named pipe or socket.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -106,12 +106,18 @@ def open_regular(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> B
 
 
 def has_container_suffix(path: bytes) -> bool:
-    """Whether a container is looked for in a file of this name; its content decides then."""
+    """Whether a path ends in one of `CONTAINER_SUFFIXES`, such as .zip, in any case of letters.
+
+    Only such files are searched for members; whether they are containers, their content decides.
+    """
     return path.lower().endswith(CONTAINER_SUFFIXES)
 
 
 def sniff(head: bytes, *, size: int) -> str:
-    """Name the format of a file.
+    """Name the format of a file by its first bytes.
+
+    PNG and JPEG are known by their signatures, a damaged PNG by the name of its first chunk. DICOM
+    is known by the prefix DICM, or without it by two plausible data elements in a row.
 
     Args:
         head: The file's first `HEAD_BYTES` bytes, or the whole file if it is shorter.
@@ -137,7 +143,7 @@ def unopened_container(stream: BinaryIO, head: bytes) -> str | None:
         head: The file's first `HEAD_BYTES` bytes, or the whole file if it is shorter.
 
     Returns:
-        The format and the remedy, for the detail of a Reading; None for any other file.
+        The format and the remedy, in one line for a user; None for any other file.
 
     Raises:
         ReadingError: As reading the stream does.
@@ -201,12 +207,18 @@ def preamble_length(head: bytes, *, size: int) -> int:
 
 
 def is_implicit(head: bytes) -> bool:
-    """Whether the first element of a data set has no value representation (implicit VR)."""
+    """Whether a data set is in implicit VR: its first element has no value representation (VR).
+
+    `head` is the start of the data set; its bytes 4 and 5 decide: they are no VR of the standard.
+    """
     return head[4:6] not in VALUE_REPRESENTATIONS
 
 
 def is_big_endian(head: bytes) -> bool:
-    """Whether the first tag of a data set is written with the high byte first."""
+    """Whether a data set is in big endian: its first tag is written with the high byte first.
+
+    `head` is the start of the data set. In big endian its first byte is 0 and its second is not.
+    """
     return len(head) > 1 and head[0] == 0 and head[1] != 0
 
 

@@ -54,7 +54,10 @@ class Body:
 
     @classmethod
     def drawn(cls, generator: np.random.Generator, *, sex: str) -> "Body":
-        """Choose a person's proportions at random within the usual range; `sex` is "F" or "M"."""
+        """Choose a person's proportions at random within the usual range.
+
+        `sex` is "F" or "M"; it decides the width of the rib cage and whether there are breasts.
+        """
         cage, apex, dome, heart, depth, drop = generator.random(6).tolist()
         return cls(
             cage=(0.365 if sex == "F" else 0.385) + 0.02 * cage,
@@ -68,23 +71,32 @@ class Body:
 
     @property
     def wide(self) -> float:
-        """Width of the rib cage as a factor, 1 for a usual one."""
+        """Width of the rib cage as a factor, 1 for a usual one (`cage` of 0.36)."""
         return self.cage / 0.36
 
     def half_cage(self, y: Plane) -> Plane:
-        """Half width of the rib cage at heights `y`, in image heights: a dome on upright walls."""
+        """Half width of the rib cage at heights `y`, in image heights: a dome on upright walls.
+
+        0 above the lungs' apices, `cage` from where the rib cage is widest; same shape as `y`.
+        """
         rest = 1.0 - np.clip((y - self.apex) / (_WIDEST - self.apex), 0.0, 1.0)
         return self.cage * np.sqrt(1.0 - rest * rest * np.sqrt(rest))
 
     def diaphragm(self, x: Plane) -> Plane:
-        """y of the upper edge of the diaphragm at each `x`."""
+        """Height y of the upper edge of the diaphragm at each `x`, in image heights, same shape.
+
+        Two domes, of which the right one (x below 0) is higher; both fall towards the flanks.
+        """
         dome = np.where(x < 0, self.dome, self.dome + 0.025)
         away = (np.abs(x) - 0.16) / (self.cage - 0.16)
         return dome + np.where(away > 0, 0.115, 0.02) * away * away
 
 
 def torso(detector: Detector, body: Body) -> Plane:
-    """Draw neck, trunk and upper arms: ray length in soft tissue, as if the lungs held no air."""
+    """Draw neck, trunk and upper arms as soft tissue, as if the lungs held no air.
+
+    Returns the length of the ray in it, in image heights, shape (rows, columns).
+    """
     x, y = detector.grid()
     heights = [0.0, 0.03, 0.06, 0.09, 0.12, 0.16, 0.22, 0.30, 0.38, 0.55, 0.75, 1.0]
     widths = [0.15, 0.17, 0.21, 0.28, 0.36, 0.43, 0.46, 0.455, 0.43, 0.41, 0.415, 0.43]
@@ -100,7 +112,10 @@ def torso(detector: Detector, body: Body) -> Plane:
 
 
 def lung(detector: Detector, body: Body, *, side: float) -> Plane:
-    """Draw the lung of a side, `RIGHT` or `LEFT`: ray length in air, as if it had no vessels."""
+    """Draw the lung of a side, `RIGHT` (-1) or `LEFT` (1) of the patient, as if it had no vessels.
+
+    Returns the length of the ray in its air, in image heights, shape (rows, columns).
+    """
     x, y = detector.grid()
     out = side * x
     half = body.half_cage(y) * 0.965
@@ -115,7 +130,10 @@ def lung(detector: Detector, body: Body, *, side: float) -> Plane:
 
 
 def airways(detector: Detector) -> Plane:
-    """Draw the windpipe and the main bronchi: ray length in air."""
+    """Draw the windpipe and the main bronchi, the same for all persons.
+
+    Returns the length of the ray in their air, in image heights, shape (rows, columns).
+    """
     windpipe = [[0.0, 0.0, 0, 0.019], [0.002, 0.12, 0, 0.018], [-0.006, 0.31, 0, 0.017]]
     right = [[-0.006, 0.305, 0, 0.014], [-0.06, 0.365, 0, 0.011]]
     left = [[-0.004, 0.305, 0, 0.013], [0.075, 0.375, 0, 0.010]]
@@ -123,7 +141,11 @@ def airways(detector: Detector) -> Plane:
 
 
 def mediastinum(detector: Detector, body: Body) -> Plane:
-    """Draw heart and great vessels: ray length in soft tissue, where it displaces lung."""
+    """Draw the heart and the great vessels, above the diaphragm.
+
+    Returns the length of the ray in soft tissue, in image heights, shape (rows, columns). The
+    caller takes it off the air of the lungs.
+    """
     x, y = detector.grid()
     size = body.heart
     base = body.dome + 0.015
@@ -143,7 +165,11 @@ def mediastinum(detector: Detector, body: Body) -> Plane:
 
 
 def bowel_gas(detector: Detector, body: Body, generator: np.random.Generator) -> Plane:
-    """Draw gas in the stomach and in a loop of bowel, under the left dome: ray length in air."""
+    """Draw gas in the stomach and in a loop of bowel, under the left dome of the diaphragm.
+
+    `generator` decides place and size. Returns the length of the ray in gas, in image heights,
+    shape (rows, columns).
+    """
     shift, size = generator.random(2).tolist()
     stomach = detector.ellipsoid(
         center=(0.15 + 0.04 * shift, body.dome + 0.105),
@@ -157,16 +183,17 @@ def bowel_gas(detector: Detector, body: Body, generator: np.random.Generator) ->
 def vessel_tree(
     detector: Detector, generator: np.random.Generator, *, body: Body, side: float
 ) -> Plane:
-    """Draw the vessels of one lung, which branch from its hilum: ray length in soft tissue.
+    """Draw the blood vessels of one lung, which branch from its hilum.
 
     Args:
         detector: Size in pixels.
         generator: Decides the branches.
         body: The person.
-        side: `RIGHT` or `LEFT`.
+        side: `RIGHT` (-1) or `LEFT` (1) of the patient.
 
     Returns:
-        Shape (rows, columns). The vessels reach beyond the lung: the caller clips them to it.
+        Length of the ray in vessels, in image heights, shape (rows, columns). The vessels reach
+        beyond the lung: the caller clips them to it.
     """
     hilum = (side * 0.068, 0.40 if side == RIGHT else 0.385)
     reach = 0.12 * body.cage / 0.36
@@ -210,9 +237,10 @@ def _add_branch(
 def ribs(
     detector: Detector, body: Body, generator: np.random.Generator, *, from_side: bool = False
 ) -> Plane:
-    """Draw the ribs, from the spine to the cartilage in front: ray length in bone.
+    """Draw eleven pairs of ribs, from the spine to the cartilage in front.
 
-    If `from_side`, they are seen from the side, with the spine at the viewer's right.
+    If `from_side`, they are seen from the side, with the spine at the viewer's right. Returns the
+    length of the ray in bone, in image heights, shape (rows, columns).
     """
     axes = []
     for pair in range(_RIB_PAIRS):
@@ -238,7 +266,10 @@ def _rib(body: Body, *, pair: int, y: float, side: float) -> Coordinates:
 
 
 def spine(detector: Detector) -> Plane:
-    """Draw the vertebrae with end plates, pedicles and spinous processes: ray length in bone."""
+    """Draw the vertebrae with end plates, pedicles and spinous processes, the same for all persons.
+
+    Returns the length of the ray in bone, in image heights, shape (rows, columns).
+    """
     x, y = detector.grid()
     borders = [-0.02]
     while borders[-1] < 1.05:
@@ -267,7 +298,10 @@ def spine(detector: Detector) -> Plane:
 
 
 def clavicles(detector: Detector, body: Body, generator: np.random.Generator) -> Plane:
-    """Draw the clavicles, S-shaped, from the breastbone to the shoulders: ray length in bone."""
+    """Draw both clavicles, S-shaped, from the breastbone to the shoulders.
+
+    Returns the length of the ray in bone, in image heights, shape (rows, columns).
+    """
     axes = []
     for side in (RIGHT, LEFT):
         lift = 0.02 * (float(generator.random()) - 0.5)
@@ -279,7 +313,10 @@ def clavicles(detector: Detector, body: Body, generator: np.random.Generator) ->
 
 
 def shoulders(detector: Detector, body: Body) -> Plane:
-    """Draw shoulder blades (thin plates, thick borders) and upper arms: ray length in bone."""
+    """Draw shoulder blades (thin plates, thick borders) and the bones of the upper arms.
+
+    Returns the length of the ray in bone, in image heights, shape (rows, columns).
+    """
     border = [[0.405, 0.215], [0.372, 0.28], [0.345, 0.36], [0.318, 0.425]]
     ridge = [[0.41, 0.165], [0.35, 0.185], [0.285, 0.205]]
     arm = [[0.455, 0.205], [0.485, 0.27], [0.53, 0.5]]

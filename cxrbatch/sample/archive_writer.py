@@ -67,8 +67,8 @@ class Drawing:
     """One image to draw; equal drawings in several files have equal pixels.
 
     Attributes:
-        view: Draws it: `draw_frontal`, `draw_lateral` or `draw_forearm`.
-        request: What to draw.
+        view: Function that draws it: `draw_frontal`, `draw_lateral` or `draw_forearm`.
+        request: What to draw: class, person, size and visit.
     """
 
     view: Callable[[PhantomRequest], Plane]
@@ -81,7 +81,7 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class PhantomFile:
-    """One phantom file of the archive.
+    """One file of the archive with a phantom: a drawn radiograph of an invented person.
 
     Attributes:
         path: Relative to the archive, with forward slashes.
@@ -97,7 +97,7 @@ class PhantomFile:
 
     @property
     def label(self) -> str | None:
-        """The class that is drawn; None if no chest is."""
+        """The class that is drawn, one of `CLASSES`; None for a forearm, which has no label."""
         first = self.drawings[0]
         return None if first.view is draw_forearm else first.request.label
 
@@ -170,7 +170,10 @@ _RASTER_FILES = (
 
 
 def phantom_files() -> list[PhantomFile]:
-    """List all phantom files of the sample archive, one person's files next to each other."""
+    """List all phantom files of the sample archive, by person, study and path.
+
+    Nothing is drawn or written: each item says what is to be drawn and how it is packed.
+    """
     files = [
         _dicom_file(number, visit, name, packing, _drawing(number, visit=visit))
         for number, visit, name, packing in _DICOM_FILES
@@ -210,12 +213,12 @@ def _dicom_file(
 
 @dataclass(frozen=True, slots=True)
 class SampleSummary:
-    """What was written.
+    """What `write_sample` wrote.
 
     Attributes:
         directory: The directory that holds the archive.
         kinds: Kind of file to number of files, each of `KINDS`; they sum to all files.
-        labelled: Rows of labels.csv.
+        labelled: Rows of labels.csv, without its header.
         size: Bytes in all.
         remark: One line that says what was left out; empty if nothing was.
     """
@@ -233,13 +236,15 @@ class SampleSummary:
 
 
 def write_sample(directory: str | Path) -> SampleSummary:
-    """Write the sample archive.
+    """Write the sample archive: phantoms, real radiographs, broken and foreign files, labels.csv.
+
+    Real radiographs are left out if the package pydicom-data is not installed.
 
     Args:
         directory: Where to; created if it is missing, must be empty if it exists.
 
     Returns:
-        The counts.
+        The number of files by kind, of labels and of bytes, and what was left out.
 
     Raises:
         UsageError: If `directory` is a file or is not empty.

@@ -50,17 +50,17 @@ class GreyEncoding:
 
     @property
     def top(self) -> int:
-        """The largest unsigned value."""
+        """The largest unsigned value, 2^bits - 1."""
         return (1 << self.bits) - 1
 
     def store(self, drawing: Plane) -> Stored:
-        """Encode a drawing.
+        """Turn a drawing into stored pixel values.
 
         Args:
             drawing: Shape (rows, columns), in [0, 1].
 
         Returns:
-            Stored values, same shape, uint8, uint16 or int16.
+            Same shape: int16 if `signed`, else uint8 for 8 bits and uint16 for more.
         """
         low, span = self._range()
         levels = low + np.floor(drawing * span + 0.5).astype(np.int64)
@@ -71,7 +71,11 @@ class GreyEncoding:
         return levels.astype(np.uint8) if self.bits == 8 else levels.astype(np.uint16)
 
     def describe(self, header: Dataset) -> None:
-        """Write the attributes of pixels, Modality LUT and VOI into a header."""
+        """Set, in a header, the elements that say how the values of `store` are shown.
+
+        These are photometric interpretation, bits and sign; for signed values the rescale; and the
+        window or windows of `voi`.
+        """
         header.SamplesPerPixel = 1
         header.PhotometricInterpretation = "MONOCHROME1" if self.inverted else "MONOCHROME2"
         header.BitsAllocated = 8 if self.bits == 8 else 16
@@ -122,7 +126,7 @@ class Person:
 
     @property
     def patient_id(self) -> str:
-        """The invented id, for headers and labels.csv; no hospital gives ids like these."""
+        """The invented Patient ID, such as "PHANTOM-007"; no hospital gives ids like these."""
         return f"PHANTOM-{self.number:03d}"
 
 
@@ -150,13 +154,16 @@ class DicomPacking:
 
 
 def stable_uid(*parts: object) -> uids.UID:
-    """Make a UID under 2.25 that depends on `parts` alone (PS3.5 B.2)."""
+    """Make a DICOM UID (2.25 and a number) from a hash of `parts`: the same in every run.
+
+    Source: DICOM PS3.5 section B.2.
+    """
     text = "/".join(str(part) for part in ("cxrbatch sample", *parts))
     return uids.UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}")
 
 
 def person_header(person: Person, *, study: int, instance: str) -> Dataset:
-    """Make a header with patient, study and series attributes and fixed dates.
+    """Make a header with patient, study and series elements and fixed dates, without pixels.
 
     Args:
         person: Who was drawn.
@@ -217,7 +224,16 @@ def dicom_bytes(
 
 
 def put_pixels(header: Dataset, stored: list[Stored], *, syntax: uids.UID) -> None:
-    """Encode frames, each of shape (rows, columns), into a header's Pixel Data (7FE0,0010)."""
+    """Encode frames in a transfer syntax, and set them as Pixel Data (7FE0,0010) of a header.
+
+    Rows, Columns and the transfer syntax are set too, and for baseline JPEG the elements of lossy
+    compression.
+
+    Args:
+        header: Is changed. It must already describe its pixels, as `GreyEncoding.describe` does.
+        stored: Frames of one shape (rows, columns).
+        syntax: The transfer syntax.
+    """
     header.Rows, header.Columns = stored[0].shape
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = uids.ExplicitVRLittleEndian
@@ -238,7 +254,7 @@ def put_pixels(header: Dataset, stored: list[Stored], *, syntax: uids.UID) -> No
 
 
 def jpeg_bytes(grey: Stored) -> bytes:
-    """Write 8-bit values of shape (rows, columns) as a baseline JPEG."""
+    """Return a baseline JPEG file, quality 92, of uint8 values of shape (rows, columns)."""
     stream = io.BytesIO()
     Image.fromarray(grey).save(stream, format="JPEG", quality=_JPEG_QUALITY)
     return stream.getvalue()
@@ -260,9 +276,11 @@ _ENCODERS: dict[uids.UID, Callable[[Stored, int], bytes | bytearray]] = {
 
 
 def file_bytes(header: Dataset, *, syntax: uids.UID, bare: bool = False) -> bytes:
-    """Serialise a dataset, with preamble and file meta information unless `bare`.
+    """Return a data set as the bytes of a DICOM file.
 
-    A bare file is Implicit VR Little Endian, the default transfer syntax (PS3.5 section 10.1).
+    A file has preamble and file meta information. A `bare` one has neither, and is Implicit VR
+    Little Endian, the default transfer syntax (PS3.5 section 10.1); `file_meta` is then deleted
+    from `header`.
 
     Raises:
         ValueError: If `bare` is asked for with another transfer syntax.

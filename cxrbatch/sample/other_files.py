@@ -28,7 +28,7 @@ _AIR = -1000.0
 
 
 def broken_files(*, dicom: bytes, png: bytes) -> dict[str, bytes]:
-    """Make damaged copies of good files.
+    """Make damaged copies of good files: an empty one, cut ones, and one with a wrong checksum.
 
     Args:
         dicom: A good DICOM file with native pixel data.
@@ -46,10 +46,10 @@ def broken_files(*, dicom: bytes, png: bytes) -> dict[str, bytes]:
 
 
 def foreign_files(person: Person) -> dict[str, bytes]:
-    """Make sound files that are no radiographs.
+    """Make sound files that are no radiographs: text, a DICOMDIR, a CT slice and a report.
 
     Args:
-        person: The patient of the DICOM files among them.
+        person: The patient of the CT slice and the report.
 
     Returns:
         Path relative to the archive, with forward slashes, to content.

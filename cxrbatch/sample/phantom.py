@@ -46,11 +46,11 @@ class PhantomRequest:
     visit: int = 1
 
     def person_generator(self) -> np.random.Generator:
-        """Make a generator of random numbers that are the same at each visit of the person."""
+        """Make a random generator from `seed` alone, so that all visits draw the same person."""
         return np.random.Generator(np.random.PCG64([self.seed, 0]))
 
     def visit_generator(self) -> np.random.Generator:
-        """Make a generator of random numbers that differ from visit to visit."""
+        """Make a random generator from `seed` and `visit`, for findings and grain of that visit."""
         return np.random.Generator(np.random.PCG64([self.seed, self.visit]))
 
 
@@ -85,10 +85,10 @@ def draw_frontal(request: PhantomRequest) -> Plane:
 
 
 def draw_lateral(request: PhantomRequest) -> Plane:
-    """Draw the same person's chest from the side, without a finding.
+    """Draw the same person's chest from the side, facing the viewer's left, without a finding.
 
     Returns:
-        As `draw_frontal`: shape (rows, columns), float64 in [0, 1].
+        As `draw_frontal`: shape (rows, columns), float64 in [0, 1], 1 is the brightest.
     """
     detector, person = request.detector, request.person_generator()
     body = Body.drawn(person, sex=request.sex)
@@ -101,8 +101,10 @@ def draw_lateral(request: PhantomRequest) -> Plane:
 def draw_forearm(request: PhantomRequest) -> Plane:
     """Draw an upright forearm: a radiograph that is no chest.
 
+    Of `request` only the size, and for the grain the seed and the visit, count.
+
     Returns:
-        As `draw_frontal`: shape (rows, columns), float64 in [0, 1].
+        As `draw_frontal`: shape (rows, columns), float64 in [0, 1], 1 is the brightest.
     """
     detector = request.detector
     x, y = detector.grid()

@@ -33,11 +33,15 @@ class Detector:
 
     @property
     def half_width(self) -> float:
-        """Half of the width, in image heights."""
+        """Half of the width, in image heights: the x of the right edge, as x is 0 in the middle."""
         return self.columns / self.rows / 2
 
     def grid(self) -> tuple[Plane, Plane]:
-        """Coordinates of the pixel centres: x of shape (1, columns), y of shape (rows, 1)."""
+        """Coordinates of the pixel centres, in image heights.
+
+        Returns x of shape (1, columns), 0 in the middle, and y of shape (rows, 1), 0 at the upper
+        edge and 1 at the lower.
+        """
         x = (np.arange(self.columns, dtype=np.float64) + 0.5) / self.rows - self.half_width
         y = (np.arange(self.rows, dtype=np.float64) + 0.5) / self.rows
         return x[np.newaxis, :], y[:, np.newaxis]
@@ -52,8 +56,8 @@ class Detector:
         """Draw an ellipsoid that is 1 deep in its middle: ray length inside it.
 
         Args:
-            center: x and y of the middle.
-            radii: Half axes along x and y.
+            center: x and y of the middle, in image heights.
+            radii: Half axes along x and y, in image heights.
             lean: Shear of x by y: positive leans the lower half to the viewer's right.
 
         Returns:
@@ -72,7 +76,7 @@ class Detector:
         rim: float = 0.0,
         from_side: bool = False,
     ) -> Plane:
-        """Draw tubes: ray length inside them.
+        """Draw tubes: ray length inside them, in image heights.
 
         A tube that runs along the beam is long for the ray: the bright edge of a rib cage comes out
         by itself.
@@ -152,13 +156,19 @@ def _lattice_steps(
 
 
 def smoothstep(values: Plane, *, low: float | Plane, high: float | Plane) -> Plane:
-    """Rise smoothly from 0 at `low` and below to 1 at `high` and above; fall if `low` > `high`."""
+    """Rise smoothly from 0 at `low` and below to 1 at `high` and above; fall if `low` > `high`.
+
+    Returns one number in [0, 1] for each of `values`.
+    """
     ramp = np.clip((values - low) / (high - low), 0.0, 1.0)
     return ramp * ramp * (3.0 - 2.0 * ramp)
 
 
 def round_edge(across: Plane) -> Plane:
-    """Half thickness of a cylinder of radius 1 at each distance from its axis; 0 beyond 1."""
+    """Return sqrt(1 - across^2), and 0 where `across` is beyond -1 or 1.
+
+    It is half the thickness of a cylinder of radius 1, at each distance from its axis.
+    """
     return np.sqrt(np.maximum(0.0, 1.0 - across * across))
 
 
@@ -184,10 +194,10 @@ def rounded(knots: Coordinates) -> Coordinates:
     """Cut the corners of a polyline four times (Chaikin), which makes it a smooth curve.
 
     Args:
-        knots: Shape (n, k).
+        knots: Shape (n, k): n points in order, of k numbers each.
 
     Returns:
-        Shape (m, k), with the first and last knot as they were.
+        Shape (m, k), m over n, with the first and last knot as they were.
     """
     for _ in range(4):
         near = 0.75 * knots[:-1] + 0.25 * knots[1:]
@@ -220,7 +230,7 @@ def blur(plane: Plane, *, radius: int, passes: int = 2) -> Plane:
         passes: How often the box is applied.
 
     Returns:
-        Same shape.
+        Same shape; `plane` itself if nothing is blurred.
     """
     if radius < 1:
         return plane

@@ -94,7 +94,13 @@ class JpegHeader:
 
 @dataclass(frozen=True, slots=True)
 class JpegScan:
-    """One scan of a JPEG: how many components it codes, and where its data start and end."""
+    """One scan of a JPEG.
+
+    Attributes:
+        components: Number of components that it codes.
+        start: Offset of its entropy-coded data in the frame.
+        end: Offset of the marker after the data.
+    """
 
     components: int
     start: int
@@ -102,10 +108,10 @@ class JpegScan:
 
 
 def inspect_codestream(frame: bytes) -> Codestream:
-    """Read the size out of a JPEG, JPEG-LS or JPEG 2000 codestream.
+    """Read the size out of a JPEG, JPEG-LS or JPEG 2000 codestream, which may lie in a JP2 file.
 
     Raises:
-        ReadingError: `truncated` if a tile is missing, `corrupt` if it is no codestream.
+        ReadingError: `truncated` if a JPEG 2000 lacks a tile, `corrupt` without a readable header.
     """
     try:
         if frame.startswith(_JPEG_START):
@@ -121,7 +127,7 @@ def inspect_codestream(frame: bytes) -> Codestream:
 
 
 def starts_codestream(data: bytes) -> bool:
-    """Whether the bytes are the first ones of a JPEG, JPEG-LS or JPEG 2000 codestream."""
+    """Whether bytes are the first ones of a JPEG, JPEG-LS or JPEG 2000 codestream or a JP2 file."""
     return data.startswith((_JPEG_START + b"\xff", J2K_START, _JP2_START))
 
 
@@ -196,10 +202,11 @@ def jpeg_markers(frame: bytes) -> Iterator[tuple[int, int]]:
 
 
 def read_jpeg_header(frame: bytes) -> JpegHeader:
-    """Read a JPEG up to its first scan; `frame` may end anywhere after that.
+    """Read what a JPEG claims in front of its first scan; `frame` may end anywhere after that.
 
     Raises:
-        ReadingError: `truncated` or `corrupt`.
+        ReadingError: `truncated` if it ends before its first scan, `corrupt` if a marker or the
+            frame header is missing.
     """
     try:
         return _jpeg_header(frame)
@@ -228,7 +235,7 @@ def _jpeg_header(frame: bytes) -> JpegHeader:
 
 
 def list_scans(frame: bytes) -> list[JpegScan]:
-    """List the scans of a JPEG up to its end marker.
+    """List the scans of a JPEG in their order, up to its end marker.
 
     Raises:
         ReadingError: `truncated` without an end marker, `corrupt` where a marker is missing.

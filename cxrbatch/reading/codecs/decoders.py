@@ -93,7 +93,7 @@ class DecodedFrame:
         precision: Bits per sample of a JPEG 2000 codestream, which count for more than those of
             the DICOM header (PS3.5 section A.4); None for other codecs, where the bits above may
             be an overlay's.
-        deviations: As of `Header`.
+        deviations: How the frame breaks the standard although it was read, each in a few words.
     """
 
     cells: Samples
@@ -111,10 +111,12 @@ def decode_frame(frame: bytes, *, shape: FrameShape, transfer_syntax: str) -> De
         transfer_syntax: UID, a key of `DECODERS`.
 
     Returns:
-        Samples of shape `shape.shape`, or with rows and columns halved, unsigned, as stored.
+        Samples of shape `shape.shape`, unsigned, as stored. The decoders of grey JPEG and JPEG
+        2000 may halve rows and columns up to `shape.halvings` times, rounded up.
 
     Raises:
-        ReadingError: `truncated` or `corrupt`.
+        ReadingError: `truncated`, `corrupt`, or `unsupported_image` for bits allocated that the
+            transfer syntax cannot hold.
     """
     end = codestream_end(frame) if transfer_syntax in CODESTREAMS else len(frame)
     # Bytes of ones, and one of zeros for an even length, are padding.
@@ -134,12 +136,12 @@ def decode_frame(frame: bytes, *, shape: FrameShape, transfer_syntax: str) -> De
 
 
 def halvings(rows: int, columns: int, *, least_size: int | None) -> int:
-    """How often both sides may be halved, 0 to 3 times, without falling below a size.
+    """Return how often both sides may be halved, 0 to 3 times, and not fall below a size.
 
     Args:
         rows: Height in pixels.
         columns: Width in pixels.
-        least_size: The size; None allows no halving.
+        least_size: The size in pixels; None allows no halving.
     """
     if least_size is None:
         return 0
@@ -148,7 +150,7 @@ def halvings(rows: int, columns: int, *, least_size: int | None) -> int:
 
 
 def aspect_in_full(image: GreyImage, *, rows: int, columns: int) -> float:
-    """Pixel aspect (height over width) of an image that may have been decoded at a reduced size.
+    """Return the pixel aspect (height over width) of an image that may be decoded at reduced size.
 
     Each side was rounded up by itself when it was halved, which changes the aspect slightly.
 
@@ -162,17 +164,14 @@ def aspect_in_full(image: GreyImage, *, rows: int, columns: int) -> float:
 
 
 def halved(length: int, times: int) -> int:
-    """Length of an image's side after it was halved `times` times, rounded up."""
+    """Return the length of a side that is halved `times` times, rounded up each time."""
     return -(-length >> times)
 
 
 def _check_claims(
     frame: bytes, shape: FrameShape, samples_per_byte: int | None = None, base: int = 0
 ) -> Codestream:
-    """Read what a codestream claims, which must be the DICOM header's size.
-
-    A frame that is too short to hold its image is refused here, before memory is taken.
-    """
+    """Read a codestream's claims, which must be of the header's size and fit the frame's length."""
     found = inspect_codestream(frame)
     if (found.rows, found.columns, found.samples) != (shape.rows, shape.columns, shape.samples):
         detail = "the compressed frame is not of the size that the header gives"

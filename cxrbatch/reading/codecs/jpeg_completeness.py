@@ -87,6 +87,9 @@ def is_cut_short(
 ) -> bool:
     """Whether a decoder ran out of data before its image was complete.
 
+    The frame is decoded again with other bytes after its data: if that changes the image, the
+    decoder has read beyond the data. For a lossless JPEG `has_last_row` may decide without that.
+
     Args:
         frame: A JPEG whose markers were checked and which has an end marker.
         decoded: What `decode` returned for it, shape (rows, columns[, samples]).
@@ -105,10 +108,11 @@ def is_cut_short(
 
 
 def pad_scans(frame: bytes, scans: list[JpegScan], padding: bytes) -> bytes:
-    """Insert bytes in front of each marker that ends or divides a scan of a JPEG.
+    """Return a JPEG with `padding` inserted in front of each marker that ends or divides a scan.
 
-    A decoder that waits for a restart marker passes over everything else; so each restart marker is
-    inserted too, followed by the bytes. Outside a scan they mean nothing (T.81 B.1.1.2).
+    A decoder that lacks data reads the padding instead; to any other it changes nothing. As a
+    decoder that waits for a restart marker passes over everything else, each restart marker is
+    inserted too, followed by `padding`. Outside a scan they mean nothing (T.81 B.1.1.2).
     """
     restarts = b"".join(bytes((0xFF, code)) + padding for code in range(0xD0, 0xD8))
     parts = []
@@ -141,6 +145,9 @@ class _Coding:
 
 def has_last_row(frame: bytes, decoded: NDArray[Any]) -> bool:
     """Whether the data of a lossless JPEG certainly last to the last sample.
+
+    The code of the last row that varies, and of all rows after it, is looked up at the end of the
+    data.
 
     Args:
         frame: A JPEG that was decoded.

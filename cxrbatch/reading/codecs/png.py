@@ -70,18 +70,24 @@ class PngChunks:
 
     @property
     def raw_bytes(self) -> int:
-        """Bytes of all samples in the PNG, without the filter byte of each row."""
+        """Length of the inflated image data without the filter byte of each row, in bytes.
+
+        Each row takes whole bytes, whatever the depth; interlacing is not counted.
+        """
         samples = self.columns * CHANNELS[self.colour_type]
         return self.rows * ((samples * self.depth + 7) // 8)
 
     @property
     def decoded_bytes(self) -> int:
-        """Bytes of all samples in memory, where each takes one or two bytes."""
+        """Bytes of all samples in memory: two each for a depth of 16, else one."""
         width = 2 if self.depth == 16 else 1
         return self.rows * self.columns * CHANNELS[self.colour_type] * width
 
     def plain(self) -> bytes:
-        """Write a PNG that decodes to the bare samples; palette indices count as grey."""
+        """Return a PNG file of header, image data and end alone, for a decoder.
+
+        It decodes to the bare samples: no colour is transparent, and palette indices count as grey.
+        """
         kind = _GREY if self.colour_type == _PALETTE else self.colour_type
         header = struct.pack(
             ">IIBBBBB", self.columns, self.rows, self.depth, kind, 0, 0, self.interlace
@@ -117,7 +123,9 @@ def read_chunks(stream: BinaryIO, *, size: int, max_samples: int) -> PngChunks:
         max_samples: Largest claim of rows x columns x channels.
 
     Raises:
-        ReadingError: `corrupt`, `truncated` or `too_large`.
+        ReadingError: `truncated` if the file ends inside or before a chunk; `corrupt` for a wrong
+            checksum, an impossible header, or chunks that are unknown or out of place; `too_large`
+            over `max_samples`, for a file far larger than its pixels, or over 100,000 chunks.
     """
     if stream.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
         raise ReadingError(Outcome.CORRUPT, "the PNG signature is damaged")

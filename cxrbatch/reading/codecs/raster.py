@@ -95,7 +95,8 @@ def read_png(
         no_voi: As in `ReadingOptions`: how the range of grey levels is chosen if no chunk names it.
 
     Raises:
-        ReadingError: `corrupt`, `truncated` or `too_large`.
+        ReadingError: `truncated` if the file or its image data end early, `corrupt` for damaged
+            data, `too_large` over `max_pixels` or for data that inflate beyond any radiograph.
     """
     chunks = read_chunks(stream, size=size, max_samples=max_pixels)
     _check_png(chunks)
@@ -215,10 +216,12 @@ def read_jpeg(
         stream: At the start of the file.
         size: Bytes in the file.
         max_pixels: Largest claim of rows x columns x components that is decoded.
-        least_size: As in `ReadingOptions`: a grey JPEG may be halved down to this size.
+        least_size: As in `ReadingOptions`: a grey JPEG of 8 bits is halved up to 3 times while both
+            sides keep so many pixels; None decodes in full.
 
     Raises:
-        ReadingError: `corrupt`, `truncated`, `too_large` or `unsupported_image`.
+        ReadingError: `truncated`, `corrupt`, `too_large` over `max_pixels` or for too many scans,
+            or `unsupported_image` for another kind of JPEG, such as a lossless one.
     """
     header = read_jpeg_header(stream.read(SPARE_BYTES))
     _check_jpeg(header, size=size, max_pixels=max_pixels)

@@ -44,6 +44,9 @@ class ShownRange:
 def shown_range(samples: NDArray[Any], *, depth: int, significant: int | None) -> ShownRange:
     """Find out how many bits of the samples carry the value.
 
+    The chunk sBIT decides unless the samples contradict it. Otherwise samples of 16 bits are
+    guessed to have as many bits as their values need; others have the depth of the PNG.
+
     Up to 0.5 % of the samples may lie beyond the range, such as a marker that was burned in; they
     are shown as white.
 
@@ -83,7 +86,7 @@ def _guessed_range(samples: NDArray[Any], *, depth: int) -> ShownRange:
 
 
 def stretched(image: GreyImage, shown: ShownRange, *, depth: int, no_voi: str) -> GreyImage:
-    """Stretch the shown range to black and white.
+    """Return an image whose shown range is stretched to black and white.
 
     Args:
         image: Grey levels as shares of the full range of `depth` bits.

@@ -29,7 +29,7 @@ class MemberFault(NamedTuple):
 
 
 class Member(NamedTuple):
-    """What a container claims about one of its members.
+    """What a container (zip, tar or compressed file) claims about one of its members.
 
     Attributes:
         name: The bytes that the container has for the name; never used as a path on this machine.

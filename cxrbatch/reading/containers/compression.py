@@ -62,13 +62,13 @@ COMPRESSIONS = {
 
 
 def skip_hole(file: BinaryIO, offset: int) -> int:
-    """Find where the data of a sparse file continue after a hole.
+    """Find where the data of a sparse file continue after a hole; its position stays as it is.
 
     A hole reads as zeros, as slowly as if the zeros were stored.
 
     Returns:
-        The first offset from `offset` on that lies outside a hole; `offset` itself for a stream
-        that is no file of the system.
+        The first offset from `offset` on that lies outside a hole, or the file's size if a hole
+        ends the file; `offset` itself for a stream that is no file of the system.
     """
     try:
         descriptor = file.fileno()
@@ -93,7 +93,7 @@ class _SeekableStream(io.RawIOBase):
 
 
 class FileSlice(_SeekableStream):
-    """A byte range of a file, read as a file of its own.
+    """The `size` bytes of a file from the offset `start` on, read as a file of its own.
 
     The position is its own: neither other readers of the file nor a forked process move it.
     """
@@ -106,7 +106,7 @@ class FileSlice(_SeekableStream):
         self._position = 0
 
     def fileno(self) -> int:
-        """Descriptor of the whole file."""
+        """Descriptor of the whole file, not of the range alone."""
         return self._file.fileno()
 
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
@@ -117,7 +117,10 @@ class FileSlice(_SeekableStream):
         return count
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Set the position: from the range's start, from the position, or from the range's end."""
+        """Set and return the position.
+
+        `offset` counts from the range's start, the position or the range's end: `whence` 0, 1, 2.
+        """
         self._position = offset + (0, self._position, self._size)[whence]
         return self._position
 
@@ -125,7 +128,8 @@ class FileSlice(_SeekableStream):
 class DecompressedFile(_SeekableStream):
     """Compressed bytes read as a file: seeking forwards decompresses, backwards starts anew.
 
-    Reading raises ReadingError: `corrupt`, `truncated`, or `too_large` for a bomb.
+    Reading raises ReadingError: `corrupt`, `truncated`, or `too_large` for data that inflate to
+    more than 32 MiB and more than 100 times their compressed length.
 
     Attributes:
         checksum: CRC-32 of all bytes from the start to the position.
@@ -152,18 +156,22 @@ class DecompressedFile(_SeekableStream):
         self.has_rest = False
 
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
-        """Fill a buffer with the next bytes; return their number, 0 at the end."""
+        """Decompress the next bytes into a buffer; return their number, 0 only at the end."""
         view = memoryview(buffer).cast("B")
         data = self._decompress(min(len(view), _STEP))
         view[: len(data)] = data
         return len(data)
 
     def tell(self) -> int:
-        """Offset in the decompressed bytes."""
+        """Position, as an offset in the decompressed bytes."""
         return self._position
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Go to an offset from the start or the position, at most to the end; return where."""
+        """Set and return the position, which stops at the end of the decompressed bytes.
+
+        `offset` counts from the position if `whence` is 1, else from the start. All bytes up to the
+        new position are decompressed, from the start if it lies before the present one.
+        """
         target = offset + (self._position if whence == 1 else 0)
         if target < self._position:
             self._start()
@@ -245,7 +253,9 @@ class DecompressedFile(_SeekableStream):
 
 
 class CachedSlice:
-    """A byte range of a stream that is slow to seek backwards; bytes once read stay in memory.
+    """The `size` bytes of a stream from the offset `start` on; bytes once read stay in memory.
+
+    For a stream that is slow to seek backwards, such as a compressed one.
 
     Attributes:
         limit: Bytes of the range, as claimed.
@@ -259,7 +269,7 @@ class CachedSlice:
         self._position = 0
 
     def read(self, count: int = -1) -> bytes:
-        """Read up to `count` bytes, or all that are left where it is negative."""
+        """Read up to `count` bytes from the position, or all that are left if `count` is negative."""
         end = self.limit if count < 0 else self._position + count
         self._cache_to(end)
         data = bytes(memoryview(self._cache)[self._position : end])
@@ -267,16 +277,19 @@ class CachedSlice:
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Set the position, from the range's start or the position; nothing is read yet."""
+        """Set and return the position, without reading anything.
+
+        `offset` counts from the position if `whence` is 1, else from the range's start.
+        """
         self._position = offset + (self._position if whence == 1 else 0)
         return self._position
 
     def tell(self) -> int:
-        """Offset from the range's start."""
+        """Position, as an offset from the range's start."""
         return self._position
 
     def cache_all(self) -> None:
-        """Read the range to its end.
+        """Read the range to its end into memory; the position stays as it is.
 
         Raises:
             ReadingError: `truncated` if it is shorter than claimed.
@@ -298,6 +311,8 @@ class CachedSlice:
 
 class InflatedStream(CachedSlice):
     """A DICOM file's deflated data set, read as if it were not compressed.
+
+    The data set starts at the present position of the source.
 
     Attributes:
         limit: Bytes that may be inflated; reading beyond them raises ReadingError `too_large`.

@@ -56,7 +56,8 @@ def container_kind(head: bytes) -> str | None:
     """Name the kind of container that starts with these bytes.
 
     Returns:
-        "zip", "tar", a key of `COMPRESSIONS` for a compressed tar or single file, or None.
+        "zip" or "tar"; "gzip", "bzip2" or "xz" for a compressed tar or a single compressed file;
+        None for any other file.
     """
     if is_zip_start(head):
         return "zip"
@@ -67,7 +68,11 @@ def container_kind(head: bytes) -> str | None:
 
 
 def is_container(path: bytes) -> bool:
-    """Whether a file is a container, by its name and its content; False if it cannot be read."""
+    """Whether a file is a container, by the suffix of its name and by its first bytes.
+
+    The suffix must be one of a container, but need not fit the content. False if the file cannot
+    be read.
+    """
     if not has_container_suffix(path):
         return False
     try:
@@ -111,7 +116,8 @@ def _is_tar_start(head: bytes, file: BinaryIO) -> bool:
 def list_members(path: bytes) -> Iterator[Member]:
     """List a container's members in its own order, which is the same on every machine.
 
-    Hard links in a tar are listed as the files that they name.
+    Hard links in a tar are listed as the files that they name. A single compressed file has one
+    member, whose name is that of the container without its suffix.
 
     Raises:
         OSError: The container cannot be read.
@@ -135,7 +141,9 @@ def list_members(path: bytes) -> Iterator[Member]:
 
 
 def members_named(path: bytes, name: bytes) -> Iterator[Member]:
-    """List the members of one name; faster than `list_members` for a zip.
+    """List the members whose name is `name`, which may be several.
+
+    For a zip this is faster than `list_members`.
 
     Raises:
         OSError: The container cannot be read.
@@ -150,7 +158,9 @@ def members_named(path: bytes, name: bytes) -> Iterator[Member]:
 
 @contextlib.contextmanager
 def open_member(path: bytes, name: bytes, offset: int) -> Iterator[OpenMember]:
-    """Open a member that `list_members` listed.
+    """Open a member that `list_members` listed, for the time of a `with` block.
+
+    The zip and the compressed file that a thread opened last stay open for its next member.
 
     Args:
         path: The container.

@@ -160,7 +160,7 @@ def _unpacked_path(name: bytes) -> bytes:
 
 
 def link_offset(name: bytes, offset: int) -> int:
-    """Offset that stands for a hard link to a file, made from the file's name and offset.
+    """Make the offset that stands for a hard link, of the name and the offset of its file.
 
     It is the file's offset, with a checksum of the name above its 64 bits; an offset that has the
     checksum already is returned unchanged.
@@ -170,7 +170,7 @@ def link_offset(name: bytes, offset: int) -> int:
 
 
 def content_offset(member: Member) -> int:
-    """Offset of the file whose content a member has: its own or, for a hard link, its target's."""
+    """Offset of a member's header: its own or, for a resolved hard link, that of its file."""
     return member.offset & ((1 << _OFFSET_BITS) - 1)
 
 
@@ -228,7 +228,7 @@ def _read_entry(file: BinaryIO, offset: int) -> _Entry | None:
 
 
 def _after_end_mark(file: BinaryIO, offset: int) -> tuple[int, bytes]:
-    """Pass over the end mark and padding, both zeros, to the first header of another tar.
+    """Pass over zeros (end mark, padding) to the first header of another tar.
 
     Returns:
         Its offset and the block; the block is empty where the file ends.

@@ -46,7 +46,7 @@ _HAS_DESCRIPTOR = 0x0008
 
 
 def zip_members(file: BinaryIO) -> Iterator[Member]:
-    """List the members in the order of the directory.
+    """List the members of a zip in the order of its directory.
 
     Raises:
         ReadingError: `truncated` without a directory, `corrupt` where it contradicts itself or
@@ -75,7 +75,10 @@ def zip_members(file: BinaryIO) -> Iterator[Member]:
 
 
 def zip_members_named(file: BinaryIO, name: bytes) -> Iterator[Member]:
-    """List the members of one name; all members are listed only if a quick search finds none.
+    """List the members whose name is `name`, in the order of the directory.
+
+    They are searched for by the bytes of the name. Only if that finds none are all members listed
+    and compared, as the directory may have the name in an extra field.
 
     Raises:
         ReadingError: As `zip_members`.
@@ -101,12 +104,12 @@ class OpenZip:
         self._directory = find_directory(file)
 
     def open(self, name: bytes, offset: int) -> OpenMember:
-        """Open the member whose directory entry is at `offset`.
+        """Open the member whose directory entry is at `offset`, as `Member.offset` has it.
 
         Raises:
             ReadingError: `unreadable_file` for an encrypted member, a compression that is not
-                read, or a file that has changed; `corrupt` where entry and member contradict each
-                other.
+                read, or an entry that has not the name `name`, as the file has changed; `corrupt`
+                where entry and member contradict each other.
         """
         entry = read_entry(self._file, offset)
         if entry.name != name:

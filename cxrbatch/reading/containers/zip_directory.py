@@ -68,7 +68,7 @@ class ZipDirectory:
 
     @property
     def front(self) -> int:
-        """Bytes in front of the zip that its offsets do not count."""
+        """Bytes that lie in front of the zip in its file and are not counted by its offsets."""
         return self.shift % _OFFSETS_WRAP if self.wraps else self.shift
 
     def header_offsets(self, claimed: int) -> Iterator[int]:
@@ -83,7 +83,7 @@ class ZipDirectory:
             yield from self.unwrapped(claimed + front)
 
     def unwrapped(self, offset: int) -> range:
-        """Offsets before the directory that an offset stands for: one, or more if `wraps`."""
+        """Offsets, up to the directory, that `offset` may mean: itself; if `wraps`, + n x 2^32 too."""
         if self.wraps:
             return range(offset, min(self.start, _LARGEST_WRAPPED) + 1, _OFFSETS_WRAP)
         return range(offset, min(offset, self.start) + 1)
@@ -125,13 +125,16 @@ def is_zip_start(head: bytes) -> bool:
 
 
 def has_zip_end(file: BinaryIO) -> bool:
-    """Whether a file ends as a zip does: with an end record whose comment ends with the file."""
+    """Whether a file ends as a zip: with an end record whose comment ends where the file does."""
     tail, _ = _read_tail(file)
     return any(ends_file for _, ends_file in _end_records(tail))
 
 
 def is_zip_with_front(file: BinaryIO) -> bool:
-    """Whether a file that does not start as a zip is one, sound or damaged, by its end record."""
+    """Whether a file that does not start as a zip is one, sound or damaged.
+
+    It is one if it ends with an end record and its comment, or if a record leads to a directory.
+    """
     if has_zip_end(file):
         return True
     try:
@@ -209,7 +212,7 @@ def _directory(file: BinaryIO, record: tuple[int, ...], end: int) -> ZipDirector
 
 
 def read_entries(file: BinaryIO, directory: ZipDirectory) -> Iterator[ZipEntry]:
-    """Read the entries in order, a block of many at a time.
+    """Read the entries of the directory in order, a block of 1 MiB at a time.
 
     Raises:
         ReadingError: `corrupt` at a damaged entry; those before it have been yielded.
@@ -228,7 +231,7 @@ def read_entries(file: BinaryIO, directory: ZipDirectory) -> Iterator[ZipEntry]:
 
 
 def read_entry(file: BinaryIO, offset: int) -> ZipEntry:
-    """Read the entry at an offset.
+    """Read the entry of the central directory at an offset in the file.
 
     Raises:
         ReadingError: `corrupt` if there is none.
@@ -242,7 +245,7 @@ def read_entry(file: BinaryIO, offset: int) -> ZipEntry:
 
 
 def entries_named(file: BinaryIO, directory: ZipDirectory, name: bytes) -> Iterator[ZipEntry]:
-    """Find the entries of one name, in order, by a search for its bytes.
+    """Find the entries whose name is `name`, in order, by a search for its bytes.
 
     Entries whose name stands in an extra field, and names longer than 1024 bytes, are not found.
 

@@ -59,9 +59,9 @@ class Description:
     Attributes:
         facts: Header values for the table.
         flags: Flags that follow from the header alone.
-        exclusion: Why the file is not scored although it may be readable, or None.
-        modality_deviation: How Modality breaks the standard, or "".
-        photometric_problem: What is wrong with Photometric Interpretation, or "".
+        exclusion: Why the file is not scored although it may be readable; None if it may be scored.
+        modality_deviation: How Modality breaks the standard, in one line; "" if it does not.
+        photometric_problem: What is wrong with Photometric Interpretation; "" if nothing is.
     """
 
     facts: HeaderFacts
@@ -136,7 +136,7 @@ def _modality(header: DicomHeader, accepted: frozenset[str]) -> ModalityCheck:
 
 
 def frame_count(dataset: Dataset) -> int:
-    """Return Number of Frames (0028,0008); 1 where it is absent or no positive number."""
+    """Return Number of Frames (0028,0008); 1 where it is absent or not a positive whole number."""
     return max(1, integer(dataset, 0x00280008) or 1)
 
 
@@ -147,8 +147,14 @@ def read_shape(dataset: Dataset, description: Description) -> tuple[FrameShape, 
         dataset: The header.
         description: What `describe` returned for it.
 
+    Returns:
+        Rows, columns, samples and bits of every frame as the header claims them; and the bits and
+        the sign of a stored value. Bits Stored and High Bit have defaults where they are absent.
+
     Raises:
-        ReadingError: `corrupt` or `unsupported_image`, with what is wrong or missing.
+        ReadingError: `corrupt` without rows or columns, or if the value does not fit into the bits
+            allocated; `unsupported_image` for a colour space, samples per pixel or bits allocated
+            that are not read.
     """
     facts = description.facts
     if not facts.rows or not facts.columns or facts.rows < 0 or facts.columns < 0:
@@ -189,6 +195,9 @@ def read_shape(dataset: Dataset, description: Description) -> tuple[FrameShape, 
 
 def pixel_aspect(dataset: Dataset) -> float:
     """Return the height of a pixel over its width, 1 where the header gives nothing usable.
+
+    The first of four elements with two positive numbers decides; a ratio over 8 or under 1/8
+    counts as an error of the writer, and 1 is returned.
 
     Source: Pixel Aspect Ratio (0028,0034), vertical to horizontal, or the spacing of rows and
     columns in its place (PS3.3 C.7.6.3.1.7).

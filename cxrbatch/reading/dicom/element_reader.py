@@ -45,8 +45,8 @@ class ElementEncoding:
     Attributes:
         implicit: Without VR.
         little: In little endian.
-        head: Group, number and length; with a VR group, number, VR and a length of 16 bits.
-        word: 32 bits.
+        head: Layout of group, number and length; with a VR of group, number, VR, 16-bit length.
+        word: Layout of an unsigned number of 32 bits.
     """
 
     implicit: bool
@@ -87,7 +87,7 @@ class ElementHead(NamedTuple):
 
 
 class ElementReader:
-    """Reads the elements of a stream, within limits on their number and size.
+    """Reads the elements of a stream, up to 50,000 reads and 64 MiB in all.
 
     Args:
         stream: The file.
@@ -105,11 +105,11 @@ class ElementReader:
         self._item_reads = _ITEM_READS
 
     def again(self) -> "ElementReader":
-        """Return another reader of the same stream, with limits of its own and no deviations."""
+        """Return a new reader of the same stream, with its limits unused and no deviations."""
         return ElementReader(self._stream, size=self._size)
 
     def head(self, position: int, encoding: ElementEncoding) -> ElementHead | None:
-        """Read the head of the element at an offset; None at the end of the stream.
+        """Read the head of the element at an offset; None if the stream ends right there.
 
         Raises:
             ReadingError: `truncated`, `too_large`, or `corrupt` with the element's tag if it has
@@ -136,10 +136,10 @@ class ElementReader:
         return ElementHead(tag, name, encoding.word.unpack_from(data, 8)[0], position + 12)
 
     def value(self, head: ElementHead, end: int) -> bytes:
-        """Read the bytes of a value up to the offset `end`.
+        """Read the bytes of an element's value, from `head.start` up to the offset `end`.
 
         Raises:
-            ReadingError: `truncated` or `too_large`.
+            ReadingError: `truncated` if the stream ends before `end`, `too_large` over the limits.
         """
         data = self.peek(head.start, end - head.start)
         if len(data) < end - head.start:
@@ -147,10 +147,10 @@ class ElementReader:
         return data
 
     def peek(self, position: int, count: int) -> bytes:
-        """Read at most `count` bytes from an offset.
+        """Read `count` bytes from an offset; fewer if the stream ends before.
 
         Raises:
-            ReadingError: `too_large` beyond the limits.
+            ReadingError: `too_large` if this reader has read more often or more than a header may.
         """
         self._reads -= 1
         self._bytes -= count
@@ -160,7 +160,7 @@ class ElementReader:
         return self._read(count)
 
     def note(self, kind: str, deviation: str) -> None:
-        """Record that the file breaks the standard, unless a deviation of this kind is recorded.
+        """Record a deviation from the standard in `deviations`, unless one of this kind is there.
 
         Args:
             kind: A word of the caller's choice.
@@ -172,7 +172,8 @@ class ElementReader:
         """Return the offset behind an element; of undefined length, behind its delimiter.
 
         Raises:
-            ReadingError: `truncated`, `too_large`, `corrupt` with a tag.
+            ReadingError: `truncated`, `corrupt` for bytes that are no elements, or `too_large`,
+                also if `depth`, the number of sequences around the element, is over 100.
         """
         if head.length != UNDEFINED:
             return head.start + head.length
@@ -189,7 +190,7 @@ class ElementReader:
 
         Returns:
             Offset and length of each item's value, and the offset behind the sequence; None where
-            the bytes are no items, or too many.
+            they cannot be listed: bytes that are no items, a cut stream, over 50,000 items.
         """
         reader = self.again()
         reader._reads, reader._item_reads = _LISTING_READS, 0
@@ -214,7 +215,9 @@ class ElementReader:
     def leads_on(
         self, start: int, encoding: ElementEncoding, length: int = 0, tag: int = -1, steps: int = 3
     ) -> bool:
-        """Whether elements follow each other behind a value, each where the last one's length says.
+        """Whether an encoding is right: elements follow behind a value where each length says.
+
+        The end of the stream, pixel data and delimiters prove it too.
 
         Args:
             start: Offset of the value.
@@ -328,10 +331,9 @@ def _possible_values(
 ) -> list[tuple[int, int]]:
     """Offset and length of the value behind a head, in each way of reading it, shortest first.
 
-    A longer value may end at an element by chance, and hide the elements inside it. Two bytes that
-    are no VR have a length of 16 bits behind them, as in DCMTK, or belong to the length of an
-    element without VR. Two letters may be a VR that is unknown yet: all new ones have a length of
-    32 bits (PS3.5 section 7.1.2).
+    A longer value may hide elements and end at one by chance. Two bytes that are no VR have a
+    16-bit length behind them, as in DCMTK, or belong to the length of an element without VR. Two
+    letters may be a new VR, whose length has 32 bits (PS3.5 section 7.1.2).
     """
     word = encoding.word
     without = position + 8, word.unpack_from(data, 4)[0]

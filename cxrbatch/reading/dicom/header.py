@@ -70,7 +70,7 @@ class PixelElement:
     Attributes:
         tag: Of integer, float or double pixel data.
         vr: Value representation, None where there is none.
-        length: Bytes of the value, or `element_reader.UNDEFINED`.
+        length: Bytes of the value; `element_reader.UNDEFINED` if a delimiter ends it.
         offset: Offset of the value.
     """
 
@@ -82,10 +82,10 @@ class PixelElement:
 
 @dataclass(frozen=True, slots=True)
 class FunctionalGroup:
-    """A functional groups sequence: where its items lie, which are read when their frame is.
+    """Where the items of a functional groups sequence lie: header values of one or all frames.
 
     Attributes:
-        places: Offset and length of each item's value in the file.
+        places: Offset and length of each item's value in the file; items are read later.
         encoding: How their elements are written.
     """
 
@@ -102,9 +102,9 @@ class DicomHeader:
         transfer_syntax: UID as the file says, or as its bytes show where it says nothing.
         sop_class: SOP Class UID of the data set or, failing that, of the file meta.
         is_little_endian: Byte order of the data set.
-        pixels: Where the pixel data lie, or None.
+        pixels: Where the pixel data lie; None if the file has none, or its header is damaged.
         stream: The file, inflated if it was deflated.
-        size: Bytes in `stream`, or None where that is not known.
+        size: Bytes in `stream`; None if it is inflated, as its size is not known.
         failure: Why parsing ended early, or None; what came before is in `dataset`.
         deviations: How the file breaks the standard although it can be read: short reasons for
             a person, without values of the header. They become the detail of a Reading with the
@@ -182,11 +182,14 @@ class ElementCollector:
         self.elements[key] = RawDataElement(key, vr, length, value, start, implicit, little)
 
     def collect(self, position: int, last: int = -1) -> PixelElement | None:
-        """Add the wanted elements up to pixel data, which are returned, or to the end.
+        """Add the wanted elements up to the pixel data, or to the end of the stream.
 
         Args:
             position: Offset of the first element.
-            last: The tag in front of the first element.
+            last: The tag in front of the first element, to note elements out of order.
+
+        Returns:
+            Where the pixel data lie; None if the stream ends without any.
 
         Raises:
             ReadingError: As of `ElementReader`.
@@ -218,8 +221,11 @@ class ElementCollector:
     def collect_behind(self, pixels: PixelElement, *, size: int) -> None:
         """Add wanted elements that lie behind uncompressed pixel data, out of their order.
 
+        An element in front of the pixel data counts before its twin behind them. If the bytes
+        cannot be read as elements to the end, none is added and a deviation is noted.
+
         Args:
-            pixels: The pixel data.
+            pixels: The pixel data; nothing is added for a length of `UNDEFINED`.
             size: Bytes in the file.
         """
         position = pixels.offset + pixels.length
@@ -243,12 +249,14 @@ class ElementCollector:
 def read_header(stream: BinaryIO, *, size: int) -> DicomHeader:
     """Read the elements in front of the pixel data, and those behind uncompressed pixel data.
 
+    A damaged header raises nothing: its error becomes `failure`, with what was read before.
+
     Args:
         stream: At the start of the file.
         size: Bytes in the file.
 
     Raises:
-        ReadingError: `corrupt` or `too_large` if a deflated file cannot be inflated.
+        OSError, ReadingError: As reading the first bytes of `stream` does.
     """
     start = preamble_length(stream.read(HEAD_BYTES), size=size)
     reader = ElementReader(stream, size=size)
@@ -329,10 +337,9 @@ def _skip_stray_groups(reader: ElementReader, start: int) -> int:
 
 
 def _find_encoding(reader: ElementReader, start: int, named: str | None) -> ElementEncoding:
-    """The encoding of the data set.
+    """The encoding of the data set, by its bytes: in real files they contradict the file meta.
 
-    The bytes decide, not the file meta: the two contradict each other in real files. An element
-    without a valid VR is one in explicit VR unless others follow without one.
+    An element without a valid VR is one in explicit VR unless others follow without one.
     """
     first = reader.peek(start, 6)
     implicit, little = is_implicit(first), not is_big_endian(first)

@@ -25,10 +25,12 @@ def read_lut(item: Dataset | None, *, is_signed: bool, little: bool) -> LookupTa
     Args:
         item: The first item of the sequence, or None.
         is_signed: Whether the values that are looked up can be negative.
-        little: Byte order of the data set; an item with an order of its own, as in UN, keeps to it.
+        little: Whether the data set is in little endian; an item with an order of its own, as in
+            UN, keeps to it.
 
     Returns:
-        The table; None if it is absent or invalid.
+        The table; None without an item, without LUT Descriptor (0028,3002) of three words or LUT
+        Data (0028,3006), for entries of other than 1 to 16 bits, or for too few of them.
     """
     if item is None:
         return None
@@ -49,7 +51,7 @@ def read_lut(item: Dataset | None, *, is_signed: bool, little: bool) -> LookupTa
 
 
 def signed_word(word: int) -> int:
-    """Return an unsigned 16-bit word as the signed number of the same bits."""
+    """Return the signed number with the bits of an unsigned 16-bit word: 65535 becomes -1."""
     return word - (1 << 16) if word >= 1 << 15 else word
 
 
@@ -69,15 +71,15 @@ def _entries(data: bytes, *, count: int, bits: int, little: bool) -> GreyValues 
 
 
 def read_palette(dataset: Dataset, *, is_signed: bool, little: bool) -> Palette | None:
-    """Read the three tables of PALETTE COLOR.
+    """Read the red, green and blue tables of a PALETTE COLOR image.
 
     Args:
         dataset: The image's header.
-        is_signed: Whether stored values are signed, and the first mapped value with them.
-        little: Byte order.
+        is_signed: Whether stored values, and so the value of the first entry, are signed.
+        little: Whether the header is in little endian.
 
     Returns:
-        The palette; None if any of the tables is missing or invalid.
+        The palette; None if any of the tables is missing or invalid, or if their lengths differ.
     """
     tables = []
     first = 0
@@ -113,16 +115,17 @@ def _palette_table(
 
 
 def expand_segments(codes: list[int], *, count: int) -> GreyValues | None:
-    """Expand the discrete and linear segments of a palette table.
+    """Expand the segments of a palette table into its entries (PS3.3 C.7.9.2).
 
-    Indirect segments, a copy of earlier ones, are refused: writers do not use them.
+    A discrete segment lists entries, a linear one gives the end of a straight line from the last
+    entry. Indirect segments, a copy of earlier ones, are refused: writers do not use them.
 
     Args:
         codes: Opcodes, lengths and values, one number each.
         count: Entries that the descriptor announces.
 
     Returns:
-        The entries; None if the segments do not give `count` of them.
+        The entries, shape (count,); None if the segments do not give `count` of them.
     """
     entries: list[float] = []
     position = 0

@@ -39,7 +39,7 @@ _EXTENDED_OFFSETS = 0x7FE00001
 
 
 class NativeFrames:
-    """The frames of uncompressed pixel data.
+    """Reads the frames of uncompressed pixel data, one at a time.
 
     Args:
         header: Of the image.
@@ -48,10 +48,11 @@ class NativeFrames:
         count: Number of frames.
 
     Attributes:
-        deviations: As of `DicomHeader`.
+        deviations: How the pixel data break the standard, as in `DicomHeader`.
 
     Raises:
-        ReadingError: `truncated` if the file is shorter than its header claims.
+        ReadingError: `truncated` if the file is shorter than its header claims, `corrupt` for
+            pixel data without a length, `unsupported_image` for 12-bit cells that are stored in 16.
     """
 
     def __init__(
@@ -82,7 +83,11 @@ class NativeFrames:
             header.stream.limit = pixels.offset + needed
 
     def frame(self, number: int) -> DecodedFrame:
-        """Read the cells of one frame, counted from 0."""
+        """Read the cells of one frame, counted from 0, as stored, and their colour space.
+
+        Raises:
+            ReadingError: `truncated` if the file ends inside the frame.
+        """
         shape, cells = self._shape, self._cells(number)
         rows, columns, photometric = shape.rows, shape.columns, shape.photometric
         if self._is_422:
@@ -161,13 +166,9 @@ class _Fragment:
 
 @dataclass(frozen=True, slots=True)
 class _FragmentList:
-    """All fragments of a file.
+    """All fragments of a file but the basic offset table, whose numbers are `offsets`, if any.
 
-    Attributes:
-        fragments: Without the basic offset table.
-        offsets: The basic offset table; empty where there is none.
-        failure: Why the list has no delimiter, or None.
-        deviations: As of `DicomHeader`.
+    `failure` says why the list has no delimiter, or is None; `deviations` as in `DicomHeader`.
     """
 
     fragments: list[_Fragment]
@@ -177,7 +178,7 @@ class _FragmentList:
 
 
 class EncapsulatedFrames:
-    """The frames of compressed pixel data.
+    """Reads the frames of compressed pixel data, one at a time.
 
     Args:
         header: Of the image.
@@ -186,11 +187,11 @@ class EncapsulatedFrames:
         count: Number of frames.
 
     Attributes:
-        deviations: As of `DicomHeader`.
+        deviations: How the pixel data break the standard, as in `DicomHeader`.
 
     Raises:
         ReadingError: `truncated` if fragments are missing, `corrupt` if they cannot be grouped
-            by frame, `too_large`.
+            by frame, `too_large` for more than 50,000 fragments.
     """
 
     def __init__(
@@ -213,7 +214,7 @@ class EncapsulatedFrames:
             raise listed.failure
 
     def frame(self, number: int) -> DecodedFrame:
-        """Decode the cells of one frame, counted from 0."""
+        """Decode the cells of one frame, counted from 0; raises as `decode_frame` does."""
         data = self._data(number)
         return decode_frame(data, shape=self._shape, transfer_syntax=self._transfer_syntax)
 
@@ -280,11 +281,7 @@ def _ends_frame(tail: bytes) -> bool:
 def _list_fragments(
     stream: BinaryIO, pixels: PixelElement, *, size: int | None, count: int
 ) -> _FragmentList:
-    """Find the offset table and all fragments in a file of `size` bytes with `count` frames.
-
-    Raises:
-        ReadingError: `truncated` if the file ends inside a fragment, `too_large`.
-    """
+    """Find the fragments of `count` frames; raises `truncated` inside a fragment, `too_large`."""
     end = None if pixels.length == UNDEFINED else pixels.offset + pixels.length
     table: bytes | None = None
     fragments: list[_Fragment] = []

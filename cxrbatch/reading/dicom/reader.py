@@ -52,15 +52,20 @@ _CONTRADICTION = "photometric interpretation and presentation LUT shape contradi
 
 
 def read_dicom(stream: BinaryIO, *, size: int, options: ReadingOptions) -> Iterator[Reading]:
-    """Read a DICOM file: one Reading, or one per frame, each decoded when it is asked for.
+    """Read a DICOM file, frame by frame.
 
     Args:
         stream: At the start of the file; must stay open while frames are asked for.
         size: Bytes in the file.
         options: What to accept, and limits.
 
+    Yields:
+        A Reading for each frame, decoded when it is asked for; one without an image, with the
+        reason, if the file is excluded, damaged or over the limits. A frame that cannot be decoded
+        gives such a Reading, and the next frames are still read.
+
     Raises:
-        ReadingError: If the file cannot be inflated.
+        OSError, ReadingError: As reading the first bytes of `stream` does.
     """
     with quietly():
         header = read_header(stream, size=size)

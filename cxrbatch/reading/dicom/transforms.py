@@ -57,10 +57,11 @@ class FrameTransforms:
 
     Attributes:
         display: The transforms that `display.render_grey` applies.
-        is_ignored: Whether a transform was there but invalid.
+        is_ignored: Whether the header has a window, LUT or rescale that is invalid, if only in
+            part, and is left out.
         is_contradictory: Whether photometric interpretation and presentation LUT shape name
             opposite polarities.
-        deviations: As of `DicomHeader`.
+        deviations: How the header breaks the standard, as in `DicomHeader`.
     """
 
     display: DisplayTransforms
@@ -78,7 +79,7 @@ class TransformReader:
         photometric: "MONOCHROME1" or "MONOCHROME2".
 
     Attributes:
-        has_groups: Whether the transforms of frames may differ.
+        has_groups: Whether the header has functional groups, so that frames may differ.
     """
 
     def __init__(self, header: DicomHeader, layout: StoredLayout, photometric: str) -> None:
@@ -91,10 +92,11 @@ class TransformReader:
         self._latest: tuple[int, Dataset | None] = (-1, None)
 
     def of_frame(self, number: int) -> FrameTransforms:
-        """Read the transforms of a frame, counted from 0.
+        """Read the transforms of a frame, counted from 0: padding, modality, VOI and polarity.
 
-        The header itself comes first, then the frame's functional groups, then the shared ones
-        (PS3.3 C.7.6.16).
+        Three places are searched: the header itself, the frame's functional groups, the shared ones
+        (PS3.3 C.7.6.16). The first modality transform counts, and the first VOI transform that is
+        valid. An invalid one is left out and reported by `is_ignored`; nothing is raised.
         """
         problems = _Problems()
         is_inverted, is_contradictory = self._polarity()

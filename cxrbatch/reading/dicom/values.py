@@ -48,7 +48,10 @@ def quietly() -> Iterator[None]:
 
 
 def values_of(dataset: Dataset, tag: int) -> list[object]:
-    """Return an element's values; empty if it is absent, empty, overlong or undecodable."""
+    """Return an element's values, one or several.
+
+    The list is empty if the element is absent, empty, over 4096 bytes long, or cannot be decoded.
+    """
     value: object = None
     with contextlib.suppress(Exception):
         raw = dataset.get_item(tag)
@@ -61,7 +64,11 @@ def values_of(dataset: Dataset, tag: int) -> list[object]:
 
 
 def text(dataset: Dataset, tag: int) -> str | None:
-    """Return an element's value as printable text of at most 64 characters, or None."""
+    """Return an element's value as printable text of at most 64 characters.
+
+    Several values are joined by backslashes, and a character that cannot be printed becomes a
+    space. None if nothing is left, or where `values_of` returns no value.
+    """
     values = values_of(dataset, tag)
     with contextlib.suppress(Exception):
         parts = (v.decode("latin-1") if isinstance(v, bytes) else str(v) for v in values)
@@ -70,7 +77,7 @@ def text(dataset: Dataset, tag: int) -> str | None:
 
 
 def capitals(dataset: Dataset, tag: int) -> str:
-    """Return an element's text in capitals; empty where there is none."""
+    """Return what `text` returns for an element, in capitals; "" in place of None."""
     return (text(dataset, tag) or "").upper()
 
 
@@ -111,16 +118,20 @@ def decodings(dataset: Dataset, tag: int) -> Iterator[str]:
 
 
 def describe_unknown(element: str, written: str) -> str:
-    """Describe a value by its length: it must not be quoted, as it may be a name typed there."""
+    """Describe, for a detail, a value that the standard does not know, by its length alone.
+
+    The value must not be quoted, as a person may have typed a name there. `element` says what it
+    is a value of, such as "modality".
+    """
     count = "1 character" if len(written) == 1 else f"{len(written)} characters"
     return f"a {element} of {count} that the standard does not know"
 
 
 def element_name(tag: int) -> str:
-    """Name an element by its tag, for a detail.
+    """Name an element by its tag, for a detail, such as "element (0028,0010)".
 
-    Where reading got out of step, the bytes of a tag may be letters of a value. So a tag is written
-    out only if it is in the dictionary, or a private tag that cannot be text.
+    Where reading got out of step, the bytes of a tag may be letters of a value. So an unknown tag
+    is not written out, unless it is a private one (odd group) that cannot be text.
     """
     group = tag >> 16
     if dictionary_has_tag(tag) or (group % 2 and group < 0x2000):
@@ -135,7 +146,7 @@ def _printable(written: str) -> str:
 
 
 def integer(dataset: Dataset, tag: int) -> int | None:
-    """Return the single whole number of an element, or None."""
+    """Return an element's number; None unless it has exactly one, and that is whole."""
     number = numbers(dataset, tag)
     if number is None or len(number) != 1 or number[0] != int(number[0]):
         return None
@@ -143,7 +154,10 @@ def integer(dataset: Dataset, tag: int) -> int | None:
 
 
 def numbers(dataset: Dataset, tag: int) -> list[float] | None:
-    """Return all numbers of an element; None if it has none, or any value is no finite number."""
+    """Return all numbers of an element.
+
+    None if it has no value, or if any of its values is not a finite number.
+    """
     values = values_of(dataset, tag)
     # Python reads 1_500 as a number; DICOM does not.
     if any("_" in str(value) for value in values):
@@ -162,7 +176,8 @@ def listed_numbers(dataset: Dataset, tag: int) -> tuple[list[float | None], bool
     in DCMTK.
 
     Returns:
-        The values, and whether any of them is not written as the standard asks.
+        The values, and whether any number is read from text that is not written as the standard
+        asks.
 
     Source: DICOM PS3.5 table 6.2-1 (DS).
     """
@@ -190,7 +205,10 @@ def _leading_number(piece: str) -> tuple[float | None, bool]:
 
 
 def first_item(dataset: Dataset, tag: int) -> Dataset | None:
-    """Return the first item of a sequence, or None."""
+    """Return the first item of a sequence.
+
+    None if the element is absent, no sequence, without items, or cannot be parsed.
+    """
     if tag not in dataset:
         return None
     with contextlib.suppress(Exception), quietly():
@@ -202,7 +220,11 @@ def first_item(dataset: Dataset, tag: int) -> Dataset | None:
 
 
 def raw_bytes(dataset: Dataset, tag: int) -> bytes | None:
-    """Return an element's value as the bytes in the file, or None."""
+    """Return an element's value as the bytes in the file, before any conversion.
+
+    None if the element is absent, or if its value is not held as bytes: a sequence, or a value
+    that pydicom has already converted to text or numbers.
+    """
     with contextlib.suppress(Exception):
         element = dataset.get_item(tag)
         if element is not None and isinstance(element.value, bytes):
@@ -211,7 +233,11 @@ def raw_bytes(dataset: Dataset, tag: int) -> bytes | None:
 
 
 def words_of(dataset: Dataset, tag: int, *, little: bool) -> tuple[int, ...]:
-    """Return an element's value as unsigned 16-bit words, whatever its value representation is."""
+    """Return an element's value as unsigned 16-bit words, whatever its value representation is.
+
+    The result is empty where `raw_bytes` returns None; an odd last byte is left out. `little`
+    says whether the bytes are in little endian.
+    """
     data = raw_bytes(dataset, tag) or b""
     count = len(data) // 2
     return struct.unpack(f"{'<' if little else '>'}{count}H", data[: 2 * count])

@@ -163,9 +163,17 @@ class ModalityCheck:
 def check_modality(header: DicomHeader, accepted: frozenset[str]) -> ModalityCheck:
     """Decide by Modality and SOP class whether an object is a radiograph to be scored.
 
+    An object without an image of its own, such as a report, is always excluded. Else a Modality
+    that is accepted, or another term of the standard, decides. If Modality is no term or "OT", the
+    SOP class and a list of spellings, such as "XRAY", decide. If it is absent, only the SOP class
+    of another kind of image excludes.
+
     Args:
         header: Of any object.
         accepted: Values of Modality that are scored, in capitals.
+
+    Returns:
+        The modality, and why the object is excluded or how its Modality breaks the standard.
     """
     check = _check_modality(header, accepted)
     return replace(check, exclusion=_excluded_object(header) or check.exclusion)
@@ -254,15 +262,19 @@ def _excluded_object(header: DicomHeader) -> ReadingError | None:
 
 
 def names_chest(body_part: str) -> bool:
-    """Whether a text, in any of many languages, names the chest or an organ in it."""
+    """Whether a text, such as Body Part Examined, names the chest or an organ in it.
+
+    Accents and the case of letters do not count; words of many languages are known.
+    """
     plain = _SEPARATORS.sub(" ", plain_capitals(body_part))
     return bool(_chest_stems().search(plain)) or not _chest_words().isdisjoint(plain.split())
 
 
 def is_body_part(body_part: str) -> bool:
-    """Whether a text consists of words for body parts and views, so that it names no person.
+    """Whether a text consists of words for body parts and views alone, so that it names no person.
 
-    Words may be joined, as in CHESTABDOMEN. A number has one digit.
+    Up to four known words may be joined, as in CHESTABDOMEN, and each number has one digit. A text
+    of single letters and digits alone does not count.
     """
     parts = _WORD.findall(plain_capitals(body_part))
     is_named = any(len(part) > 1 or not part.isascii() for part in parts)

@@ -53,7 +53,7 @@ class GreyImage:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, columns)."""
+        """Shape of the image: (rows, columns)."""
         rows, columns = self.cells.shape
         return rows, columns
 
@@ -64,7 +64,7 @@ class GreyImage:
         return np.array(self.whole(), dtype, copy=copy if self.table is None else None)
 
     def rows(self, start: int, stop: int) -> Display:
-        """Return the grey levels of some rows, shape (stop - start, columns), float32 in [0, 1]."""
+        """Return rows `start` to `stop` - 1 as grey levels: shape (n, columns), float32, 0 to 1."""
         block = self.cells[start:stop]
         if self.table is None:
             return block
@@ -196,7 +196,7 @@ class DisplayTransforms:
         Returns:
             "voi_lut", "window_linear", "window_linear_exact" or "window_sigmoid", followed by
             "_shared" or "_per_frame" where functional groups hold the transform; without a
-            transform "none_" followed by the policy.
+            transform "none_" followed by the policy, "full_range" for up to 8 bits in any case.
         """
         place = f"_{self.voi_place}" if self.voi_place else ""
         if isinstance(self.voi, LookupTable):
@@ -231,7 +231,7 @@ def render_grey(
         transforms: What the header asks for.
         no_voi: Policy where there is no VOI transform, one of `NO_VOI_POLICIES`: "robust" maps all
             but the extreme 0.5 % of pixels at each end to [0, 1], "full_range" all values that the
-            header allows.
+            header allows. Up to 8 bits stored are always mapped by "full_range".
 
     Returns:
         An image of the same shape; 1 is white, padding is 0.

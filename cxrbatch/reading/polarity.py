@@ -85,7 +85,7 @@ def thumbnail_ranks(image: GreyImage) -> Grid:
     A plain border is the rows and columns at the edges that have, but for outliers, one grey level.
 
     Args:
-        image: At least SIDE rows and columns.
+        image: At least SIDE (16) rows and columns.
 
     Returns:
         Shape (SIDE * SIDE,), row by row: for each cell the number of darker cells less that of

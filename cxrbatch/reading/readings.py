@@ -147,8 +147,8 @@ def limit_memory_with(limiter: Callable[[int], object]) -> None:
     """Make `check_samples` call `limiter` before each image is decoded, in this process.
 
     Args:
-        limiter: Takes a number of bytes and limits this process's further memory to it. Its result
-            is ignored. It replaces an earlier limiter.
+        limiter: Takes a number of bytes and limits this process's further memory to that. What it
+            returns is ignored. A later call of this function replaces it.
     """
     global _limit_memory
     _limit_memory = limiter
@@ -181,7 +181,7 @@ _BASE_LETTERS = str.maketrans("ŁØĐÆŒƏ", "LODEOE")
 def plain_capitals(written: str) -> str:
     """Return a text in capitals, without accents, with letters and digits in their plain forms.
 
-    So "Köpfchen" and full-width letters become "KOPFCHEN" and plain letters, and "ø" becomes "O".
+    So "Tórax" becomes "TORAX", "ø" becomes "O", and full-width letters become plain ones.
     """
     parts = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", written).upper())
     plain = "".join(c for c in parts if unicodedata.category(c) != "Mn")

@@ -189,17 +189,16 @@ def person_header(person: Person, *, study: int, instance: str) -> Dataset:
 def dicom_bytes(
     drawings: list[Plane], person: Person, packing: DicomPacking, *, study: int, instance: str
 ) -> bytes:
-    """Write drawings as one DICOM file.
+    """Return drawings as the bytes of one DICOM file.
+
+    One drawing makes a CR or DX image, several make a multi-frame secondary capture.
 
     Args:
         drawings: One for each frame, each of shape (rows, columns) in [0, 1].
         person: Who was drawn.
         packing: How the drawings are packed.
         study: Number of the study, from 1.
-        instance: Name of the object within the study.
-
-    Returns:
-        The file's bytes.
+        instance: Name of the object within the study; makes its UID.
     """
     header = person_header(person, study=study, instance=instance)
     header.Modality = packing.modality

@@ -55,7 +55,7 @@ class PhantomRequest:
 
 
 def draw_frontal(request: PhantomRequest) -> Plane:
-    """Draw a frontal chest radiograph.
+    """Draw a frontal chest radiograph with the finding of the label, and grain.
 
     Returns:
         Shape (rows, columns), float64 in [0, 1]; 1 is the brightest (bone), 0 is air.

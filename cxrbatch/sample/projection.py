@@ -47,7 +47,7 @@ class Detector:
         return x[np.newaxis, :], y[:, np.newaxis]
 
     def empty(self) -> Plane:
-        """A plane of zeros, shape (rows, columns)."""
+        """Return a plane of zeros, shape (rows, columns), float64."""
         return np.zeros((self.rows, self.columns))
 
     def ellipsoid(
@@ -173,7 +173,7 @@ def round_edge(across: Plane) -> Plane:
 
 
 def curve(knots: Coordinates, *, step: float) -> Coordinates:
-    """Set points at equal distances along the polyline through `knots`.
+    """Return points at equal distances along the polyline through `knots`, from its first knot on.
 
     Args:
         knots: Shape (n, k): the first columns are x, y, z; further ones are interpolated too.
@@ -222,7 +222,7 @@ def _stamp(rim: float, *, fineness: int) -> tuple[Coordinates, Coordinates]:
 
 
 def blur(plane: Plane, *, radius: int, passes: int = 2) -> Plane:
-    """Blur by the mean of a square box, with the edge pixels continued.
+    """Blur by the mean of a square box, with the edge pixels continued beyond the edge.
 
     Args:
         plane: Shape (rows, columns).

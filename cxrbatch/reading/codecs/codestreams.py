@@ -108,7 +108,9 @@ class JpegScan:
 
 
 def inspect_codestream(frame: bytes) -> Codestream:
-    """Read the size out of a JPEG, JPEG-LS or JPEG 2000 codestream, which may lie in a JP2 file.
+    """Read rows, columns, samples and bits out of a JPEG, JPEG-LS or JPEG 2000 codestream.
+
+    The codestream may lie in a JP2 file. Nothing is decoded.
 
     Raises:
         ReadingError: `truncated` if a JPEG 2000 lacks a tile, `corrupt` without a readable header.
@@ -175,7 +177,7 @@ def jpeg_markers(frame: bytes) -> Iterator[tuple[int, int]]:
         Code and position of each marker; restart markers inside a scan are left out.
 
     Raises:
-        ValueError: Too many stray bytes or segments.
+        ValueError: Over 4096 stray bytes between two markers, or over 10,000 segments.
         EOFError: The frame ends before its end marker; struct.error where inside a length.
     """
     position = len(_JPEG_START)

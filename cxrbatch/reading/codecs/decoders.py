@@ -78,7 +78,7 @@ class FrameShape:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(rows, columns), or (rows, columns, samples)."""
+        """Shape of a frame's array: (rows, columns), or (rows, columns, samples) if samples > 1."""
         plane = (self.rows, self.columns)
         return plane if self.samples == 1 else (*plane, self.samples)
 

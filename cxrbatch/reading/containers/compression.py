@@ -110,7 +110,7 @@ class FileSlice(_SeekableStream):
         return self._file.fileno()
 
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
-        """Fill a buffer with the next bytes; return their number, 0 at the end of the range."""
+        """Fill a buffer with the range's next bytes; return their number, 0 at the range's end."""
         view = memoryview(buffer).cast("B")[: max(0, self._size - self._position)]
         count = os.preadv(self.fileno(), [view], self._start + self._position)
         self._position += count
@@ -269,7 +269,7 @@ class CachedSlice:
         self._position = 0
 
     def read(self, count: int = -1) -> bytes:
-        """Read up to `count` bytes from the position, or all that are left if `count` is negative."""
+        """Read up to `count` bytes from the position; all that are left if `count` is negative."""
         end = self.limit if count < 0 else self._position + count
         self._cache_to(end)
         data = bytes(memoryview(self._cache)[self._position : end])
@@ -285,7 +285,7 @@ class CachedSlice:
         return self._position
 
     def tell(self) -> int:
-        """Position, as an offset from the range's start."""
+        """Position of the next byte to read, as an offset from the range's start."""
         return self._position
 
     def cache_all(self) -> None:
@@ -323,10 +323,10 @@ class InflatedStream(CachedSlice):
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
 
     def finish(self) -> None:
-        """Inflate the rest, up to 1 MiB that may follow the pixel data, to the end of the stream.
+        """Inflate what follows the pixel data, to prove that the deflate stream has an end.
 
         Raises:
-            ReadingError: `truncated` if the deflate stream has no end, `corrupt`, `too_large`.
+            ReadingError: `truncated` if it does not end within 1 MiB, `corrupt` if it is damaged.
         """
         self.limit = len(self._cache) + _MOST_TRAILING
         self._cache_to(self.limit)

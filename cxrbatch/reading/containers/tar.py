@@ -74,7 +74,7 @@ class _Extension:
 
 
 def is_tar_header(block: bytes) -> bool:
-    """Whether a block of 512 bytes is a tar header, with or without the magic of ustar."""
+    """Whether 512 bytes are a tar header, of ustar or older, by checksum and known fields."""
     if len(block) < TAR_BLOCK or not _has_checksum(block):
         return False
     if block[257:262] == b"ustar":
@@ -87,7 +87,7 @@ def is_tar_header(block: bytes) -> bool:
 
 
 def tar_members(file: BinaryIO) -> Iterator[Member]:
-    """List the members in their order, also those of further tars that follow the first.
+    """List the members of a tar in their order, also those of further tars that follow it.
 
     Args:
         file: The tar, decompressed; read forwards only.

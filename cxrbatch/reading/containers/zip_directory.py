@@ -83,7 +83,9 @@ class ZipDirectory:
             yield from self.unwrapped(claimed + front)
 
     def unwrapped(self, offset: int) -> range:
-        """Offsets, up to the directory, that `offset` may mean: itself; if `wraps`, + n x 2^32 too."""
+        """Offsets, none past the directory, that `offset` may mean: itself and, if `wraps`, itself
+        plus each multiple of 2^32.
+        """
         if self.wraps:
             return range(offset, min(self.start, _LARGEST_WRAPPED) + 1, _OFFSETS_WRAP)
         return range(offset, min(offset, self.start) + 1)

@@ -72,7 +72,7 @@ class Description:
 
 
 def describe(header: DicomHeader, *, accepted: frozenset[str]) -> Description:
-    """Describe an image by its header.
+    """Return the facts, flags and reasons for exclusion that a DICOM header gives for its image.
 
     Of an element with defined terms only known words become facts: anything else was typed by a
     person, and may name one. Manufacturer and model are free text.

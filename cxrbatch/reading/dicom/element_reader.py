@@ -164,7 +164,7 @@ class ElementReader:
 
         Args:
             kind: A word of the caller's choice.
-            deviation: How the file breaks the standard, for the detail of a Reading.
+            deviation: How the file breaks the standard, in one sentence for a person.
         """
         self.deviations.setdefault(kind, deviation)
 
@@ -217,7 +217,7 @@ class ElementReader:
     ) -> bool:
         """Whether an encoding is right: elements follow behind a value where each length says.
 
-        The end of the stream, pixel data and delimiters prove it too.
+        The end of the stream, pixel data or a delimiter ends the search with True.
 
         Args:
             start: Offset of the value.

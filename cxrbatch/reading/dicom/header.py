@@ -143,7 +143,7 @@ class ElementCollector:
         self.groups: dict[int, FunctionalGroup] = {}
 
     def dataset(self) -> Dataset:
-        """Return the collected elements as a data set that knows its character set."""
+        """Return a pydicom data set of the elements, with their byte order and character set."""
         dataset, encodings = Dataset(self.elements), ["iso8859"]
         # A character set that is unknown counts as none.
         with contextlib.suppress(Exception):
@@ -155,15 +155,15 @@ class ElementCollector:
     def add(self, head: ElementHead, end: int) -> None:
         """Read an element and collect it, unless one of the same tag has been collected.
 
-        So the first of repeated elements counts, as in DCMTK and GDCM. A value of more than a
-        mebibyte is left out.
+        So the first of repeated elements counts, as in DCMTK and GDCM. An element with a length
+        over 1 MiB is collected without its value.
 
         Args:
             head: The element's head.
             end: Offset behind the element.
 
         Raises:
-            ReadingError: As of `ElementReader.value`.
+            ReadingError: `truncated` or `too_large`, as of `ElementReader.value`.
         """
         tag, vr, length, start = head
         if tag in self.elements:

@@ -83,7 +83,9 @@ class NativeFrames:
             header.stream.limit = pixels.offset + needed
 
     def frame(self, number: int) -> DecodedFrame:
-        """Read the cells of one frame, counted from 0, as stored, and their colour space.
+        """Read one frame, counted from 0: its cells as stored, and their colour space.
+
+        The chroma of YBR_FULL_422 is repeated for both pixels, so that each has three samples.
 
         Raises:
             ReadingError: `truncated` if the file ends inside the frame.
@@ -214,7 +216,7 @@ class EncapsulatedFrames:
             raise listed.failure
 
     def frame(self, number: int) -> DecodedFrame:
-        """Decode the cells of one frame, counted from 0; raises as `decode_frame` does."""
+        """Decode one frame, counted from 0; raises ReadingError as `decode_frame` does."""
         data = self._data(number)
         return decode_frame(data, shape=self._shape, transfer_syntax=self._transfer_syntax)
 

@@ -35,7 +35,10 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Suppress warnings and log messages of pydicom and Pillow, which quote header values."""
+    """Suppress, in a `with` block, all warnings and pydicom's log messages.
+
+    They may quote header values, which name a patient.
+    """
     logger = logging.getLogger("pydicom")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -90,7 +93,8 @@ def decodings(dataset: Dataset, tag: int) -> Iterator[str]:
     declare wrongly, refuses nothing.
 
     Yields:
-        Texts as `text` returns them; of ASCII bytes one.
+        Printable text of at most 64 characters for each set; of ASCII bytes one, and nothing for an
+        absent element.
 
     Source: DICOM PS3.5 section 6.1.2.
     """
@@ -118,20 +122,21 @@ def decodings(dataset: Dataset, tag: int) -> Iterator[str]:
 
 
 def describe_unknown(element: str, written: str) -> str:
-    """Describe, for a detail, a value that the standard does not know, by its length alone.
+    """Describe a value of `element` that the standard does not know, by its length alone.
 
-    The value must not be quoted, as a person may have typed a name there. `element` says what it
-    is a value of, such as "modality".
+    An example is "a modality of 5 characters that the standard does not know". The value is not
+    quoted, as a person may have typed a name there.
     """
     count = "1 character" if len(written) == 1 else f"{len(written)} characters"
     return f"a {element} of {count} that the standard does not know"
 
 
 def element_name(tag: int) -> str:
-    """Name an element by its tag, for a detail, such as "element (0028,0010)".
+    """Name an element by its tag in a message, such as "element (0028,0010)".
 
-    Where reading got out of step, the bytes of a tag may be letters of a value. So an unknown tag
-    is not written out, unless it is a private one (odd group) that cannot be text.
+    Where reading got out of step, the bytes of a tag may be letters of a value. So the tag is
+    written out only if pydicom's dictionary has it, or if it is a private one (odd group) that
+    cannot be text. Any other is "an element of unknown tag".
     """
     group = tag >> 16
     if dictionary_has_tag(tag) or (group % 2 and group < 0x2000):

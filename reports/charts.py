@@ -15,13 +15,17 @@ _LONGEST_TITLE = 300
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A rectangle with two linear axes.
+    """A rectangle with two linear axes, to draw in; lengths are in user units, about one px each.
 
     Attributes:
         x: The values at its left and right edge.
         y: The values at its lower and upper edge.
-        width: Width of the picture in user units, about one px each.
-        height: Height of the picture, likewise.
+        width: Width of the picture.
+        height: Height of the picture.
+        left: Margin between the picture's left edge and the axes' rectangle.
+        right: Margin, likewise.
+        top: Margin, likewise.
+        bottom: Margin, likewise.
     """
 
     x: Range
@@ -34,11 +38,11 @@ class Plot:
     bottom: int = 42
 
     def across(self, value: float) -> float:
-        """Return the horizontal coordinate of a value of the x axis."""
+        """Return the horizontal coordinate of a value of the x axis; values outside are clamped."""
         return self.left + (self.width - self.left - self.right) * _share(value, self.x)
 
     def down(self, value: float) -> float:
-        """Return the vertical coordinate of a value of the y axis."""
+        """Return the vertical coordinate of a value of the y axis; values outside are clamped."""
         return (
             self.height
             - self.bottom
@@ -53,7 +57,14 @@ class Plot:
         x_label: str,
         y_label: str,
     ) -> str:
-        """Return grid lines with numbers, and the names of the axes, as SVG elements."""
+        """Return grid lines with numbers, and the names of the axes, as SVG elements.
+
+        Args:
+            x_ticks: Value and text of each vertical grid line.
+            y_ticks: Value and text of each horizontal grid line.
+            x_label: Name of the x axis.
+            y_label: Name of the y axis.
+        """
         left, right = self.across(self.x[0]), self.across(self.x[1])
         low, high = self.down(self.y[0]), self.down(self.y[1])
         parts = []
@@ -74,14 +85,23 @@ class Plot:
         return "".join(parts)
 
     def line(self, kind: str, x: Sequence[float], y: Sequence[float]) -> str:
-        """Return a line through points; `kind` is its class in the style sheet."""
+        """Return an SVG polyline through points.
+
+        Args:
+            kind: Its class in the style sheet.
+            x: Values of the points on the x axis.
+            y: Values of the points on the y axis, as many.
+        """
         points = " ".join(
             f"{self.across(a):.1f},{self.down(b):.1f}" for a, b in zip(x, y, strict=True)
         )
         return f'<polyline class="{kind}" points="{points}"/>'
 
     def bar(self, kind: str, x: Range, y: Range) -> str:
-        """Return a rectangle between two values of each axis."""
+        """Return an SVG rectangle that spans the ranges `x` and `y` of the axes.
+
+        `kind` is its class in the style sheet.
+        """
         left, right = self.across(x[0]), self.across(x[1])
         low, high = self.down(y[0]), self.down(y[1])
         return (
@@ -90,14 +110,22 @@ class Plot:
         )
 
     def dot(self, kind: str, x: float, y: float, *, radius: float = 4) -> str:
-        """Return a point."""
+        """Return an SVG circle at the values `x` and `y` of the axes.
+
+        `kind` is its class in the style sheet; `radius` is in user units.
+        """
         return (
             f'<circle class="{kind}" cx="{self.across(x):.1f}" cy="{self.down(y):.1f}" '
             f'r="{radius:g}"/>'
         )
 
     def picture(self, title: str, body: str) -> Markup:
-        """Return the whole SVG picture; a screen reader reads `title` in its place."""
+        """Return the whole picture as an SVG element.
+
+        Args:
+            title: What a screen reader reads in place of the picture; cut to 300 characters.
+            body: The SVG elements in the picture, with all foreign text escaped.
+        """
         label = escape(title[:_LONGEST_TITLE])
         return Markup(
             f'<svg viewBox="0 0 {self.width} {self.height}" width="{self.width}" '
@@ -106,7 +134,14 @@ class Plot:
 
 
 def interval_bar(title: str, *, value: float, low: float | None, high: float | None) -> Markup:
-    """Draw a value with its interval on a line from 0 to 1, as high as a line of text."""
+    """Draw a value with its interval on a line from 0 to 1, as high as a line of text.
+
+    Args:
+        title: What a screen reader reads.
+        value: In [0, 1].
+        low: Lower bound of the interval; no interval is drawn where it or `high` is None.
+        high: Upper bound.
+    """
     plot = Plot((0, 1), (0, 1), width=110, height=16, left=4, right=4, top=0, bottom=0)
     body = _line("grid", plot.across(0), 8, plot.across(1), 8)
     if low is not None and high is not None:
@@ -132,7 +167,14 @@ _UNIT = [(tick / 4, f"{tick / 4:g}") for tick in range(5)]
 
 
 def roc_chart(name: str, curve: Curve, points: Sequence[OperatingFigures] = ()) -> Markup:
-    """Draw a ROC curve with the operating points that were chosen on the same images."""
+    """Draw a ROC curve of a class with dots at operating points.
+
+    Args:
+        name: The class, for the title.
+        curve: The curve.
+        points: A dot is hollow where the threshold was not chosen on these images; a point whose
+            sensitivity or specificity is undefined has none.
+    """
     plot = Plot((0, 1), (0, 1))
     body = plot.axes(x_ticks=_UNIT, y_ticks=_UNIT, x_label="1 − specificity", y_label="sensitivity")
     body += plot.line("chance", (0, 1), (0, 1)) + plot.line("curve", curve.x, curve.y)
@@ -145,7 +187,13 @@ def roc_chart(name: str, curve: Curve, points: Sequence[OperatingFigures] = ()) 
 
 
 def precision_recall_chart(name: str, curve: Curve, *, share: float) -> Markup:
-    """Draw precision over recall; a dashed line at `share` is the precision of guessing."""
+    """Draw precision over recall.
+
+    Args:
+        name: The class, for the title.
+        curve: The curve.
+        share: Share of the images that are of the class: the precision of guessing, a dashed line.
+    """
     plot = Plot((0, 1), (0, 1))
     body = plot.axes(x_ticks=_UNIT, y_ticks=_UNIT, x_label="recall", y_label="precision")
     body += plot.line("chance", (0, 1), (share, share)) + plot.line("curve", curve.x, curve.y)
@@ -153,7 +201,10 @@ def precision_recall_chart(name: str, curve: Curve, *, share: float) -> Markup:
 
 
 def reliability_chart(title: str, calibration: Calibration) -> Markup:
-    """Draw accuracy over confidence: a point per bin, larger with more images in the bin."""
+    """Draw accuracy over confidence, with the diagonal of a perfectly calibrated model.
+
+    A point for each bin that has images, larger with more images in the bin.
+    """
     plot = Plot((0, 1), (0, 1))
     body = plot.axes(x_ticks=_UNIT, y_ticks=_UNIT, x_label="mean confidence", y_label="accuracy")
     body += plot.line("chance", (0, 1), (0, 1))
@@ -173,8 +224,10 @@ def reliability_chart(title: str, calibration: Calibration) -> Markup:
 
 
 def score_histogram(title: str, histogram: Histogram) -> Markup:
-    """Draw the scores of the class upwards and of all others downwards, each scaled to its largest
-    bin."""
+    """Draw the scores of the class's images upwards and of all others downwards.
+
+    Each side is scaled to its own largest bin.
+    """
     plot = Plot((0, 1), (-1, 1), height=220)
     body = plot.axes(
         x_ticks=_UNIT, y_ticks=[(0, "0")], x_label="score", y_label="others ← share → class"
@@ -189,7 +242,13 @@ def score_histogram(title: str, histogram: Histogram) -> Markup:
 
 
 def count_histogram(title: str, edges: Sequence[float], counts: Sequence[int]) -> Markup:
-    """Draw a histogram of confidences: `edges` of the bins, one more than `counts`."""
+    """Draw a histogram of images by confidence.
+
+    Args:
+        title: What a screen reader reads.
+        edges: Edges of the bins in [0, 1], one more than `counts`.
+        counts: Number of images in each bin.
+    """
     top = max(counts, default=0) or 1
     plot = Plot((0, 1), (0, top), height=220, left=58)
     ticks = [(top * step / 2, f"{top * step / 2:,.0f}") for step in range(3)]
@@ -201,7 +260,12 @@ def count_histogram(title: str, edges: Sequence[float], counts: Sequence[int]) -
 
 
 def figure_bar(name: str, figure: Figure) -> Markup:
-    """Draw a figure in [0, 1] with its interval; return no picture where it is undefined."""
+    """Draw a figure in [0, 1] with its interval; return "" where it has no value.
+
+    Args:
+        name: What a screen reader reads.
+        figure: The figure; without an interval only its value is drawn.
+    """
     if figure.value is None:
         return Markup("")
     return interval_bar(name, value=figure.value, low=figure.low, high=figure.high)

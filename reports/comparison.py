@@ -36,14 +36,14 @@ class Pairs:
     Attributes:
         key: The columns by which they were joined.
         classes: In the order of the first table.
-        names: Of the models.
+        names: Names of the two models.
         truth_source: Where the truth comes from.
-        side: The side of a split that they are on, or None.
+        side: "test" if only that side of the labels' split is compared, else None.
         not_held_out: Images analysed of the first table that are on a side train or val.
         truth: Shape (n,), class indices.
-        groups: Shape (n,), the patient of each image.
-        rows: Of each table, shape (n,), row numbers.
-        probabilities: Of each table, shape (n, classes).
+        groups: Shape (n,), the number of each image's patient.
+        rows: Of each table, shape (n,), row numbers from 0.
+        probabilities: Of each table, shape (n, classes), both in the order of `classes`.
         unpaired: Images analysed of the first table that the second has no score of; and scored
             images of the second table that are not among those analysed.
     """
@@ -63,12 +63,12 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Flips:
-    """Images that the two tables predict to be of different classes.
+    """Images of one kind among those whose predictions differ between the two tables.
 
     Attributes:
-        title: Which of the two is right.
+        title: The kind: which of the two tables is right, or that both are wrong.
         count: Number of these images.
-        shown: Those of which both together are surest: under the first and under the second.
+        shown: Up to 4 images with the largest two probabilities, as first and second scored them.
     """
 
     title: str
@@ -78,14 +78,14 @@ class Flips:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonValues:
-    """Everything that a comparison says.
+    """All values that the page and the JSON file of a comparison are made from.
 
     Attributes:
         provenance: How each table was made.
-        pairs: The images.
-        evaluations: Of each table on them.
-        differences: Second - first.
-        flips: By who is right.
+        pairs: The images that are compared.
+        evaluations: Of each table on these images.
+        differences: Second - first: its first model is that of the second table.
+        flips: Images with different predictions, by who is right.
     """
 
     provenance: tuple[Mapping[str, Any], Mapping[str, Any]]
@@ -96,19 +96,19 @@ class ComparisonValues:
 
     @property
     def loss(self) -> float | None:
-        """How much lower the second is in balanced accuracy or macro AUC, whichever is more.
+        """First - second in balanced accuracy or in macro AUC, whichever is larger.
 
-        Negative where it is higher in both; None where neither is defined.
+        Negative where the second is higher in both; None where neither is defined.
         """
         values = self.differences.balanced_accuracy.value, self.differences.macro_auc.value
         return max((-value for value in values if value is not None), default=None)
 
     def page(self) -> bytes:
-        """Return the HTML page."""
+        """Return the HTML page of the comparison, encoded in UTF-8."""
         return render("compare.html", {"compared": self}).encode()
 
     def figures(self) -> dict[str, Any]:
-        """Return what the JSON file holds: everything but the pictures."""
+        """Return the content of the comparison's JSON file: all values but the pictures."""
         names = ("checkpoint_sha256", "recipe_sha256", "device", "precision")
         return {
             "tables": [
@@ -140,7 +140,7 @@ def write_comparison(
     overwrite: bool = False,
     on_step: OnStep = no_steps,
 ) -> ComparisonValues:
-    """Compare two results tables on the same images, and write what was found.
+    """Compare two results tables on the same images, and write HTML and JSON files if asked to.
 
     Args:
         first: As for `make_comparison`, with `second`, `labels`, `source` and `on_step`.
@@ -154,7 +154,7 @@ def write_comparison(
 
     Raises:
         UsageError: An output exists, is an input, or is the other output.
-        TableError: An output cannot be written.
+        OSError: An output cannot be written.
         CxrbatchError: As `make_comparison`.
     """
     check_outputs([output, figures], [first, second, labels], overwrite=overwrite)
@@ -171,14 +171,14 @@ def make_comparison(
     source: PictureSource = AS_SCORED,
     on_step: OnStep = no_steps,
 ) -> ComparisonValues:
-    """Calculate everything that a comparison says.
+    """Calculate all values of a comparison, and read its pictures; write nothing.
 
     Args:
         first: The table that the other is measured against.
         second: The other one.
-        labels: A file of labels; None to look in the first table and in its paths.
+        labels: A file of labels; None to use the first table's column truth, or its folders.
         source: Where the pictures are, and whether paths may be shown.
-        on_step: Called as each step begins.
+        on_step: Called with the name of each step before it begins.
 
     Raises:
         TableError: A table cannot be used, or they do not fit together.
@@ -203,12 +203,12 @@ def make_comparison(
 
 
 def pair_up(first: Table, second: Table, labels: Path | None = None) -> Pairs:
-    """Join two tables image by image.
+    """Join two tables image by image, and find the truth by the labels and rows of the first table.
 
     The key is path and frame; where no image has both in both tables, SOP Instance UID and frame;
     then the hash of the network's input, which two recipes do not share. Where both tables were
     made with one recipe, an image whose hash differs in the second table is another picture and
-    is not paired. The truth is that of a report of the first table.
+    is not paired. Images of the first table that `analyse` does not choose are left out.
 
     Raises:
         TableError: A table is damaged, or they have other classes or no image in common.

@@ -37,14 +37,14 @@ _Logits = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class SameGroup:
-    """Images that are equal, or a pair of images that are nearly equal.
+    """A group of images that are equal, or a pair of images that are nearly equal.
 
     Attributes:
-        rows: Row numbers in the table, from 1, at most `MOST_LISTED`.
+        rows: Row numbers of the images in the table, from 1; at most the first `MOST_LISTED`.
         images: Number of images.
-        labels: The truths that occur, by class name.
-        predictions: The predictions that occur.
-        bits: Bits of the difference hash in which they differ; 0 where they are equal.
+        labels: Names of their true classes, each once; empty where none is known.
+        predictions: Names of their predicted classes, each once.
+        bits: Bits of the difference hash in which the pair differs; 0 for equal images.
     """
 
     rows: tuple[int, ...]
@@ -61,12 +61,12 @@ class Copies:
     Attributes:
         groups: Number of groups of equal pictures.
         images: Number of images in these groups.
-        conflicts: Number of groups with more than one label.
-        listed: At most `MOST_LISTED` groups, those with several labels first.
+        conflicts: Number of groups whose images have more than one true class.
+        listed: At most `MOST_LISTED` groups, conflicts first, then the largest groups first.
         near_pairs: Number of pairs that are nearly equal; of equal pictures one is paired.
-        near_conflicts: Number of these pairs with more than one label.
-        near_listed: At most `MOST_LISTED` pairs, those with several labels first.
-        complete: Whether all near pairs were found.
+        near_conflicts: Number of these pairs whose images have two true classes.
+        near_listed: At most `MOST_LISTED` pairs, conflicts first, then by rising `bits`.
+        complete: Whether all near pairs were found; False where a limit ended the search early.
     """
 
     groups: int
@@ -89,16 +89,17 @@ def find_copies(
     predicted: _Classes,
     classes: Sequence[str],
 ) -> Copies:
-    """Find equal and nearly equal pictures.
+    """Find groups of equal pictures and pairs of nearly equal ones among n images.
 
     Args:
-        pictures: Shape (n,), equal numbers for equal pictures; -1 where the hash is unknown.
+        pictures: Shape (n,), equal numbers for equal pictures; images with -1 (hash unknown) are
+            ignored.
         hashes: Shape (n,), 64-bit difference hashes.
         logits: Shape (n, classes).
-        rows: Shape (n,), their numbers in the table, from 0.
-        truth: Shape (n,), class indices or `UNKNOWN`.
+        rows: Shape (n,), the images' row numbers in the table, from 0.
+        truth: Shape (n,), class indices; `UNKNOWN` where no true class is known.
         predicted: Shape (n,), class indices.
-        classes: Names.
+        classes: Names of the classes.
     """
     images = pd.DataFrame({"picture": pictures, "row": rows, "predicted": predicted})
     images["truth"] = pd.Series(truth).where(truth != UNKNOWN)
@@ -140,15 +141,18 @@ def _group(members: pd.DataFrame, classes: Sequence[str], *, bits: int = 0) -> S
 
 
 def near_pairs(hashes: npt.NDArray[np.uint64], logits: _Logits) -> tuple[Positions, bool]:
-    """Find the pairs that differ in at most `MOST_BITS` bits and `MOST_APART` of the logits.
+    """Find pairs of images whose difference hashes and logits are nearly equal.
+
+    The hashes differ in at most `MOST_BITS` bits, and each logit, less the mean of its image's
+    logits, by at most `MOST_APART`.
 
     Args:
         hashes: Shape (n,), 64-bit difference hashes.
         logits: Shape (n, classes).
 
     Returns:
-        Shape (pairs, 2), positions, the smaller first, at most some 200,000 pairs; and whether
-        all pairs are among them.
+        Shape (pairs, 2), positions, the smaller first, at most 200,000 pairs; and whether all
+        pairs are sure to be among them.
     """
     centred = logits - logits.mean(axis=1, keepdims=True)
     reach = max(_NEIGHBOURS, _COMPARED // max(1, len(hashes)))

@@ -28,7 +28,7 @@ _LOOKED_THROUGH = 64
 
 
 Choices = Mapping[str, Mapping[str, tuple[int, ...]]]
-"""Predicted class -> kind of image -> positions, the most telling first."""
+"""Predicted class -> kind of image, such as "Least sure" -> positions, the most telling first."""
 
 
 def choose(
@@ -39,18 +39,18 @@ def choose(
     *,
     classes: Sequence[str],
 ) -> Choices:
-    """Choose images to show: of each predicted class the surest and the least sure.
+    """Choose images to show of each predicted class: at most three of each kind.
 
     Args:
         predicted: Shape (n,), class indices.
         probabilities: Shape (n, classes).
-        truth: Shape (n,), class indices; None where nothing is known.
+        truth: Shape (n,), class indices; None where no true class is known.
         pictures: Shape (n,), equal numbers for equal pictures, of which one is chosen.
-        classes: Names.
+        classes: Names of the classes.
 
     Returns:
-        At most three positions of a kind. With a truth the surest are those that are right and
-        those that are wrong; least sure is a small lead over the second class.
+        Positions in the arrays. "Surest" has the largest probability (with a truth, in two kinds:
+        right and wrong); "Least sure" the smallest lead over the second most probable class.
     """
     n = len(predicted)
     confidence = probabilities[np.arange(n), predicted] if n else np.empty(0, np.float32)
@@ -101,11 +101,11 @@ class DataPicture:
     """An image with its heat map as data: URLs, or why there is none.
 
     Attributes:
-        image: WebP, at most `EDGE` pixels; empty where there is none.
-        heat: Its heat map, WebP with transparency; empty where there is none.
-        width: In pixels.
-        height: In pixels.
-        absence: Why there is no image; empty where there is one.
+        image: WebP, at most `EDGE` pixels high and wide; empty where there is none.
+        heat: WebP layer to lay over the image; empty where there is no heat map.
+        width: In pixels; 0 where there is no image.
+        height: Likewise.
+        absence: Why there is no image, for a reader; empty where there is one.
     """
 
     image: Markup
@@ -121,11 +121,11 @@ class GalleryImage:
 
     Attributes:
         row: Its number in the table, from 1.
-        prediction: The most probable class.
-        probability: Of that class.
-        truth: The class that it is of, or None.
-        flags: Flag codes.
-        path: Path in the archive, where paths are shown; else None.
+        prediction: Name of the most probable class.
+        probability: Probability of that class.
+        truth: Name of the true class; None where unknown.
+        flags: Codes of remarks on the image.
+        path: Path in the archive; None where the page may not show paths.
         picture: The image and its heat map.
     """
 
@@ -138,7 +138,7 @@ class GalleryImage:
     picture: DataPicture
 
     def figures(self) -> dict[str, Any]:
-        """Return what the JSON file holds of the image."""
+        """Return the image's entry for the JSON file: no picture, but why it is not shown."""
         values = {
             name: getattr(self, name) for name in ("row", "prediction", "probability", "flags")
         }
@@ -148,12 +148,12 @@ class GalleryImage:
 
 @dataclass(frozen=True, slots=True)
 class PictureSource:
-    """Where pictures come from, and what a page may tell of them.
+    """Where the report reads pictures from, and whether a page may show their paths.
 
     Attributes:
         archive: The archive's folder now; None for where it was scored.
         show_paths: Whether paths may be shown.
-        workers: Processes that read images.
+        workers: Number of processes that read images; at most 4 are used.
     """
 
     archive: Path | None = None
@@ -173,15 +173,17 @@ def gallery_images(
     truth: Sequence[str | None],
     source: PictureSource,
 ) -> list[GalleryImage]:
-    """Read the pictures of some scored rows, and what is said under them.
+    """Read the pictures of some scored rows, and collect what the page says under each.
+
+    One image is returned for each row, in the order of `rows`.
 
     Args:
         table: The table.
         rows: Row numbers, from 0.
         predicted: Of each row the class index, whose heat map is shown.
         probability: Of each row the probability of that class.
-        truth: Of each row its true class, or None.
-        source: Where the pictures are.
+        truth: Of each row the name of its true class, or None.
+        source: Where the pictures are, and whether paths may be shown.
 
     Raises:
         TableError: The table is damaged.
@@ -229,13 +231,17 @@ def read_pictures(
     heat_of: Sequence[int],
     source: PictureSource,
 ) -> dict[int, DataPicture]:
-    """Read the pictures of some rows, and draw heat maps over them.
+    """Read the pictures of some rows in child processes, and draw a heat map for each.
 
     Args:
         table: The table.
         rows: Rows with an image, from 0.
-        heat_of: For each row the class whose heat map is laid over it.
+        heat_of: For each row the index of the class whose heat map is drawn.
         source: Where the archive is, and how many processes read.
+
+    Returns:
+        Row -> picture. A picture only says why it is absent if text may be burned into the image,
+        or the image is not in the archive, has changed, or cannot be read.
 
     Raises:
         TableError: The table is damaged.

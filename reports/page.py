@@ -22,11 +22,14 @@ _LONGEST = 300
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
-    """Render a template of this package, with the style sheet and policy of all pages.
+    """Return a page made from a template of this package, with the style sheet and policy of all.
 
     Args:
-        template: Its file name.
-        values: Variables of the template; their texts are escaped.
+        template: File name of the template.
+        values: Variables of the template; their texts are escaped, and cut after 300 characters.
+
+    Returns:
+        The HTML text, with invisible characters replaced (see `visible`).
     """
     style = _style()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -43,42 +46,53 @@ def render(template: str, values: Mapping[str, Any]) -> str:
 
 
 def visible(page: str) -> str:
-    """Replace each invisible character, or one that turns text around, by its code: ‹U+202E›."""
+    """Replace each character that is not printable, but newlines, by its code: ‹U+202E›.
+
+    Some of these are invisible or turn the text after them around.
+    """
     unseen = {c for c in set(page) if not c.isprintable()} - {"\n"}
     return page.translate({ord(c): f"‹U+{ord(c):04X}›" for c in unseen})
 
 
 def shortened(value: object) -> object:
-    """Cut a text of more than 300 characters; return any other value as it is."""
+    """Cut a text after 300 characters and append "…"; return markup and other values unchanged."""
     if not isinstance(value, str) or isinstance(value, Markup) or len(value) <= _LONGEST:
         return value
     return f"{value[:_LONGEST]}…"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Format a number with a fixed number of digits; None as a dash."""
+    """Format a number with `digits` decimals; None as "–"."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def interval(figure: Figure, digits: int = 3) -> str:
-    """Format the interval of a figure; return "" where it has none."""
+    """Format the interval of a figure as "0.912–0.934"; "" where it has none.
+
+    Args:
+        figure: The figure.
+        digits: Number of decimals.
+    """
     if figure.low is None or figure.high is None:
         return ""
     return f"{figure.low:.{digits}f}–{figure.high:.{digits}f}"
 
 
 def count(value: int) -> str:
-    """Format a count with separators of thousands."""
+    """Format a count with commas between thousands."""
     return f"{value:,}"
 
 
 def percent(part: int, whole: int) -> str:
-    """Format `part` of `whole` in percent; a dash where `whole` is 0."""
+    """Format the share `part` / `whole` as "12.3 %"; "–" where `whole` is 0."""
     return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
 def shade(part: int, whole: int) -> int:
-    """Return which of the style sheet's shades, 0 to 10, shows `part` of `whole`."""
+    """Return the number, 0 to 10, of the style sheet's shade for the share `part` / `whole`.
+
+    0 where `whole` is 0.
+    """
     return round(10 * part / whole) if whole else 0
 
 

@@ -32,22 +32,22 @@ from cxrbatch.version import VERSION
 
 _BINS = 20
 OnStep = Callable[[str], None]
-"""Called with the name of each step as it begins."""
+"""Called with the name of each step, such as "evaluating", before the step begins."""
 
 
 def no_steps(step: str) -> None:
-    """Ignore a step."""
+    """Do nothing: the `OnStep` for callers that show no progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """What the scores look like, whatever the truth.
+    """How the scores of all scored images are distributed, without regard to the truth.
 
     Attributes:
-        predicted: Class name -> scored images of which it is the most probable class.
-        edges: Of bins of confidence, the largest probability.
-        confidence: Scored images per bin.
-        flags: Flag, its meaning, and the scored images that have it.
+        predicted: Class name -> number of scored images of which it is the most probable class.
+        edges: Edges of the bins of confidence (the largest probability), one more than bins.
+        confidence: Number of scored images in each bin.
+        flags: Code of each flag that occurs, its meaning, and the number of scored images.
     """
 
     predicted: Mapping[str, int]
@@ -58,22 +58,23 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class ReportValues:
-    """Everything that a report says.
+    """All values that the page and the JSON file of a report are made from.
 
     Attributes:
         provenance: How the table was made.
         card: The checkpoint's card; empty where the table has none.
-        classes: Names.
+        classes: Names of the classes.
         truth_source: Where the truth comes from; None without a truth.
         flow: Counts from files to images analysed.
         evaluation: None without a truth.
         subgroups: Empty without a truth.
         distribution: Of the scores.
         copies: Equal and nearly equal pictures.
-        choices: The gallery, as positions that `shown` has.
-        shown: Position -> image.
-        root: The archive's folder, where paths are shown; else None.
-        paths: Row, from 1 -> path, for the rows that are listed, where paths are shown.
+        choices: The images of the gallery, as positions that `shown` has.
+        shown: Position among the analysed images -> image, for all of `choices`.
+        root: The archive's folder; None where paths may not be shown.
+        paths: Row, from 1 -> path, for the rows listed in `copies`; empty where paths may not be
+            shown.
     """
 
     provenance: Mapping[str, Any]
@@ -91,11 +92,14 @@ class ReportValues:
     paths: Mapping[int, str]
 
     def page(self) -> bytes:
-        """Return the HTML page."""
+        """Return the HTML page of the report, encoded in UTF-8."""
         return render("report.html", {"report": self, "few": FEW}).encode()
 
     def figures(self) -> dict[str, Any]:
-        """Return what the JSON file holds: everything but the pictures."""
+        """Return the content of the report's JSON file: all values but the pictures.
+
+        With `archive_root` and `paths` only where paths may be shown.
+        """
         gallery = [
             {"class": name, "kind": title, "images": [self.shown[p].figures() for p in positions]}
             for name, kinds in self.choices.items()
@@ -133,7 +137,7 @@ def write_report(
     overwrite: bool = False,
     on_step: OnStep = no_steps,
 ) -> ReportValues:
-    """Write the report of a results table.
+    """Make the report of a results table, and write it to an HTML file and a JSON file.
 
     Args:
         table: The results table.
@@ -143,16 +147,17 @@ def write_report(
         prevalence: Likewise.
         source: Likewise.
         overwrite: Whether existing outputs are replaced.
-        on_step: Called as each step begins.
+        on_step: Called with the name of each step before it begins.
 
     Returns:
-        What was written.
+        The values that both files were made from.
 
     Raises:
-        UsageError: An output exists, is an input, or is the other output.
-        TableError: The table cannot be used, or an output not be written.
-        LabelError: The labels cannot be used.
+        UsageError: An output exists, is an input, is the other output, or its folder is missing.
+        TableError: The table cannot be used.
+        LabelError: The labels cannot be used, or `prevalence` names no class, or one twice.
         CxrbatchError: No process can be started.
+        OSError: An output cannot be written.
     """
     check_outputs([output, figures], [table, labels], overwrite=overwrite)
     values = make_report(
@@ -165,10 +170,16 @@ def write_report(
 def check_outputs(
     outputs: Sequence[Path | None], sources: Sequence[Path | None], *, overwrite: bool
 ) -> None:
-    """Refuse outputs that exist, are a source, or are each other.
+    """Check before any work is done that outputs can be written; None stands for no file.
+
+    Args:
+        outputs: The files to write.
+        sources: The files that are read.
+        overwrite: Whether an existing output is allowed. A source never is.
 
     Raises:
-        UsageError: Names the output.
+        UsageError: An output exists, is a source, a folder or no regular file, its folder is
+            missing, or two outputs are one file.
     """
     targets = [target for target in outputs if target is not None]
     for target in targets:
@@ -181,10 +192,16 @@ def check_outputs(
 def write_outputs(
     page: bytes, output: Path | None, figures: Mapping[str, Any], json_file: Path | None
 ) -> None:
-    """Write a page and its figures to the files that are given, each whole or not at all.
+    """Write a page and its figures to files, each whole or not at all; existing files are replaced.
+
+    Args:
+        page: The HTML page.
+        output: The file for the page; None to write none.
+        figures: What the JSON file holds.
+        json_file: The file for the figures; None to write none.
 
     Raises:
-        TableError: The disk refuses.
+        OSError: A file cannot be written.
     """
     if output is not None:
         with written_whole(output) as file:
@@ -202,18 +219,18 @@ def make_report(
     source: PictureSource = AS_SCORED,
     on_step: OnStep = no_steps,
 ) -> ReportValues:
-    """Calculate everything that a report says.
+    """Calculate all values of a report, and read its pictures; write nothing.
 
     Args:
         path: The results table.
-        labels: A file of labels; None to look in the table and in its paths.
+        labels: A file of labels; None to use the table's column truth, else class-named folders.
         prevalence: Class name -> prevalence for which predictive values are stated too.
         source: Where the pictures are, and whether paths may be shown.
-        on_step: Called as each step begins.
+        on_step: Called with the name of each step before it begins.
 
     Raises:
         TableError: The table cannot be used.
-        LabelError: The labels cannot be used.
+        LabelError: The labels cannot be used, or `prevalence` names no class, or one twice.
         CxrbatchError: No process can be started.
     """
     on_step("reading the table")
@@ -266,7 +283,10 @@ def make_report(
 
 
 def as_text(value: object) -> object:
-    """Convert a value of a table's provenance, which may be anything, to what JSON can hold."""
+    """Convert a value of a table's provenance, of any type, to texts that JSON can hold.
+
+    A dict becomes a dict of texts and a list a list of texts; None stays None; all else is a text.
+    """
     if isinstance(value, dict):
         return {str(name): str(part) for name, part in value.items()}
     if isinstance(value, list):

@@ -25,7 +25,13 @@ _MOST_SUBGROUPS = 12
 
 @dataclass(frozen=True, slots=True)
 class Subgroup:
-    """Images with one value of a header fact; `few` where they are too few to judge by."""
+    """The images with one value of a header fact, such as those of one manufacturer.
+
+    Attributes:
+        name: The value; "not stated" where the header lacks it.
+        figures: The figures of these images.
+        few: Whether there are fewer than `FEW` images: too few to judge by.
+    """
 
     name: str
     figures: SubgroupFigures
@@ -34,14 +40,14 @@ class Subgroup:
 
 @dataclass(frozen=True, slots=True)
 class Subgroups:
-    """The images by one header fact.
+    """The analysed images, divided by the values of one header fact.
 
     Attributes:
-        fact: The table's column.
-        title: For a reader.
-        parts: The most frequent values, the largest first, ages rising.
-        other_values: Number of further values, which are not shown.
-        other_images: Images of these values.
+        fact: Name of the table's column.
+        title: Name of the fact for a reader.
+        parts: The 12 most frequent values, the largest first; ages in rising order.
+        other_values: Number of further values, which are not evaluated.
+        other_images: Number of images of these values.
     """
 
     fact: str
@@ -52,7 +58,13 @@ class Subgroups:
 
 
 def evaluate_subgroups(analysis: Analysis) -> tuple[Subgroups, ...]:
-    """Evaluate the analysed images by sex, age, view, manufacturer, format and photometric.
+    """Evaluate the analysed images apart for each value of six facts; the analysis needs a truth.
+
+    The facts are sex, age, view, manufacturer, format and photometric interpretation; of each the
+    12 most frequent values are evaluated, "not stated" among them.
+
+    Returns:
+        One entry per fact.
 
     Raises:
         TableError: The table is damaged.

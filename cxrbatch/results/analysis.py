@@ -30,15 +30,15 @@ Positions = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class TableScores:
-    """The scored rows of a table.
+    """The scores of a results table, one entry per scored row; a row is a file or a frame of it.
 
     Attributes:
-        rows: Shape (n,), the number of each in the table, rising.
-        predicted: Shape (n,), class indices.
-        probabilities: Shape (n, classes), float32.
+        rows: Shape (n,), numbers of the scored rows in the table, from 0, ascending.
+        predicted: Shape (n,), int16, index of the predicted class of each scored row.
+        probabilities: Shape (n, classes), float32; each row adds up to 1.
         logits: Shape (n, classes), float32.
-        files: Files of the whole table.
-        outcomes: Rows of the whole table by outcome code.
+        files: Number of files in the whole table, with or without a score.
+        outcomes: Outcome code -> number of rows, of all rows of the table.
     """
 
     rows: Positions
@@ -51,7 +51,13 @@ class TableScores:
 
 @dataclass(frozen=True, slots=True)
 class ExclusionStep:
-    """Images that are left out at one step of the flow, and why."""
+    """A number of images that are not analysed, all for one reason.
+
+    Attributes:
+        name: Code of the reason: an outcome code, or a side of the split.
+        meaning: The reason in words, for a reader.
+        count: Number of images.
+    """
 
     name: str
     meaning: str
@@ -65,21 +71,22 @@ class Flow:
     Source: Bossuyt et al., "STARD 2015", BMJ 2015, item 19.
 
     Attributes:
-        passed_over: Directory entries that are no files and have no row, by kind.
-        files: Files found.
-        rows: Files, or frames of them; all that follows adds up to this.
-        excluded: Rows that are no radiographs, by outcome.
-        failed: Rows that could not be read, by outcome.
-        scored: Images with a score.
-        unlabelled: Scored images without a truth.
-        aside: Scored images with a truth that are on another side of the split, by side.
-        analysed: Images that the figures describe.
-        side: The side of the split that they are on, or None.
-        not_held_out: Analysed images that the labels put on the side train or val: a model may
-            have learned from them, or been chosen by them.
-        labels: Labels given, or None.
-        labels_without_row: Labels that name no row.
-        labelled_unscored: Rows with a truth and without a score.
+        passed_over: Number of directory entries that are no files and have no row, by kind.
+        files: Number of files found.
+        rows: Number of files, or frames of them: excluded + failed + scored.
+        excluded: Rows that are no radiographs, by outcome, the most frequent first.
+        failed: Rows that could not be read, by outcome, the most frequent first.
+        scored: Number of images with a score: unlabelled + aside + analysed.
+        unlabelled: Number of scored images whose true class is unknown; 0 without a truth.
+        aside: Scored images with a true class that are not analysed as they are not on the side
+            test of the split, by side; empty if no such image is on that side.
+        analysed: Number of images that the figures describe.
+        side: "test" if only that side of the split is analysed, else None.
+        not_held_out: Number of analysed images that the labels put on the side train or val: a
+            model may have learned from them, or been chosen by them.
+        labels: Number of labels that the truth comes from; None without a truth.
+        labels_without_row: Number of labels that name no row of the table.
+        labelled_unscored: Number of rows with a true class and without a score.
     """
 
     passed_over: Mapping[str, int]
@@ -100,15 +107,15 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """The images of a table that figures describe.
+    """The images of a results table that are compared with the truth, as `analyse` chose them.
 
     Attributes:
         results: The table.
         card: The checkpoint's card as the table has it; empty where it has none.
-        scores: Its scored rows.
-        truth: Of all rows; None where nothing is known.
-        flow: The counts.
-        chosen: Shape (n,), positions of the analysed images in `scores`.
+        scores: The scored rows of the table.
+        truth: True class, split and patient of every row; None where no true class is known.
+        flow: How many images were left out, and why.
+        chosen: Shape (n,), the analysed images as positions in the arrays of `scores`.
     """
 
     results: Results
@@ -120,22 +127,30 @@ class Analysis:
 
     @property
     def rows(self) -> Positions:
-        """Row numbers of the analysed images, shape (n,)."""
+        """Row numbers, in the table, of the analysed images: shape (n,), from 0, ascending."""
         return self.scores.rows[self.chosen]
 
     @property
     def probabilities(self) -> npt.NDArray[np.float32]:
-        """Probabilities of the analysed images, shape (n, classes)."""
+        """Probabilities of the analysed images, shape (n, classes), float32."""
         return self.scores.probabilities[self.chosen]
 
     def true_classes(self) -> ClassNumbers:
-        """True class of every scored image, shape (scored,); `UNKNOWN` where none is known."""
+        """Return the true class of every scored image, also of those that are not analysed.
+
+        Returns:
+            Shape (scored,), class indices; `UNKNOWN` (-1) where no true class is known.
+        """
         if self.truth is None:
             return np.full(len(self.scores.rows), UNKNOWN, np.int16)
         return self.truth.classes[self.scores.rows]
 
     def patients(self) -> Groups:
-        """Patient number of each analysed image, shape (n,); see `truth.patients_of`.
+        """Return the number of the patient of each analysed image; `truth` must not be None.
+
+        Returns:
+            Shape (n,), int32, from 0 without gaps. The patient is the one that the labels name,
+            else that of the file's header; an image of an unknown patient has a number of its own.
 
         Raises:
             TableError: The table is damaged.
@@ -148,19 +163,20 @@ def analyse(
     results: "str | Path | Table | pd.DataFrame",
     labels: "str | Path | pd.DataFrame | None" = None,
 ) -> Analysis:
-    """Check the scores of a table, find the truth, and choose the images to analyse.
+    """Check the scores of a table, find the true classes, and choose the images to analyse.
 
-    These are the scored images with a truth; where labels name a split that has a side `test`,
-    that side alone, as the model has seen the others. Without a truth they are all scored images.
+    The chosen images are the scored ones whose true class is known. If any of them is on the side
+    `test` of the labels' split, only those on that side are chosen, as the model may have learned
+    from the others. Where no true class is known, all scored images are chosen.
 
     Args:
         results: A table's path, an open table, or what `load_results` returned.
-        labels: A file of labels, or what `load_labels` returned; None to look in the table's
-            column truth and in its class folders.
+        labels: A file of labels, or what `load_labels` returned; None to use the table's column
+            truth, or else the names of the folders in its paths.
 
     Raises:
-        TableError: The table cannot be used, or was edited after it was written.
-        LabelError: The labels cannot be used.
+        TableError: The file is no results table or is damaged, or its scores fail `read_scores`.
+        LabelError: The labels cannot be read, name an image twice or no row, or a class is unknown.
     """
     opened = Results(results)
     scores = read_scores(opened)
@@ -170,10 +186,14 @@ def analyse(
 
 
 def read_scores(results: Results) -> TableScores:
-    """Read and check the scores of a table.
+    """Read the scores of a table, and refuse scores that a run of the program cannot have written.
 
     Raises:
-        TableError: The table is damaged, or its rows contradict each other or its provenance.
+        TableError: The table is damaged, has fewer than two classes, or has more scored rows than
+            a file of its size can hold; a scored row lacks a prediction or a finite score, or
+            another row has one; probabilities do not add up to 1 (by more than 0.001), or the
+            prediction is not the most probable class; or the counts of files, rows and outcomes
+            in the file's provenance are not those of its rows (not checked of a DataFrame).
     """
     classes = results.classes
     if len(classes) < 2:
@@ -246,7 +266,10 @@ def _check_probabilities(results: Results, scores: TableScores) -> None:
 
 
 def card_of(results: Results) -> Mapping[str, Any]:
-    """Return the checkpoint's card as the table has it; empty where it has none."""
+    """Return the checkpoint's card, the JSON object that describes the model.
+
+    The card is a text in the table's provenance; empty if there is none or it is no JSON object.
+    """
     try:
         card = json.loads(results.provenance.get("card", ""))
     except (TypeError, ValueError, RecursionError):
@@ -255,7 +278,7 @@ def card_of(results: Results) -> Mapping[str, Any]:
 
 
 def model_name(card: Mapping[str, Any]) -> str:
-    """Return the name in a checkpoint's card, or that there is none."""
+    """Return the name in a checkpoint's card, or "a model without a name" where it has none."""
     name = card.get("name")
     return name if isinstance(name, str) and name else "a model without a name"
 

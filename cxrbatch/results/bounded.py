@@ -98,8 +98,8 @@ class BoundedParquet:
     """A Parquet file whose footer was checked; its rows are read in batches of bounded size.
 
     Attributes:
-        schema: Its columns.
-        metadata: Its footer.
+        schema: Names and types of the columns.
+        metadata: The file's footer.
         rows: Number of rows.
         size: Size of the file in bytes.
     """
@@ -128,18 +128,20 @@ class BoundedParquet:
     def batches(
         self, names: Sequence[str], rows: Sequence[int] | None = None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Yield some columns, batch by batch.
+        """Yield the rows of some columns, at most 65,536 rows and about 64 MiB at a time.
 
         Args:
             names: Names of the columns.
-            rows: Row groups without any of these rows are skipped; None for all.
+            rows: Row groups without any of these row numbers are skipped, and others are read
+                whole; None to read all.
 
         Yields:
-            The number of the batch's first row, and the batch. Texts that the file stores once for
-            many rows are dictionary arrays.
+            The number of the batch's first row, from 0, and the batch. Columns of text are
+            dictionary arrays where the file stores all their texts in dictionaries.
 
         Raises:
-            TooLarge: A page or a row takes more memory than one of use does.
+            TooLarge: A row takes more than 64 MiB, the largest pages and the dictionaries of a row
+                group more than 256 MiB, or the dictionaries, copied into each batch, over 8 GiB.
             OSError, ValueError, pa.ArrowException: The file is damaged.
         """
         leaves = [leaf for leaf in self._leaves if _is_below(leaf.path, names)]
@@ -163,15 +165,16 @@ class BoundedParquet:
     def unpacked(
         self, names: Sequence[str], *, room: int, rows: Sequence[int] | None = None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Yield some columns as `batches` does, with each text copied for its row.
+        """Yield the rows of some columns, with dictionary arrays of text decoded to plain text.
 
         Args:
             names: Names of the columns.
-            room: Bytes that all batches together may take.
-            rows: As for `batches`.
+            room: Bytes that all batches together may take once decoded.
+            rows: Row groups without any of these row numbers are skipped, and others are read
+                whole; None to read all.
 
         Yields:
-            The number of the batch's first row, and the batch, of at most about 64 MiB.
+            The number of the batch's first row, from 0, and the batch, of at most about 64 MiB.
 
         Raises:
             TooLarge: The batches take more than `room`, or as for `batches`.
@@ -187,14 +190,16 @@ class BoundedParquet:
                 yield place, unpacked(part)
 
     def check_texts(self, names: Sequence[str], *, most: int) -> None:
-        """Refuse columns with texts of more than `most` bytes, without expanding them.
+        """Refuse columns that may hold a text of more than `most` bytes; the rows are not decoded.
 
         Args:
-            names: Names of the columns.
-            most: Limit for each text in a dictionary, and for the mean of each page of others.
+            names: Names of the columns; those that are not of text are ignored.
+            most: Limit in bytes for each text in a dictionary. Of texts outside a dictionary only
+                the mean length in a page is known; it may not exceed the limit either.
 
         Raises:
-            TooLarge: A text is longer, or a page is larger than one of use is.
+            TooLarge: A text, or the mean of a page, is longer; or a page or a dictionary takes
+                more than 256 MiB.
             OSError, ValueError, pa.ArrowException: The file is damaged.
         """
         for leaf in self._leaves:
@@ -303,7 +308,12 @@ def _chunk(column: pq.ColumnChunkMetaData) -> ColumnChunk:
 
 @contextmanager
 def open_bounded(path: Path) -> Iterator[BoundedParquet]:
-    """Open a file as a `BoundedParquet`; raises what that raises."""
+    """Open the file at `path` as a `BoundedParquet`, and close it when the context ends.
+
+    Raises:
+        TooLarge: The footer is larger than 32 MiB or has too many columns.
+        OSError, ValueError, pa.ArrowException: The file cannot be opened, or is no Parquet file.
+    """
     # An open file, not a path: Arrow opens no name that is not UTF-8.
     with path.open("rb") as stream:
         yield BoundedParquet(stream)

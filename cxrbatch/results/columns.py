@@ -23,7 +23,7 @@ _INTEGERS = frozenset({"rows", "columns", "bits_stored"})
 FACTS = tuple(f.name for f in fields(HeaderFacts) if f.repr)
 
 Facts: TypeAlias = tuple[str | int | None, ...]
-"""Header values that a table may hold, in the order of `FACTS`."""
+"""Header values that a table may hold, in the order of `FACTS`; None where the header lacks one."""
 
 TRUTH_COLUMNS = ("truth", "split")
 """Further columns of a table that was made with labels: text, null where unknown."""
@@ -36,8 +36,8 @@ class ImageScores:
     Attributes:
         logits: Shape (c,), float32.
         probabilities: Shape (c,), float32.
-        heatmaps: c * h * w bytes.
-        heatmap_scale: A heat map is its bytes * `heatmap_scale` / 255.
+        heatmaps: c * h * w bytes: one map of h rows and w columns per class, one after another.
+        heatmap_scale: A cell of a heat map has the value byte * `heatmap_scale` / 255.
     """
 
     logits: npt.NDArray[np.float32]
@@ -47,22 +47,24 @@ class ImageScores:
 
 
 class Row(NamedTuple):
-    """The values of one row but its scores; a tuple, as millions of them travel between processes.
+    """The values of one row of a results table without its scores: one file, or one frame of it.
+
+    A tuple, as millions of rows travel between processes.
 
     Attributes:
         path: Relative to the archive's root, see `cxrbatch.files`.
-        frame: 0-based.
+        frame: Number of the frame in the file, from 0.
         file_size: In bytes.
         file_modified_ns: Modification time of the file, nanoseconds since 1970: what an archive
             says of its copy, not a date of the patient's.
         format: "dicom", "png", "jpeg" or "other".
-        outcome: An outcome code.
-        detail: One line for a person.
-        flags: Flag codes.
+        outcome: An outcome code: "scored", or why the image has no score.
+        detail: One line for a person; empty if there is nothing to add.
+        flags: Codes of remarks on the image.
         image_hash: Hash of the model's input; None without an image.
         dhash: 64-bit difference hash; None without an image.
         patient_key: Keyed hash of the patient id; None where there is none.
-        facts: Header values, as `facts_of` gives them.
+        facts: Header values, as `facts_of` returns them.
     """
 
     path: str
@@ -80,7 +82,10 @@ class Row(NamedTuple):
 
 
 def facts_of(header: HeaderFacts) -> Facts:
-    """Select the header values that a table may hold."""
+    """Return the header values that a table may hold, in the order of `FACTS`.
+
+    The patient's id and its issuer are left out.
+    """
     return cast(Facts, _facts_of(header))
 
 
@@ -88,12 +93,13 @@ _facts_of = attrgetter(*FACTS)
 
 
 def table_schema(classes: Sequence[str], *, heatmap_size: int, labelled: bool = False) -> pa.Schema:
-    """Return names and types of a table's columns.
+    """Return the Arrow schema of a results table: the names and types of its columns, in order.
 
     Args:
-        classes: Class names in the order of the logits.
+        classes: Class names in the order of the logits; each has a column for its probability
+            (`p_<class>`) and one for its logit (`logit_<class>`).
         heatmap_size: Height and width of one heat map in cells.
-        labelled: Whether the columns `TRUTH_COLUMNS` are among them.
+        labelled: Whether the columns `TRUTH_COLUMNS` are added at the end.
 
     Raises:
         ValueError: `heatmap_size` is not a positive whole number.
@@ -128,12 +134,17 @@ def table_schema(classes: Sequence[str], *, heatmap_size: int, labelled: bool = 
 def record_batch(
     scored: Sequence[tuple[Row, ImageScores | None]], *, classes: Sequence[str], schema: pa.Schema
 ) -> pa.RecordBatch:
-    """Convert rows with their scores to a batch of a table.
+    """Convert rows and their scores to an Arrow record batch.
 
     Args:
-        scored: Rows, each with its scores, or None where it was not scored: its columns are null.
+        scored: Each row with its scores, or with None if it was not scored: the columns of its
+            scores are then null.
         classes: Class names in the order of the logits.
-        schema: As `table_schema` returns it.
+        schema: As `table_schema` returns it without the columns `TRUTH_COLUMNS`.
+
+    Returns:
+        The columns of `schema`, one row per entry of `scored`. `prediction` is the most probable
+        class, the first of several equal ones; `ood_score` is always null.
     """
     rows = [row for row, _ in scored]
     columns: dict[str, list[Any]] = {
@@ -163,7 +174,7 @@ def _score_columns(
 
 
 def column_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Convert values of rows to an Arrow column; None becomes null.
+    """Convert the values of one column to an Arrow array of type `kind`; None becomes null.
 
     Args:
         values: Numbers, texts, bytes of the type's length, or lists of texts, as `kind` asks.

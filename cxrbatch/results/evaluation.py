@@ -23,25 +23,27 @@ def evaluate(
     prevalence: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> Evaluation:
-    """Compare the scores of a table with the truth: the figures of `cxrbatch report`.
+    """Compare the scores of a table with the true classes: the figures of `cxrbatch report`.
 
-    The images are the scored ones with a truth; where the labels name a split that has a side
-    `test`, that side alone.
+    The images are the scored ones whose true class is known. If any of them is on the side `test`
+    of the labels' split, only those on that side are evaluated.
 
     Args:
         results: A table's path, an open table, or what `load_results` returned, or some of its
             rows.
-        labels: A file of labels, or what `load_labels` returned; None to take the table's own
+        labels: A file of labels, or what `load_labels` returned; None to use the table's own
             column truth, else class-named folders.
         prevalence: Class name -> prevalence, in (0, 1), for which predictive values are stated too.
-        seed: Of the bootstrap.
+        seed: Seed of the random resampling behind bootstrap intervals.
 
     Returns:
         The figures, each with a 95 % interval; `to_frame` gives them as a DataFrame.
 
     Raises:
         TableError: The table cannot be used.
-        LabelError: The labels cannot be used, or nothing tells the truth.
+        LabelError: The labels cannot be used, no true class is known for any scored image, or
+            `prevalence` names no class of the table, or one twice.
+        ValueError: A prevalence is not in (0, 1).
     """
     analysis = analyse(results, labels)
     _require_truth(analysis)
@@ -54,16 +56,21 @@ def headline(
     *,
     seed: int = 0,
 ) -> Headline:
-    """Calculate the headline figures of `evaluate` alone: equal numbers, in less time.
+    """Calculate only the headline figures of `evaluate`: equal numbers, in less time.
 
     Args:
-        results: As in `evaluate`.
-        labels: As in `evaluate`.
-        seed: Of the bootstrap.
+        results: A table's path, an open table, or what `load_results` returned, or some of its
+            rows.
+        labels: A file of labels, or what `load_labels` returned; None to use the table's own
+            column truth, else class-named folders.
+        seed: Seed of the random resampling behind bootstrap intervals.
+
+    Returns:
+        Accuracy, balanced accuracy, macro F1, macro AUC and the AUC of each class, with intervals.
 
     Raises:
-        TableError: As in `evaluate`.
-        LabelError: As in `evaluate`.
+        TableError: The table cannot be used.
+        LabelError: The labels cannot be used, or no true class is known for any scored image.
     """
     analysis = analyse(results, labels)
     _require_truth(analysis)
@@ -80,11 +87,20 @@ def headline(
 def evaluate_analysis(
     analysis: Analysis, *, prevalence: Mapping[str, float] | None = None, seed: int = 0
 ) -> Evaluation:
-    """Evaluate images that `analyse` chose; the arguments are as in `evaluate`.
+    """Calculate all figures of the images that `analyse` chose; needs a truth.
+
+    The temperature and thresholds chosen on validation are those of the checkpoint's card, where it
+    has valid ones.
+
+    Args:
+        analysis: The images, their scores and true classes.
+        prevalence: Class name -> prevalence, in (0, 1), for which predictive values are stated too.
+        seed: Seed of the bootstrap.
 
     Raises:
         TableError: The table is damaged.
         LabelError: `prevalence` names no class, or one twice.
+        ValueError: A prevalence is not in (0, 1).
     """
     temperature = analysis.card.get("temperature")
     return evaluate_scores(
@@ -101,7 +117,13 @@ def evaluate_analysis(
 
 
 def by_class(prevalence: Mapping[str, float], classes: tuple[str, ...]) -> dict[str, float]:
-    """Spell the classes of `prevalence` as the table does.
+    """Return `prevalence` with each class name spelled as in `classes`.
+
+    Case, spaces, hyphens and underscores are ignored: "covid 19" becomes "COVID-19".
+
+    Args:
+        prevalence: Class name as a user writes it -> prevalence.
+        classes: Class names of the table.
 
     Raises:
         LabelError: A name is no class, or two names are one class.

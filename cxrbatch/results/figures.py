@@ -16,15 +16,15 @@ CountTuple = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One statistic with its 95 % interval.
+    """One statistic, such as an accuracy, with its 95 % interval.
 
     Attributes:
         value: None where the statistic is undefined.
-        low: Lower bound; None where there is no interval.
+        low: Lower bound of the interval; None where there is no interval.
         high: Upper bound, likewise.
         n: Number of images that it describes; of a proportion, the denominator.
         method: How the interval was calculated, for a reader: "Wilson", "patient bootstrap", …;
-            None without one.
+            None without an interval.
         undefined: Why there is no value, or, with a value, no interval; None where there is both.
     """
 
@@ -38,7 +38,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A curve for drawing: a few hundred of its own points.
+    """The points of a curve for drawing, at most about 300 of all its points.
 
     Attributes:
         x: Of a ROC curve 1 - specificity; of a precision-recall curve the recall.
@@ -51,12 +51,12 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Scores of one class in bins of equal width over [0, 1], by truth.
+    """Numbers of images by their score for one class, in bins of equal width over [0, 1].
 
     Attributes:
-        edges: One more than bins.
-        positive: Images of the class in each bin.
-        negative: The other images.
+        edges: Edges of the bins, one more than there are bins.
+        positive: Number of images of the class in each bin.
+        negative: Number of the other images in each bin.
     """
 
     edges: FloatTuple
@@ -66,18 +66,19 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class OperatingFigures:
-    """A threshold of one class and its rates: positive where the score reaches it.
+    """A threshold for one class and its rates: an image is positive if its score is at least that.
 
     Attributes:
         name: "youden", "sensitive" (95 % sensitivity) or "specific" (95 % specificity).
         chosen_on: "these images", or "validation" where the checkpoint's card holds the threshold.
         threshold: Just above 1 or the highest score where no image is positive.
-        sensitivity: Share of the images of the class that reach the threshold.
-        specificity: Share of the other images that do not.
-        ppv: Share of the images reaching it that are of the class.
-        npv: Share of the images not reaching it that are of another class.
-        ppv_at_prevalence: By Bayes' rule for the stated prevalence; None where none was stated.
-        npv_at_prevalence: Likewise.
+        sensitivity: Share of the images of the class whose score is at least the threshold.
+        specificity: Share of the other images whose score is below it.
+        ppv: Share of the positive images that are of the class.
+        npv: Share of the images below the threshold that are of another class.
+        ppv_at_prevalence: The PPV for the stated prevalence, by Bayes' rule; None where no
+            prevalence was stated.
+        npv_at_prevalence: The NPV, likewise.
     """
 
     name: str
@@ -93,19 +94,21 @@ class OperatingFigures:
 
 @dataclass(frozen=True, slots=True)
 class ClassFigures:
-    """One class against all others.
+    """The figures of one class against all others.
 
     Attributes:
-        name: Of the class.
-        images: Images that are of the class.
-        predicted: Images for which it is the most probable class.
-        sensitivity: By the most probable class, as specificity, ppv, npv and f1.
-        auc: Area under the ROC curve.
+        name: Name of the class.
+        images: Number of images that are of the class.
+        predicted: Number of images for which it is the most probable class.
+        sensitivity: An image counts as positive if the class is its most probable one, in
+            sensitivity, specificity, ppv, npv and f1.
+        auc: Area under the ROC curve of the class's probability.
         average_precision: Without interpolation.
         roc: None where undefined: `auc.undefined` says why.
         precision_recall: None where undefined: `average_precision.undefined` says why.
-        points: Empty where there is no curve to choose them on.
-        prevalence: The stated one, in (0, 1), or None.
+        points: Thresholds with their rates: those chosen on these images, unless `roc` is None,
+            then those from the checkpoint's card.
+        prevalence: The stated prevalence, in (0, 1), or None.
         histogram: Of the class's probability.
     """
 
@@ -130,12 +133,15 @@ class ClassFigures:
 class Calibration:
     """Confidence against accuracy: is a confidence of 0.8 right in 80 of 100 images?
 
+    The confidence of an image is its largest probability.
+
     Attributes:
-        edges: Of the bins of confidence, the largest probability; one more than bins.
-        images: Images in each bin.
+        edges: Edges of the bins of confidence, one more than there are bins.
+        images: Number of images in each bin.
         confidence: Mean confidence in each bin; None where it is empty.
         accuracy: Share of right predictions in each bin; None where it is empty.
-        ece: Expected calibration error.
+        ece: Expected calibration error: the mean of |accuracy - confidence| over the bins,
+            weighted by their images.
         ece_by_chance: Its mean if every confidence were true, as the number of right predictions
             varies by chance; None without images.
         brier: Squared distance of the probabilities from the truth, summed over the classes, in
@@ -153,15 +159,15 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class RuleOut:
-    """A threshold below which images are read as normal.
+    """A threshold of 1 - P(Normal) below which images are read as normal ("ruled out").
 
     Attributes:
         target: The least sensitivity for abnormal images: 0.95, 0.98 or 0.99.
-        threshold: Of 1 - P(Normal).
-        sensitivity: Share of the abnormal images that reach the threshold.
-        specificity: Share of the normal images that do not.
+        threshold: The threshold with the best specificity that meets the target.
+        sensitivity: Share of the abnormal images that are not ruled out.
+        specificity: Share of the normal images that are ruled out.
         npv: Share of the images ruled out that are normal.
-        ruled_out: Share of all images that do not reach the threshold.
+        ruled_out: Share of all images that are ruled out.
     """
 
     target: float
@@ -174,14 +180,14 @@ class RuleOut:
 
 @dataclass(frozen=True, slots=True)
 class Triage:
-    """Normal against all other classes, by 1 - P(Normal).
+    """The figures of normal against abnormal (all other classes), by the score 1 - P(Normal).
 
     Attributes:
         normal: The name of the class.
-        images: Abnormal images.
+        images: Number of abnormal images.
         auc: Area under the ROC curve.
         roc: None where undefined: `auc.undefined` says why.
-        rules: One per target; empty where there is no curve.
+        rules: One threshold per target sensitivity; empty where there is no ROC curve.
         histogram: Of 1 - P(Normal); positive is abnormal.
     """
 
@@ -254,9 +260,9 @@ class Headline:
     """The headline figures of an evaluation, without curves and tables.
 
     Attributes:
-        images: Images analysed.
-        patients: Their patients.
-        side: The side of a split that they are on, or None.
+        images: Number of images analysed.
+        patients: Number of their patients; an image of an unknown patient counts as one.
+        side: "test" if only that side of the labels' split was analysed, else None.
         accuracy: As in `Evaluation`, with the next three.
         balanced_accuracy: Likewise.
         macro_f1: Likewise.
@@ -276,11 +282,11 @@ class Headline:
 
 @dataclass(frozen=True, slots=True)
 class SubgroupFigures:
-    """The few figures of a subgroup.
+    """The few figures of a subgroup of images, such as those of one manufacturer.
 
     Attributes:
-        images: Its images.
-        patients: Their patients.
+        images: Number of images in the subgroup.
+        patients: Number of their patients; an image of an unknown patient counts as one.
         accuracy: As in `Evaluation`, with the next one.
         balanced_accuracy: Over the classes that occur in the subgroup.
         macro_auc: Over the classes that have an area in the subgroup; its interval is DeLong's.

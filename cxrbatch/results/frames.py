@@ -67,7 +67,13 @@ class Results:
         self.provenance: Mapping[str, Any] = made["provenance"]
 
     def read(self, names: Iterable[str]) -> pd.DataFrame:
-        """Read some columns, by their names in the table; types are those of `load_results`.
+        """Read some columns of all rows as a DataFrame.
+
+        Args:
+            names: Names of the columns in the file, not those of `FRAME_NAMES`.
+
+        Returns:
+            The columns with the types that `load_results` gives them; the index counts from 0.
 
         Raises:
             TableError: The file is damaged, expands to too much memory, or a column is missing.
@@ -120,7 +126,7 @@ def heatmaps(results: pd.DataFrame, row: int) -> npt.NDArray[np.float32] | None:
         the network's last layer. None where the row was not scored.
 
     Raises:
-        TableError: The file is gone or damaged.
+        TableError: The file is gone, is no results table any more, or is damaged.
     """
     table = open_table(Path(results.attrs["path"]))
     (values,) = table.take([row], _HEATMAPS).to_pylist()
@@ -133,18 +139,20 @@ def heatmaps(results: pd.DataFrame, row: int) -> npt.NDArray[np.float32] | None:
 
 
 def load_labels(path: str | Path) -> pd.DataFrame:
-    """Load a CSV or Parquet file of labels.
+    """Load and check a CSV or Parquet file of labels.
 
     Args:
-        path: A file with the column `label` and one of `path`, `sop_instance_uid`, `image_hash`;
-            `patient`, `split` and `source` may stand beside them.
+        path: A file with the column `label` and one of `path`, `sop_instance_uid`, `image_hash`,
+            of which the first that it has names the images; `patient`, `split` and `source` are
+            read too if it has them.
 
     Returns:
         One row per label, in the file's order: the column that names the images as text, then
         `label`, `patient`, `split` and `source` as categories, null where the file has nothing.
 
     Raises:
-        LabelError: The file cannot be read, lacks a column, or has a row without a name or label.
+        LabelError: The file cannot be read, lacks a column, or has a row without a name or label,
+            or with a split other than train, val or test.
     """
     return read_frame(Path(path), IMAGE_KEYS)
 

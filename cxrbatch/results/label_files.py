@@ -38,16 +38,17 @@ _SPLIT = "|".join(("", *SPLITS))
 
 
 def read_labels(file: Path) -> list[LabelledFile]:
-    """Read a file of labels in which each path stands once.
+    """Read and check a file of labels that may name each path only once.
 
     Args:
-        file: As for `labels_in`.
+        file: A CSV or Parquet file (told apart by its content, not its name) with the columns path
+            and label; patient, split and source are read too if it has them.
 
     Returns:
-        The labels, in the file's order.
+        One label per row, in the file's order.
 
     Raises:
-        LabelError: As for `labels_in`, or a path stands twice, be it with one class or with two.
+        LabelError: As for `labels_in`; or two rows have the same path, even with the same label.
     """
     frame = read_frame(file, ("path",))
     check_each_once(file, frame["path"], frame["label"])
@@ -55,14 +56,14 @@ def read_labels(file: Path) -> list[LabelledFile]:
 
 
 def labels_in(file: Path) -> list[LabelledFile]:
-    """Read a file of labels in which a path may stand several times.
+    """Read and check a file of labels that may name a path several times.
 
     Args:
-        file: A CSV or Parquet file with the columns path and label; patient, split and source may
-            stand beside them. Its content, not its name, says which of the two it is.
+        file: A CSV or Parquet file (told apart by its content, not its name) with the columns path
+            and label; patient, split and source are read too if it has them.
 
     Returns:
-        A label per row, in the file's order.
+        One label per row, in the file's order.
 
     Raises:
         LabelError: As for `read_frame`.
@@ -74,12 +75,12 @@ def read_frame(labels: Path | pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame
     """Read and check labels of a CSV or Parquet file, or of a DataFrame with the same columns.
 
     Numbers in a Parquet file become their text. Spaces around a text are removed, and paths are
-    normalised ("./a" is "a").
+    normalised ("./a" is "a"). A path or image may occur several times.
 
     Args:
         labels: The file, whose content, not its name, says whether it is CSV or Parquet; or a
             DataFrame.
-        keys: Columns that may name the images; the first of them that there is is read.
+        keys: Columns that may name the images; the first of them that `labels` has is read.
 
     Returns:
         A row per label, in order: that column as text, then label, patient, split and source as
@@ -113,15 +114,16 @@ def read_frame(labels: Path | pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame
 
 
 def check_each_once(file: Path | str, names: pd.Series, labels: pd.Series) -> None:
-    """Refuse labels of which two have the same name.
+    """Raise LabelError if two labels name the same image, be their classes equal or not.
 
     Args:
-        file: The file that they come from.
-        names: What each label calls its image.
-        labels: The class that each label gives.
+        file: The file that the labels come from, for the message.
+        names: The name of the image in each label.
+        labels: The class in each label, in the same order.
 
     Raises:
-        LabelError: Lists the first such images, with their labels where these differ.
+        LabelError: Its message counts the images that are named several times and lists up to
+            five of them, with their classes where these differ.
     """
     doubled = names[names.duplicated()].unique()
     if not len(doubled):

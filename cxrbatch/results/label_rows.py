@@ -29,11 +29,19 @@ _PART_BYTES = 8 << 20
 _BYTES_OF_A_CHARACTER = 4
 
 Chunks = Iterator[pd.DataFrame]
-"""Some rows at a time: texts in the columns of `names_of`, indexed by the number of the row."""
+"""Yields the rows of a file some at a time, each time as a DataFrame of texts.
+
+Its columns are those of `names_of`; its index is the row's number, or the line of CSV, from 1.
+"""
 
 
 def frame_of(columns: Mapping[str, Sequence[str]], numbers: Sequence[int] | range) -> pd.DataFrame:
-    """Make a chunk of texts, without spaces around them."""
+    """Make a DataFrame of texts, with the spaces around each text removed.
+
+    Args:
+        columns: Column name -> texts.
+        numbers: The index: the number of each row in its file.
+    """
     texts = pd.DataFrame(columns, numbers, dtype="string")
     return texts.apply(lambda column: column.str.strip())
 
@@ -73,10 +81,18 @@ class _Lines:
 
 
 def csv_chunks(stream: BinaryIO, file: Path, keys: Sequence[str]) -> Chunks:
-    """Read a CSV file in UTF-8, and close the stream.
+    """Yield the rows of a CSV file in UTF-8, some at a time, and close the stream at the end.
 
     By `csv` and not `pandas.read_csv`, which has no limit for a row without end and does not say
     on which line of the file a row stands.
+
+    Args:
+        stream: The file, opened for reading bytes.
+        file: Its path, for messages.
+        keys: Columns that may name the images; the first of them that the file has is read.
+
+    Yields:
+        See `Chunks`; a column that the file lacks, and a field that its row lacks, is "".
 
     Raises:
         LabelError: It is no CSV file in UTF-8, a column is missing or doubled, or a row has too
@@ -121,7 +137,15 @@ def _some_rows(
 
 
 def parquet_chunks(stream: BinaryIO, file: Path, keys: Sequence[str]) -> Chunks:
-    """Read a Parquet file.
+    """Yield the rows of a Parquet file, some at a time; numbers become their text.
+
+    Args:
+        stream: The file on disk, opened for reading bytes.
+        file: Its path, for messages.
+        keys: Columns that may name the images; the first of them that the file has is read.
+
+    Yields:
+        See `Chunks`; a column that the file lacks, and a null, is "".
 
     Raises:
         LabelError: It is damaged or would take too much memory, a column is missing, doubled or of
@@ -170,7 +194,10 @@ def _texts(column: pa.Array) -> list[str]:
 
 
 def text_of(value: str | float | None) -> str:
-    """Convert a field to text; a whole number gets no point, as a column with gaps holds floats."""
+    """Convert a field to text: None and NaN to "", and a float without fraction like 3.0 to "3".
+
+    A column of whole numbers with gaps holds floats.
+    """
     if value is None or value != value:
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -179,12 +206,24 @@ def text_of(value: str | float | None) -> str:
 
 
 def names_of(key: str) -> tuple[str, ...]:
-    """Return the columns that are read where `key` names the images."""
+    """Return the columns that are read of labels: `key`, label, patient, split and source.
+
+    `key` is the column that names the images.
+    """
     return (key, "label", *_OPTIONAL)
 
 
 def key_column(names: Sequence[str], file: Path | str, keys: Sequence[str]) -> str:
-    """Choose the column that names the images; refuse missing and doubled columns."""
+    """Return the name of the column that names the images: the first of `keys` that is in `names`.
+
+    Args:
+        names: Names of the columns of a file of labels.
+        file: The file's path, for messages.
+        keys: Columns that may name the images, the preferred one first.
+
+    Raises:
+        LabelError: None of `keys` or no column label is there, or a column to read occurs twice.
+    """
     key = next((key for key in keys if key in names), None)
     if key is None or "label" not in names:
         lacking = keys[0] if key is None else "label"

@@ -66,7 +66,10 @@ def class_numbers(labels: Iterable[str], classes: Sequence[str]) -> dict[str, in
 
 
 def folded_numbers(classes: Sequence[str]) -> dict[str, int]:
-    """Map each folded class name to its index in `classes`; to -1 where two classes share it."""
+    """Map the folded name (see `folded`) of each class to the index of the class in `classes`.
+
+    A folded name that two classes share maps to -1.
+    """
     numbers: dict[str, int] = {}
     for number, name in enumerate(classes):
         numbers[folded(name)] = -1 if folded(name) in numbers else number
@@ -74,10 +77,11 @@ def folded_numbers(classes: Sequence[str]) -> dict[str, int]:
 
 
 def folded(name: str) -> str:
-    """Return a spelling of `name` that ignores case, and spaces, hyphens and underscores.
+    """Return a form of `name` that is equal for names that differ in case or separators alone.
 
-    Separators between two digits are kept as a space: "stage 1-1" is not "stage 11". Unicode
-    compatibility forms (NFKC) count as equal.
+    Spaces, hyphens and underscores inside the name are separators, and are removed; between two
+    digits they become one space: "stage 1-1" is not "stage 11". Unicode compatibility forms (NFKC)
+    count as equal.
     """
     plain = unicodedata.normalize("NFKC", name).casefold().replace("_", " ").strip()
     parts = [part for part in re.split(r"(?<=\w)[\s_-]+(?=\w)", plain) if part]
@@ -91,15 +95,16 @@ def folded(name: str) -> str:
 def labels_from_folders(root: Path) -> list[LabelledFile]:
     """Label every file below `root` with the name of the top folder it is in: root/<class>/…/file.
 
-    Files directly in `root` get no label.
+    Files directly in `root` get no label. Files and folders whose names start with a dot are
+    skipped. All other files are labelled, whether they are images or not.
 
     Returns:
-        The labels, sorted by path; paths are relative to `root` and written as
-        `paths.path_to_text` writes them.
+        The labels, folder by folder in sorted order; paths are relative to `root` and written as
+        `cxrbatch.files.path_to_text` writes them.
 
     Raises:
-        LabelError: No folder in `root` holds a file, one of them holds none, or a folder cannot be
-            listed.
+        LabelError: No folder in `root` holds a file (at any depth), one of them holds none, or a
+            folder cannot be listed.
     """
     try:
         with os.scandir(root) as entries:

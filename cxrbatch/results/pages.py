@@ -38,11 +38,20 @@ _Fields = dict[tuple[int, int], Any]
 
 
 class TooLarge(Exception):
-    """A Parquet file would take more memory than allowed; the message follows the file's name."""
+    """Raised for a Parquet file that would take more memory than allowed.
+
+    The message is a predicate, such as "has pages …": the caller puts the file's name before it.
+    """
 
 
 class ColumnChunk(NamedTuple):
-    """One column of one row group: bytes `start` to `end` of the file, with `values` values."""
+    """Where a file stores one column of one row group.
+
+    Attributes:
+        start: Offset of its first byte in the file.
+        end: Offset after its last byte.
+        values: Number of values, nulls included.
+    """
 
     start: int
     end: int
@@ -50,11 +59,11 @@ class ColumnChunk(NamedTuple):
 
 
 class Page(NamedTuple):
-    """The header of a page.
+    """The header of one page of a column.
 
     Attributes:
         is_dictionary: Whether the page holds a dictionary.
-        size: Bytes of the page in memory.
+        size: Bytes of the page in the file or once decompressed, whichever is more.
         values: Number of values.
         encoding: Encoding of the values, of enum Encoding.
     """
@@ -69,11 +78,12 @@ def check_footer(descriptor: int) -> None:
     """Refuse a footer that is too large, too nested or damaged, before Arrow parses it.
 
     Args:
-        descriptor: Of the open file.
+        descriptor: Descriptor of the open file.
 
     Raises:
-        TooLarge: The footer has more than 32 MiB, or too many entries or columns.
-        ValueError: The footer is damaged.
+        TooLarge: The footer has more than 32 MiB, 400,000 entries in its lists, 10,000 columns or
+            256 nested columns.
+        ValueError: The footer is damaged, or there is none.
     """
     size = os.fstat(descriptor).st_size
     tail = os.pread(descriptor, 8, max(0, size - 8))
@@ -96,12 +106,12 @@ def read_pages(descriptor: int, chunk: ColumnChunk) -> Iterator[Page]:
     """Yield the headers of a column's pages; the pages themselves are not read.
 
     Args:
-        descriptor: Of the open file.
-        chunk: The column.
+        descriptor: Descriptor of the open file.
+        chunk: Where the file stores the column of one row group.
 
     Raises:
         TooLarge: A header has more than 1 MiB.
-        ValueError: A header is damaged, or the pages do not have the column's number of values.
+        ValueError: A header is damaged, or the pages have fewer values than the column.
     """
     at, left = chunk.start, chunk.values
     while left > 0:
@@ -248,7 +258,10 @@ OFFSET_BYTES = 8
 
 
 def text_lengths(column: pa.Array) -> pa.Array | None:
-    """Return the bytes of each text of a column; None where the column is not of texts."""
+    """Return the length in bytes of each text of a column, plain or a dictionary array.
+
+    None where the column is not of texts (string or large string).
+    """
     texts = column.dictionary if pa.types.is_dictionary(column.type) else column
     if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
         return None
@@ -257,26 +270,29 @@ def text_lengths(column: pa.Array) -> pa.Array | None:
 
 
 def unpacked_size(batch: pa.RecordBatch) -> int:
-    """Return the bytes that a batch takes once each text is copied for its row."""
+    """Return the bytes that a batch takes once its dictionary arrays are decoded to plain text."""
     return sum(map(_size, batch.columns))
 
 
 def unpacked(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return the same rows with each text copied for its row, also in lists of texts."""
+    """Return the same rows with dictionary arrays decoded: each row has its own copy of its text.
+
+    Lists of dictionary-encoded texts are decoded too; other columns stay as they are.
+    """
     columns = [_unpacked(column) for column in batch.columns]
     return pa.RecordBatch.from_arrays(columns, batch.schema.names)
 
 
 def portions(first: int, batch: pa.RecordBatch, most: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Halve a batch until each part unpacks to at most `most` bytes, or is one row.
+    """Halve a batch until each part takes at most `most` bytes once decoded, or is one row.
 
     Args:
         first: The number of the batch's first row.
-        batch: The batch.
-        most: Limit in bytes.
+        batch: The batch, which may have dictionary arrays.
+        most: Limit in bytes for a part with its dictionary arrays decoded to plain text.
 
     Yields:
-        The number of the part's first row, and the part.
+        The number of the part's first row, and the part, its dictionary arrays not yet decoded.
     """
     if len(batch) < 2 or unpacked_size(batch) <= most:
         yield first, batch

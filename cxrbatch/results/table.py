@@ -38,9 +38,9 @@ class Table:
     Attributes:
         path: The file.
         classes: Class names in the order of the logits.
-        provenance: How the table was made, as the file says.
+        provenance: How the table was made: the JSON object in the file's metadata.
         rows: Number of rows.
-        size: Of the file, in bytes.
+        size: Size of the file in bytes.
     """
 
     path: Path
@@ -51,15 +51,19 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns of the data contract, in its order."""
+        """Names of the columns that cxrbatch writes into such a results table, in their order."""
         names: list[str] = _schema_of(self.provenance).names
         return names
 
     def read(self, columns: Iterable[str]) -> pa.Table:
-        """Read some columns of all rows.
+        """Read some columns of all rows into memory.
+
+        Args:
+            columns: Names of the columns.
 
         Raises:
-            TableError: The file's data is damaged, or expands to more than a table of its size may.
+            TableError: The file's data is damaged, or takes more memory than 128 MiB and 32 times
+                the file's size.
         """
         names = list(columns)
         with _explained(self.path), open_bounded(self.path) as file:
@@ -68,10 +72,12 @@ class Table:
             return _joined(batches, file, names)
 
     def check_texts(self) -> None:
-        """Refuse a table with texts over 64 KiB, of which some thousand rows take gigabytes.
+        """Raise TableError if a text of the table is longer than 64 KiB.
+
+        Some thousand rows with such texts take gigabytes. The rows are not decoded.
 
         Raises:
-            TableError: As for `read`.
+            TableError: There is such a text, or the file's data is damaged.
         """
         with _explained(self.path), open_bounded(self.path) as file:
             file.check_texts(self.columns, most=_LONGEST_TEXT)
@@ -79,11 +85,16 @@ class Table:
     def take(self, rows: Sequence[int], columns: Iterable[str]) -> pa.Table:
         """Read some columns of a few rows; row groups without any of them are not read.
 
+        Args:
+            rows: Row numbers, from 0, in any order; a number may occur several times.
+            columns: Names of the columns.
+
         Returns:
-            The rows in the order of `rows`.
+            One row for each number, in the order of `rows`.
 
         Raises:
-            TableError: As for `read`.
+            TableError: The file's data is damaged, or the row groups that are read take more memory
+                than 256 MiB and 128 times the file's size.
         """
         names, wanted = list(columns), np.unique(np.asarray(rows, np.int64))
         batches = []
@@ -96,10 +107,11 @@ class Table:
             return _joined(batches, file, names).take(pa.array(places))
 
     def row_groups(self) -> Iterator[pa.Table]:
-        """Yield all columns of the table, at most 65,536 rows and about 64 MiB at a time.
+        """Yield all rows and columns of the table, at most 65,536 rows and about 64 MiB at a time.
 
         Raises:
-            TableError: As for `read`.
+            TableError: The file's data is damaged, or all rows together take more memory than
+                256 MiB and 128 times the file's size.
         """
         names = self.columns
         with _explained(self.path), open_bounded(self.path) as file:
@@ -109,11 +121,12 @@ class Table:
 
 
 def open_table(path: Path) -> Table:
-    """Open a results table without reading its rows.
+    """Open a results table and check its metadata, without reading its rows.
 
     Raises:
-        TableError: The file is no Parquet file, was not written by cxrbatch, has another major
-            schema version, or its footer states more rows than a file of its size may have.
+        TableError: The file cannot be opened or is no regular file, is no Parquet file, was not
+            written by cxrbatch, has another major schema version, lacks a column or has one of
+            another type, or its footer states more rows than a file of its size may have.
     """
     if path.exists() and not path.is_file():
         raise TableError(f"cannot open table {path}: it is no regular file; name a file")
@@ -173,7 +186,12 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def too_large(path: Path | str, what: object) -> TableError:
-    """Make the error for a table too large for memory; `what` follows the path in its message."""
+    """Return the error for a table too large for memory; the caller raises it.
+
+    Args:
+        path: The table.
+        what: What is too large, for the message after the path: "has 9,000 rows in 12 bytes".
+    """
     return TableError(f"{path} {what}, more than a table of its size may; score again")
 
 

@@ -31,10 +31,10 @@ class Truth:
 
     Attributes:
         source: Where they come from, for a reader.
-        classes: Shape (rows,), class indices; `UNKNOWN` where no class is known.
+        classes: Shape (rows,), class indices; `UNKNOWN` (-1) where no class is known.
         splits: Shape (rows,), indices into `SPLITS`; `UNKNOWN` where no split is given.
-        patients: One text per row; null where the labels name no patient.
-        labels: Number of labels.
+        patients: The id of each row's patient as text; null where the labels name no patient.
+        labels: Number of labels; without a file of labels, number of rows whose class is known.
         without_row: Number of labels that name no row of the table.
     """
 
@@ -47,7 +47,10 @@ class Truth:
 
 
 def find_truth(results: Results, labels: "Path | pd.DataFrame | None" = None) -> Truth | None:
-    """Find the truth in `labels`, else in the table's column truth, else in class folders.
+    """Find the true classes of a table's rows in the first of three places that applies.
+
+    These are `labels`, if given; the table's own column truth, if it has one; and the folders in
+    its paths, if they are named like classes.
 
     Args:
         results: The table.
@@ -55,8 +58,8 @@ def find_truth(results: Results, labels: "Path | pd.DataFrame | None" = None) ->
             the label of the file.
 
     Returns:
-        None where there are no labels, no column truth, and class folders do not name the class of
-        at least 90 % of the scored rows and of two classes.
+        None where there are no labels and no column truth, and class folders do not name the class
+        of at least 90 % of the scored rows and at least two classes.
 
     Raises:
         LabelError: Labels cannot be read, name an image twice, an unknown class, or no row.
@@ -70,12 +73,19 @@ def find_truth(results: Results, labels: "Path | pd.DataFrame | None" = None) ->
 
 
 def join_labels(results: Results, labels: "Path | pd.DataFrame") -> Truth:
-    """Join labels with rows by path, SOP Instance UID or image hash, whichever column they have.
+    """Give each row of a table the label that names its path, SOP Instance UID or image hash.
 
-    Paths are written as in the table, or absolute below the archive's root.
+    Of these three columns the first that the labels have is used. Paths in labels are written as in
+    the table, or absolute below the archive's root. A label that names no row is only counted.
+
+    Args:
+        results: The table.
+        labels: A file of labels, or a DataFrame with the same columns.
 
     Raises:
-        LabelError: As in `find_truth`.
+        LabelError: Labels cannot be read, name an image twice or an unknown class, or none of them
+            names a row.
+        TableError: The table is damaged.
     """
     frame = read_frame(labels, IMAGE_KEYS)
     file = "the labels" if isinstance(labels, pd.DataFrame) else labels
@@ -105,13 +115,14 @@ def join_labels(results: Results, labels: "Path | pd.DataFrame") -> Truth:
 
 
 def folder_truth(results: Results) -> Truth | None:
-    """Take the class of each row from the folders in its path.
+    """Take the true class of each row from the names of the folders in its path.
 
-    A folder counts where its name is that of a class; a path through folders of two classes has no
-    truth.
+    A folder names a class if their `folded` names are equal. A path whose folders name no class, or
+    two, has no true class.
 
     Returns:
-        None where the folders do not meet the rule of `find_truth`.
+        None where the folders name the class of fewer than 90 % of the scored rows, or fewer than
+        two classes.
 
     Raises:
         TableError: The table is damaged.
@@ -129,15 +140,21 @@ def folder_truth(results: Results) -> Truth | None:
 
 
 def patients_of(results: Results, truth: Truth, rows: npt.NDArray[np.int64]) -> Groups:
-    """Number the patients of some rows: those that the labels name, else those of the headers.
+    """Return the number of the patient of some rows of a table.
+
+    The patient is the one that the labels name, else that of the header (`patient_key`).
 
     Args:
         results: The table.
         truth: Of the same table.
-        rows: Shape (n,), row numbers.
+        rows: Shape (n,), row numbers, from 0.
 
     Returns:
-        Shape (n,), from 0 without gaps; an image whose patient is unknown has a number alone.
+        Shape (n,), int32, from 0 without gaps; an image of an unknown patient has a number of its
+        own.
+
+    Raises:
+        TableError: The table is damaged.
     """
     named = "label/" + truth.patients.astype("string")[rows]
     keyed = "header/" + results.read(["patient_key"])["patient_key"].astype("string")[rows]

@@ -51,23 +51,29 @@ def evaluate_scores(
     thresholds: Mapping[str, Mapping[str, float]] | None = None,
     seed: int = 0,
 ) -> Evaluation:
-    """Calculate all figures of probabilities against the truth.
+    """Calculate all figures of probabilities against the true classes.
 
     Args:
         truth: Shape (n,), class indices; with n = 0 every figure is undefined.
         probabilities: Shape (n, classes), as the table has them.
-        groups: Shape (n,), the patient of each image, as a number.
+        groups: Shape (n,), the number of each image's patient.
         classes: Names of the classes.
-        logits: Shape (n, classes); their softmax gives the figures before calibration.
-        temperature: Copied into the result.
+        logits: Shape (n, classes); their softmax gives the figures before calibration. None to
+            leave these out.
+        temperature: Only copied into the result.
         prevalence: Class name -> the prevalence, in (0, 1), for which the predictive values are
             stated too.
         thresholds: Class name -> "youden", "sensitive", "specific" -> threshold, as the
-            checkpoint's card has them from validation; shown beside those chosen on the images.
-        seed: Of the bootstrap.
+            checkpoint's card has them from validation. Their rates are calculated beside those of
+            the thresholds chosen on these images.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The figures; shares, areas and means have 95 % intervals.
 
     Raises:
-        ValueError: The shapes do not fit, a score is not finite, or a prevalence is not in (0, 1).
+        ValueError: The shapes do not fit, a score is not finite, a true class is no class index, or
+            a prevalence is not in (0, 1).
     """
     _check(truth, probabilities, groups, classes)
     if logits is not None:
@@ -128,10 +134,17 @@ def evaluate_subgroup(
     classes: Sequence[str],
     seed: int = 0,
 ) -> SubgroupFigures:
-    """Calculate the figures of a subgroup; the arguments are as in `evaluate_scores`.
+    """Calculate accuracy, balanced accuracy, macro AUC and sensitivities of a subgroup of images.
+
+    Args:
+        truth: Shape (n,), class indices of the subgroup's images.
+        probabilities: Shape (n, classes).
+        groups: Shape (n,), the number of each image's patient.
+        classes: Names of all classes.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: As in `evaluate_scores`.
+        ValueError: The shapes do not fit, a score is not finite, or a true class is no class index.
     """
     _check(truth, probabilities, groups, classes)
     groups = numbered(groups)
@@ -222,18 +235,18 @@ def headline_of(
     side: str | None = None,
     seed: int = 0,
 ) -> Headline:
-    """Calculate the headline figures alone, equal to those of `evaluate_scores`.
+    """Calculate only the headline figures, with values equal to those of `evaluate_scores`.
 
     Args:
-        truth: As in `evaluate_scores`, with the next three.
-        probabilities: Likewise.
-        groups: Likewise.
-        classes: Likewise.
-        side: Copied into the result.
-        seed: Of the bootstrap.
+        truth: Shape (n,), class indices.
+        probabilities: Shape (n, classes).
+        groups: Shape (n,), the number of each image's patient.
+        classes: Names of the classes.
+        side: Only copied into the result.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: As in `evaluate_scores`.
+        ValueError: The shapes do not fit, a score is not finite, or a true class is no class index.
     """
     _check(truth, probabilities, groups, classes)
     groups = numbered(groups)
@@ -256,17 +269,22 @@ def headline_of(
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Differences of two models on the same images; None where undefined.
+    """Differences of two models on the same images.
+
+    A difference is the first model's value less the second's.
 
     Attributes:
-        first_only: Number of images that only the first model predicts rightly.
-        second_only: Number of images that only the second model predicts rightly.
-        mcnemar_p: Two-sided and exact, as if each image had its own patient.
-        accuracy: First - second, by paired resampling of patients, as the next two.
+        first_only: Number of images whose class only the first model predicts rightly.
+        second_only: Number of images whose class only the second model predicts rightly.
+        mcnemar_p: Two-sided and exact, as if each image had its own patient; 1 where both counts
+            are 0.
+        accuracy: Difference of the accuracies, with an interval by paired resampling of patients,
+            as the next three.
         balanced_accuracy: Likewise.
         macro_auc: Likewise.
-        auc: Difference of each class's area, by paired resampling.
-        delong: Of each class, the paired DeLong interval and p.
+        auc: Likewise, of each class's area under the ROC curve.
+        delong: Of each class, the paired DeLong interval and p; None where the difference has no
+            variance, or fewer than two patients have images of the class, or other images.
     """
 
     first_only: int
@@ -282,14 +300,14 @@ class Comparison:
 def compare_scores(
     truth: Classes, first: Probabilities, second: Probabilities, groups: Groups, *, seed: int = 0
 ) -> Comparison:
-    """Compare two models on the same n images.
+    """Compare two models on the same n images; all differences are the first less the second.
 
     Args:
         truth: Shape (n,), class indices.
         first: Probabilities by the first model, shape (n, classes).
         second: Probabilities by the second model, shape (n, classes).
-        groups: Shape (n,), the patient of each image.
-        seed: Of the bootstrap.
+        groups: Shape (n,), the number of each image's patient.
+        seed: Seed of the bootstrap.
 
     Source: McNemar, Psychometrika 1947; DeLong et al., Biometrics 1988.
     """

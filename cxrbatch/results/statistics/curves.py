@@ -23,11 +23,11 @@ class ThresholdRates(NamedTuple):
     """The rates at a threshold in each of b resamples, each of shape (b,); NaN where undefined.
 
     Attributes:
-        sensitivity: Share of the positive images that reach the threshold.
-        specificity: Share of the negative images that do not.
-        ppv: Share of the images reaching the threshold that are positive.
-        npv: Share of the images not reaching the threshold that are negative.
-        below: Share of all images that do not reach the threshold.
+        sensitivity: Share of the positive images whose score is at least the threshold.
+        specificity: Share of the negative images whose score is below it.
+        ppv: Share of the images at or above the threshold that are positive.
+        npv: Share of the images below the threshold that are negative.
+        below: Share of all images that are below the threshold.
     """
 
     sensitivity: Values
@@ -38,12 +38,14 @@ class ThresholdRates(NamedTuple):
 
 
 class Curves:
-    """The ROC and precision-recall curves of b resamples, at the scores of positive images.
+    """ROC and precision-recall curves of b resamples, made by `Ranking.curves`.
 
-    Not by scikit-learn, which takes one vector of weights at a time: some hundred times as long.
+    They are calculated at the scores of positive images. Not by scikit-learn, which takes one
+    vector of weights at a time: some hundred times as long.
 
     Attributes:
-        auc: Shape (b,), ties count half; NaN without positive or negative images.
+        auc: Shape (b,), area under the ROC curve, ties count half; NaN without positive or
+            negative images.
         average_precision: Shape (b,), without interpolation; NaN without positive images.
     """
 
@@ -69,7 +71,12 @@ class Curves:
         self.average_precision = ratio(summed, self._positive)
 
     def at(self, cut: int) -> ThresholdRates:
-        """Calculate the rates at the threshold that the first `cut` images of the ranking reach."""
+        """Return the rates, in each resample, at the threshold that `cut` images reach.
+
+        Args:
+            cut: Number of the n ranked images, counted once each, with a score of at least the
+                threshold.
+        """
         reached = self._total[:, cut].astype(np.float64)
         hits = self._true[:, np.searchsorted(self._through, cut, side="right")]
         false = reached - hits
@@ -86,11 +93,14 @@ class Curves:
 class Ranking:
     """n images by falling score; of images with the same score the negative ones first.
 
+    The arrays `before`, `tied` and `through` have one entry per score that a positive image has,
+    from the highest score.
+
     Attributes:
-        order: Shape (n,), positions of the images.
-        before: For each score that a positive image has, the number of images with a higher score.
-        tied: That number, and the negative images with the same score.
-        through: The number of images that reach the score.
+        order: Shape (n,), positions of the images in the arguments.
+        before: Number of images with a higher score.
+        tied: That number plus the number of negative images with the same score.
+        through: Number of images with this score or a higher one.
     """
 
     def __init__(self, positive: npt.NDArray[np.bool_], score: Probabilities) -> None:
@@ -108,18 +118,22 @@ class Ranking:
         self.tied = (ends - inside)[kept].astype(np.int32)
 
     def curves(self, weights: Weights) -> Curves:
-        """Calculate the curves of b resamples; `weights` has shape (b, n)."""
+        """Calculate the ROC and precision-recall curves of b resamples of the ranked images.
+
+        Args:
+            weights: Shape (b, n), how often each resample has each image.
+        """
         return Curves(self, weights)
 
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """A threshold and its rates: an image is called positive where its score reaches it.
+    """A threshold and its rates: an image is called positive where its score is at least that.
 
     Attributes:
-        threshold: In [0, 1] for probabilities.
-        sensitivity: Share of the positive images that reach it.
-        specificity: Share of the negative images that do not.
+        threshold: In [0, 1] for probabilities, or just above the highest score.
+        sensitivity: Share of the positive images that are called positive.
+        specificity: Share of the negative images that are not.
     """
 
     threshold: float
@@ -142,27 +156,36 @@ class Roc:
     threshold: Values
 
     def point(self, index: int | np.integer) -> OperatingPoint:
-        """Return the point at an index."""
+        """Return threshold, sensitivity and specificity of the ROC curve's point at an index."""
         rates = self.threshold[index], self.sensitivity[index], self.specificity[index]
         return OperatingPoint(*map(float, rates))
 
     def youden(self) -> OperatingPoint:
-        """Return the point with the largest sensitivity + specificity."""
+        """Return the ROC curve's point with the largest sensitivity + specificity.
+
+        Of several such points, the one with the highest threshold.
+        """
         return self.point(np.argmax(self.sensitivity - (1.0 - self.specificity)))
 
     def at_sensitivity(self, level: float) -> OperatingPoint:
-        """Return the most specific point whose sensitivity is at least `level`."""
+        """Return, of the ROC curve's points with sensitivity >= `level`, the most specific one.
+
+        Of several such points, the one with the highest threshold.
+        """
         return self.point(np.argmax(np.where(self.sensitivity >= level, self.specificity, -1.0)))
 
     def at_specificity(self, level: float) -> OperatingPoint:
-        """Return the most sensitive point whose specificity is at least `level`."""
+        """Return, of the ROC curve's points with specificity >= `level`, the most sensitive one.
+
+        Of several such points, the one with the lowest threshold.
+        """
         # Of points with the same sensitivity the last, which is found from the other end.
         allowed = np.where(self.specificity >= level, self.sensitivity, -1.0)
         return self.point(len(allowed) - 1 - np.argmax(allowed[::-1]))
 
 
 def roc(positive: npt.NDArray[np.bool_], score: Probabilities) -> Roc | None:
-    """Calculate the ROC curve of scores.
+    """Calculate the ROC curve of scores, with a point for each distinct score.
 
     Args:
         positive: Shape (n,).
@@ -180,15 +203,16 @@ def roc(positive: npt.NDArray[np.bool_], score: Probabilities) -> Roc | None:
 
 
 def operating_points(curve: Roc, *, level: float = 0.95) -> dict[str, OperatingPoint]:
-    """Choose three points of a curve.
+    """Choose three points of a ROC curve.
 
     Args:
         curve: The ROC curve.
         level: The least sensitivity, or specificity, of the second and third point.
 
     Returns:
-        "youden" maximises sensitivity + specificity; "sensitive" is the most specific point whose
-        sensitivity reaches `level`, "specific" the most sensitive one whose specificity does.
+        Three points by name. "youden" maximises sensitivity + specificity. "sensitive" has the
+        largest specificity of the points with a sensitivity of at least `level`; "specific" has the
+        largest sensitivity of the points with a specificity of at least `level`.
 
     Source: Youden, "Index for rating diagnostic tests", Cancer 1950.
     """
@@ -200,7 +224,7 @@ def operating_points(curve: Roc, *, level: float = 0.95) -> dict[str, OperatingP
 
 
 class Area(NamedTuple):
-    """An area under a ROC curve and what each group adds to its error.
+    """An area under a ROC curve and how much each group of images adds to its error.
 
     Attributes:
         value: In [0, 1].
@@ -213,11 +237,11 @@ class Area(NamedTuple):
 
 
 class Contrast(NamedTuple):
-    """The difference of two areas on the same images.
+    """The difference of two areas under ROC curves on the same images, tested against 0.
 
     Attributes:
-        interval: Of the difference.
-        p: Two-sided, for no difference.
+        interval: 95 % interval of the difference.
+        p: Two-sided p value of no difference.
     """
 
     interval: Interval
@@ -227,7 +251,7 @@ class Contrast(NamedTuple):
 def delong_area(
     positive: npt.NDArray[np.bool_], score: Probabilities, groups: Groups
 ) -> Area | None:
-    """Calculate an area and its variance from DeLong's structural components.
+    """Calculate an area under a ROC curve and its variance from DeLong's structural components.
 
     The components are summed over each group: with one image per group the variance is DeLong's,
     with several that for clustered data. No library of ours has it.
@@ -235,7 +259,7 @@ def delong_area(
     Args:
         positive: Shape (n,).
         score: Shape (n,).
-        groups: Shape (n,), the group of each image.
+        groups: Shape (n,), the number of each image's group, usually its patient.
 
     Returns:
         None where fewer than two groups have positive images, or negative ones.
@@ -258,13 +282,16 @@ def delong_area(
 
 
 def mean_area(areas: list[Area]) -> Area:
-    """Average the areas of different classes on the same images."""
+    """Return the mean of the areas of different classes on the same images, with its variance."""
     influence = np.mean([a.influence for a in areas], axis=0)
     return Area(float(np.mean([a.value for a in areas])), influence)
 
 
 def delong_interval(area: Area) -> Interval | None:
-    """Calculate the normal interval of an area, cut to [0, 1]; None where the variance is 0."""
+    """Calculate the 95 % interval of an area by the normal distribution, cut to [0, 1].
+
+    None where the variance is 0.
+    """
     spread = _Z * _deviation(area.influence)
     if spread == 0.0:
         return None
@@ -272,7 +299,11 @@ def delong_interval(area: Area) -> Interval | None:
 
 
 def contrast(first: Area, second: Area) -> Contrast | None:
-    """Test the difference `first` - `second`; None where it has no variance."""
+    """Test by the normal distribution whether two areas on the same images differ.
+
+    Returns:
+        The interval of `first` - `second` and its p; None where the difference has no variance.
+    """
     difference = first.value - second.value
     deviation = _deviation(first.influence - second.influence)
     if deviation == 0.0:

@@ -39,7 +39,10 @@ _REASONS = (
 
 
 class Decisions:
-    """Truth and the most probable class of n images, to be counted under many weights.
+    """True class and most probable class of n images, to be counted in many resamples.
+
+    The methods that return a Figure take the estimates that `bootstrap_by_group` makes of
+    `statistics`.
 
     Attributes:
         predicted: Shape (n,), class indices; the first of several that are equally probable.
@@ -61,13 +64,14 @@ class Decisions:
         self._cells = csr_array((np.ones(n), pairs, starts), (n, self._classes**2))
 
     def statistics(self, weights: Weights) -> Values:
-        """Calculate the statistics of `OVERALL`, then those of `BY_CLASS` for each class.
+        """Calculate the statistics of the most probable class in each of b resamples.
 
-        Balanced accuracy is the mean sensitivity over the classes that occur, macro F1 the mean
-        over those that occur or are predicted.
+        These are accuracy, balanced accuracy (the mean sensitivity over the classes that occur) and
+        macro F1 (the mean over those that occur or are predicted); then, for each class,
+        sensitivity, specificity, PPV, NPV and F1.
 
         Args:
-            weights: Shape (b, n).
+            weights: Shape (b, n), how often each resample has each image.
 
         Returns:
             Shape (b, 3 + 5 * classes); NaN where undefined.
@@ -76,19 +80,43 @@ class Decisions:
         return decision_rates(counted.reshape(-1, self._classes, self._classes))
 
     def accuracy(self, estimates: Sequence[Estimate]) -> Figure:
-        """Make the figure of the share of right predictions from the estimates of `statistics`."""
+        """Return the accuracy, the share of right predictions, as a figure with its interval.
+
+        The interval is Wilson's where each patient has one image; see `proportion`.
+
+        Args:
+            estimates: Those that `bootstrap_by_group` makes of `statistics`.
+        """
         return proportion(estimates[0], np.ones(len(self._truth), bool), self._groups, NO_IMAGES)
 
     def balanced_accuracy(self, estimates: Sequence[Estimate]) -> Figure:
-        """Make the figure of the mean sensitivity from the estimates of `statistics`."""
+        """Return the mean sensitivity of the classes as a figure with the bootstrap's interval.
+
+        Args:
+            estimates: Those that `bootstrap_by_group` makes of `statistics`.
+        """
         return resampled(estimates[1], len(self._truth), NO_IMAGES)
 
     def macro_f1(self, estimates: Sequence[Estimate]) -> Figure:
-        """Make the figure of the mean F1 from the estimates of `statistics`."""
+        """Return the mean F1 of the classes as a figure with the bootstrap's interval.
+
+        Args:
+            estimates: Those that `bootstrap_by_group` makes of `statistics`.
+        """
         return resampled(estimates[2], len(self._truth), NO_IMAGES)
 
     def of_class(self, index: int, estimates: Sequence[Estimate]) -> dict[str, Figure]:
-        """Make the figures of `BY_CLASS` of one class from the estimates of `statistics`."""
+        """Return sensitivity, specificity, PPV, NPV and F1 of one class, with their intervals.
+
+        An image is positive if the class is its most probable one.
+
+        Args:
+            index: The class.
+            estimates: Those that `bootstrap_by_group` makes of `statistics`.
+
+        Returns:
+            The figures by the names in `BY_CLASS`.
+        """
         start = len(OVERALL) + len(BY_CLASS) * index
         own = estimates[start : start + len(BY_CLASS)]
         true, called = self._truth == index, self.predicted == index
@@ -102,7 +130,10 @@ class Decisions:
 
 
 def decision_rates(counts: Values) -> Values:
-    """Calculate the statistics of counts by truth and prediction, shape (b, classes, classes).
+    """Calculate accuracy, balanced accuracy, macro F1 and the rates of each class from counts.
+
+    Args:
+        counts: Shape (b, classes, classes), numbers of images by truth and prediction.
 
     Returns:
         Shape (b, 3 + 5 * classes), as `Decisions.statistics`; NaN where undefined.
@@ -126,12 +157,12 @@ BINS = 15
 
 
 class Reliability:
-    """Confidence against accuracy of n images, to be calculated under many weights.
+    """Confidence against accuracy of n images, to be calculated in many resamples.
 
     Confidence is the largest probability; bins (a, b] are of equal width over (0, 1].
 
     Attributes:
-        images: Shape (bins,), images in each bin.
+        images: Shape (bins,), number of images in each bin.
         confidence: Shape (bins,), mean confidence; NaN where a bin is empty.
         accuracy: Shape (bins,), share of right predictions; NaN where a bin is empty.
     """
@@ -160,13 +191,15 @@ class Reliability:
         self._entries = csr_array((entries.ravel(), columns.ravel(), starts), (n, bins + 1))
 
     def statistics(self, weights: Weights) -> Values:
-        """Calculate expected calibration error and Brier score.
+        """Calculate the expected calibration error and the Brier score of each resample.
+
+        The error is the mean of |confidence - accuracy| over the bins, weighted by their images.
 
         Args:
-            weights: Shape (b, n).
+            weights: Shape (b, n), how often each resample has each image.
 
         Returns:
-            Shape (b, 2).
+            Shape (b, 2): of each resample the error, then the score; NaN without images.
 
         Source: Guo et al., "On calibration of modern neural networks", ICML 2017; Brier,
         "Verification of forecasts expressed in terms of probability", 1950.
@@ -178,14 +211,14 @@ class Reliability:
         )
 
     def error_by_chance(self) -> float | None:
-        """Calculate the mean calibration error of a perfectly calibrated model.
+        """Calculate the calibration error to expect of a perfectly calibrated model.
 
         With the same confidences, the right predictions in a bin are then a sum of independent
         trials, which differs from its expectation by the mean absolute deviation of the normal
         distribution.
 
         Returns:
-            None without images.
+            A mean over bins, weighted by their images; None without images.
 
         Source: Vaicenavicius et al., "Evaluating model calibration in classification", AISTATS
         2019.
@@ -194,7 +227,11 @@ class Reliability:
         return float(np.sqrt(2.0 / np.pi * self._variance).sum() / n) if n else None
 
     def figures(self, estimates: Sequence[Estimate]) -> Calibration:
-        """Make the figures of the bins and the errors from the estimates of `statistics`."""
+        """Return the bins of confidence, and calibration error and Brier score with intervals.
+
+        Args:
+            estimates: The two that `bootstrap_by_group` makes of `statistics`.
+        """
         n = int(self.images.sum())
         ece, brier = (resampled(estimate, n, NO_IMAGES) for estimate in estimates)
         return Calibration(
@@ -209,7 +246,12 @@ class Reliability:
 
 
 def squared_distance(truth: Classes, probabilities: Probabilities) -> Values:
-    """Calculate each image's Brier score: shape (n,), summed over the classes, in [0, 2]."""
+    """Calculate the Brier score of each image: its squared distance from the truth.
+
+    Returns:
+        Shape (n,), the squared differences of probability and truth (1 for the true class, 0 for
+        the others), summed over the classes; in [0, 2].
+    """
     squares = np.einsum("ij,ij->i", probabilities, probabilities, dtype=np.float64)
     of_truth = probabilities[np.arange(len(truth)), truth].astype(np.float64)
     distance: Values = np.maximum(squares - 2.0 * of_truth + 1.0, 0.0)
@@ -217,6 +259,9 @@ def squared_distance(truth: Classes, probabilities: Probabilities) -> Values:
 
 
 def expected_calibration_error(truth: Classes, probabilities: Probabilities) -> float:
-    """Average the gap between confidence and accuracy over 15 bins, weighted by their images."""
+    """Return the mean of |confidence - accuracy| over 15 bins of confidence, weighted by images.
+
+    Confidence is an image's largest probability. NaN without images.
+    """
     once = np.ones((1, len(truth)), np.int32)
     return float(Reliability(truth, probabilities).statistics(once)[0, 0])

@@ -22,17 +22,32 @@ _MOST_POINTS = 300
 
 
 def one_each(groups: Groups) -> bool:
-    """Return whether every patient has one image."""
+    """Return whether no two images are of the same patient.
+
+    Args:
+        groups: Shape (n,), the number of each image's patient, from 0 without gaps.
+    """
     return len(groups) == 0 or int(groups.max()) + 1 == len(groups)
 
 
 def undefined(n: int, reason: str) -> Figure:
-    """Make a figure without a value."""
+    """Return a figure without value and interval.
+
+    Args:
+        n: Number of images that it describes.
+        reason: Why there is no value, for a reader.
+    """
     return Figure(None, None, None, n, None, reason)
 
 
 def resampled(estimate: Estimate, n: int, reason: str) -> Figure:
-    """Make a figure with the bootstrap's interval; `reason` says why it may be undefined."""
+    """Return the figure of a statistic with its bootstrap interval.
+
+    Args:
+        estimate: The statistic; it says itself why it has no interval.
+        n: Number of images that it describes.
+        reason: Why it has no value, for a reader; used only if it has none.
+    """
     if estimate.value is None:
         return undefined(n, reason)
     if estimate.interval is None:
@@ -41,16 +56,17 @@ def resampled(estimate: Estimate, n: int, reason: str) -> Figure:
 
 
 def proportion(estimate: Estimate, among: Chosen, groups: Groups, reason: str) -> Figure:
-    """Make the figure of a share, with Wilson's interval or the bootstrap's.
+    """Return the figure of a share, with Wilson's interval or the bootstrap's.
 
-    Wilson's is for one image per patient. With several, a share of 0 or 1 has no spread among
-    resamples; its interval is Wilson's with patients for images.
+    Wilson's is for one image per patient; with several images of a patient, the bootstrap's is
+    taken. But a share of 0 or 1 is the same in all resamples; its interval is Wilson's with the
+    number of patients in place of that of images.
 
     Args:
         estimate: The share, with the bootstrap's interval.
-        among: Shape (n,), the images that the share is of.
-        groups: Shape (n,), the patient of each image.
-        reason: Why the share may be undefined.
+        among: Shape (n,), whether the share's denominator counts each image.
+        groups: Shape (n,), the number of each image's patient.
+        reason: Why the share has no value, for a reader; used only if it has none.
     """
     n = int(np.count_nonzero(among))
     if n == 0 or estimate.value is None:
@@ -65,20 +81,24 @@ def proportion(estimate: Estimate, among: Chosen, groups: Groups, reason: str) -
 
 
 def proportion_of_images(hits: int, n: int) -> Figure:
-    """Make the figure `hits` / `n` with Wilson's interval, as if each image had its own patient."""
+    """Return the figure `hits` / `n` with Wilson's interval, as if each image had its own patient.
+
+    A figure without a value where `n` is 0.
+    """
     if n == 0:
         return undefined(0, NO_IMAGES)
     return Figure(hits / n, *wilson(hits, n), n, WILSON)
 
 
 def area_figure(value: float | None, found: Area | None, groups: Groups, reason: str) -> Figure:
-    """Make the figure of an area under a ROC curve, with DeLong's interval.
+    """Return the figure of an area under a ROC curve, with DeLong's interval.
 
     Args:
         value: The area; None where undefined.
-        found: The same with its variance; None where there are too few patients.
-        groups: Shape (n,), the patient of each image.
-        reason: Why the area may be undefined.
+        found: The same with its variance; None where there are too few patients: the figure then
+            has no interval. Nor has it one where the variance is 0.
+        groups: Shape (n,), the number of each image's patient.
+        reason: Why the area has no value, for a reader; used only if it has none.
     """
     n = len(groups)
     if value is None:
@@ -94,7 +114,12 @@ def area_figure(value: float | None, found: Area | None, groups: Groups, reason:
 
 
 def histogram(positive: Chosen, score: Probabilities) -> Histogram:
-    """Count scores in [0, 1] in 20 bins by truth; both arguments have shape (n,)."""
+    """Count images by score in 20 bins of equal width over [0, 1].
+
+    Args:
+        positive: Shape (n,), whether each image is of the class; both sides are counted apart.
+        score: Shape (n,), in [0, 1].
+    """
     edges = np.linspace(0.0, 1.0, _HISTOGRAM_BINS + 1)
     counts = [np.histogram(score[side], edges)[0] for side in (positive, ~positive)]
     first, second = (tuple(map(int, side)) for side in counts)
@@ -102,7 +127,12 @@ def histogram(positive: Chosen, score: Probabilities) -> Histogram:
 
 
 def thinned(x: Values, y: Values) -> Curve:
-    """Choose at most some 300 points of a curve at equal steps along it, with both ends."""
+    """Return at most about 300 points of a curve, at equal steps along it, with both its ends.
+
+    Args:
+        x: Shape (points,).
+        y: Shape (points,).
+    """
     along = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
     wanted = np.searchsorted(along, np.linspace(0.0, along[-1], _MOST_POINTS))
     kept = np.unique(np.concatenate([[0], np.minimum(wanted, len(x) - 1), [len(x) - 1]]))

@@ -31,7 +31,7 @@ _MOST_BIAS = float(ndtri(0.9))
 
 
 class Interval(NamedTuple):
-    """The bounds between which a statistic lies with 95 % confidence."""
+    """The lower and upper bound of a 95 % confidence interval."""
 
     low: float
     high: float
@@ -44,7 +44,7 @@ class Estimate(NamedTuple):
         value: None where the statistic is undefined.
         interval: None where there is none.
         reason: Why there is a value but no interval; None otherwise.
-        constant: Whether all resamples have the same value.
+        constant: Whether there is no interval because all resamples have the same value.
     """
 
     value: float | None
@@ -54,8 +54,15 @@ class Estimate(NamedTuple):
 
 
 def numbered(groups: Sequence[Hashable] | npt.NDArray[np.generic]) -> Groups:
-    """Number groups from 0 without gaps: those of a sequence by first occurrence, of an array by
-    value."""
+    """Number groups from 0 without gaps.
+
+    Args:
+        groups: A name of each image's group. Groups of a sequence are numbered by first occurrence,
+            those of an array in the order of their values.
+
+    Returns:
+        Shape (n,), the number of each image's group.
+    """
     if isinstance(groups, np.ndarray):
         codes: Groups = np.unique(groups, return_inverse=True)[1].astype(np.int32)
         return codes
@@ -64,7 +71,7 @@ def numbered(groups: Sequence[Hashable] | npt.NDArray[np.generic]) -> Groups:
 
 
 def wilson(hits: int, n: int) -> Interval:
-    """Calculate the score interval of the proportion `hits` / `n`, with `n` at least 1.
+    """Calculate Wilson's 95 % score interval of the proportion `hits` / `n`, with `n` at least 1.
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA
     1927.
@@ -74,7 +81,10 @@ def wilson(hits: int, n: int) -> Interval:
 
 
 def replicates_for(images: int) -> int:
-    """Return how often to resample: 2,000 times up to 20,000 images, fewer beyond, at least 200."""
+    """Return how many bootstrap resamples to draw from a number of images.
+
+    2,000 up to 20,000 images; beyond, fewer in proportion (40,000,000 / images), but at least 200.
+    """
     affordable = MOST_REPLICATES * _IMAGES_WITH_ALL_REPLICATES // max(images, 1)
     return min(max(affordable, FEWEST_REPLICATES), MOST_REPLICATES)
 
@@ -84,20 +94,20 @@ def bootstrap_by_group(
 ) -> list[Estimate]:
     """Resample whole groups with replacement; return bias-corrected, accelerated percentiles.
 
-    The acceleration comes from the jackknife over groups, or over 200 blocks of groups. Not by
-    `scipy.stats.bootstrap`, which resamples single images and calculates one resample at a time;
+    The acceleration comes from the jackknife over groups, or over at most 200 blocks of groups. Not
+    by `scipy.stats.bootstrap`, which resamples single images and calculates one resample at a time;
     here some hundred resamples are one sparse product.
 
     Args:
         statistics: Calculates all statistics of some resamples.
-        groups: Shape (n,), the group of each image.
-        seed: Of the resampling.
-        replicates: Number of resamples; `replicates_for` the images by default.
+        groups: Shape (n,), the number of each image's group, from 0 without gaps.
+        seed: Seed of the resampling.
+        replicates: Number of resamples; None for `replicates_for` the number of images.
 
     Returns:
         One estimate per statistic. An estimate has no interval with fewer than five groups, where
         the statistic is undefined in more than one resample of ten, where all resamples agree, or
-        where they lie nearly all on one side of the value.
+        where they lie nearly all (90 %) on one side of the value.
 
     Source: DiCiccio and Efron, "Bootstrap confidence intervals", Statistical Science 1996; Field
     and Welsh, "Bootstrapping clustered data", JRSS B 2007.

@@ -10,7 +10,16 @@ Values = npt.NDArray[np.float64]
 
 
 def confusion(truth: Classes, predicted: Classes, *, classes: int) -> npt.NDArray[np.int64]:
-    """Count images by truth (rows) and prediction (columns), shape (classes, classes)."""
+    """Count images by true class (rows) and predicted class (columns).
+
+    Args:
+        truth: Shape (n,), class indices.
+        predicted: Shape (n,), class indices.
+        classes: Number of classes.
+
+    Returns:
+        Shape (classes, classes).
+    """
     if not len(truth):
         return np.zeros((classes, classes), np.int64)
     counts: npt.NDArray[np.int64] = confusion_matrix(truth, predicted, labels=range(classes))
@@ -18,7 +27,16 @@ def confusion(truth: Classes, predicted: Classes, *, classes: int) -> npt.NDArra
 
 
 def recalls(truth: Classes, predicted: Classes, *, classes: int) -> list[float | None]:
-    """Calculate the recall of each class, in [0, 1]; None for a class without an image."""
+    """Calculate the recall of each class: the share of its images that are predicted rightly.
+
+    Args:
+        truth: Shape (n,), class indices.
+        predicted: Shape (n,), class indices.
+        classes: Number of classes.
+
+    Returns:
+        One value per class in [0, 1]; None for a class without an image.
+    """
     options = {"labels": range(classes), "average": None, "zero_division": np.nan}
     return [
         None if np.isnan(value) else float(value)
@@ -27,7 +45,10 @@ def recalls(truth: Classes, predicted: Classes, *, classes: int) -> list[float |
 
 
 def balanced_accuracy(truth: Classes, predicted: Classes) -> float:
-    """Average the recall over the classes that occur in `truth`, in [0, 1]."""
+    """Average the recall over the classes that occur in `truth`, in [0, 1].
+
+    Both arguments are class indices of shape (n,).
+    """
     # Not `balanced_accuracy_score`, which warns where a predicted class does not occur.
     return float(recall_score(truth, predicted, labels=np.unique(truth), average="macro"))
 
@@ -51,10 +72,13 @@ def one_vs_rest_auc(truth: Classes, probabilities: Probabilities) -> list[float 
 
 
 def macro_auc(truth: Classes, probabilities: Probabilities) -> float:
-    """Average the one-vs-rest areas over the classes that have one, in [0, 1].
+    """Average the values of `one_vs_rest_auc` over the classes where they are not None.
+
+    Returns:
+        The mean, in [0, 1].
 
     Raises:
-        ValueError: No class has one.
+        ValueError: All are None.
     """
     areas = [area for area in one_vs_rest_auc(truth, probabilities) if area is not None]
     if not areas:
@@ -70,6 +94,9 @@ def ratio(part: npt.NDArray[np.generic], whole: npt.NDArray[np.generic]) -> Valu
 
 
 def mean_of_defined(values: Values) -> Values:
-    """Average each row over its values that are not NaN; NaN where all of them are."""
+    """Average each row over its values that are not NaN; the result has shape (rows,).
+
+    NaN for a row of which all values are NaN.
+    """
     defined = ~np.isnan(values)
     return ratio(np.where(defined, values, 0.0).sum(axis=1), defined.sum(axis=1))

@@ -34,7 +34,11 @@ _RATES = len(ThresholdRates._fields) + 2
 
 
 class OneVsRest:
-    """Scores of n images, of which some are positive, to be calculated under many weights."""
+    """Scores of n images, of which some are positive, to be calculated in many resamples.
+
+    The methods that return figures take the estimates that `bootstrap_by_group` makes of
+    `statistics`.
+    """
 
     def __init__(
         self,
@@ -60,12 +64,13 @@ class OneVsRest:
         self._cuts = [int(np.count_nonzero(self._called(t))) for t in thresholds]
 
     def statistics(self, weights: Weights) -> Values:
-        """Calculate AUC, average precision, then seven rates per threshold.
+        """Calculate AUC, average precision, then seven rates per threshold, of each resample.
 
-        The rates are those of `ThresholdRates`, then PPV and NPV at the stated prevalence.
+        The rates are those of `ThresholdRates`, then PPV and NPV at the stated prevalence, NaN if
+        there is none.
 
         Args:
-            weights: Shape (b, n).
+            weights: Shape (b, n), how often each resample has each image.
 
         Returns:
             Shape (b, 2 + 7 * thresholds); NaN where undefined.
@@ -78,21 +83,29 @@ class OneVsRest:
         return np.stack(columns, axis=1)
 
     def auc(self, estimates: Sequence[Estimate]) -> Figure:
-        """Make the figure of the area under the ROC curve, with DeLong's interval.
+        """Return the area under the ROC curve as a figure, with DeLong's interval.
 
         Args:
-            estimates: Of `statistics`, as in the methods below.
+            estimates: Those that `bootstrap_by_group` makes of `statistics`.
         """
         area = delong_area(self._positive, self._score, self._groups)
         reason = NO_NEGATIVE if self._positive.any() else NO_POSITIVE
         return area_figure(estimates[0].value, area, self._groups, reason)
 
     def average_precision(self, estimates: Sequence[Estimate]) -> Figure:
-        """Make the figure of the average precision, with the bootstrap's interval."""
+        """Return the average precision as a figure, with the bootstrap's interval.
+
+        Args:
+            estimates: Those that `bootstrap_by_group` makes of `statistics`.
+        """
         return resampled(estimates[1], len(self._positive), NO_POSITIVE)
 
     def threshold(self, number: int, estimates: Sequence[Estimate]) -> dict[str, Figure]:
-        """Make the figures of the rates at the threshold of this number.
+        """Return the figures of the rates at one of the thresholds.
+
+        Args:
+            number: Which of the thresholds, from 0.
+            estimates: Those that `bootstrap_by_group` makes of `statistics`.
 
         Returns:
             The rates of `ThresholdRates` by name, and `ppv_at_prevalence` and `npv_at_prevalence`
@@ -124,10 +137,12 @@ class OneVsRest:
 
 
 class RankedClass:
-    """The probability of one class for n images.
+    """The probability of one class for n images, and thresholds of it.
+
+    The thresholds are three operating points, chosen on these images, and those given.
 
     Attributes:
-        scores: The probability, to be resampled.
+        scores: The probability and the thresholds, whose `statistics` are to be resampled.
     """
 
     def __init__(
@@ -164,11 +179,11 @@ class RankedClass:
     def figures(
         self, estimates: Sequence[Estimate], decisions: Mapping[str, Figure]
     ) -> ClassFigures:
-        """Make all figures of the class.
+        """Return all figures of the class against all others.
 
         Args:
-            estimates: Of `scores.statistics`.
-            decisions: Figures of the most probable class, see `Decisions.of_class`.
+            estimates: Those that `bootstrap_by_group` makes of `scores.statistics`.
+            decisions: Figures of the most probable class, as `Decisions.of_class` returns them.
         """
         points = []
         for number, (name, chosen_on, threshold) in enumerate(self._points):
@@ -197,10 +212,10 @@ class RankedClass:
 
 
 class RankedAbnormal:
-    """1 - P(Normal) for n images.
+    """The score 1 - P(Normal) for n images, and thresholds of it to rule images out.
 
     Attributes:
-        scores: These scores, to be resampled.
+        scores: The score and the thresholds, whose `statistics` are to be resampled.
     """
 
     def __init__(
@@ -223,7 +238,11 @@ class RankedAbnormal:
         self.scores = OneVsRest(abnormal, self._score, groups, thresholds=thresholds)
 
     def figures(self, estimates: Sequence[Estimate]) -> Triage:
-        """Make all figures from the estimates of `scores.statistics`."""
+        """Return all figures of abnormal against normal images, by the score 1 - P(Normal).
+
+        Args:
+            estimates: Those that `bootstrap_by_group` makes of `scores.statistics`.
+        """
         rules = []
         for number, (target, point) in enumerate(zip(_TARGETS, self._points, strict=False)):
             rates = self.scores.threshold(number, estimates)

@@ -28,11 +28,11 @@ class Console:
     """
 
     def __init__(self, *, enabled: bool = True, words: Sequence[str] = ()) -> None:
-        """Open no bar yet.
+        """Make a console without a progress bar; `bar` shows one.
 
         Args:
-            enabled: Whether anything is written at all.
-            words: Words of the command line after `cxrbatch`, to repeat when interrupted.
+            enabled: If false, no method writes anything.
+            words: Words of the command line after `cxrbatch`, which `interrupted` repeats.
         """
         self.epochs = 0
         self._enabled = enabled
@@ -40,13 +40,21 @@ class Console:
         self._bar: tqdm[Any] | None = None
 
     def say(self, *lines: str) -> None:
-        """Write lines to stderr."""
+        """Write lines to stderr; nothing if the console is disabled."""
         for line in lines if self._enabled else ():
             click.echo(line, err=True)
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str) -> Iterator[None]:
-        """Show a progress bar for the block, if stderr is a terminal."""
+        """Show a progress bar on stderr while the block runs.
+
+        None is shown if the console is disabled or stderr is not a terminal.
+
+        Args:
+            title: Text before the bar.
+            total: Number of units of the whole bar.
+            unit: Name of a unit, such as "file".
+        """
         from tqdm import tqdm
 
         disable = None if self._enabled else True
@@ -54,12 +62,12 @@ class Console:
             yield
 
     def advance(self, count: int) -> None:
-        """Advance the bar by `count` units."""
+        """Advance the bar of `bar` by `count` units; do nothing without one."""
         if self._bar is not None:
             self._bar.update(count)
 
     def epoch(self, metrics: "EpochMetrics") -> None:
-        """Write the loss and the validation figures of an epoch."""
+        """Write the losses and the validation AUC of a finished epoch to stderr; count it."""
         self.epochs = metrics.number
         self.say(
             f"epoch {metrics.number}: loss {metrics.loss:.4f}, "
@@ -67,7 +75,11 @@ class Console:
         )
 
     def interrupted(self) -> None:
-        """Write the command that continues the training, in the first process only."""
+        """Write to stderr after how many epochs a signal came, and how to continue.
+
+        The command is this one with --resume, under `torchrun` if that started several processes.
+        Of these the first alone writes.
+        """
         processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
         several = ["torchrun", "--nproc-per-node", processes, "-m"] if processes != "1" else []
         flag = [] if "--resume" in self._words else ["--resume"]
@@ -76,7 +88,10 @@ class Console:
             self.say(f"interrupted after {self.epochs} whole epochs; go on with: {command}")
 
     def unreadable(self, items: "Sequence[UnreadableFile]") -> None:
-        """Write the first files without an image, and how many more there are."""
+        """Write the first 20 files without an image, each with the reason, to stderr.
+
+        One more line counts the rest.
+        """
         self.say(
             *(f"no image: {shown(item.path)}: {item.outcome.value}" for item in items[:_LISTED])
         )
@@ -84,12 +99,16 @@ class Console:
             self.say(f"no image: {len(items) - _LISTED} more files")
 
     def result(self, summary: Mapping[str, Any], *, checkpoint: Path, table: Path) -> None:
-        """Write figures and controls of a checkpoint, and where checkpoint and table are.
+        """Write the figures of a finished training to stdout, and paths of checkpoint and table.
+
+        The figures are those of validation, of test, and of the controls: images without lungs,
+        borders alone, each source alone. A warning goes to stderr if the border alone gives a high
+        macro AUC.
 
         Args:
             summary: The part `training` of the checkpoint's card.
-            checkpoint: The checkpoint.
-            table: The results table.
+            checkpoint: Path of the checkpoint.
+            table: Path of the results table.
         """
         from cxrbatch.training.model_evaluation import border_warning
 

@@ -44,12 +44,12 @@ _LISTINGS = ("mismatches.csv", "leaks.csv")
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What a training wrote.
+    """The files that a training wrote, and the labelled files that it could not use.
 
     Attributes:
-        checkpoint: The checkpoint.
-        results: The results table of validation and test, with the columns truth and split.
-        split: The labels file with the split of every file.
+        checkpoint: Path of the checkpoint.
+        results: Path of the results table of validation and test, with the columns truth and split.
+        split: Path of the labels file with the split of every file.
         card: The checkpoint's card; `card.training` has history and figures. None in all
             processes but the first, if `torchrun` started several.
         unreadable: Labelled files without an image, which were left out.
@@ -63,7 +63,7 @@ class TrainingResult:
 
     @property
     def all_read(self) -> bool:
-        """Whether no image failed to be read; files that are no radiographs do not count."""
+        """False if reading a file failed; a file that is no radiograph is not a failure."""
         return not any(item.outcome.kind is OutcomeKind.FAILED for item in self.unreadable)
 
 
@@ -79,14 +79,14 @@ class TrainingRun:
         name: Name in the checkpoint's card.
         limits: Sentences for the card about what the data cannot show.
         options: Options that decide the weights.
-        init: Weights to start from; None for random ones.
-        teachers: Checkpoints to learn from as well.
+        init: File of weights to start from; None for random ones.
+        teachers: Checkpoints whose probabilities the network learns as well.
         cache: Folder that keeps decoded images; None keeps them during this training only.
         workers: Processes that read.
-        device: Where to compute.
+        device: The device that trains and evaluates.
         drop_leaks: Leave out copies that a given split has in another subset.
         resume: Continue a stopped training.
-        overwrite: Replace the outputs, and drop a stopped training.
+        overwrite: Replace the outputs, and delete the states of a stopped training.
         console: Shows messages and progress.
     """
 
@@ -109,25 +109,28 @@ class TrainingRun:
 
     @property
     def folder(self) -> Path:
-        """Folder of the states and the best checkpoint."""
+        """Folder beside the output for the states and the best checkpoint during the training."""
         return states.training_folder(self.output)
 
     @property
     def recipe(self) -> Recipe:
-        """How images become network inputs."""
+        """Size and geometry of the network's inputs, from the options."""
         return Recipe(size=self.options.size, geometry=self.options.geometry)
 
     @property
     def continues(self) -> bool:
-        """Whether a stopped training is resumed."""
+        """Whether `resume` was asked for and `folder` has a stopped training."""
         return self.resume and states.holds_run(self.folder)
 
     def beside(self, ending: str) -> Path:
-        """Path of a file beside the checkpoint."""
+        """Return the path of a file beside the checkpoint: of m.safetensors, m.`ending`."""
         return self.output.with_name(f"{self.output.stem}.{ending}")
 
     def execute(self) -> TrainingResult:
-        """Train, and write the checkpoint and the files beside it."""
+        """Train, and write the checkpoint and the files beside it; raises what `train` raises.
+
+        If `torchrun` started several processes, each calls this; the first alone writes files.
+        """
         self._check_texts()
         check_output(self.output, overwrite=self.overwrite or self.continues)
         self._check_sources([*self.data, self.init, *self.teachers])
@@ -272,7 +275,15 @@ class TrainingRun:
             raise
 
     def begin(self, labels: CollectedLabels, data: TrainingData) -> None:
-        """Write split and examples, and remove listings of an earlier run that are outdated."""
+        """Write the split, augmented examples and mismatches, before the first step of training.
+
+        They lie beside the checkpoint: .split.csv, .augmented.png (training images and augmented
+        versions of each), .mismatches.csv. Lists of an earlier run are deleted: .mismatches.csv if
+        labels and files match now, .leaks.csv if no file was dropped for a leak.
+
+        Raises:
+            TableError: A file cannot be written.
+        """
         write_mismatches(labels.mismatches, self.beside("mismatches.csv"))
         if not data.split.report.dropped:
             write_leaks([], self.beside("leaks.csv"))

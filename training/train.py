@@ -16,6 +16,7 @@ from cxrbatch.training.pipeline import TrainingResult, TrainingRun
 from cxrbatch.training.trainer import TrainingOptions
 
 Paths = str | Path | Sequence[str | Path]
+"""One path, or several."""
 
 
 def train(
@@ -53,36 +54,47 @@ def train(
     Args:
         data: Folders of class folders, and CSV or Parquet files of labels.
         output: The checkpoint to write; split, examples, curves and results are written beside it.
-        overwrite: Replace these files, and drop a stopped training, if they exist.
-        root: Folders that paths in labels files are relative to; by default that of the file.
+        overwrite: Replace these files if they exist, and delete the saved state of a training to
+            the same output that was stopped. Without it, either raises UsageError.
+        root: Folders that relative paths in labels files start from; by default the folder of
+            each labels file.
         cache: Folder to keep decoded images for later runs; by default for this run only.
-        name: Name in the checkpoint's card; by default that of the output.
-        classes: Class names in the order of the scores; by default in the alphabet's.
+        name: Name in the checkpoint's card; by default the stem of the output's file name.
+        classes: Class names in the order of the scores; by default in alphabetical order.
         arch: "resnet18", "resnet34" or "resnet50".
         size: Edge of the square input in pixels, at least 32.
         geometry: "squeeze" or "pad" to the square.
-        epochs: Passes over the draws.
-        patience: Stop after so many epochs without a better one; None never stops early.
+        epochs: Number of epochs, at most.
+        patience: Stop after so many epochs in a row without a better validation AUC; None never
+            stops early.
         draws: Images drawn per epoch, classes equally often; by default one per training image.
         batch_size: Images per step, over all processes.
         learning_rate: Peak of the schedule, in (0, 1].
         limit: Sentences for the card about what the data cannot show.
-        init: Weights to start from: a checkpoint, or a state dict of a torchvision ResNet.
-        teacher: Checkpoints of the same classes to learn from as well.
+        init: Weights to start from: a checkpoint, or a state dict of a torchvision ResNet; by
+            default random ones.
+        teacher: Checkpoints of the same classes whose probabilities the network learns as well.
         teacher_weight: Weight of the teachers in the loss, in [0, 1].
-        drop_leaks: Where a given split has one patient or picture in two subsets, leave out the
-            copies.
-        flip: Mirror half of the images; hearts change sides.
-        seed: Of split and training.
-        workers: Processes that read; by default one per core.
+        drop_leaks: Where the labels' own split has one patient or picture in two subsets, leave
+            out the files in all but one of them, and keep test before val before train. Without
+            it, such a split raises LabelError.
+        flip: Mirror half of the training images, which puts hearts on the wrong side.
+        seed: Seed of the split and of the training.
+        workers: Processes that read files; by default one per core, up to 16.
         device: "auto", "cpu", "cuda" or "cuda:1".
         precision: "auto", "fp32", "bf16" or "fp16".
-        resume: Continue a training that was stopped.
-        progress: Show messages and progress bars on stderr and figures on stdout.
+        resume: Continue a training to the same output that was stopped, after its last whole
+            epoch; start from the first epoch if there is none.
+        progress: True shows messages and progress bars on stderr and figures on stdout; False
+            shows nothing; a `Console` shows them in its own way.
+
+    Returns:
+        The paths of the files written, the checkpoint's card, and the files without an image.
 
     Raises:
         UsageError: The arguments contradict each other or the files that exist.
-        LabelError: Labels and files do not match, or cannot be split.
+        LabelError: Labels and files do not match or cannot be split, or more than 5 % of the
+            files have no image.
         CheckpointError: `init` or `teacher` cannot be used.
         CxrbatchError: The loss diverged, or a file cannot be written.
     """

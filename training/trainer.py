@@ -31,21 +31,22 @@ class TrainingOptions:
     Attributes:
         architecture: "resnet18", "resnet34" or "resnet50".
         size: Edge of the square input in pixels.
-        geometry: Whether images are squeezed or padded to the square.
-        epochs: Passes of `draws` images, at most.
-        patience: Epochs without a better one after which training stops; None for all epochs.
+        geometry: "squeeze" scales images to the square, "pad" adds black borders first.
+        epochs: Number of epochs, at most; each has `draws` images.
+        patience: Training stops after so many epochs in a row without a better validation AUC;
+            None never stops it early.
         draws: Images drawn per epoch; None draws as many as there are training images.
         batch_size: Images per step, over all processes.
         learning_rate: Peak of the schedule.
-        weight_decay: Of AdamW, on weights of convolutions and the head only.
+        weight_decay: Decay of AdamW, on weights of convolutions and the head only.
         label_smoothing: Share of the target spread over all classes.
         warmup: Share of all steps in which the learning rate rises.
-        averaging: Decay per step of the moving average of the weights.
+        averaging: Decay per step of the moving average of the weights, in [0, 1).
         teacher_weight: Weight of the teachers' probabilities in the loss, if there are teachers.
-        precision: A resolved precision, not "auto".
+        precision: "fp32", "bf16" or "fp16"; "auto" was resolved before.
         flip: Mirror half of the images. Off by default: a mirrored chest has its heart on the
             wrong side.
-        seed: Of weights, draws and augmentation.
+        seed: Seed of initial weights, draws and augmentation.
     """
 
     architecture: str = "resnet18"
@@ -66,23 +67,30 @@ class TrainingOptions:
     seed: int = 0
 
     def steps(self, images: int) -> int:
-        """Return the steps of an epoch, given the number of training images."""
+        """Return the number of steps of an epoch: `draws` / `batch_size`, rounded up.
+
+        Args:
+            images: Number of training images, which takes the place of `draws` if that is None.
+        """
         return math.ceil((self.draws or images) / self.batch_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSetup:
-    """All that a training needs beside its images.
+    """The arguments of a training other than its images and its initial weights.
 
     Attributes:
         card: Names, classes, input size and normalisation of the network.
         options: Options of the training.
-        device: Where to compute.
-        teachers: Checkpoints of the same classes to learn from as well (distillation).
-        folder: An existing folder for states and the best checkpoint; None keeps none.
-        resume: Continue from the newest state in `folder`, if there is one.
+        device: The device that trains the network.
+        teachers: Checkpoints of the same classes whose probabilities the network learns as well
+            (distillation).
+        folder: An existing folder to which the state after each epoch and the best checkpoint are
+            written; None writes neither, and the training cannot be resumed.
+        resume: Continue from the newest state in `folder`; start from the first epoch if there is
+            none.
         group: The processes that train together.
-        workers: Processes that augment images for a GPU.
+        workers: Processes that augment images for a GPU; not used on a CPU.
     """
 
     card: Card
@@ -96,9 +104,10 @@ class TrainingSetup:
 
 
 def new_optimiser(model: nn.Module, options: TrainingOptions) -> torch.optim.AdamW:
-    """Make an AdamW that decays weights of convolutions and the head only.
+    """Make an AdamW with weight decay on weights of convolutions and the head only.
 
-    Decay pulls biases and batch norm scales towards 0 for no gain in generalisation.
+    Biases and batch norm's scales get none: pulling them towards 0 does not improve
+    generalisation. The learning rate is `options.learning_rate`.
     """
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
@@ -112,7 +121,15 @@ def new_optimiser(model: nn.Module, options: TrainingOptions) -> torch.optim.Ada
 def new_schedule(
     optimiser: torch.optim.Optimizer, *, steps: int, warmup: float
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Make a schedule: linear over a share `warmup` of all steps, then half a cosine to 0."""
+    """Make a schedule that changes the learning rate of an optimiser after every step.
+
+    The rate rises linearly to the optimiser's own rate and then falls to 0 along half a cosine.
+
+    Args:
+        optimiser: The optimiser; its present rate is the peak.
+        steps: Steps of all epochs together.
+        warmup: Share of the steps in which the rate rises, in [0, 1]; at least one step rises.
+    """
     rising = max(1, round(steps * warmup))
 
     def factor(step: int) -> float:
@@ -126,9 +143,17 @@ def new_schedule(
 def new_average(model: nn.Module, *, decay: float) -> AveragedModel:
     """Make an exponential moving average of a network's weights.
 
-    The decay grows to its value as (1 + t) / (10 + t), so that a short training is not an average
-    over its random start. Batch statistics are copied: they are moving averages already, and one
-    more would trail behind the weights.
+    At step t the average keeps a share min(decay, (1 + t) / (10 + t)) of itself, so that the
+    random initial weights of a short training soon have no influence. Batch statistics are copied:
+    they are moving averages already, and a second average would trail behind the weights.
+
+    Args:
+        model: The network; its weights are copied.
+        decay: Largest share of itself that the average keeps per step, in [0, 1).
+
+    Returns:
+        A copy of the network in evaluation mode. Call its `update_parameters(model)` after each
+        step of training.
     """
 
     def update(averaged: _Tensors, current: _Tensors, _count: object) -> None:
@@ -152,12 +177,16 @@ class Trainer:
     """
 
     def __init__(self, model: RadiographResNet, setup: TrainingSetup, *, steps: int) -> None:
-        """Move the network to the device.
+        """Move the network to the device, and make its optimiser, schedule and average.
 
         Args:
-            model: The network; it is trained in place unless there are several processes.
+            model: The network. A single process trains it in place; of several processes each
+                trains a copy with batch norm over all of them.
             setup: Options, device and teachers.
-            steps: Steps of all epochs together.
+            steps: Steps of all epochs together; they decide the schedule of the learning rate.
+
+        Raises:
+            CheckpointError: A teacher has other classes or another geometry.
         """
         device, options, group = setup.device, setup.options, setup.group
         model.to(device).to(memory_format=torch.channels_last)
@@ -175,16 +204,24 @@ class Trainer:
 
     @property
     def averaged(self) -> RadiographResNet:
-        """The network with the average of the weights so far, in evaluation mode."""
+        """A network with the moving average of the weights over all steps so far.
+
+        It is in evaluation mode. Every call of `step` changes it in place.
+        """
         return cast(RadiographResNet, self._average.module)
 
     def step(self, images: Tensor, truth: Tensor, shares: Tensor) -> Tensor:
-        """Update the weights with this process's part of a batch.
+        """Train on one batch: mix images, compute the loss, and update weights and average.
+
+        Gradients are averaged over the processes and clipped to a norm of 5. The learning rate
+        moves on by one step.
 
         Args:
-            images: Shape (n, 1, size, size), in [0, 1], augmented.
+            images: This process's part of the batch, shape (n, 1, size, size), in [0, 1],
+                augmented and not yet mixed.
             truth: Shape (n,), class indices.
-            shares: Weight of each image when it is mixed with its partner, shape (n,), in [0, 1].
+            shares: Shape (n,), in [0, 1], as `draw_shares` returns them: the weight of each image
+                when it is mixed with its partner.
 
         Returns:
             The loss, a scalar on the device; the GPU may still be computing it.
@@ -203,12 +240,21 @@ class Trainer:
         return loss.detach()
 
     def state(self) -> dict[str, Any]:
-        """Return what `restore` needs to continue to the same weights; shares memory with this."""
+        """Return all that `restore` needs to continue a training to the same weights.
+
+        Returns:
+            State dicts of network, optimiser, schedule, scaler and average, and the state of
+            `generator`. The tensors are not copies: later steps change them.
+        """
         parts: dict[str, Any] = {name: part.state_dict() for name, part in self._parts().items()}
         return {**parts, "generator": self.generator.get_state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Return to a state that `state` returned."""
+        """Load a state that `state` returned, into a trainer made with the same arguments.
+
+        Raises:
+            KeyError: A part is missing. A damaged part raises what its `load_state_dict` raises.
+        """
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.generator.set_state(state["generator"])

@@ -35,31 +35,51 @@ NOISE = 0.02
 
 
 class RandomGamma(v2.Transform):  # type: ignore[misc]  # torchvision has no types
-    """Raise grey levels in [0, 1] to a random power; torchvision has it for a given power only."""
+    """Raise grey levels in [0, 1] to a random power; torchvision has only one for a given power."""
 
     def __init__(self, low: float, high: float) -> None:
-        """Take the smallest and the largest power; its logarithm is uniform between them."""
+        """Set the smallest and the largest power; logarithms of powers are uniform between."""
         super().__init__()
         self.low, self.high = low, high
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, float]:
-        """Draw the power with torch's global generator."""
+        """Draw a power with torch's global generator; the transform does this at each call.
+
+        Args:
+            flat_inputs: Not used.
+
+        Returns:
+            The power as "gamma".
+        """
         exponent = torch.empty(()).uniform_(math.log(self.low), math.log(self.high))
         return {"gamma": math.exp(exponent)}
 
     def transform(self, inpt: Tensor, params: dict[str, float]) -> Tensor:
-        """Apply the power to an image."""
+        """Raise an image to the power that was drawn; torchvision calls this.
+
+        Args:
+            inpt: Grey levels in [0, 1], of any shape that torchvision takes for an image.
+            params: As `make_params` returned them.
+
+        Returns:
+            The same shape, in [0, 1].
+        """
         changed: Tensor = v2.functional.adjust_gamma(inpt, **params)
         return changed
 
 
 def augmentation(*, flip: bool) -> v2.Compose:
-    """Build the transform of a training image, shape (1, size, size), uint8 to float32 in [0, 1].
+    """Build the transform that changes a training image at random.
 
-    All randomness comes from torch's global generator.
+    It rotates, shifts, scales, blurs half of the images, changes gamma, brightness and contrast,
+    and adds noise, within the constants of this module. All randomness comes from torch's global
+    generator.
 
     Args:
-        flip: Whether half of the images are mirrored.
+        flip: Whether half of the images are mirrored, too.
+
+    Returns:
+        A transform from shape (1, size, size), uint8, to the same shape, float32 in [0, 1].
     """
     return v2.Compose(
         [
@@ -79,7 +99,7 @@ def augmentation(*, flip: bool) -> v2.Compose:
 
 @contextmanager
 def kept_random_state() -> Iterator[None]:
-    """Restore the state of torch's global generator when the block ends."""
+    """Save the state of torch's global generator on the CPU, and restore it when the block ends."""
     state = torch.default_generator.get_state()
     try:
         yield
@@ -106,14 +126,16 @@ def draw_shares(count: int, *, generator: torch.Generator) -> Tensor:
 
 
 def mix(images: Tensor, shares: Tensor) -> Tensor:
-    """Mix each image with its partner.
+    """Mix each image with its partner (mixup): share x image + (1 - share) x partner.
+
+    Images 0 and 1 are partners, 2 and 3, and so on; a last one without a partner is not changed.
 
     Args:
         images: Shape (n, 1, size, size).
-        shares: Shape (n,), on any device.
+        shares: Shape (n,), in [0, 1], on any device; from `draw_shares`.
 
     Returns:
-        Same shape.
+        The mixed images, of the same shape; `images` is not changed.
     """
     own = shares.to(images)[:, None, None, None]
     return images[_partners(images)].lerp(images, own)
@@ -122,13 +144,17 @@ def mix(images: Tensor, shares: Tensor) -> Tensor:
 def mixed_cross_entropy(
     logits: Tensor, truth: Tensor, shares: Tensor, *, label_smoothing: float
 ) -> Tensor:
-    """Average the cross entropies with both labels of each image, in their shares.
+    """Compute the loss of mixed images: the cross entropy with both labels, weighted by share.
 
     Args:
-        logits: Shape (n, classes).
-        truth: Shape (n,), class indices before mixing.
-        shares: As given to `mix`.
-        label_smoothing: Share of the target spread over all classes.
+        logits: Of the mixed images, shape (n, classes).
+        truth: Shape (n,), class indices of the images before mixing.
+        shares: Shape (n,), as given to `mix`: the weight of an image's own label; its partner's
+            label has the rest.
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1].
+
+    Returns:
+        The mean over the images, a scalar.
     """
     own, other = (
         cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")

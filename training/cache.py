@@ -48,8 +48,8 @@ class UnreadableFile:
     """A labelled file without an image to train on.
 
     Attributes:
-        path: As the labels name it.
-        outcome: Why it has none.
+        path: Path of the file as the labels name it.
+        outcome: Why the file has no image.
     """
 
     path: str
@@ -63,7 +63,8 @@ class DecodedInputs:
     Attributes:
         values: Shape (n, size, size), uint8, memory-mapped; zeros for a file without an image.
         outcomes: Length n; `scored` for a file with an image, else why it has none.
-        patients: Length n; keyed hash of the patient whom the file's header names, or None.
+        patients: Length n; keyed hash of the patient id in the file's header, 32 hexadecimal
+            digits; None if the header has no id or only a placeholder such as ANONYMOUS.
     """
 
     values: npt.NDArray[np.uint8]
@@ -72,14 +73,14 @@ class DecodedInputs:
 
     @property
     def readable(self) -> npt.NDArray[np.bool_]:
-        """Whether each file has an image, shape (n,)."""
+        """Whether each file has an image, shape (n,), in the order of the files."""
         return np.array([code is Outcome.SCORED for code in self.outcomes], dtype=np.bool_)
 
     def unreadable(self, files: Sequence[LabelledFile]) -> list[UnreadableFile]:
-        """List the files without an image.
+        """List the files without an image, in their order.
 
         Args:
-            files: The labelled files, in the order of `outcomes`.
+            files: The labelled files, as many as `outcomes` and in the same order.
         """
         pairs = zip(files, self.outcomes, strict=True)
         return [UnreadableFile(f.path, code) for f, code in pairs if code is not Outcome.SCORED]
@@ -93,14 +94,19 @@ def prepare_inputs(
     folder: Path,
     progress: Callable[[int], object],
 ) -> DecodedInputs:
-    """Decode every file whose bytes the cache does not know.
+    """Decode files to network inputs, and add to the cache those whose bytes are not yet in it.
+
+    A file that cannot be decoded raises nothing: its outcome says why.
 
     Args:
         files: Absolute paths.
         recipe: How images become network inputs.
-        workers: Processes that decode.
-        folder: The cache; made if it does not exist.
-        progress: Called with the number of files just done.
+        workers: Processes that decode; 0 decodes in this process.
+        folder: The folder of the cache; made if it does not exist.
+        progress: Called with 1 after each file; what it returns is ignored.
+
+    Returns:
+        The inputs, outcomes and patients of all files, in the order of `files`.
 
     Raises:
         CxrbatchError: The cache cannot be written, or no process can be started.
@@ -124,13 +130,16 @@ def _place_and_secret(folder: Path, recipe: Recipe) -> tuple[CacheFile, bytes]:
 
 
 def cache_file(folder: Path, recipe: Recipe, *, secret: bytes, lasting: bool = True) -> CacheFile:
-    """Name the cache file of a recipe and of this version of the reader.
+    """Return the cache file of a recipe, a secret and this version of the reader; write nothing.
+
+    A change of any of the three changes the identity: inputs made before it are not used.
 
     Args:
-        folder: The cache.
+        folder: The folder of the cache.
         recipe: How display images become inputs.
-        secret: Key of the patient hash. Records made with another key are in another file.
-        lasting: Whether the next run has the same secret; if not, it replaces this run's file.
+        secret: Key of the patient hash, 32 bytes.
+        lasting: Whether the next run has the same secret. If not, the file's name does not depend
+            on the secret, so that the next run replaces this run's file.
     """
     text = f"{recipe.sha256} {reading_version()} {secret_id(secret) if lasting else 'passing'}"
     shared = hashlib.sha256(text.encode()).hexdigest()[:-_SECRET_ID_DIGITS]
@@ -163,10 +172,13 @@ class DecodedFile:
     """Result of reading one file.
 
     Attributes:
-        key: Hash of the file's bytes; None if they could not be read.
-        outcome: `scored` if the file has an input, else why not; None if the store has the key.
-        prepared: The input, shape (size, size), uint8, or None.
-        patient: Keyed hash of the patient whom the file's header names, or None.
+        key: Hash of the file's bytes; None if the bytes could not be read or are too many, or if
+            the worker process was lost.
+        outcome: `scored` if the file has an input, else why not; None if the store has the key, so
+            that the file was not decoded.
+        prepared: The input, shape (size, size), uint8; None unless the outcome is `scored`.
+        patient: Keyed hash of the patient id in the file's header; None if the header has no id or
+            only a placeholder, or if the file was not decoded.
     """
 
     key: bytes | None
@@ -183,10 +195,11 @@ class InputReader:
 
     Attributes:
         recipe: How display images become inputs.
-        place: File of the store.
-        known: Number of records in the store that are checked.
-        opened_ns: Of the store.
-        patient_secret: Key of the patient hash.
+        place: The cache file that the store has open.
+        known: Number of records that were in the store when it was opened and checked; files with
+            the same bytes as one of these are not decoded.
+        opened_ns: When the store was opened, as `InputStore.opened_ns`.
+        patient_secret: Key of the patient hash, 32 bytes.
     """
 
     recipe: Recipe
@@ -196,7 +209,14 @@ class InputReader:
     patient_secret: bytes = field(repr=False)
 
     def read(self, file: ArchiveFile) -> DecodedFile:
-        """Read one file; its defects are the result's outcome."""
+        """Read, hash and decode one file; in case of a defect, the result's outcome says which.
+
+        A file whose bytes the store has is hashed and not decoded. Of a file that is larger than
+        any radiograph may be, only the outcome is returned.
+
+        Args:
+            file: The file; its path is absolute.
+        """
         options = ReadingOptions(no_voi=self.recipe.no_voi)
         try:
             with open_regular(file.path) as stream:
@@ -213,7 +233,13 @@ class InputReader:
         return self._decode(key.digest(), data, options)
 
     def failed(self, file: ArchiveFile, outcome: Outcome, detail: str) -> DecodedFile:
-        """Make the result of a file whose worker process was lost."""
+        """Make the result of a file whose worker process was lost; called in the main process.
+
+        Args:
+            file: The file, not used.
+            outcome: Why the process was lost; becomes the result's outcome.
+            detail: The same as a line for a person, not used.
+        """
         return DecodedFile(None, outcome)
 
     def _decode(self, key: bytes, data: bytes, options: ReadingOptions) -> DecodedFile:
@@ -232,7 +258,11 @@ def decode_files(
     limits: WorkerLimits,
     progress: Callable[[int], object],
 ) -> tuple[npt.NDArray[np.int64], list[Outcome], list[str | None]]:
-    """Decode the files whose bytes the store does not know, and append them to it.
+    """Decode the files whose bytes are not in the store, and append the results to the store.
+
+    A file that has no image is appended too, with zeros for its input, so that no later run decodes
+    it again. Not appended is a file whose bytes could not be read, are too many, or whose failure
+    may be the machine's fault, such as a lack of memory: the next run tries it again.
 
     Args:
         store: The open store.
@@ -240,11 +270,11 @@ def decode_files(
         reader: Decodes one file.
         workers: Worker processes; 0 reads in this one, where a crash of a decoder ends it.
         limits: Time and memory for one file.
-        progress: Called with 1 after each file.
+        progress: Called with 1 after each file; what it returns is ignored.
 
     Returns:
-        The row of each file in the store, shape (files,), -1 for a file without one; the outcome
-        of each; the patient key of each.
+        In the order of `files`: the row of each file in the store, shape (n,), -1 for a file that
+        is not in the store; its outcome; its patient key, None if unknown.
 
     Raises:
         CxrbatchError: The cache cannot be written, or no process can be started.

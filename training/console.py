@@ -67,7 +67,7 @@ class Console:
             self._bar.update(count)
 
     def epoch(self, metrics: "EpochMetrics") -> None:
-        """Write the losses and the validation AUC of a finished epoch to stderr; count it."""
+        """Write losses and validation AUC of a finished epoch to stderr; set `epochs` to it."""
         self.epochs = metrics.number
         self.say(
             f"epoch {metrics.number}: loss {metrics.loss:.4f}, "

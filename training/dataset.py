@@ -25,13 +25,14 @@ _Positions = npt.NDArray[np.int64]
 
 
 class ImageSubset(Dataset[tuple[Tensor, int, int]]):
-    """The images of one subset of the split (train, val or test) with their classes.
+    """The n images of one subset of the split (train, val or test) with their classes.
 
     Attributes:
-        inputs: Shape (m, size, size), uint8; may be mapped from a file and is never copied whole.
-        truth: Shape (n,), class indices.
-        rows: Shape (n,), the row of `inputs` of each image; None where n = m and the order is the
-            same.
+        inputs: Network inputs of all m images, those of other subsets too: shape (m, size, size),
+            uint8; may be mapped from a file and is never copied whole.
+        truth: Shape (n,), the class index of each image of the subset.
+        rows: Shape (n,), the row of `inputs` of each image of the subset; None where n = m and the
+            order is the same.
     """
 
     def __init__(
@@ -52,22 +53,32 @@ class ImageSubset(Dataset[tuple[Tensor, int, int]]):
         return torch.from_numpy(self.inputs[row].copy())[None], int(self.truth[index]), index
 
     def images(self, positions: _Positions) -> npt.NDArray[np.uint8]:
-        """Copy the images at some positions, shape (k, size, size), uint8."""
+        """Copy the images at some positions.
+
+        Args:
+            positions: Shape (k,), from 0 to n - 1.
+
+        Returns:
+            Shape (k, size, size), uint8, in the order of `positions`.
+        """
         return self.inputs[positions if self.rows is None else self.rows[positions]]
 
     def batches(self, size: int) -> Iterator[npt.NDArray[np.uint8]]:
-        """Yield all images in order, up to `size` at a time."""
+        """Yield copies of all images in order, `size` at a time; the last batch may have fewer.
+
+        Each batch has the shape (k, edge, edge), uint8.
+        """
         for start in range(0, len(self), size):
             yield self.images(np.arange(start, min(start + size, len(self))))
 
     def every(self, step: int) -> "ImageSubset":
-        """Return a subset of every `step`-th image."""
+        """Return the subset of the images 0, `step`, 2 `step` and so on; no pixels are copied."""
         positions = np.arange(0, len(self), step)
         rows = positions if self.rows is None else self.rows[positions]
         return ImageSubset(self.inputs, self.truth[positions], rows)
 
     def sha256(self) -> str:
-        """Hash images and classes in their order; 64 hexadecimal digits."""
+        """Return the SHA-256 of the images and class indices in their order, 64 hex digits."""
         digest = hashlib.sha256(f"{len(self)}x{self.inputs.shape[1:]}:".encode())
         digest.update(np.ascontiguousarray(self.truth).data)
         for images in self.batches(_ROWS_AT_ONCE):
@@ -79,9 +90,9 @@ class Draw(NamedTuple):
     """One image drawn for a step of training.
 
     Attributes:
-        position: Index into the training subset.
+        position: Index of the image in the training subset.
         seed: Seed of the image's augmentation.
-        share: Weight of the image when it is mixed with its partner, in [0, 1].
+        share: Weight of the image when it is mixed with its partner (see `mix`), in [0, 1].
     """
 
     position: int
@@ -92,7 +103,9 @@ class Draw(NamedTuple):
 class AugmentedImages(Dataset[tuple[Tensor, int, float]]):
     """Training images, each augmented by the seed of its draw.
 
-    The result depends on the draw alone: it is the same in every process and in every batch.
+    An item is looked up by a `Draw`: `images[draw]` is the augmented image, shape (1, size, size),
+    float32 in [0, 1], its class index, and the draw's share. The result depends on the draw alone:
+    it is the same in every process and in every batch.
     """
 
     def __init__(self, subset: ImageSubset, *, flip: bool) -> None:
@@ -124,10 +137,11 @@ class AugmentedImages(Dataset[tuple[Tensor, int, float]]):
 
 
 class BalancedBatchSampler(Sampler[list[Draw]]):
-    """Batches of one epoch after another, with all classes drawn equally often.
+    """Batches of draws for a DataLoader, with all classes drawn equally often.
 
-    Each process of a training gets its own part of every batch, whatever their number: all
-    processes together see the same draws as one process would.
+    Each iteration over the sampler draws one epoch and yields `steps` lists, one for each batch.
+    Of several processes each gets its own part of every batch; all of them together get the same
+    draws as one process would.
     """
 
     def __init__(
@@ -139,7 +153,7 @@ class BalancedBatchSampler(Sampler[list[Draw]]):
         generator: torch.Generator,
         group: ProcessGroup = ALONE,
     ) -> None:
-        """Draw nothing yet; each iteration draws one epoch.
+        """Keep the arguments; each iteration over the sampler draws one epoch.
 
         Args:
             truth: Shape (n,), class indices of the training images.
@@ -147,6 +161,9 @@ class BalancedBatchSampler(Sampler[list[Draw]]):
             batch_size: Images per batch, over all processes.
             generator: Source of all randomness, on the CPU; its state decides all later epochs.
             group: The processes that train together.
+
+        Raises:
+            UsageError: The processes cannot divide a batch equally.
         """
         self._truth, self._generator, self._group = truth, generator, group
         self._steps, self._batch_size = steps, batch_size
@@ -182,11 +199,11 @@ def training_loader(
     device: torch.device,
     workers: int,
 ) -> "DataLoader[tuple[Tensor, int, float]]":
-    """Load and augment batches of training images.
+    """Make the loader of augmented batches; each iteration over it is one epoch.
 
     Args:
         subset: The training images.
-        sampler: Decides which images a batch has.
+        sampler: Draws the images of each batch.
         flip: Whether half of the images are mirrored.
         device: Where the network is trained. On a GPU batches are pinned, and `workers` processes
             augment them. On a CPU this process does: its cores are busy with the network anyway,
@@ -194,8 +211,8 @@ def training_loader(
         workers: Processes that augment for a GPU.
 
     Returns:
-        Yields images, shape (b, 1, size, size), float32 in [0, 1]; class indices, shape (b,); and
-        mixing shares, shape (b,), float64.
+        A loader that yields images, shape (b, 1, size, size), float32 in [0, 1], not yet mixed;
+        class indices, shape (b,); and the share of each image in `mix`, shape (b,), float64.
     """
     workers = workers if device.type == "cuda" else 0
     options: dict[str, Any] = {}
@@ -225,11 +242,12 @@ def _ignore_interrupts(_: int) -> None:
 def draw_epoch(
     truth: npt.NDArray[np.int64], *, count: int, generator: torch.Generator
 ) -> _Positions:
-    """Draw an epoch's images in their order.
+    """Draw an epoch's images in random order, each class equally often.
 
-    Each class is drawn equally often. In expectation that is the loss weighted by class, without
-    the few huge steps that a rare class's weight would make. No image is drawn again before all
-    others of its class; `torch.utils.data.WeightedRandomSampler` does not guarantee that.
+    If `count` is no multiple of the number of classes, some classes chosen at random get one image
+    more. In expectation that is the loss weighted by class, without the few huge steps that a rare
+    class's weight would make. No image is drawn again before all others of its class;
+    `torch.utils.data.WeightedRandomSampler` does not guarantee that.
 
     Args:
         truth: Shape (n,), class indices.
@@ -261,9 +279,9 @@ class TrainingData:
 
     Attributes:
         classes: Class names in the order of the logits.
-        split: Every labelled file with its subset and group.
-        subsets: The images of "train", "val" and "test".
-        unreadable: The files without an image.
+        split: Every labelled file, also one without an image, with its subset and group.
+        subsets: The images of "train", "val" and "test", by these names.
+        unreadable: The files without an image, which are in no subset.
     """
 
     classes: tuple[str, ...]
@@ -272,11 +290,14 @@ class TrainingData:
     unreadable: Sequence[UnreadableFile]
 
     def groups(self, name: str) -> list[int]:
-        """Return the group of each image of a subset."""
+        """Return the group of each image of the subset `name`, such as "val", in its order.
+
+        Images of one patient or of one picture have the same number.
+        """
         return [self.split.groups[row] for row in self._rows(name)]
 
     def sources(self, name: str) -> list[str | None]:
-        """Return the source of each image of a subset, None where unknown."""
+        """Return the collection that each image of the subset `name` is from, None if unknown."""
         return [self.split.files[row].source for row in self._rows(name)]
 
     def _rows(self, name: str) -> list[int]:
@@ -287,12 +308,17 @@ class TrainingData:
 def subsets_of(
     files: Sequence[LabelledFile], inputs: DecodedInputs, *, classes: Sequence[str]
 ) -> dict[str, ImageSubset]:
-    """Make the subsets "train", "val" and "test"; files without an image are left out.
+    """Make the subsets "train", "val" and "test", by these names.
+
+    Files without an image, and files whose split is None, are in none of them.
 
     Args:
         files: The files of the inputs, in the same order, each with its split.
         inputs: From `prepare_inputs`.
-        classes: Class names in the order of the logits.
+        classes: Class names in the order of the logits; a label's index is the class index.
+
+    Raises:
+        ValueError: The label of a file is not in `classes`.
     """
     truth = np.array([classes.index(file.label) for file in files], dtype=np.int64)
     names = np.array([file.split for file in files], dtype=object)
@@ -305,7 +331,7 @@ def divide_inputs(inputs: DecodedInputs, split: Split, *, classes: Sequence[str]
 
     Args:
         inputs: From `prepare_inputs`.
-        split: Of the same files, in the same order.
+        split: The split of the same files, in the same order.
         classes: Class names in the order of the logits.
 
     Raises:

@@ -23,10 +23,10 @@ _LONGEST_WAIT = timedelta(hours=2)
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """The processes of one training.
+    """The processes that train one network together, as one of them sees them.
 
     Attributes:
-        rank: Number of this process; the first one, 0, alone prints, writes and evaluates.
+        rank: Number of this process, from 0; process 0 alone prints, writes and evaluates.
         size: Number of processes.
     """
 
@@ -35,14 +35,17 @@ class ProcessGroup:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the first process."""
+        """Whether this is process 0, which alone prints, writes and evaluates."""
         return self.rank == 0
 
     def part_size(self, batch_size: int) -> int:
         """Return how many images of a batch each process gets.
 
+        Args:
+            batch_size: Images of the batch, over all processes.
+
         Raises:
-            UsageError: The batch cannot be divided equally, or each would get one image.
+            UsageError: The batch cannot be divided equally, or each would get fewer than two.
         """
         if batch_size % self.size or batch_size // self.size < 2:
             raise UsageError(
@@ -52,7 +55,11 @@ class ProcessGroup:
         return batch_size // self.size
 
     def mean(self, values: Tensor) -> Tensor:
-        """Average values over the processes; all of them must call it."""
+        """Return the mean of a tensor over the processes, element by element.
+
+        All processes must call this, with tensors of one shape: each waits for the others.
+        `values` itself is not changed.
+        """
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
@@ -60,13 +67,27 @@ class ProcessGroup:
         return values
 
     def from_first(self, values: Tensor) -> Tensor:
-        """Return the first process's values in all processes; all of them must call it."""
+        """Return the tensor of process 0 in every process.
+
+        All processes must call this, with tensors of one shape: each waits for the others.
+
+        Args:
+            values: Sent by process 0; overwritten in the other processes.
+        """
         if self.size > 1:
             dist.broadcast(values, 0)
         return values
 
     def with_averaged_gradients(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """Wrap a network so that its gradients are averaged over the processes."""
+        """Wrap a network so that `backward` averages its gradients over the processes.
+
+        Args:
+            model: The network, on `device`.
+            device: The GPU of this process, or the CPU.
+
+        Returns:
+            The wrapped network, with the same weights; `model` itself for a single process.
+        """
         if self.size == 1:
             return model
         devices = [device] if device.type == "cuda" else None
@@ -74,7 +95,10 @@ class ProcessGroup:
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
-        """Run a block in the first process, and in the others when the first has left it."""
+        """Run the block in process 0 first, and in the others when process 0 has left it.
+
+        So the others find the files that process 0 wrote.
+        """
         if not self.leads:
             dist.barrier()
         yield
@@ -83,10 +107,15 @@ class ProcessGroup:
 
 
 ALONE = ProcessGroup()
+"""The group of a training in a single process."""
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Choose the GPU of this process where `torchrun` started one for each; keep a CPU."""
+    """Return the GPU of this process if `torchrun` started several processes.
+
+    "cuda" becomes "cuda:<LOCAL_RANK>". Without that environment variable, and for a CPU or a GPU
+    that is given by its number, `device` is returned as it is.
+    """
     if str(device) == "cuda" and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return device
@@ -94,10 +123,17 @@ def local_device(device: torch.device) -> torch.device:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[ProcessGroup]:
-    """Join the other processes, if `torchrun` started several.
+    """Join the other processes that `torchrun` started, for the time of the block.
+
+    Args:
+        device: The device of this process: GPUs talk by NCCL, CPUs by gloo.
+
+    Yields:
+        The group; `ALONE` if WORLD_SIZE is 1 or is not set.
 
     Raises:
-        CxrbatchError: Another process ended or cannot be reached.
+        CxrbatchError: Another process ended or cannot be reached, also if that is noticed in the
+            block.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
@@ -118,9 +154,13 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
 
 
 def with_shared_batch_norm(model: RadiographResNet, device: torch.device) -> RadiographResNet:
-    """Copy a network into one whose batch statistics are those of all processes.
+    """Copy a network and replace its batch norms by some over the batches of all processes.
 
-    Parameters and buffers keep their names, so that a state dict of one fits the other.
+    Parameters and buffers keep their names, so that a state dict of the network fits the copy.
+
+    Args:
+        model: The network, which is not changed.
+        device: With a GPU the copy has PyTorch's SyncBatchNorm, else `SharedBatchNorm`.
     """
     copied = copy.deepcopy(model)
     if device.type == "cuda":
@@ -142,7 +182,18 @@ class SharedBatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise shape (n, channels, h, w)."""
+        """Normalise each channel of this process's batch.
+
+        In training mode mean and variance are those of the batches of all processes, which must
+        all call this; the running statistics are updated. In evaluation mode the running
+        statistics are used.
+
+        Args:
+            images: Shape (n, channels, h, w).
+
+        Returns:
+            The same shape and dtype.
+        """
         if not self.training:
             return super().forward(images)
         values = images if images.dtype == torch.float64 else images.float()

@@ -57,10 +57,14 @@ def new_card(
     """Make the card of a checkpoint that is not trained yet.
 
     Args:
-        data: Gives the classes, and the normalisation by its training images.
-        options: Give architecture and input size.
+        data: Its classes are copied. The normalisation is the mean and the standard deviation
+            (at least 0.01) of the grey levels, in [0, 1], of some thousand training images.
+        options: Architecture, input size and geometry are copied.
         name: Name of the checkpoint.
-        limits: What the data cannot show; `LIMITS` come before them.
+        limits: Sentences about what the data cannot show; `LIMITS` come before them.
+
+    Returns:
+        A card with temperature 1, without operating points and without figures.
     """
     train = data.subsets["train"]
     sample = train.every(max(1, len(train) // _MOST_FOR_NORMALISATION))
@@ -87,17 +91,20 @@ def train_network(
 
     Args:
         data: Labelled images, prepared for the recipe of `setup.card`.
-        setup: Card, options and surroundings.
+        setup: Card, options, device, folder and processes; every process of `setup.group` calls
+            this.
         initial: Weights to start from; None for random ones.
-        listener: Receives the progress.
+        listener: Its methods are called as the training progresses.
 
     Returns:
-        The checkpoint; None in all processes but the first.
+        The checkpoint, in memory; None in all processes but the first.
 
     Raises:
-        CheckpointError: A teacher has other classes.
-        CxrbatchError: The loss or the features diverged, or a state cannot be written.
-        UsageError: The state to resume is of another training, or damaged.
+        CheckpointError: A teacher has other classes or another geometry.
+        CxrbatchError: The loss is no longer finite, the features are too large to be described,
+            or a state cannot be written.
+        UsageError: The state to resume is of another training, or damaged; or the processes
+            cannot divide a batch equally.
     """
     torch.manual_seed(setup.options.seed)
     model = build_model(setup.card)
@@ -119,19 +126,25 @@ def finish(
     *,
     initial_weights: str,
 ) -> Checkpoint:
-    """Calibrate a fitted network on validation, then evaluate it as it will be stored.
+    """Calibrate a fitted network on validation, then evaluate it with weights as a file has them.
 
-    The offsets of the classes are added to the bias of the head, in place.
+    `model` is changed in place: an offset for each class is added to the bias of the head, and the
+    weights are rounded to float16. Temperature and operating points come from validation, controls
+    from test, or from validation if test has no image.
 
     Args:
         model: The fitted network.
-        data: Labelled images; test is looked at here only.
+        data: Labelled images; nothing before this uses the subset test.
         setup: As for `fit`.
-        history: The metrics of every epoch.
-        initial_weights: Hash of the file of initial weights, or "random".
+        history: The metrics of every epoch, for the card.
+        initial_weights: Hash of the file of initial weights, or "random", for the card.
+
+    Returns:
+        The checkpoint, in memory: the network, its card with all figures, and mean and covariance
+        of its features over up to 20,000 training images.
 
     Raises:
-        CxrbatchError: The features of the network are too large to be described.
+        CxrbatchError: A score is not finite, or the features are too large to be described.
     """
     card, classes = setup.card, data.classes
 
@@ -206,7 +219,8 @@ def _circumstances(
 def fit_temperature(logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64]) -> float:
     """Find the temperature that minimises the negative log-likelihood.
 
-    Fit on validation images, never on those that the model was trained or is judged on.
+    The images must be those of validation: neither those that the network was trained on nor those
+    that it is tested on.
 
     Args:
         logits: Shape (n, classes).
@@ -230,19 +244,19 @@ def fit_temperature(logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64
 def fit_offsets(
     logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64], *, temperature: float
 ) -> npt.NDArray[np.float32]:
-    """Find an offset for each class's logit so that no class is predicted too often.
+    """Find a number to add to each class's logits so that no class is predicted too often.
 
     A rare class that was drawn often is learned by heart and then found too seldom in new images.
-    The negative log-likelihood is minimised together with a standard normal prior on each offset
-    over the temperature, which holds small validation sets back.
+    The offsets minimise the negative log-likelihood. A standard normal prior on each offset divided
+    by the temperature keeps the offsets small where there are few images.
 
     Args:
-        logits: Shape (n, classes).
+        logits: Of validation images, shape (n, classes).
         truth: Shape (n,), class indices.
-        temperature: What the logits are divided by.
+        temperature: What the logits are divided by before the softmax.
 
     Returns:
-        Shape (classes,), in units of logits, mean 0.
+        Shape (classes,), float32, in units of logits, mean 0.
 
     Source: Alexandari et al., "Maximum Likelihood with Bias-Corrected Calibration is Hard-To-Beat
     at Label Shift Adaptation", ICML 2020.

@@ -37,16 +37,25 @@ class InitialWeights:
     model: RadiographResNet
 
     def has_head_for(self, classes: tuple[str, ...]) -> bool:
-        """Return whether the head is for these classes; without names their number decides."""
+        """Return whether the weights have a head for these classes.
+
+        The head needs as many outputs as there are classes and, if the file names its classes, the
+        same names in the same order.
+        """
         return self.classes in (None, classes) and self.model.fc.out_features == len(classes)
 
 
 def read_initial(path: Path, *, architecture: str) -> InitialWeights:
-    """Read a checkpoint, or a state dict of a torchvision ResNet (.pt, .pth, .safetensors).
+    """Read weights to start from, and check that they fit the network.
+
+    Args:
+        path: A checkpoint, or a state dict of a torchvision ResNet (.pt, .pth, .safetensors).
+        architecture: "resnet18", "resnet34" or "resnet50".
 
     Raises:
-        CheckpointError: The file cannot be read, is of another architecture, or its scores are not
-            finite.
+        CheckpointError: The file cannot be read; its weights are not finite, of another
+            architecture, or with a head of more than 32,768 classes; or the scores of the network
+            with these weights are not finite.
     """
     card = _card(path)
     if card is not None and card.architecture != architecture:
@@ -73,7 +82,16 @@ def read_initial(path: Path, *, architecture: str) -> InitialWeights:
 def start_from(
     initial: InitialWeights, model: RadiographResNet, *, classes: tuple[str, ...]
 ) -> None:
-    """Copy the weights into a network; it keeps its own head unless theirs is for its classes."""
+    """Copy weights into a network, in place.
+
+    The head (`fc`) is copied only if `initial.has_head_for(classes)`; otherwise the network keeps
+    its own.
+
+    Args:
+        initial: The weights.
+        model: The network, of the same architecture.
+        classes: Class names of the network in the order of its logits.
+    """
     given, kept = initial.model.state_dict(), initial.has_head_for(classes)
     with torch.no_grad():
         for name, target in model.state_dict().items():
@@ -91,18 +109,18 @@ def _card(path: Path) -> Card | None:
 class Teachers:
     """Checkpoints of the same classes whose mean probabilities a network learns (distillation).
 
-    Each sees the images at the size that it was trained with.
+    Each teacher gets the images at the size that it was trained with. `len` counts the teachers.
     """
 
     def __init__(
         self, checkpoints: Sequence[Checkpoint], *, card: Card, device: torch.device
     ) -> None:
-        """Move them to the device.
+        """Move the teachers' networks to the device, in evaluation mode.
 
         Args:
             checkpoints: The teachers, possibly none.
-            card: Of the model that learns from them.
-            device: Where to compute.
+            card: Card of the network that learns from them.
+            device: The device of `images` in `probabilities`.
 
         Raises:
             CheckpointError: A teacher has other classes or another geometry.
@@ -118,10 +136,10 @@ class Teachers:
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """Average the teachers' calibrated probabilities.
+        """Average the teachers' calibrated probabilities; there must be at least one teacher.
 
         Args:
-            images: Shape (n, 1, size, size), in [0, 1].
+            images: Shape (n, 1, size, size), in [0, 1]; each teacher resizes and normalises them.
 
         Returns:
             Shape (n, classes), float32; rows sum to 1.
@@ -142,10 +160,12 @@ def check_teachers(
 ) -> None:
     """Raise unless all teachers have the same classes and geometry as the network.
 
+    Their architecture and input size may differ. Without teachers nothing is raised.
+
     Args:
         checkpoints: The teachers.
-        classes: Of the model that learns from them, in the order of its logits.
-        geometry: How that model's images become square.
+        classes: Class names of the network that learns from them, in the order of its logits.
+        geometry: "squeeze" or "pad": how that network's images become square.
 
     Raises:
         CheckpointError: A teacher has other classes or another geometry.

@@ -24,7 +24,11 @@ _NAMES = 3
 
 
 class MismatchReason(StrEnum):
-    """Why a label and a file do not match; each member has the remedy as an attribute."""
+    """Why a label and a file do not match.
+
+    Attributes:
+        remedy: What a user can do about it.
+    """
 
     remedy: str
 
@@ -49,7 +53,7 @@ class Mismatch:
     Attributes:
         path: The path in the labels; for a file without a label, the path of the file.
         reason: What is wrong.
-        detail: The paths or labels that were found; empty for a file without a label.
+        detail: The paths that were tried, or the files and labels found, as text; may be empty.
     """
 
     path: str
@@ -58,12 +62,12 @@ class Mismatch:
 
     @property
     def is_fatal(self) -> bool:
-        """Whether training is refused until it is corrected."""
+        """True unless `reason` is a file without a label: training refuses to start if true."""
         return self.reason is not MismatchReason.NO_LABEL
 
 
 def write_mismatches(mismatches: Sequence[Mismatch], path: Path) -> None:
-    """List all mismatches in a CSV file; without any, remove the file of an earlier run.
+    """Write mismatches to a CSV file; if there are none, delete an existing file.
 
     Raises:
         TableError: The file cannot be written.
@@ -73,7 +77,7 @@ def write_mismatches(mismatches: Sequence[Mismatch], path: Path) -> None:
 
 
 def write_listing(rows: pd.DataFrame, path: Path) -> None:
-    """Write rows to a CSV file in UTF-8; without any, remove an existing file.
+    """Write rows to a CSV file in UTF-8; if there are none, delete an existing file.
 
     Raises:
         TableError: The file cannot be written.
@@ -89,7 +93,14 @@ def write_listing(rows: pd.DataFrame, path: Path) -> None:
 
 
 def describe_mismatches(mismatches: Sequence[Mismatch], *, listing: Path) -> Iterator[str]:
-    """Yield lines for a person: the first mismatches of each kind, and where all are listed."""
+    """Yield lines for a person: up to 20 mismatches of each fatal reason, and how many more.
+
+    All images without a label share one line, a warning.
+
+    Args:
+        mismatches: All mismatches.
+        listing: File in which all are listed; the lines name it and nothing is written to it.
+    """
     for reason in MismatchReason:
         of_kind = [mismatch for mismatch in mismatches if mismatch.reason is reason]
         if reason is not MismatchReason.NO_LABEL:
@@ -105,10 +116,14 @@ def describe_mismatches(mismatches: Sequence[Mismatch], *, listing: Path) -> Ite
 
 
 def refuse_mismatches(mismatches: Sequence[Mismatch], *, listing: Path) -> None:
-    """Raise if any mismatch is fatal.
+    """Raise if any mismatch is fatal (see `Mismatch.is_fatal`).
+
+    Args:
+        mismatches: All mismatches.
+        listing: File in which all are listed; the message names it.
 
     Raises:
-        LabelError: Some are fatal; the message has counts and remedies.
+        LabelError: At least one is fatal; the message has the count and remedy of each reason.
     """
     counts = Counter(mismatch.reason for mismatch in mismatches if mismatch.is_fatal)
     if counts:
@@ -133,10 +148,10 @@ class CollectedLabels:
     """Labels joined with their files.
 
     Attributes:
-        files: The labels with the paths that the sources have; a relative path that two sources
-            have is replaced by the absolute one.
+        files: The labels that have one file, with the paths that the sources have. If several
+            files have the same relative path, each path is replaced by the absolute one.
         located: Absolute paths of the files, in the same order.
-        mismatches: Labels and files that do not match; `files` has no file of a fatal one.
+        mismatches: Labels and files that do not match; none of them is in `files`.
     """
 
     files: tuple[LabelledFile, ...]
@@ -155,12 +170,15 @@ class _Found:
 
 
 def collect_labels(sources: Sequence[Path], *, roots: Sequence[Path] = ()) -> CollectedLabels:
-    """Join the labels of all sources with their files.
+    """Join the labels of all sources with their files, and find labels and files that do not match.
+
+    A label is a mismatch if it has no file, has files under two roots, or is not the only one of
+    its file; so is an image without a label among the first million files below the roots.
 
     Args:
         sources: Folders of class folders, and CSV or Parquet files of labels.
-        roots: Folders that relative paths in labels files are relative to; if empty, the folder
-            of each labels file.
+        roots: Folders in each of which a relative path of a labels file is looked up; if empty,
+            the folder of the labels file.
 
     Raises:
         LabelError: A source or a root cannot be read.
@@ -185,11 +203,11 @@ def order_classes(labelled: Sequence[LabelledFile], wanted: Sequence[str]) -> tu
 
     Args:
         labelled: All labelled files.
-        wanted: The order; if empty, that of the alphabet.
+        wanted: All class names in the wanted order; if empty, they are sorted.
 
     Raises:
         LabelError: One class only, two spellings of one class, a label that is not in `wanted`,
-            or a wanted class without an image.
+            a wanted class without an image, or a name that cannot be a column of a table.
     """
     counts = Counter(item.label for item in labelled)
     spellings: dict[str, str] = {}

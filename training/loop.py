@@ -41,10 +41,10 @@ class EpochMetrics:
     """Loss and validation figures of one epoch.
 
     Attributes:
-        number: From 1.
-        loss: Mean training loss, with label smoothing and teachers.
-        val_loss: Negative log-likelihood on validation, of the averaged weights.
-        val_auc: Macro one-vs-rest AUC on validation, of the averaged weights.
+        number: Number of the epoch, from 1.
+        loss: Mean training loss over the steps, with label smoothing and teachers.
+        val_loss: Mean negative log-likelihood on validation, in nats, with the averaged weights.
+        val_auc: Macro one-vs-rest AUC on validation, with the averaged weights.
     """
 
     number: int
@@ -54,25 +54,51 @@ class EpochMetrics:
 
 
 class TrainingListener:
-    """Receives the progress of a training; each method does nothing unless it is overridden."""
+    """Base of objects that `fit` informs of its progress, in every process.
+
+    Each method here does nothing; a subclass overrides those that it needs.
+    """
 
     def started(self) -> None:
-        """Called once before the first step, when nothing can be refused any more."""
+        """Do nothing; `fit` calls this once before the first step, after all checks have passed."""
 
     def stepped(self, images: int) -> None:
-        """Called after each step with the images of its batch; after `resume` also for old ones."""
+        """Do nothing; `fit` calls this after each step.
+
+        In a resumed training it is first called once for each epoch that was done before, with all
+        images of that epoch, so that a progress bar starts at the right place.
+
+        Args:
+            images: Images of the batch, over all processes.
+        """
 
     def epoch_done(self, metrics: EpochMetrics) -> None:
-        """Called after each epoch; after `resume` also for those that are done already."""
+        """Do nothing; `fit` calls this after each epoch, when its state has been written.
+
+        In a resumed training it is first called for each epoch that was done before.
+        """
 
 
 def best_epoch(history: Sequence[EpochMetrics]) -> EpochMetrics:
-    """Return the first epoch with the best validation AUC; a lower loss decides between equals."""
+    """Return the epoch with the highest validation AUC.
+
+    Of several the one with the lowest validation loss is returned, and of several of these the
+    first.
+
+    Raises:
+        ValueError: `history` is empty.
+    """
     return max(history, key=lambda epoch: (epoch.val_auc, -epoch.val_loss))
 
 
 def should_stop(history: Sequence[EpochMetrics], *, epochs: int, patience: int | None) -> bool:
-    """Return whether all epochs are done, or `patience` of them since the best one."""
+    """Return whether a training has no epoch left to train.
+
+    Args:
+        history: Metrics of all epochs so far; False is returned if it is empty.
+        epochs: The training ends when so many epochs are done.
+        patience: It also ends when so many epochs have followed the best one; None turns this off.
+    """
     if not history:
         return False
     waited = history[-1].number - best_epoch(history).number
@@ -86,7 +112,11 @@ def fit(
     setup: TrainingSetup,
     listener: TrainingListener | None = None,
 ) -> list[EpochMetrics]:
-    """Train a network in place; it ends with the averaged weights of the best epoch.
+    """Train a network in place.
+
+    After each epoch the network is evaluated on `val` and, if `setup.folder` is not None, the state
+    is written to disk. At the end `model` has the averaged weights of the best epoch, and is in
+    evaluation mode.
 
     On one machine, with as many threads, the same arguments give the same weights on a CPU to the
     last bit, also when the training was stopped after any epoch and resumed.
@@ -95,15 +125,19 @@ def fit(
         model: The network, with the weights to start from.
         train: Images to learn from.
         val: Images on which the best epoch is chosen: the one with the highest macro AUC.
-        setup: Options and surroundings; every process of `setup.group` calls this.
-        listener: Receives the progress.
+        setup: Card, options, device, folder and processes; every process of `setup.group` calls
+            this.
+        listener: Its methods are called as the training progresses.
 
     Returns:
-        The metrics of every epoch.
+        The metrics of every epoch, those before a resume included.
 
     Raises:
-        CxrbatchError: The loss stopped being a number, or a state cannot be written.
-        UsageError: The state to resume is of another training, or damaged.
+        CxrbatchError: The training or validation loss is no longer finite, or a state cannot be
+            written.
+        CheckpointError: A teacher has other classes or another geometry.
+        UsageError: The state to resume is of another training, or damaged; or the processes
+            cannot divide a batch equally.
     """
     return _Fit(model, train, val, setup, listener or TrainingListener()).run()
 
@@ -243,10 +277,15 @@ def _shapes(weights: _Weights) -> dict[str, torch.Size]:
 def options_fingerprint(
     options: TrainingOptions, recipe: Recipe, teachers: Sequence[Checkpoint]
 ) -> Fingerprint:
-    """Return what a stopped training and its continuation must have in common.
+    """Return what a stopped training and its continuation must have in common, by name.
 
-    Only what is known before any image is read. A change of the augmentation in this program
-    changes the fingerprint too.
+    It holds only what is known before any image is read: every option, the recipe, the hashes of
+    the teachers, and a hash of the augmentation in this program.
+
+    Args:
+        options: Options of the training.
+        recipe: How images become network inputs.
+        teachers: The teachers in their order.
     """
     named: dict[str, Any] = {name.replace("_", " "): v for name, v in asdict(options).items()}
     transform = repr(augmentation(flip=options.flip))

@@ -28,7 +28,7 @@ _MARGIN = 0.1
 
 
 def without_lungs(inputs: _Images) -> _Images:
-    """Black out a central ellipse.
+    """Black out the central ellipse that lungs and mediastinum fill on a frontal radiograph.
 
     Args:
         inputs: Shape (n, size, size), uint8.
@@ -62,6 +62,7 @@ def border_only(inputs: _Images) -> _Images:
 _BATCH = 64
 
 Logits = npt.NDArray[np.float32]
+"""Outputs of a network before the softmax, shape (n, classes)."""
 
 
 def predict(
@@ -72,10 +73,20 @@ def predict(
     device: torch.device,
     precision: Precision = "fp32",
 ) -> Logits:
-    """Score a subset with the same code as `cxrbatch score`; returns logits, shape (n, classes).
+    """Compute the logits of all images of a subset with the same code as `cxrbatch score`.
+
+    Args:
+        model: The network.
+        card: Its card, for the normalisation and the classes.
+        subset: The images, at least one.
+        device: The device that computes.
+        precision: "fp32", "bf16" or "fp16".
+
+    Returns:
+        Shape (n, classes), float32, in the order of the subset.
 
     Raises:
-        CxrbatchError: A score is not finite.
+        CxrbatchError: A score is not finite, or a batch does not fit into memory.
     """
     scorer = _scorer(model, card, device, precision)
     return np.concatenate([scores.logits for scores in scorer.score_all(subset.batches(_BATCH))])
@@ -89,20 +100,39 @@ def features_of(
     device: torch.device,
     precision: Precision = "fp32",
 ) -> npt.NDArray[np.float32]:
-    """Compute the features that the head sees of each image of a subset, shape (n, k)."""
+    """Compute the k inputs of the network's head (its last layer) for each image of a subset.
+
+    Args:
+        model: The network.
+        card: Its card, for the normalisation and the classes.
+        subset: The images, at least one.
+        device: The device that computes.
+        precision: "fp32", "bf16" or "fp16".
+
+    Returns:
+        Shape (n, k), float32, in the order of the subset.
+
+    Raises:
+        CxrbatchError: A batch does not fit into memory.
+    """
     scorer = _scorer(model, card, device, precision)
     return np.concatenate([scorer.features(images) for images in subset.batches(_BATCH)])
 
 
 def logits_to_probabilities(logits: Logits, *, temperature: float = 1.0) -> npt.NDArray[np.float64]:
-    """Softmax of logits / temperature, shape (n, classes)."""
+    """Return the softmax of logits / temperature: shape (n, classes), float64, rows sum to 1."""
     scaled = logits.astype(np.float64) / temperature
     probabilities: npt.NDArray[np.float64] = softmax(scaled, axis=1)
     return probabilities
 
 
 def log_loss(logits: Logits, truth: npt.NDArray[np.int64]) -> float:
-    """Mean negative log-likelihood of the truth, in nats."""
+    """Return the mean negative log-likelihood of the true classes, in nats.
+
+    Args:
+        logits: Shape (n, classes); their softmax gives the probabilities.
+        truth: Shape (n,), class indices.
+    """
     log_p = log_softmax(logits.astype(np.float64), axis=1)
     return float(-log_p[np.arange(len(truth)), truth].mean())
 
@@ -132,21 +162,29 @@ def evaluate_logits(
     temperature: float,
     groups: Sequence[int],
 ) -> Evaluation:
-    """Compute the figures of `cxrbatch report` on one subset.
+    """Compute the figures of `cxrbatch report` on one subset, with their intervals.
 
     Args:
         truth: Shape (n,), class indices.
         logits: Shape (n, classes).
-        classes: Their names.
-        temperature: Divides the logits before the softmax.
-        groups: The group (patient or picture) of each image, length n; the unit of the bootstrap.
+        classes: Class names in the order of the logits.
+        temperature: The logits are divided by it before the softmax.
+        groups: Length n, the number of each image's group: images of one patient or picture have
+            the same. The bootstrap draws whole groups.
     """
     probabilities = logits_to_probabilities(logits, temperature=temperature)
     return evaluate_scores(truth, probabilities, np.asarray(groups, np.int64), classes=classes)
 
 
 def card_figures(evaluation: Evaluation) -> CardFigures:
-    """Return the figures that a checkpoint's card has of a subset; None where undefined."""
+    """Select from the figures of a subset those that a checkpoint's card has.
+
+    Returns:
+        "n" images, "groups", "balanced_accuracy", "macro_auc", "expected_calibration_error", and
+        "recall" and "auc" by class. A figure is {"value": …, "interval": [low, high]}, the
+        interval None if it has none, or the figure is None if it is undefined. The calibration
+        error is a plain number or None.
+    """
     classes = evaluation.classes
     return {
         "n": evaluation.images,
@@ -160,7 +198,13 @@ def card_figures(evaluation: Evaluation) -> CardFigures:
 
 
 def card_operating_points(evaluation: Evaluation) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the thresholds of each class, in [0, 1], in the form of a checkpoint's card."""
+    """Return the thresholds of each class that were chosen on a subset, for a checkpoint's card.
+
+    Returns:
+        {class: {name of the point: {"threshold": …, "sensitivity": …, "specificity": …}}}, all in
+        [0, 1]; an undefined rate is 0. A class without both positive and negative images has no
+        point.
+    """
     return {
         each.name: {
             point.name: {
@@ -182,13 +226,23 @@ def evaluate_controls(
     classes: Sequence[str],
     sources: Sequence[str | None],
 ) -> CardFigures:
-    """Evaluate on images without lungs, on their borders alone, and within each source.
+    """Test whether a network recognises something other than disease, such as an image's origin.
+
+    It is evaluated on images without lungs, on their borders alone, and on the images of each
+    source alone, among the classes that the source has.
 
     Args:
         subset: The images, usually those of test.
-        score: Returns the logits of a subset.
-        classes: Names in the order of the logits.
-        sources: Where each image comes from.
+        score: Called with `subset` and with blacked-out copies of it; returns logits, from which
+            the figures are computed.
+        classes: Class names in the order of the logits.
+        sources: The collection that each image is from, in the order of the subset; images with
+            None count for no source.
+
+    Returns:
+        "n", "balanced_accuracy", "macro_auc" and "recall" for each of "lungs blacked out", "border
+        only" and "as they are"; and under "within sources" for each source, or "undefined" with
+        the reason where the source has one class only. Undefined figures are None.
     """
     positions = np.arange(len(subset))
     found: CardFigures = {}
@@ -205,7 +259,15 @@ def evaluate_controls(
 
 
 def border_warning(controls: CardFigures) -> str | None:
-    """Return a warning if the borders alone give a high macro AUC, else None."""
+    """Return a warning if a network recognises the classes by the borders of the images alone.
+
+    Args:
+        controls: From `evaluate_controls`.
+
+    Returns:
+        One line; None if the macro AUC on the borders is undefined, is below 0.6, or exceeds 0.5
+        by less than half as much as that on the whole images.
+    """
     areas = [controls[name]["macro_auc"] for name in (_BORDER, "as they are")]
     if None in areas or areas[0] - 0.5 < _SHARE_OF_LEAD * (areas[1] - 0.5) or areas[0] < 0.6:
         return None

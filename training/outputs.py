@@ -48,18 +48,19 @@ def write_contact_sheet(
     seed: int,
     rows: int = 8,
 ) -> None:
-    """Write originals, each with five augmented versions to its right, as a PNG.
+    """Write a PNG of training images, each with five augmented versions to its right.
 
     Args:
-        path: The file.
-        subset: Training images; those of all classes are shown in turn.
-        classes: Names by class index.
-        flip: As in training.
-        seed: Of the choice and of the augmentation.
-        rows: Originals, at most.
+        path: The PNG file; an existing one is replaced.
+        subset: Training images. The images to show are chosen at random, one of each class, then
+            a second one of each class, and so on.
+        classes: Class names by class index; each row of the picture has its own above it.
+        flip: Whether augmentation mirrors half of the images, as in training.
+        seed: Seed of the choice and of the augmentation.
+        rows: Number of images, at most.
 
     Raises:
-        TableError: It cannot be written.
+        TableError: The file cannot be written.
     """
     chosen = _in_turn(subset.truth, rows, torch.Generator().manual_seed(seed))
     transform = augmentation(flip=flip)
@@ -120,14 +121,16 @@ _STYLE = """
 
 
 def write_curves(path: Path, history: Sequence[EpochMetrics]) -> None:
-    """Draw losses, and beside them the validation AUC, over the epochs.
+    """Write an SVG with two charts over the epochs: both losses, and the validation AUC.
+
+    A dashed line marks the best epoch.
 
     Args:
         path: The SVG file; an existing one is replaced.
-        history: At least one epoch.
+        history: Metrics of all epochs in order, at least one.
 
     Raises:
-        TableError: It cannot be written.
+        TableError: The file cannot be written.
     """
     best = best_epoch(history)
     losses = {"training": [epoch.loss for epoch in history]}
@@ -194,19 +197,24 @@ def write_results(
     device: torch.device,
     precision: Precision,
 ) -> None:
-    """Score labelled files with a checkpoint into a table with the columns truth and split.
+    """Score labelled files with a checkpoint, and write the scores to a results table.
+
+    The table is that of `cxrbatch score` with two more columns, truth and split: the label and the
+    subset of the row's file. Every frame of a file has a row; a file without an image has one that
+    says why.
 
     Args:
-        path: The table.
-        files: The label of each file, by its absolute path.
-        checkpoint: The trained checkpoint.
+        path: The table to write; an existing one is replaced.
+        files: The label, with its split, of each file, by the file's absolute path; at least one.
+        checkpoint: File of the trained checkpoint.
         workers: Worker processes that read.
-        device: Where to compute.
-        precision: A resolved precision.
+        device: The device that computes.
+        precision: "fp32", "bf16" or "fp16".
 
     Raises:
+        CheckpointError: The checkpoint cannot be read.
         TableError: The table does not read back.
-        OSError: It cannot be written.
+        OSError: The table cannot be written.
     """
     model = load_checkpoint(checkpoint)
     options = ScoringOptions(workers=workers)

@@ -47,8 +47,10 @@ class Split:
     """Labelled files divided into subsets.
 
     Attributes:
-        files: All files in the order given; `split` is None for a file that was dropped.
-        groups: The group of each file; all files of a group are in one subset.
+        files: All files in the order given, each with its subset as `split`: "train", "val",
+            "test", or None for a file that was dropped.
+        groups: The number of each file's group. A group is all files of one patient or picture;
+            it lies in one subset.
         report: Counts and warnings.
     """
 
@@ -58,15 +60,19 @@ class Split:
 
     @property
     def sha256(self) -> str:
-        """Hash of paths, labels, subsets and groups, whatever the order of the files."""
+        """SHA-256 of paths, labels, subsets and groups, 64 hexadecimal digits.
+
+        The order of the files makes no difference, and dropped files are not hashed.
+        """
         rows = [(f.path, f.label, f.split, g) for f, g in self._kept()]
         lines = "\n".join(json.dumps(row) for row in sorted(rows))
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def write(self, path: Path) -> None:
-        """Write the split as a labels file, from which `split_files` makes the same split.
+        """Write the split as a CSV labels file, from which `split_files` makes the same split.
 
-        The column patient holds the group, with a prefix that no other split has.
+        Dropped files are left out. The column patient has no patient ids but the number of the
+        group, after a prefix that no other split has; it is empty where the patient is unknown.
 
         Raises:
             TableError: The file cannot be written.
@@ -102,11 +108,15 @@ def split_files(
         pairs: From `near_duplicates`, by index into `files`.
         seed: Seed of a new split.
         drop_leaks: Where a given split has a group in several subsets, drop its files in all but
-            one: those of train before those of val, and those of val before those of test.
-        patients: How the patients of `files` are known; None where the labels alone name them.
+            one: test is kept if it is one of them, else val. If false, LeakError is raised.
+        patients: How the patients of `files` are known, for the report; None where the labels
+            alone name them.
+
+    Returns:
+        The split; `split` of a dropped file is None.
 
     Raises:
-        LeakError: The given split has a group in two subsets.
+        LeakError: The given split has a group in two subsets, and `drop_leaks` is false.
         LabelError: Only some files have a split, or a class has too few groups or is missing in
             train or val.
     """
@@ -126,11 +136,12 @@ def check_split(files: Sequence[LabelledFile]) -> bool:
     """Check, before any image is read, that labels can be split.
 
     Returns:
-        Whether the labels have a split.
+        True if every file has a split, False if none has one.
 
     Raises:
-        LabelError: Only some files have a split, or a class has too few patients or is missing in
-            train or val.
+        LabelError: Only some files have a split; or a class is missing in train or val of that
+            split; or, without a split, a class has fewer than three patients, where a file without
+            a patient counts as one.
     """
     given = [file.split is not None for file in files]
     if any(given) and not all(given):
@@ -213,15 +224,18 @@ def _check_classes(files: Sequence[LabelledFile]) -> None:
 
 
 def group_files(files: Sequence[LabelledFile], pairs: Iterable[DuplicatePair]) -> tuple[int, ...]:
-    """Join files of one patient, pairs of one picture, and groups that share a file.
+    """Number the groups of files that must be in one subset.
+
+    Files of one patient are in one group, and both files of a pair; so are files that are linked
+    through others. A file without either is a group of its own.
 
     Args:
-        files: All files.
-        pairs: From `near_duplicates`, by index into `files`.
+        files: All files; a patient of None equals no other.
+        pairs: Pairs of one picture, from `near_duplicates`, by index into `files`.
 
     Returns:
-        The group of each file, counted from 0 by the first path of each group in the order of
-        text: the order of the files makes no difference.
+        The number of each file's group. Groups are numbered from 0 in the sorted order of their
+        first paths, so that the order of the files makes no difference.
     """
     patients = _links_of_equal([file.patient for file in files])
     return _connected(files, [*patients, *((pair.first, pair.second) for pair in pairs)])
@@ -232,9 +246,9 @@ class JoinedPatients:
     """Labelled files with the persons whom labels or headers name.
 
     Attributes:
-        files: In the order given; `patient` is the number of a person as text, which says nothing
-            of the ids, or None.
-        counts: How the patients are known.
+        files: The files in the order given. `patient` is replaced by the number of the person as
+            text, from which no id can be learned; None if neither label nor header names one.
+        counts: Number of files by how their patient is known.
     """
 
     files: tuple[LabelledFile, ...]
@@ -242,14 +256,16 @@ class JoinedPatients:
 
 
 def join_patients(files: Sequence[LabelledFile], keys: Sequence[str | None]) -> JoinedPatients:
-    """Number the persons: files belong to one person if labels or headers say so.
+    """Number the persons: files with the same patient in labels or in headers are of one person.
 
-    Labels are trusted. An id of headers is ignored if it is on all files, or on more of those with
-    an id than a person has: de-identification wrote it, and it would join an archive into one.
+    Labels are trusted. A header's key is ignored if it is on all files, on more than 1000, or on
+    more than 20 and more than a third of the files with a key: de-identification wrote such an id
+    into the files of many persons.
 
     Args:
         files: All labelled files.
-        keys: The key of the patient in the header of each file; None if there is none.
+        keys: Keyed hash of the patient id in the header of each file, in the order of `files`;
+            None if there is none.
     """
     files_of = Counter(key for key in keys if key is not None)
     most = min(max(_FEW_FILES, _LARGEST_SHARE * sum(files_of.values())), _MOST_FILES)

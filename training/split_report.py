@@ -24,9 +24,10 @@ class Leak:
     """Two files of one patient or one picture in two subsets of a split.
 
     Attributes:
-        first: One of them.
-        second: The other.
-        reason: Why they belong together.
+        first: One of the files, with its split.
+        second: The other file.
+        reason: Why they belong together: "the same patient", "the same picture" or "nearly the
+            same picture (likeness …)".
     """
 
     first: LabelledFile
@@ -39,10 +40,10 @@ class Leak:
 
 
 class LeakError(LabelError):
-    """A given split has files that belong together in two subsets.
+    """The split that came with the labels has files of one patient or picture in two subsets.
 
     Attributes:
-        leaks: All leaks; the message names the first.
+        leaks: All leaks; the message names the first 20.
     """
 
     def __init__(self, leaks: Sequence[Leak]) -> None:
@@ -56,11 +57,17 @@ class LeakError(LabelError):
 
 
 def find_leaks(files: Sequence[LabelledFile], pairs: Iterable[DuplicatePair]) -> list[Leak]:
-    """Find what joins two subsets: per patient and two subsets one leak, and each pair.
+    """Find the files of one patient or one picture that are in two subsets.
+
+    A patient with files in k subsets gives k - 1 leaks: the first file of each subset, paired with
+    the patient's first file. Each pair of one picture in two subsets gives a leak.
 
     Args:
-        files: All files, each with its split.
+        files: All files, each with its split; a patient of None joins nothing.
         pairs: From `near_duplicates`, by index into `files`.
+
+    Returns:
+        The leaks, those by patient first; empty if there are none.
     """
     first: defaultdict[str, dict[str | None, LabelledFile]] = defaultdict(dict)
     for file in files:
@@ -79,10 +86,10 @@ def find_leaks(files: Sequence[LabelledFile], pairs: Iterable[DuplicatePair]) ->
 
 
 def write_leaks(leaks: Sequence[Leak], path: Path) -> None:
-    """List leaks in a CSV file; without any, remove the list of an earlier run.
+    """Write leaks to a CSV file, a row for each; if there are none, delete an existing file.
 
     Raises:
-        TableError: The file cannot be written.
+        TableError: The file cannot be written or deleted.
     """
     columns = ["first", "first_split", "second", "second_split", "reason"]
     rows = [(k.first.path, k.first.split, k.second.path, k.second.split, k.reason) for k in leaks]
@@ -97,8 +104,9 @@ class PatientCounts:
         by_labels: Files whose patient the labels name.
         by_headers: Files whose patient their header alone names.
         unknown: Files whose patient nothing names.
-        shared_ids: Ids in headers that are on too many files to be one person's.
-        of_shared_ids: Files with one of these ids, which are not joined by it.
+        shared_ids: Number of ids in headers that are on too many files to be one person's.
+        of_shared_ids: Files with one of these ids, which do not count as one person's because of
+            it.
     """
 
     by_labels: int
@@ -108,25 +116,28 @@ class PatientCounts:
     of_shared_ids: int = 0
 
     def to_card(self) -> dict[str, int]:
-        """Return the JSON form."""
+        """Return the counts by name, as the checkpoint's card has them."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class SplitReport:
-    """Counts of a split, and what is odd about its labels.
+    """Counts of a split, and doubtful labels.
+
+    A group is all files of one patient or picture.
 
     Attributes:
         given: Whether the split came with the labels.
-        patients: How the patients are known.
+        patients: Number of files by how their patient is known.
         images: Number of images by subset and class.
         groups: Number of groups by subset and class.
         sources: Number of images by subset, class and source, of images with a source.
-        one_source: The source of each class that has one source only, if others exist.
+        one_source: Class -> source, for each class whose images are all from one source; empty
+            if all images have the same source.
         equal: Number of pairs of equal pictures inside a subset.
         near: Number of pairs of nearly equal pictures inside a subset.
         contradictions: Pairs of files that are one picture with two labels.
-        dropped: Paths that were left out because copies of them are in another subset.
+        dropped: Paths that were left out because files of the same group are in another subset.
     """
 
     given: bool
@@ -141,7 +152,7 @@ class SplitReport:
     dropped: tuple[str, ...]
 
     def to_card(self) -> dict[str, Any]:
-        """Return the JSON form, which names no file."""
+        """Return the counts for the checkpoint's card; of files it has numbers and no paths."""
         return {
             "given": self.given,
             "patients": self.patients.to_card(),
@@ -156,7 +167,7 @@ class SplitReport:
         }
 
     def lines(self) -> Iterator[str]:
-        """Yield lines for a person, warnings last."""
+        """Yield lines for a person: counts of each subset, patients, duplicates, then warnings."""
         for name in SPLITS:
             counts = [
                 f"{shown(label)} {count} in {self.groups[name][label]} groups"
@@ -221,11 +232,11 @@ def report_split(
     given: bool,
     patients: PatientCounts | None = None,
 ) -> SplitReport:
-    """Count a split.
+    """Count the files of a split by subset, class and source, and find doubtful labels.
 
     Args:
-        files: All files with their split; None for those that were dropped.
-        groups: The group of each file.
+        files: All files with their split, which is None for those that were dropped.
+        groups: The number of each file's group, in the order of `files`.
         pairs: Pairs of one picture, by index into `files`.
         given: Whether the split came with the labels.
         patients: How the patients of `files` are known; None where the labels alone name them.

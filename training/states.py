@@ -28,27 +28,44 @@ _STATE = re.compile(r"state-\d{6}\.pt")
 _UNFINISHED = "From a training that was not finished: neither calibrated nor tested."
 
 TrainingState = dict[str, Any]
+"""All that a training needs to continue after an epoch: `Trainer.state`, metrics, best weights."""
 Fingerprint = Mapping[str, Any]
 """Options and hashes that a stopped training and its continuation must share, by name."""
 
 
 def training_folder(output: Path) -> Path:
-    """Return the folder of a training's states and best checkpoint."""
+    """Return the folder of a training's states and best checkpoint, which need not exist.
+
+    It lies beside the output: a/m.training for a/m.safetensors.
+
+    Args:
+        output: Path of the checkpoint that the training writes at its end.
+    """
     return output.with_name(f"{output.stem}.training")
 
 
 def best_checkpoint(folder: Path) -> Path:
-    """Return the path of the best checkpoint so far; from the first epoch on it is always whole."""
+    """Return the path of the best checkpoint so far in a training's folder.
+
+    The file exists from the end of the first epoch on. It is replaced at once, so that it is whole
+    at any moment.
+    """
     return folder / _BEST
 
 
 def holds_run(folder: Path) -> bool:
-    """Return whether the folder has states or a best checkpoint of a stopped training."""
+    """Return whether a training's folder has a state or a best checkpoint; False without a folder.
+
+    A training deletes both at its end, so that they belong to one that was stopped.
+    """
     return best_checkpoint(folder).exists() or bool(_states(folder))
 
 
 def stopped_training(folder: Path) -> UsageError:
-    """Make the error for a stopped training that neither resume nor overwrite was given for."""
+    """Make, and do not raise, the error that `folder` has a stopped training.
+
+    It is for a run without --resume and --overwrite; its message names both as remedies.
+    """
     return UsageError(
         f"{folder} holds a training that was stopped; give --resume to go on with it, or "
         "--overwrite to start anew"
@@ -56,12 +73,13 @@ def stopped_training(folder: Path) -> UsageError:
 
 
 def clear_states(folder: Path) -> None:
-    """Remove states, the best checkpoint and half-written files.
+    """Delete all states, the best checkpoint and half-written files of a training's folder.
 
-    The newest state is removed last: a training stopped here resumes from it without any epoch.
+    The newest state is deleted last. If the process is killed while it deletes after the last
+    epoch, the training can still be resumed from that state and has no epoch left to train.
 
     Raises:
-        CxrbatchError: They cannot be removed.
+        CxrbatchError: A file cannot be deleted.
     """
     with _explained(folder):
         for path in [best_checkpoint(folder), *_leftovers(folder), *reversed(_states(folder))]:
@@ -70,12 +88,13 @@ def clear_states(folder: Path) -> None:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Make the folder, lock it for the block, and remove it afterwards if it is empty.
+    """Make a training's folder and lock it while the block runs, then remove it if it is empty.
 
-    The system's lock on the open folder ends with the process, however that ends.
+    Half-written files of a killed training are deleted first. The lock is on the open folder: the
+    system releases it when the process ends, even by a kill.
 
     Raises:
-        UsageError: Another training has the lock.
+        UsageError: Another training has the lock; this one does not wait for it.
         CxrbatchError: The folder cannot be made.
     """
     with _explained(folder):
@@ -107,16 +126,16 @@ def _lock(descriptor: int, folder: Path) -> None:
 def write_state(
     folder: Path, state: TrainingState, *, epoch: int, fingerprint: Fingerprint
 ) -> None:
-    """Write the state after an epoch, and remove all older ones but one.
+    """Write the state after an epoch to a new file, and delete all but the newest two.
 
     Args:
         folder: The training's folder.
         state: Tensors, numbers, texts, and lists and dicts of them.
-        epoch: Number of epochs done.
-        fingerprint: What a continuation must have in common.
+        epoch: Number of epochs done; it is part of the file's name.
+        fingerprint: Stored with the state: options and hashes that a continuation must share.
 
     Raises:
-        CxrbatchError: It cannot be written; earlier states are unchanged.
+        CxrbatchError: The state cannot be written; earlier states are unchanged.
     """
     packed = io.BytesIO()
     torch.save({**state, "fingerprint": _canonical(fingerprint)}, packed)
@@ -128,11 +147,17 @@ def write_state(
 
 
 def write_best(folder: Path, model: RadiographResNet, card: Card) -> None:
-    """Write the best checkpoint so far, replacing the one before.
+    """Write the best checkpoint so far to `best_checkpoint(folder)`, replacing the one before.
+
+    Args:
+        folder: The training's folder.
+        model: The network.
+        card: The card. The file's card has its names, classes, recipe and normalisation, and a
+            further limit: that the checkpoint is neither calibrated nor tested.
 
     Raises:
-        CxrbatchError: It cannot be written, or the weights are not finite; the one before is
-            unchanged.
+        CxrbatchError: The file cannot be written, or a weight is not finite or is too large for
+            float16. The checkpoint before is unchanged.
     """
     unfinished = Card(
         card.name,
@@ -151,11 +176,19 @@ def write_best(folder: Path, model: RadiographResNet, card: Card) -> None:
 
 
 def read_state(folder: Path, *, fingerprint: Fingerprint) -> TrainingState | None:
-    """Read the newest undamaged state; None if the folder has no state.
+    """Read the newest state that is not damaged.
+
+    Args:
+        folder: The training's folder.
+        fingerprint: Options and hashes of this training; those of the state must be equal.
+
+    Returns:
+        The state as it was given to `write_state`, its tensors on the CPU; None if the folder has
+        no state.
 
     Raises:
-        UsageError: It is of a training with other options or data, or all states are damaged.
-        CxrbatchError: A state cannot be read.
+        UsageError: The state has another fingerprint, or all states are damaged.
+        CxrbatchError: The file of a state cannot be read.
     """
     state = _newest(folder)
     if state is not None:
@@ -164,15 +197,18 @@ def read_state(folder: Path, *, fingerprint: Fingerprint) -> TrainingState | Non
 
 
 def check_state(folder: Path, *, fingerprint: Fingerprint) -> None:
-    """Raise what `read_state` would raise, as far as is known before any image is read.
+    """Check before any image is read that a stopped training can be continued.
+
+    Without a state in the folder, nothing is checked.
 
     Args:
         folder: The training's folder.
-        fingerprint: The known part of what a continuation must have in common.
+        fingerprint: The part of the fingerprint that is known without images; only these names
+            are compared with the newest undamaged state.
 
     Raises:
-        UsageError: As for `read_state`.
-        CxrbatchError: As for `read_state`.
+        UsageError: A value of the fingerprint differs, or all states are damaged.
+        CxrbatchError: The file of a state cannot be read.
     """
     state = _newest(folder)
     if state is not None:

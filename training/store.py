@@ -38,7 +38,7 @@ class CacheFile:
     """Name and format of the file with the inputs of one recipe and one version of the reader.
 
     Attributes:
-        folder: The cache.
+        folder: The folder of the cache.
         identity: Hash of recipe, reader and patient secret, 64 hexadecimal digits.
         size: Edge of an input in pixels.
     """
@@ -49,17 +49,21 @@ class CacheFile:
 
     @property
     def file(self) -> Path:
-        """Path of the file of records."""
+        """Path of the file of records in `folder`; the file need not exist."""
         return self.folder / f"{self.identity[:16]}.inputs"
 
     @property
     def lock(self) -> Path:
-        """Path of the file that the writing process locks."""
+        """Path of the empty file that a process locks while it has the file of records open."""
         return self.folder / f"{self.identity[:16]}.lock"
 
     @property
     def record(self) -> np.dtype[np.void]:
-        """Format of a record: hash of the rest, key, outcome, patient, input; zeros for none."""
+        """Layout of a record as a NumPy dtype; zeros stand for no patient and for no input.
+
+        The fields are: hash of the rest of the record; key, the hash of the source file's bytes;
+        outcome; patient key; 16 unused bytes; input, shape (size, size), uint8.
+        """
         return np.dtype(
             [
                 ("hash", f"V{_HASH_BYTES}"),
@@ -72,27 +76,44 @@ class CacheFile:
         )
 
     def records(self, count: int) -> npt.NDArray[np.void]:
-        """Map the first `count` records, shape (count,); changes to them stay in memory."""
+        """Map the first `count` records of the file, shape (count,), with the dtype `record`.
+
+        The records are not checked. Changes to them stay in memory and are not written.
+        """
         if count == 0:
             return np.empty(0, self.record)
         return np.memmap(self.file, self.record, "c", offset=_HEAD_BYTES, shape=(count,))
 
     def keys(self, count: int) -> frozenset[bytes]:
-        """Return the keys of the first `count` records, which an `InputStore` has checked."""
+        """Return the keys of the first `count` records: hashes of source files, 32 bytes each.
+
+        An `InputStore` must have checked these records: it sets the keys of damaged ones to zeros,
+        which are left out.
+        """
         return frozenset(key.tobytes() for key in self.records(count)["key"]) - {bytes(_KEY_BYTES)}
 
 
 class InputStore:
     """The records of one cache file, open for reading and appending.
 
+    A record has a row, its number from 0; a key, the hash of the source file's bytes; an outcome;
+    and possibly an input and a patient key. A damaged record keeps its row and has no key.
+
     Attributes:
-        place: The file.
+        place: The cache file.
         count: Number of records, damaged ones included.
         opened_ns: Time of opening, by the monotonic clock; different for each opening.
     """
 
     def __init__(self, place: CacheFile, descriptor: int) -> None:
-        """Check every record; use `open_store`, which locks the file."""
+        """Check every record, and cut off a last one that is not whole.
+
+        Call `open_store` instead, which opens and locks the file.
+
+        Args:
+            place: The cache file.
+            descriptor: The file, open for reading and writing.
+        """
         self.place = place
         self._descriptor = descriptor
         self._rows: dict[bytes, int] = {}
@@ -105,7 +126,12 @@ class InputStore:
             self._check(row)
 
     def row(self, key: bytes, *, near: int) -> int:
-        """Return the row of a key; row `near`, if it has that key.
+        """Return a row with a key: of several such rows `near`, if it is one of them.
+
+        Args:
+            key: Hash of the source file's bytes.
+            near: Number of the file in the caller's order. Rows that are in this order need not be
+                copied by `in_order`.
 
         Raises:
             KeyError: No record has the key.
@@ -115,11 +141,15 @@ class InputStore:
         return self._rows[key]
 
     def outcome(self, row: int) -> Outcome:
-        """Return the outcome of a row: `scored` if it has an input."""
+        """Return the outcome of a row: `scored` if it has an input, else why it has none.
+
+        Raises:
+            KeyError: There is no such row, or it is damaged.
+        """
         return self._outcomes[row]
 
     def patient(self, row: int) -> str | None:
-        """Return the patient key of a row: 32 hexadecimal digits, or None."""
+        """Return the patient key of a row, 32 hexadecimal digits; None if it has no patient key."""
         start = self._offset(row) + _PATIENT_OFFSET
         patient = os.pread(self._descriptor, _PATIENT_BYTES, start)
         return patient.hex() if any(patient) else None
@@ -131,7 +161,13 @@ class InputStore:
         prepared: ModelInput | None,
         patient: str | None = None,
     ) -> int:
-        """Append a record and return its row.
+        """Append a record to the file and return its row.
+
+        Args:
+            key: Hash of the source file's bytes, 32 bytes.
+            outcome: `scored` if there is an input, else why not.
+            prepared: The input, shape (size, size), uint8; None is stored as zeros.
+            patient: Patient key, 32 hexadecimal digits; None if the patient is unknown.
 
         Raises:
             CxrbatchError: The file cannot be written.
@@ -151,10 +187,16 @@ class InputStore:
         return row
 
     def in_order(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Map inputs in the order of `rows`, shape (rows, size, size), uint8.
+        """Return the inputs of some rows as a memory map; changes to it are not written.
 
-        If that is the order of the store, as after a first run, the store itself is mapped. Rows
-        of -1 are zeros.
+        If `rows` are 0, 1, 2 and so on, as after a first run, the cache file itself is mapped;
+        otherwise the inputs are copied to a temporary file.
+
+        Args:
+            rows: Shape (n,), rows in the wanted order; -1 gives an input of zeros.
+
+        Returns:
+            Shape (n, size, size), uint8.
 
         Raises:
             CxrbatchError: The cache cannot be written.
@@ -185,15 +227,18 @@ class InputStore:
 def copy_rows(
     inputs: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], *, folder: Path
 ) -> npt.NDArray[np.uint8]:
-    """Copy inputs to a file without a name in `folder`, and map it: memory stays flat.
+    """Copy inputs to a temporary file, and map that file into memory.
+
+    So the inputs may be larger than the memory.
 
     Args:
         inputs: Shape (n, size, size), uint8.
-        rows: Which of them, in this order; -1 for zeros.
-        folder: The system frees the space on its disk when the process ends, however it does.
+        rows: Shape (k,), rows of `inputs` in the wanted order; -1 gives zeros.
+        folder: Folder of the temporary file, which has no name there: the system frees its space
+            on the disk when the process ends, even by a kill.
 
     Returns:
-        Shape (rows, size, size), uint8; changes to it stay in memory.
+        Shape (k, size, size), uint8; changes to it are not written to the file.
 
     Raises:
         CxrbatchError: The file cannot be written.
@@ -214,9 +259,13 @@ def copy_rows(
 
 @contextmanager
 def open_store(place: CacheFile) -> Iterator[InputStore]:
-    """Open and lock the store of a cache file; waits while another process has the lock.
+    """Lock a cache file and open its store while the block runs; wait for another process's lock.
 
-    A missing file, or one that is no store of this identity, is replaced by an empty store.
+    A file that is missing, or was made with another recipe, reader or secret, is replaced by an
+    empty one.
+
+    Yields:
+        The store.
 
     Raises:
         CxrbatchError: The file cannot be written.
@@ -240,7 +289,7 @@ def open_store(place: CacheFile) -> Iterator[InputStore]:
 
 @contextmanager
 def cache_errors(folder: Path) -> Iterator[None]:
-    """Turn an OSError into one line with a remedy.
+    """Replace an OSError in the block by an error of one line with a remedy.
 
     Raises:
         CxrbatchError: In place of an OSError; it names the cache's folder.
@@ -255,10 +304,10 @@ def cache_errors(folder: Path) -> Iterator[None]:
 
 
 def remove_stores(folder: Path) -> None:
-    """Remove the cache files of all recipes and readers, and the folder if it is empty then.
+    """Delete all cache files in a folder, of any recipe and reader, and the folder if it is empty.
 
     Raises:
-        CxrbatchError: They cannot be removed.
+        CxrbatchError: A file cannot be deleted, or there is no such folder.
     """
     with cache_errors(folder):
         for path in (*folder.glob("*.inputs"), *folder.glob("*.lock")):

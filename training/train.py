@@ -55,7 +55,8 @@ def train(
         data: Folders of class folders, and CSV or Parquet files of labels.
         output: The checkpoint to write; split, examples, curves and results are written beside it.
         overwrite: Replace these files if they exist, and delete the saved state of a training to
-            the same output that was stopped. Without it, either raises UsageError.
+            the same output that was stopped. Without it, either raises UsageError, unless
+            `resume` continues that training.
         root: Folders that relative paths in labels files start from; by default the folder of
             each labels file.
         cache: Folder to keep decoded images for later runs; by default for this run only.
@@ -86,7 +87,7 @@ def train(
         resume: Continue a training to the same output that was stopped, after its last whole
             epoch; start from the first epoch if there is none.
         progress: True shows messages and progress bars on stderr and figures on stdout; False
-            shows nothing; a `Console` shows them in its own way.
+            shows nothing; a `Console` is used as it is.
 
     Returns:
         The paths of the files written, the checkpoint's card, and the files without an image.

@@ -173,7 +173,8 @@ def collect_labels(sources: Sequence[Path], *, roots: Sequence[Path] = ()) -> Co
     """Join the labels of all sources with their files, and find labels and files that do not match.
 
     A label is a mismatch if it has no file, has files under two roots, or is not the only one of
-    its file; so is an image without a label among the first million files below the roots.
+    its file. So is an image without a label, if it is one of the first million files below those
+    roots, and folders of class folders, that have a labelled file.
 
     Args:
         sources: Folders of class folders, and CSV or Parquet files of labels.

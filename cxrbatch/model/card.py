@@ -22,7 +22,17 @@ _RATES = {"threshold", "sensitivity", "specificity"}
 
 @dataclass(frozen=True, slots=True)
 class Normalisation:
-    """Maps uint8 inputs u to (u / 255 - mean) / std on the device."""
+    """How the network's input is scaled before the first layer: to (u / 255 - mean) / std.
+
+    u is a grey level of the input, uint8.
+
+    Attributes:
+        mean: Finite, on the scale of u / 255.
+        std: Positive and finite, on the scale of u / 255.
+
+    Raises:
+        ValueError: `mean` or `std` is not as above.
+    """
 
     mean: float
     std: float
@@ -34,7 +44,7 @@ class Normalisation:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A checkpoint's JSON card.
+    """The JSON text in a checkpoint that says how its network is fed and how its scores are read.
 
     Attributes:
         name: Short name shown to people.
@@ -48,6 +58,11 @@ class Card:
             {class: {name: {"threshold": …, "sensitivity": …, "specificity": …}}}.
         training: Summary of the training: data, split, options, metrics, versions.
         limits: What the scores must not be taken for, one sentence each.
+
+    Raises:
+        ValueError: `check_classes` refuses the classes, the temperature is outside `TEMPERATURES`,
+            an operating point is of an unknown class, or the name or a limit is longer than
+            `MAX_TEXT` or not printable.
     """
 
     name: str
@@ -72,15 +87,20 @@ class Card:
                 raise ValueError("the name or a limit is overlong or cannot be printed")
 
     def to_json(self) -> str:
-        """Return the card as a checkpoint stores it: JSON with sorted keys."""
+        """Return the card as the JSON text that a checkpoint file stores, with sorted keys."""
         return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "Card":
-        """Read a card that may be broken or malicious.
+        """Parse the card of a checkpoint file, which may be broken or malicious.
+
+        Args:
+            text: JSON of format version `FORMAT_VERSION`, as `to_json` returns it; or of version 1,
+                which may lack the operating points.
 
         Raises:
-            CheckpointError: Not JSON, another format version, a field missing, unknown or invalid.
+            CheckpointError: The text is not JSON, has another format version, or a field is
+                missing, unknown or invalid.
         """
         try:
             return cls._from_fields(json.loads(text))
@@ -115,10 +135,10 @@ class Card:
 
 
 def check_architecture(name: str) -> None:
-    """Refuse an architecture that is not one of `ARCHITECTURES`.
+    """Raise an error unless `name` is one of `ARCHITECTURES`.
 
     Raises:
-        CheckpointError: It is unknown.
+        CheckpointError: The architecture is unknown.
     """
     if name not in ARCHITECTURES:
         raise CheckpointError(
@@ -127,10 +147,11 @@ def check_architecture(name: str) -> None:
 
 
 def check_classes(classes: tuple[str, ...]) -> None:
-    """Refuse class names that could not be columns of a table.
+    """Raise an error unless all class names can be columns of a results table.
 
     Raises:
-        ValueError: Fewer than two, too many, doubled, empty, overlong or unprintable names.
+        ValueError: There are fewer than 2 or more than `MAX_CLASSES` names, two are equal but for
+            case, or a name is blank, longer than `MAX_CLASS_NAME` or not printable.
     """
     if not 2 <= len(classes) <= MAX_CLASSES:
         raise ValueError(f"{len(classes)} classes; 2 to {MAX_CLASSES} are possible")

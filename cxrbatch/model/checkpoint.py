@@ -33,10 +33,10 @@ Tensors = Mapping[str, "Tensor"]
 
 CARD_KEY = "cxrbatch"
 FEATURES = "features."
-"""What the names of feature statistics in a checkpoint begin with."""
+"""Prefix of the names of the feature statistics among a checkpoint's tensors."""
 
 MOST_BYTES = 1 << 30
-"""Bytes of a file, and of what it inflates to: ten ResNet-50."""
+"""Most bytes of a file of weights, and of what it inflates to: 1 GiB, ten ResNet-50."""
 
 # A safetensors file begins with the length of its JSON header as eight bytes.
 _HEADER_LENGTH = 8
@@ -49,7 +49,8 @@ class Checkpoint:
 
     Attributes:
         card: Its card.
-        sha256: Hash of the file's bytes; "" for a network that is in no file.
+        sha256: Hash of the file's bytes, 64 hexadecimal digits; "" for a network that is in no
+            file.
         tensors: Its weights by torchvision's names, float32.
         features: Mean and covariance of the network's features over the training images; None
             where the file has none.
@@ -64,37 +65,49 @@ class Checkpoint:
     def of(
         cls, model: "RadiographResNet", card: Card, features: FeatureStatistics | None = None
     ) -> "Checkpoint":
-        """Make a checkpoint of a network in memory; the weights are shared, not copied."""
+        """Make a Checkpoint of a network that is in no file.
+
+        Args:
+            model: The network; the checkpoint shares its weights' memory.
+            card: The network's card.
+            features: Statistics of the network's features over the training images, if known.
+
+        Returns:
+            A Checkpoint whose `sha256` is "".
+        """
         return cls(card, "", model.state_dict(), features)
 
     @cached_property
     def model(self) -> "RadiographResNet":
-        """torchvision's network with these weights, in evaluation mode; imports torchvision."""
+        """The network as a torchvision module in evaluation mode; it shares memory with `tensors`.
+
+        It is built at the first access, which imports torchvision, and returned again later.
+        """
         from cxrbatch.model.network import model_of
 
         return model_of(self.tensors, self.card.architecture)
 
 
 def bundled_checkpoint() -> Path:
-    """Return the path of the checkpoint that comes with the package."""
+    """Return the path of the checkpoint file that is installed with the package."""
     return Path(str(resources.files("cxrbatch.model") / "weights" / "default.safetensors"))
 
 
 def read_card(path: Path) -> Card:
-    """Read only the card of a checkpoint; needs neither torch nor the weights.
+    """Read only the card of a checkpoint, without importing torch or reading the weights.
 
     Raises:
-        CheckpointError: The file can't be read or is no checkpoint.
+        CheckpointError: The file cannot be read, is no safetensors file, or has no valid card.
     """
     with opened_safetensors(path, framework="numpy") as file:
         return _card_of(file.metadata(), path)
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a checkpoint's bytes.
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits.
 
     Raises:
-        CheckpointError: The file can't be read.
+        CheckpointError: The file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -104,12 +117,14 @@ def file_sha256(path: Path) -> str:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint and check its weights.
+    """Read a checkpoint's card, weights and feature statistics, and check them.
+
+    The check scores two test images with the weights.
 
     Raises:
-        CheckpointError: The file can't be read, is no checkpoint, its architecture is unknown,
-            its weights do not fit the architecture, are missing or are unsound, or the network
-            gives no finite scores.
+        CheckpointError: The file cannot be read, is no checkpoint, its architecture is unknown,
+            its weights are missing, do not fit the architecture or are not finite, the network
+            gives no finite scores, or its feature statistics are damaged.
     """
     with opened_safetensors(path, framework="pt") as file:
         card = _card_of(file.metadata(), path)
@@ -131,14 +146,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 @contextmanager
 def opened_safetensors(path: Path, *, framework: str) -> "Iterator[safe_open]":
-    """Open a safetensors file.
+    """Open a safetensors file for the body of a `with` statement.
 
     Args:
         path: The file.
-        framework: "numpy" or "pt": the kind of its tensors.
+        framework: "numpy" or "pt": the kind of the tensors that the open file returns.
+
+    Yields:
+        The open file, of which no tensor is read yet.
 
     Raises:
-        CheckpointError: It is missing, too large, no regular file or no safetensors file.
+        CheckpointError: The file is missing, larger than `MOST_BYTES`, no regular file or no
+            safetensors file, or reading it in the `with` body fails.
     """
     try:
         # os.stat, not is_file: a name that is too long has its own reason.
@@ -159,7 +178,11 @@ def opened_safetensors(path: Path, *, framework: str) -> "Iterator[safe_open]":
 
 
 def check_bytes(size: int, path: Path) -> None:
-    """Refuse a file whose size, compressed or not, is more than any network here needs.
+    """Raise an error if a file of weights is larger than any network of this program needs.
+
+    Args:
+        size: Bytes of the file, or of what it inflates to.
+        path: The file, for the message.
 
     Raises:
         CheckpointError: `size` is larger than `MOST_BYTES`.
@@ -172,7 +195,12 @@ def check_bytes(size: int, path: Path) -> None:
 
 
 def unreadable_checkpoint(path: Path, error: OSError | ReadingError) -> CheckpointError:
-    """Return the CheckpointError for a file that the system or the reader cannot read."""
+    """Make the error to raise for a checkpoint that cannot be read.
+
+    Args:
+        path: The file.
+        error: Why it cannot be read; its reason goes into the message.
+    """
     reason = str(error) if isinstance(error, ReadingError) else error.strerror
     return CheckpointError(
         f"cannot read checkpoint {path}: {reason or 'it is no whole file'}; check its name and its "

@@ -22,12 +22,12 @@ _MOST_SKEW = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class FeatureStatistics:
-    """Mean and covariance of k features.
+    """Mean and covariance of the k features of training images, as a Gaussian.
 
     Attributes:
         mean: Shape (k,), float32.
-        directions: Shape (m, k), float32, orthonormal rows.
-        variances: Shape (m,), float32, along the directions, falling.
+        directions: Shape (m, k), float32, orthonormal rows: the directions of largest variance.
+        variances: Shape (m,), float32, the variance along each direction, falling.
         rest: Shape (1,), float32, the variance along every direction that is not kept.
     """
 
@@ -38,7 +38,7 @@ class FeatureStatistics:
 
     @property
     def are_sound(self) -> bool:
-        """Whether all values are finite, variances positive and directions orthonormal."""
+        """Whether all values are finite, all variances positive and the directions orthonormal."""
         values = (self.mean, self.directions, self.variances, self.rest)
         if not all(np.isfinite(array).all() for array in values):
             return False
@@ -47,13 +47,14 @@ class FeatureStatistics:
         return bool((self.variances > 0).all() and (self.rest > 0).all() and skew < _MOST_SKEW)
 
     def distances(self, features: Features) -> npt.NDArray[np.float64]:
-        """Squared Mahalanobis distance of images from the training images.
+        """Return the squared Mahalanobis distance of each image from the training images.
 
         Args:
-            features: Shape (n, k).
+            features: Shape (n, k), one row for each image.
 
         Returns:
-            Shape (n,); about k for images like those.
+            Shape (n,), float64, not negative; about k on average for images like the training
+            images, and larger for others.
         """
         centred = features.astype(np.float64) - self.mean
         along = centred @ self.directions.T.astype(np.float64)
@@ -66,11 +67,14 @@ class FeatureStatistics:
 def describe_features(features: Features) -> FeatureStatistics:
     """Estimate mean and covariance of features from those of n images.
 
+    The min(`MOST_DIRECTIONS`, n - 1, k - 1) directions of largest variance are kept. The mean of
+    the other variances becomes `rest`.
+
     Args:
         features: Shape (n, k), n >= 2.
 
     Raises:
-        ValueError: Fewer than two images.
+        ValueError: There are fewer than two images.
     """
     count, width = features.shape
     if count < 2:

@@ -30,7 +30,11 @@ _onednn = torch.ops.mkldnn
 
 
 class Convolution(NamedTuple):
-    """A convolution without bias, shape (outputs, inputs, size, size), and its batch norm."""
+    """A convolution without bias, and the batch norm that follows it.
+
+    `weight` has the shape (outputs, inputs, size, size). The batch norm's running `mean` and
+    `variance`, its weight `scale` and its bias `shift` have the shape (outputs,).
+    """
 
     weight: Tensor
     mean: Tensor
@@ -41,24 +45,28 @@ class Convolution(NamedTuple):
 
     @property
     def padding(self) -> int:
-        """Zeros added at each side."""
+        """Rows and columns of zeros added at each side: half the kernel's size, rounded down."""
         return int(self.weight.shape[-1] // 2)
 
 
 class Block(NamedTuple):
-    """A residual block: its input, or a convolution of it, is added before the last ReLU."""
+    """A residual block: convolutions one after the other, and a shortcut round them.
+
+    The shortcut is a convolution of the block's input, or the input itself where `shortcut` is
+    None. It is added before the last ReLU.
+    """
 
     convolutions: tuple[Convolution, ...]
     shortcut: Convolution | None
 
 
 class Layers(NamedTuple):
-    """A ResNet's tensors in the order in which they compute.
+    """A ResNet's tensors in the order in which they are used.
 
     Attributes:
         stem: The first convolution.
         blocks: The residual blocks.
-        weight: Weight of the head, shape (classes, k).
+        weight: Weight of the head (the linear layer to the classes), shape (classes, k).
         bias: Bias of the head, shape (classes,).
     """
 
@@ -69,7 +77,7 @@ class Layers(NamedTuple):
 
 
 def layers_of(tensors: Mapping[str, Tensor]) -> Layers:
-    """Order the tensors of a torchvision ResNet's state dict by their names; nothing is copied."""
+    """Sort the tensors of a torchvision ResNet's state dict into Layers; nothing is copied."""
 
     def convolution(name: str, norm: str, *, stride: int = 1) -> Convolution:
         values = ("running_mean", "running_var", "weight", "bias")
@@ -128,7 +136,10 @@ def score_features(activations: Tensor, weight: Tensor, bias: Tensor) -> Scores:
 
 
 def class_activation_maps(activations: Tensor, weight: Tensor) -> Tensor:
-    """Compute Grad-CAM of every class in closed form.
+    """Compute the heat map of every class: Grad-CAM in closed form.
+
+    The activations are summed with the class's weights, negative sums set to 0, and all divided
+    by h * w.
 
     Args:
         activations: Output of the last convolutional layer, shape (n, k, h, w).
@@ -142,10 +153,10 @@ def class_activation_maps(activations: Tensor, weight: Tensor) -> Tensor:
 
 
 class FusedResNet:
-    """A ResNet for inference on one device, at one precision."""
+    """A ResNet for inference on one device, at one precision, without separate batch norms."""
 
     def __init__(self, layers: Layers, *, device: torch.device, dtype: torch.dtype) -> None:
-        """Fold the batch norms; `layers` is left as it is.
+        """Fold the batch norms into the convolutions; `layers` is left as it is.
 
         Args:
             layers: The network, in float32.
@@ -153,7 +164,7 @@ class FusedResNet:
             dtype: What convolutions compute in; the head stays in float32.
 
         Raises:
-            CheckpointError: As for `fold`.
+            CheckpointError: A folded weight is not finite in `dtype`.
         """
         kind = _OnednnConvolution if _has_onednn(device, dtype) else _FusedConvolution
 
@@ -178,7 +189,7 @@ class FusedResNet:
             images: Shape (n, 1, size, size), normalised, channels last.
 
         Returns:
-            Shape (n, k, size / 32, size / 32).
+            Shape (n, k, h, w); h and w are size / 32, rounded up.
         """
         x = self._pool(self._stem.relu(images.to(self._dtype)))
         for (*first, last), shortcut in self._blocks:
@@ -189,7 +200,7 @@ class FusedResNet:
         return x
 
     def score(self, images: Tensor) -> Scores:
-        """Compute logits and heat maps of images, as `features` takes them."""
+        """Compute logits and heat maps of images as `features` takes them."""
         return score_features(self.features(images), self._weight, self._bias)
 
 
@@ -235,15 +246,15 @@ def fold(
 
 
 def pool_stem(x: Tensor) -> Tensor:
-    """Halve the stem's activations along each axis by the maximum of 3 x 3."""
+    """Max-pool the stem's output by 3 x 3 windows, two pixels apart: h and w are halved."""
     return max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
 
 def pool_positive(x: Tensor) -> Tensor:
     """Compute `pool_stem` of values that are neither negative nor NaN, in half its time in bf16.
 
-    Such floats are in the order of their bits, and a processor compares more integers at once. Of
-    the maximum along two axes one is taken after the other, and none looks for where it was.
+    Such floats are in the order of their bits, so they are compared as integers, which a processor
+    does more of at once. The maximum is taken along one axis, then along the other.
 
     Args:
         x: Shape (n, channels, h, w), channels last, neither negative nor NaN.

@@ -28,11 +28,15 @@ _MOST_LANES = 4
 
 
 def choose_device(name: str, backend: Backend = "torch") -> torch.device:
-    """Return the device that "auto", "cpu", "cuda" or "cuda:1" names.
+    """Return the device that `name` names.
+
+    Args:
+        name: "cpu", "cuda" or "cuda:1"; "auto" is a GPU if PyTorch finds one, else the CPU.
+        backend: The library that computes; "openvino" computes on the CPU only.
 
     Raises:
-        UsageError: The device does not exist here, the backend is not installed, or the backend
-            does not compute on the device.
+        UsageError: The device does not exist on this machine, the backend is not installed, or the
+            backend does not compute on the device.
     """
     if backend == "openvino":
         if find_spec("openvino") is None:
@@ -60,7 +64,14 @@ def choose_device(name: str, backend: Backend = "torch") -> torch.device:
 def choose_precision(
     precision: Precision, device: torch.device, backend: Backend = "torch"
 ) -> Precision:
-    """Return `precision`; for "auto" bf16 where the processor computes in it, else fp32.
+    """Return the precision to compute with; all but "auto" are checked and returned unchanged.
+
+    "auto" becomes bf16 where the processor computes in it natively, else fp32.
+
+    Args:
+        precision: What the user asks for.
+        device: The device that computes.
+        backend: The library that computes.
 
     Raises:
         UsageError: fp16 on a CPU, which computes it more slowly than fp32; int8 by PyTorch; or
@@ -84,7 +95,10 @@ def _has_native_bf16(device: torch.device) -> bool:
 
 
 def describe_device(device: torch.device, backend: Backend = "torch") -> str:
-    """Return the text that a table's metadata has for the processor, its threads and OpenVINO."""
+    """Return one line on the processor, its threads and OpenVINO, as a table's metadata has it.
+
+    Such as "cpu: AVX512, 8 threads, by OpenVINO", or "cuda: " and the GPU's name.
+    """
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     threads = f"{torch.get_num_threads()} threads"
@@ -105,12 +119,15 @@ class QuantisedHeatmaps(NamedTuple):
 
 
 def quantise(heatmaps: Tensor) -> QuantisedHeatmaps:
-    """Round heat maps to 256 levels of the image's largest value over all classes.
+    """Round heat maps to whole levels from 0 to 255, where 255 is the image's largest value.
 
-    One scale per image keeps the classes of an image comparable with each other.
+    The largest value is that over all classes, so that the classes of an image stay comparable.
 
     Args:
         heatmaps: Shape (n, classes, h, w), not negative, float32.
+
+    Returns:
+        Levels, and the largest value of each image as its scale.
     """
     scale = heatmaps.amax(dim=(1, 2, 3))
     # An image without any activation has scale 0; its levels are 0 whatever they are divided by.
@@ -126,8 +143,8 @@ class BatchScores:
     Attributes:
         logits: Shape (n, c), float32.
         probabilities: Shape (n, c), float32, calibrated by the card's temperature; rows sum to 1.
-        heatmaps: Shape (n, c, h, w), uint8.
-        heatmap_scale: Shape (n,), float32.
+        heatmaps: Shape (n, c, h, w), uint8; levels of `quantise`.
+        heatmap_scale: Shape (n,), float32; a heat map is heatmaps * heatmap_scale / 255.
     """
 
     logits: npt.NDArray[np.float32]
@@ -137,12 +154,12 @@ class BatchScores:
 
     @property
     def are_finite(self) -> bool:
-        """Whether no score and no heat map is infinite or NaN."""
+        """Whether no logit, probability or heat map scale is infinite or NaN."""
         arrays = (self.logits, self.probabilities, self.heatmap_scale)
         return all(np.isfinite(values).all() for values in arrays)
 
     def first(self, count: int) -> "BatchScores":
-        """Return the scores of the first `count` images."""
+        """Return the scores of the first `count` images; the arrays share memory with these."""
         return BatchScores(
             self.logits[:count],
             self.probabilities[:count],
@@ -152,14 +169,13 @@ class BatchScores:
 
 
 class Lanes:
-    """Threads that each compute one batch, with an equal share of PyTorch's threads.
+    """Threads on a CPU that each compute a whole batch, with an equal share of PyTorch's threads.
 
-    Threads that divide a layer wait for the slowest of them at its end, and keep their cores busy
-    with waiting. Where files are read beside them that is often. A thread that has a batch to
-    itself waits for nobody.
+    If instead all threads divided each layer, all would wait at its end for the slowest, and keep
+    their cores busy with waiting. Where files are read on the same cores that is often.
 
     Attributes:
-        count: Number of lanes.
+        count: Number of lanes, which is the number of batches computed at once.
     """
 
     def __init__(self) -> None:
@@ -169,25 +185,42 @@ class Lanes:
         self._threads = ThreadPoolExecutor(self.count, "lane", torch.set_num_threads, (share,))
 
     def start(self, compute: Callable[[], Result]) -> Callable[[], Result]:
-        """Call `compute` in the next free lane; the returned function waits for its result."""
+        """Queue `compute` for the next free lane, and return at once.
+
+        Args:
+            compute: Called in the lane's thread, usually to score one batch.
+
+        Returns:
+            A function that waits for `compute` to end, and returns its result or raises its
+            exception.
+        """
         return self._threads.submit(compute).result
 
 
 def divide_threads(threads: int) -> tuple[int, int]:
-    """Return the number of lanes for so many threads, at most 4, and the threads of each."""
+    """Divide a number of threads into lanes of equal size.
+
+    Args:
+        threads: Threads that PyTorch computes with, at least 1.
+
+    Returns:
+        The number of lanes, which is the largest of 1 to 4 that divides `threads`, and the threads
+        of each lane.
+    """
     lanes = max(n for n in range(1, _MOST_LANES + 1) if threads % n == 0)
     return lanes, threads // lanes
 
 
 class Transfer:
-    """Copies inputs to a device and results back, without waiting where the device is a GPU.
+    """Copies inputs to a device and results back; with a GPU, while the GPU computes.
 
-    A GPU is given the next batches while it computes: inputs travel from pinned memory on a stream
-    of their own, results to pinned memory, and no thread waits for either before it needs them.
+    A GPU is given the next batches while it computes: inputs are copied from pinned memory on a
+    stream of their own, results to pinned memory, and no thread waits for either copy before it
+    needs the data.
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Create the stream for inputs where the device is a GPU."""
+        """Create the stream that copies inputs, if the device is a GPU."""
         self._device = device
         self._sending = torch.cuda.Stream(device) if device.type == "cuda" else None
 
@@ -222,7 +255,15 @@ class Transfer:
         return sent
 
     def fetch(self, results: Sequence[Tensor]) -> Callable[[], list[npt.NDArray[Any]]]:
-        """Begin to copy results back; the returned function waits for them."""
+        """Begin to copy results to the CPU's memory, and return at once.
+
+        Args:
+            results: Tensors on the device.
+
+        Returns:
+            A function that waits for the copies, and returns them as arrays in the order of
+            `results`. On a CPU nothing is copied: the arrays share the tensors' memory.
+        """
         if self._sending is None:
             return lambda: [result.numpy() for result in results]
         hosts = [torch.empty_like(result, device="cpu", pin_memory=True) for result in results]
@@ -241,10 +282,13 @@ class Transfer:
 
 @contextmanager
 def memory_explained(batch_size: int) -> Iterator[None]:
-    """Turn errors of a batch that does not fit into memory into one line for a person.
+    """Turn an error by lack of memory in the `with` body into one line for a person.
+
+    Args:
+        batch_size: Images in the batch, for the message.
 
     Raises:
-        CxrbatchError: Memory ran out within the `with` block.
+        CxrbatchError: Memory of the CPU or the GPU ran out; other errors pass unchanged.
     """
     try:
         yield

@@ -22,13 +22,15 @@ _STAGES = {
 
 
 class RadiographResNet(ResNet):
-    """ResNet-18, -34 or -50 for greyscale radiographs, with heat maps in the same pass.
+    """ResNet-18, -34 or -50 for greyscale radiographs, which computes heat maps in the same pass.
+
+    It is torchvision's network with a first convolution for one channel.
 
     Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
     """
 
     def __init__(self, architecture: str, *, classes: int) -> None:
-        """Build with random weights, as He et al. draw them (ICCV 2015).
+        """Build the network with random weights, as He et al. draw them (ICCV 2015).
 
         Args:
             architecture: One of `card.ARCHITECTURES`.
@@ -48,18 +50,25 @@ class RadiographResNet(ResNet):
             images: Shape (n, 1, size, size), normalised.
 
         Returns:
-            Shape (n, k, size / 32, size / 32).
+            Shape (n, k, h, w); h and w are size / 32, rounded up.
         """
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         return cast(Tensor, self.layer4(self.layer3(self.layer2(self.layer1(x)))))
 
     def score(self, images: Tensor) -> Scores:
-        """Compute logits and every class's heat map in one pass, of images as `features` takes."""
+        """Compute logits and every class's heat map in one pass.
+
+        Args:
+            images: Shape (n, 1, size, size), normalised.
+
+        Returns:
+            Logits, shape (n, classes), and heat maps, shape (n, classes, h, w).
+        """
         return score_features(self.features(images), self.fc.weight, self.fc.bias)
 
 
 def build_model(card: Card) -> RadiographResNet:
-    """Build the network of a card with random weights.
+    """Build a network of a card's architecture and number of classes, with random weights.
 
     Raises:
         CheckpointError: The architecture is unknown.
@@ -72,7 +81,7 @@ def model_of(tensors: Mapping[str, Tensor], architecture: str) -> RadiographResN
     """Build a network in evaluation mode that shares its weights' memory with `tensors`.
 
     Args:
-        tensors: Named and shaped as `checkpoint.check_tensors` demands.
+        tensors: The weights by torchvision's names, as `soundness.check_tensors` returns them.
         architecture: One of `card.ARCHITECTURES`.
     """
     model = RadiographResNet(architecture, classes=len(tensors["fc.bias"]))

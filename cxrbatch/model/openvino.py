@@ -29,7 +29,7 @@ import openvino  # noqa: E402
 from openvino import opset13 as ops  # noqa: E402
 
 Ranges = npt.NDArray[np.float32]
-"""Shape (tensors, 2): the smallest and the largest value of each tensor that is quantised."""
+"""Shape (tensors, 2): start and end of the range of values of each tensor to quantise."""
 
 _Node: TypeAlias = openvino.Node | openvino.Output
 _Levels: TypeAlias = np.float32 | npt.NDArray[np.float32]
@@ -41,7 +41,7 @@ _ODD = 1  # per cent
 
 
 class OpenVinoResNet:
-    """A ResNet for inference on the CPU, for batches of one shape."""
+    """A ResNet that OpenVINO computes on the CPU, for batches of one fixed shape."""
 
     def __init__(
         self,
@@ -60,11 +60,11 @@ class OpenVinoResNet:
             batch_size: Images per forward pass.
             size: Edge of an image, px.
             precision: "fp32", "bf16" or "int8": what convolutions compute in.
-            ranges: For int8, the result of `activation_ranges`.
+            ranges: For int8, the result of `activation_ranges`; None for the other precisions.
             lanes: Batches that may be computed at once; they share the threads.
 
         Raises:
-            CheckpointError: As for `fused.fold`.
+            CheckpointError: A weight is not finite once its batch norm is folded in.
         """
         graph = _Graph(layers, (batch_size, 1, size, size), ranges=ranges)
         compiled = _compiled([graph.features], graph.images, hint=_HINTS[precision], streams=lanes)
@@ -75,7 +75,14 @@ class OpenVinoResNet:
         self._weight, self._bias = (values.to("cpu", copy=True) for values in head)
 
     def features(self, images: Tensor) -> Tensor:
-        """Compute the last convolutional layer's activations, as `FusedResNet.features`."""
+        """Compute the last convolutional layer's activations; wait while all lanes are busy.
+
+        Args:
+            images: Shape (batch_size, 1, size, size), float32, normalised.
+
+        Returns:
+            Shape (batch_size, k, h, w), float32; h and w are size / 32, rounded up.
+        """
         request = self._idle.get()
         try:
             return torch.from_numpy(request.infer([images.numpy()])[0])
@@ -83,19 +90,23 @@ class OpenVinoResNet:
             self._idle.put(request)
 
     def score(self, images: Tensor) -> Scores:
-        """Compute logits and heat maps, as `FusedResNet.score`."""
+        """Compute logits and heat maps of images as `features` takes them."""
         return score_features(self.features(images), self._weight, self._bias)
 
 
 def activation_ranges(layers: Layers, batches: Iterable[Tensor]) -> Ranges:
-    """Find the range of values of each convolution's input.
+    """Find the range of values of each convolution's input, to quantise the inputs to 8 bits.
+
+    The smallest and the largest value are taken of each image. A range begins at the 1st
+    percentile of the images' smallest values and ends at the 99th of their largest.
 
     Args:
         layers: The network, in float32.
         batches: Normalised images, each of shape (n, 1, size, size); one batch at least.
 
     Returns:
-        The smallest and the largest value of each tensor, shape (tensors, 2).
+        Start and end of each tensor's range, shape (tensors, 2), in the order in which the network
+        computes the tensors.
     """
     results: list[list[npt.NDArray[np.float32]]] = []
     request = None

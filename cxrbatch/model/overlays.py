@@ -23,11 +23,11 @@ _BLOCK_ROWS = 64
 
 
 def dequantise(stored: bytes, *, scale: float, classes: int, size: tuple[int, int]) -> Heatmap:
-    """Rebuild an image's heat maps from the table.
+    """Rebuild the heat maps of an image from its row in a results table.
 
     Args:
         stored: The `heatmaps` column, classes * h * w bytes.
-        scale: The `heatmap_scale` column.
+        scale: The `heatmap_scale` column: the heat map's value at level 255.
         classes: Number of classes.
         size: (h, w) of one map.
 
@@ -45,7 +45,11 @@ def grey_picture(image: GreyImage, *, longest: int | None = None) -> Image.Image
 
     Args:
         image: The display image.
-        longest: Largest number of rows and of columns of the picture; None for no limit.
+        longest: Largest number of rows and of columns of the picture; None for no limit. A smaller
+            image is not enlarged.
+
+    Returns:
+        A picture of Pillow's mode "L".
     """
     rows, columns = image.shape
     height, width = rows * min(1.0, image.pixel_aspect), columns / max(1.0, image.pixel_aspect)
@@ -67,7 +71,7 @@ def heat_picture(
     opacity: float = 1.0,
     padded: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """Draw one heat map as an RGBA layer to lay over its radiograph's picture.
+    """Draw one heat map as a layer of one colour to lay over its radiograph's picture.
 
     Args:
         strength: Shape (h, w), in [0, 1]; the alpha channel is proportional to it.
@@ -75,6 +79,9 @@ def heat_picture(
         opacity: Alpha where the strength is 1, in [0, 1].
         padded: (width, height) of the radiograph's picture if its input was padded to a square:
             the layer is cropped to the part of the square that the radiograph filled.
+
+    Returns:
+        A picture of Pillow's mode "RGBA".
     """
     grown = area_resize(strength, rows=edge, columns=edge).clip(0.0, 1.0)
     layer = np.empty((edge, edge, 4), np.uint8)
@@ -114,8 +121,9 @@ def overlay_picture(image: GreyImage, heatmap: Heatmap, geometry: Geometry) -> I
 
     Args:
         image: The radiograph.
-        heatmap: Shape (h, w), not negative; its largest value is drawn at full opacity.
-        geometry: As for `place_heatmap`.
+        heatmap: Shape (h, w), not negative; its largest value is drawn at an opacity of 60 %, and
+            other values in proportion.
+        geometry: How the image became the network's input, as for `place_heatmap`.
     """
     image = with_square_pixels(image)
     relative = heatmap / max(float(heatmap.max()), _SMALLEST)

@@ -19,7 +19,7 @@ from cxrbatch.reading.readings import HeaderFacts
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Prediction:
-    """What became of one radiograph: its scores and heat maps, or why it has none.
+    """The result for one radiograph: its scores and heat maps, or the reason why it has none.
 
     Attributes:
         reading: The radiograph as it was read, with outcome, detail, flags and header facts.
@@ -51,7 +51,7 @@ class Prediction:
 
     @property
     def detail(self) -> str:
-        """One line on the outcome for a person; may be empty."""
+        """One line for a person that explains the outcome; empty if there is nothing to add."""
         return self.reading.detail
 
     @property
@@ -61,11 +61,14 @@ class Prediction:
 
     @property
     def image(self) -> Display | None:
-        """The display image, shape (rows, columns), float32 in [0, 1], 1 is white, or None."""
+        """The display image, shape (rows, columns), float32 in [0, 1], 1 is white.
+
+        None if the file gave no image, as when it cannot be decoded.
+        """
         return self.reading.display
 
     def heatmap(self, class_name: str | None = None) -> Heatmap:
-        """Return a heat map in the image's own pixels.
+        """Return a class's heat map, enlarged to the image's own pixels.
 
         Args:
             class_name: The class; None for the predicted one.
@@ -79,10 +82,13 @@ class Prediction:
         return place_heatmap(self._raw(class_name), self._grey(), self.geometry)
 
     def overlay(self, class_name: str | None = None) -> Image:
-        """Draw a heat map over the image, as RGB with square pixels.
+        """Draw the image with a class's heat map laid over it.
 
         Args:
             class_name: The class; None for the predicted one.
+
+        Returns:
+            An RGB picture with square pixels, of the image's size.
 
         Raises:
             UsageError: There are no scores, or no class has this name.
@@ -104,11 +110,14 @@ class Prediction:
 
 
 def array_reading(array: npt.NDArray[np.generic]) -> Reading:
-    """Take an array for the display image of a radiograph without a header.
+    """Make a Reading of an array that is a display image, as of a file without a header.
 
     Args:
         array: Shape (rows, columns), square pixels, 0 is black: floats in [0, 1], or uint8 or
             uint16 over their full range, which give the same bits as a PNG file of them.
+
+    Returns:
+        A Reading of frame 0 with the outcome `scored`, which means that it may be scored.
 
     Raises:
         UsageError: The array has another shape, type or range.

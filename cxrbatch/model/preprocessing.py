@@ -38,7 +38,7 @@ _BLOCK_PIXELS = 160_000
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides which uint8 input a radiograph becomes.
+    """All settings that decide which uint8 input a radiograph becomes.
 
     Attributes:
         size: Edge of the square input in pixels.
@@ -47,6 +47,9 @@ class Recipe:
         no_voi: How the reader turns a DICOM without a VOI transform into grey levels, one of
             `NoVoiPolicy`.
         version: Raised whenever the code below gives other pixels for the same fields.
+
+    Raises:
+        ValueError: The size is not in `MIN_SIZE` to `MAX_SIZE`, or another field is unknown.
     """
 
     size: int
@@ -66,7 +69,7 @@ class Recipe:
 
     @classmethod
     def from_card(cls, card: Mapping[str, Any]) -> "Recipe":
-        """Rebuild a recipe from its JSON form.
+        """Make a recipe from its JSON form, as a checkpoint's card or a table's metadata has it.
 
         Raises:
             ValueError: A field is missing, unknown or out of range.
@@ -83,15 +86,16 @@ class Recipe:
 
     @property
     def sha256(self) -> str:
-        """Hash of the canonical JSON form; two tables with equal hashes saw equal inputs."""
+        """SHA-256 of the fields as JSON, 64 hexadecimal digits; equal for equal recipes."""
         canonical = json.dumps(self.to_card(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property
     def least_size(self) -> int:
-        """Smallest number of rows and of columns that decoding at a reduced size may leave.
+        """Fewest rows, and fewest columns, that a file decoded at a reduced size must still have.
 
-        Twice those of the input, so that each of its pixels is still a mean of four.
+        That is twice the edge of the network's input, so that each pixel of the input is still a mean
+        of four.
         """
         return 2 * self.size
 
@@ -117,10 +121,10 @@ class Recipe:
         return np.ascontiguousarray(_to_uint8(weights @ np.ascontiguousarray(tall.T)).T)
 
     def prepare_reading(self, reading: "Reading") -> "tuple[Reading, ModelInput | None]":
-        """Turn the image of a Reading into the network's input, if it may be scored.
+        """Turn the image of a Reading into the network's input, if the image may be scored.
 
         Args:
-            reading: What was read of one frame.
+            reading: The result of reading one frame.
 
         Returns:
             A Reading and its input, shape (size, size), uint8. The input is None unless the
@@ -155,7 +159,7 @@ def area_resize(display: Display, *, rows: int, columns: int) -> Display:
 
 
 def image_hash(prepared: ModelInput) -> str:
-    """Hash the network's input: equal for equal pictures in any container.
+    """Hash the network's input, so that equal inputs have equal hashes whatever file they are from.
 
     Args:
         prepared: Shape (size, size), uint8.
@@ -171,10 +175,11 @@ def image_hash(prepared: ModelInput) -> str:
 def difference_hash(prepared: ModelInput) -> int:
     """Compute the 64-bit difference hash: one bit per neighbouring pair in an 8 x 9 thumbnail.
 
-    Near-duplicates differ in a few bits. Source: N. Krawetz, "Kind of Like That", 2013.
+    A bit is 1 where the right pixel of a pair is brighter than the left. Hashes of near-duplicates
+    differ in a few bits. Source: N. Krawetz, "Kind of Like That", 2013.
 
     Args:
-        prepared: Shape (size, size), uint8.
+        prepared: The network's input, shape (size, size), uint8.
 
     Returns:
         An unsigned 64-bit number; the top left pair is its highest bit.
@@ -254,7 +259,10 @@ def _area_weights(source: int, extent: int, target: int) -> "csr_array":
 
 
 def with_square_pixels(image: GreyImage) -> GreyImage:
-    """Shrink the axis that has more pixels to a length; return an image of square pixels as is."""
+    """Resize an image so that its pixels are square, by shrinking the axis with smaller pixels.
+
+    An image whose pixels are square is returned unchanged.
+    """
     rows, columns = image.shape
     if image.pixel_aspect > 1:
         columns = max(1, round(columns / image.pixel_aspect))

@@ -88,7 +88,7 @@ class Prediction:
             class_name: The class; None for the predicted one.
 
         Returns:
-            An RGB picture with square pixels, of the image's size.
+            An RGB picture of full size; where pixels are not square, one axis is shrunk.
 
         Raises:
             UsageError: There are no scores, or no class has this name.

@@ -47,13 +47,13 @@ Launched = Callable[[], BatchScores]
 """Waits for the scores of a batch and returns them."""
 
 Predictable: TypeAlias = "str | Path | bytes | npt.NDArray[np.generic] | Reading"
-"""What can be predicted: a file's path, a display image as an array, or a Reading."""
+"""What `Predictor` takes: a file's path, a display image as an array, or a Reading."""
 
 
 def load_model(
     path: str | Path | None = None, device: str = "auto", *, batch_size: int = DEFAULT_BATCH_SIZE
 ) -> "Predictor":
-    """Load a checkpoint to predict with, at the precision that `cxrbatch score` chooses.
+    """Load a checkpoint to predict with, in bf16 where the processor computes in it, else in fp32.
 
     Args:
         path: A checkpoint (.safetensors); None for the one that comes with the package.
@@ -87,7 +87,7 @@ def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
 
 
 class Predictor:
-    """A checkpoint made ready on a device.
+    """A checkpoint's network on a device, which scores radiographs and computes their heat maps.
 
     Every forward pass has the same shape: a shorter batch is filled up with black images. So the
     kernels, and with them the last bits, are the same for every image: one image by itself, the
@@ -160,7 +160,7 @@ class Predictor:
             )
 
     def predict(self, item: Predictable) -> Prediction:
-        """Score one radiograph, with the bits that a run of the same batch size gives its row.
+        """Score one radiograph; a table scored with the same batch size has the same bits.
 
         Args:
             item: A path, an array or a Reading, as for `predict_batch`.
@@ -205,7 +205,7 @@ class Predictor:
         ]
 
     def score(self, inputs: Inputs) -> BatchScores:
-        """Score up to a batch of inputs.
+        """Score the inputs of one batch, and wait for the scores.
 
         Args:
             inputs: Shape (n, size, size), uint8, 1 <= n <= batch_size.
@@ -218,7 +218,7 @@ class Predictor:
         return self.launch(inputs)()
 
     def score_all(self, batches: Iterable[Inputs]) -> Iterator[BatchScores]:
-        """Yield the scores of each batch, as `score` does, with `ahead` batches on their way."""
+        """Yield each batch's scores, as `score` does, while up to `ahead` others are computed."""
         launched: deque[Launched] = deque()
         for inputs in batches:
             launched.append(self.launch(inputs))
@@ -228,10 +228,13 @@ class Predictor:
             yield launched.popleft()()
 
     def launch(self, inputs: Inputs) -> Launched:
-        """Begin to score up to a batch of inputs; the returned function waits for the scores.
+        """Begin to score the inputs of one batch, and return without waiting.
 
         Args:
-            inputs: As for `score`, which also says what the returned function raises.
+            inputs: As for `score`.
+
+        Returns:
+            A function that waits for the scores and returns them. Both raise errors as `score`.
         """
         check, self._check = self._check, None
         if check is None:
@@ -257,7 +260,7 @@ class Predictor:
         return wait
 
     def features(self, inputs: Inputs) -> npt.NDArray[np.float32]:
-        """Compute the k features that the network's head sees of up to a batch of inputs.
+        """Return the k features that the network's head sees: activations averaged over each image.
 
         Args:
             inputs: Shape (n, size, size), uint8, 1 <= n <= batch_size.

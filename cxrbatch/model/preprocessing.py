@@ -94,8 +94,8 @@ class Recipe:
     def least_size(self) -> int:
         """Fewest rows, and fewest columns, that a file decoded at a reduced size must still have.
 
-        That is twice the edge of the network's input, so that each pixel of the input is still a mean
-        of four.
+        That is twice the edge of the network's input, so that each pixel of the input is still a
+        mean of four.
         """
         return 2 * self.size
 

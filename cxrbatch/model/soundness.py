@@ -143,7 +143,9 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def weight_fault(name: str, values: Tensor) -> str | None:
-    """Return why values cannot be a network's weights of that name; None where they can.
+    """Return in one line why values cannot be weights of a network; None where they can.
+
+    Values that are not finite cannot, nor a running variance that is negative.
 
     Args:
         name: As in a state dict, such as "bn1.running_var".
@@ -163,7 +165,8 @@ def check_images(size: int) -> Images:
         size: Edge of an image, px.
 
     Returns:
-        Shape (2, size, size): noise; and black, white and gradients in four quarters.
+        Shape (2, size, size), uint8. The first is noise; the second has black, white and a
+        gradient each way in its quarters.
     """
     noise = np.random.default_rng(0).integers(0, 256, (size, size), np.uint8)
     ramp = np.broadcast_to(np.linspace(0, 255, size), (size, size))
@@ -176,7 +179,7 @@ def check_images(size: int) -> Images:
 def check_network(
     tensors: Mapping[str, Tensor], normalisation: Normalisation, *, source: object
 ) -> None:
-    """Score two test images, and refuse a network that cannot.
+    """Score two test images in plain PyTorch, and raise an error if an activation is out of range.
 
     Args:
         tensors: The network's weights, float32.
@@ -207,7 +210,7 @@ def check_network(
 
 
 class PlainScores(NamedTuple):
-    """What plain PyTorch gives for n images, on the CPU.
+    """Scores of n images by plain PyTorch, on the CPU.
 
     Attributes:
         logits: Shape (n, classes), float32.
@@ -228,9 +231,13 @@ def score_plainly(
 
     Args:
         layers: The network.
-        images: Shape (n, size, size).
-        normalisation: How they are scaled.
-        observe: Called with the output of each convolution, batch norm and of the head.
+        images: Shape (n, size, size), uint8.
+        normalisation: How images are scaled.
+        observe: Called with the output of each convolution, of each batch norm and of the head;
+            what it returns takes the output's place. By default that is the output itself.
+
+    Returns:
+        The logits, and the sums of magnitudes by which rounding is judged.
     """
 
     def apply(convolution: Convolution, x: Tensor) -> Tensor:
@@ -255,7 +262,7 @@ def score_plainly(
 
 
 class FirstBatchCheck:
-    """Compares a network's first scores with those of plain PyTorch.
+    """Compares a network's first scores with those of plain PyTorch, to detect damaged weights.
 
     The scores are those of a run's own first batch, in the batch's own shape, so that little is
     computed for it: the plain scores of one image of the batch and, where the batch has room, of a
@@ -263,7 +270,7 @@ class FirstBatchCheck:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], card: Card, *, precision: str) -> None:
-        """Keep the network for plain PyTorch; nothing is computed.
+        """Store the network for plain PyTorch; nothing is computed.
 
         Args:
             tensors: The network's weights, float32.
@@ -277,13 +284,16 @@ class FirstBatchCheck:
         self._refusal: CheckpointError | None = None
 
     def add_test_image(self, inputs: Images, *, batch_size: int) -> Images:
-        """Choose the images to compare, and return the batch with a test image at its end.
+        """Choose the images to compare, and append a test image to the batch if it has room.
 
         The image of most contrast is compared, and the test image where there is one.
 
         Args:
-            inputs: Shape (n, size, size), 1 <= n <= batch_size.
+            inputs: Shape (n, size, size), uint8, 1 <= n <= batch_size.
             batch_size: Images in the batch; where n is as many, there is no test image.
+
+        Returns:
+            Shape (n + 1, size, size); `inputs` itself where n is `batch_size`.
         """
         self._compared = [int(inputs.std(axis=(1, 2)).argmax())]
         if len(inputs) == batch_size:
@@ -292,15 +302,28 @@ class FirstBatchCheck:
         return np.concatenate([inputs, check_images(inputs.shape[1])[:1]])
 
     def score_plainly(self, batch: Images) -> PlainScores:
-        """Score the images to compare of a batch that `add_test_image` returned."""
+        """Score the images to compare by plain PyTorch.
+
+        Args:
+            batch: The result of `add_test_image`.
+
+        Returns:
+            The plain scores of one or two images, for `compare`.
+        """
         return score_plainly(self._layers, batch[self._compared], self._card.normalisation)
 
     def compare(self, logits: npt.NDArray[np.float32], plain: PlainScores) -> None:
-        """Compare the logits of the batch, shape (n, classes); after a failure always fail.
+        """Raise an error unless the network's logits agree with the plain scores.
+
+        They agree if all logits do within `ROUNDING`, or all probabilities within `PROBABILITY`.
+        After one failure every call fails.
+
+        Args:
+            logits: The network's logits of the batch, shape (images, classes).
+            plain: The result of `score_plainly`.
 
         Raises:
-            CheckpointError: They differ from the plain scores by more than rounding, or either is
-                not finite.
+            CheckpointError: The scores do not agree, or one of them is not finite.
         """
         if self._refusal is None and not self._agree(torch.from_numpy(logits), plain):
             self._refusal = CheckpointError(

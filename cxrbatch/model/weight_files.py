@@ -44,7 +44,7 @@ _ZIP = b"PK\x03\x04"
 
 
 class WeightsError(CheckpointError):
-    """Weights that no checkpoint can hold."""
+    """Weights cannot be stored in a checkpoint: not finite, or too large for 16 bits."""
 
 
 def save_checkpoint(
@@ -54,7 +54,13 @@ def save_checkpoint(
     card: Card,
     features: FeatureStatistics | None = None,
 ) -> None:
-    """Write a checkpoint atomically.
+    """Write a checkpoint file, whole or not at all; an existing file is replaced.
+
+    Args:
+        path: The file.
+        model: The network whose weights are stored.
+        card: The network's card.
+        features: Statistics of the network's features; None to store none.
 
     Raises:
         CheckpointError: The file cannot be written, as when the disk is full.
@@ -72,10 +78,18 @@ def save_checkpoint(
 def packed_checkpoint(
     *, model: "RadiographResNet", card: Card, features: FeatureStatistics | None = None
 ) -> bytes:
-    """Return the bytes of a checkpoint: float16 weights, float32 statistics, and the card.
+    """Return the bytes of a checkpoint file, in safetensors format.
+
+    Weights are stored in float16; the running statistics of batch norms and the statistics of
+    features in float32.
+
+    Args:
+        model: The network whose weights are stored.
+        card: The network's card, stored as the file's metadata.
+        features: Statistics of the network's features; None to store none.
 
     Raises:
-        WeightsError: The weights are not finite, or too large for float16.
+        WeightsError: A weight or a statistic is not finite, or a weight is too large for float16.
     """
     from safetensors.torch import save
 
@@ -91,7 +105,10 @@ def packed_checkpoint(
 
 
 def round_as_stored(model: "RadiographResNet") -> None:
-    """Round a network's weights in place to the precision that a checkpoint stores."""
+    """Round a network's weights in place to the precision that a checkpoint stores: float16.
+
+    The running statistics of batch norms, which are stored in float32, keep their values.
+    """
     import torch
 
     with torch.no_grad():
@@ -117,11 +134,18 @@ def _tensor(values: npt.NDArray[np.float32]) -> "Tensor":
 
 
 def import_state_dict(source: Path, *, card: Card) -> "RadiographResNet":
-    """Read a PyTorch state dict into the card's architecture.
+    """Read a file of PyTorch weights, and build the network of the card with them.
+
+    Args:
+        source: A file as for `read_state_dict`.
+        card: Names the architecture, the classes and the normalisation.
+
+    Returns:
+        The network in evaluation mode.
 
     Raises:
-        CheckpointError: Not a state dict that `weights_only` can read, or weights that don't fit,
-            are unsound or give no finite scores.
+        CheckpointError: Not a state dict that `weights_only` can read, or weights that do not fit
+            the card, are unsound or give no finite scores.
     """
     from cxrbatch.model.network import model_of
     from cxrbatch.model.soundness import check_tensors
@@ -138,15 +162,21 @@ def import_state_dict(source: Path, *, card: Card) -> "RadiographResNet":
 
 
 def read_state_dict(source: Path) -> "dict[str, Tensor]":
-    """Read named tensors out of a PyTorch or safetensors file, whatever its name.
+    """Read named tensors out of a PyTorch or safetensors file, which its content tells apart.
 
     A three-channel stem is folded into one channel by summing its filters, which is exact for a
     grey image given three times. A `state_dict` or `model` entry and a `module.` prefix, as
-    training scripts leave them, are taken off.
+    training scripts write them, are taken off. Feature statistics of a checkpoint are left out.
+
+    Args:
+        source: The file; its name and ending do not matter.
+
+    Returns:
+        The tensors by name, of the file's types; they may be unsound.
 
     Raises:
-        CheckpointError: Neither a safetensors file nor a state dict that `weights_only` can read,
-            or larger than `MOST_BYTES`.
+        CheckpointError: The file cannot be opened, is neither a safetensors file nor a state dict
+            that `weights_only` can read, or is larger than `MOST_BYTES`.
     """
     import torch
 

@@ -36,7 +36,7 @@ from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
 Pixels = NDArray[Any]
 Decode = Callable[[bytes], Pixels]
 Measure = Callable[[], float]
-"""Does some work once and returns its seconds, per image, operation or byte."""
+"""Does some work once, and returns the seconds that one image, operation or byte took."""
 
 # Codecs by the last number of the transfer syntaxes 1.2.840.10008.1.2.4.x.
 _CODECS: dict[str, tuple[str, Decode]] = {
@@ -99,14 +99,14 @@ class Demands:
 
 @dataclass(frozen=True, slots=True)
 class BareFile:
-    """A file with the place of its first frame's pixels.
+    """A file with the place of its first frame's pixels, to time reading without parsing a header.
 
     Attributes:
         path: The file.
         kind: Its encoding in words.
         start: Offset of the pixels in the file, bytes.
         length: Length of the pixels, bytes.
-        decode: The codec.
+        decode: The codec: encoded bytes to an array of pixels.
     """
 
     path: Path
@@ -116,7 +116,7 @@ class BareFile:
     decode: Decode
 
     def read(self, size: int) -> None:
-        """Read and decode the first frame, and shrink it to a square of `size` pixels."""
+        """Read and decode the first frame, shrink it to `size` x `size` pixels, and discard it."""
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.start)
             pixels = self.decode(file.read(self.length))
@@ -126,10 +126,14 @@ class BareFile:
 
 
 def find_pixels(path: Path) -> BareFile | None:
-    """Find the pixels of a file; None for an encoding that has no bare decoder here.
+    """Find where in a file the pixels of the first frame lie.
 
     Args:
         path: A file that was scored before: hostile files must not come here.
+
+    Returns:
+        The place; None where the file is no DICOM, PNG or JPEG, or its encoding has no bare
+        decoder, or the frame lies in several fragments.
     """
     with path.open("rb") as file:
         form = sniff(file.read(HEAD_BYTES), size=path.stat().st_size)
@@ -180,7 +184,12 @@ def _rle(pixels: bytes, *, cells: str, shape: tuple[int, int]) -> Pixels:
 
 
 def decode_all(files: Sequence[BareFile], *, size: int, threads: int) -> None:
-    """Decode files in several threads at once; codecs hold no lock of the interpreter.
+    """Read, decode and shrink files in several threads at once, each by `BareFile.read`.
+
+    Args:
+        files: The files.
+        size: Edge of the shrunk images, px.
+        threads: Number of threads.
 
     Raises:
         OSError: A file cannot be read any more.
@@ -190,15 +199,15 @@ def decode_all(files: Sequence[BareFile], *, size: int, threads: int) -> None:
 
 
 def native_precisions(device: torch.device) -> list[str]:
-    """Return the precisions that the device computes in natively."""
+    """Return the precisions that the device computes in natively, such as ["fp32", "bf16"]."""
     bf16 = ["bf16"] if choose_precision("auto", device) == "bf16" else []
     return ["fp32", *bf16, *(["fp16"] if device.type == "cuda" else [])]
 
 
 def disk_rate(files: Sequence[Path]) -> float | None:
-    """Return bytes per second of reading files that the system was asked to drop from memory.
+    """Read files from the disk one after the other, at most about 128 MiB; return bytes per second.
 
-    None where the system did not drop them.
+    The system is asked to drop them from memory first. The result is None where it kept them all.
     """
     count, seconds, was_dropped = 0, 0.0, False
     block = bytearray(_BLOCK_BYTES)
@@ -235,7 +244,7 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def operation_measure(precision: str, device: torch.device) -> Measure:
-    """Return what times one multiplication or addition within a large matrix product."""
+    """Return a function that times a matrix product: seconds per multiplication or addition."""
     edge = _GEMM_EDGE[device.type]
     a = torch.randn(edge, edge).to(device, DTYPES[precision])
     out = torch.empty_like(a)
@@ -243,14 +252,14 @@ def operation_measure(precision: str, device: torch.device) -> Measure:
 
 
 def copy_measure(device: torch.device) -> Measure:
-    """Return what times the copy of one byte from pinned memory to a GPU."""
+    """Return a function that times a copy from pinned memory to a GPU: seconds per byte."""
     host = torch.empty(_COPY_BYTES, dtype=torch.uint8, pin_memory=True)
     copied = torch.empty_like(host, device=device)
     return lambda: _seconds(lambda: copied.copy_(host), device) / _COPY_BYTES
 
 
 def codec_measure(files: Sequence[BareFile], *, size: int, seconds: float) -> Measure:
-    """Return what times the codec per image, with all cores at work, in about `seconds` a call."""
+    """Return a function that runs `decode_all` on all cores for about `seconds`: seconds per image."""
     cores = available_cores()
 
     def decode(count: int) -> float:
@@ -266,7 +275,7 @@ def codec_measure(files: Sequence[BareFile], *, size: int, seconds: float) -> Me
 
 
 def forward_measure(predictor: Predictor) -> Measure:
-    """Return what times the forward pass per image, in full batches that lie ready."""
+    """Return a function that times the forward pass of full, ready batches: seconds per image."""
     device, batch_size = predictor.device, predictor.batch_size
     size = predictor.card.recipe.size
     batch = torch.randn(batch_size, 1, size, size).to(device)
@@ -292,7 +301,7 @@ def forward_measure(predictor: Predictor) -> Measure:
 
 
 def operations_of(checkpoint: Checkpoint, size: int) -> float:
-    """Count multiplications and additions of the convolutions, which are nearly all there are."""
+    """Count multiplications and additions of the convolutions for one image of `size` x `size`."""
     counts = []
 
     def count(convolution: nn.Conv2d, _inputs: object, output: Tensor) -> None:
@@ -309,10 +318,10 @@ def operations_of(checkpoint: Checkpoint, size: int) -> float:
 
 
 class Rounds:
-    """Measures that are repeated in rounds, which may lie apart."""
+    """Measures that are repeated in several rounds; other work may be done between the rounds."""
 
     def __init__(self, measures: Mapping[str, Measure], *, seconds: float) -> None:
-        """Call each measure once to warm up.
+        """Call each measure once to warm up, and discard the result.
 
         Args:
             measures: The measures by name.
@@ -325,7 +334,7 @@ class Rounds:
             measure()
 
     def take(self) -> None:
-        """Repeat each measure once more for its seconds."""
+        """Do one round: repeat each measure for `seconds`, and store the results."""
         for name, measure in self._measures.items():
             end = time.perf_counter() + self._seconds
             self._results[name].append(measure())
@@ -333,7 +342,7 @@ class Rounds:
                 self._results[name].append(measure())
 
     def mean(self, name: str) -> float:
-        """Return the mean of one measure over all rounds so far.
+        """Return the mean of one measure's results in all rounds so far.
 
         Not the median: a run has its share of a machine's slow moments, and only means add up.
         """

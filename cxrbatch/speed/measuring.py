@@ -49,7 +49,7 @@ from cxrbatch.workers.scheduler import PendingItem
 
 
 class RunClock:
-    """Passes a run's progress on, and times the run without its filling and draining.
+    """Times a run without its beginning and end, and passes every call on to a `Progress`.
 
     The clock starts when `after` files were read, and stops while the last files on their way are
     scored: the scores of as many others were on their way when it started, so that between start
@@ -60,10 +60,10 @@ class RunClock:
     """
 
     def __init__(self, progress: Progress, *, after: int) -> None:
-        """Wait for the run.
+        """Create the clock; it starts during the run.
 
         Args:
-            progress: Is told everything that this object is told.
+            progress: Each call of a method of this object is passed on to it.
             after: Files that are read before the clock starts.
         """
         self._progress = progress
@@ -72,22 +72,25 @@ class RunClock:
         self.before = 0
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        """Return a method of the `Progress` that needs no clock."""
+        """Return the method of the `Progress` with this name, for those that need no clock."""
         return cast(Callable[..., None], getattr(self._progress, name))
 
     @property
     def seconds(self) -> float:
-        """From the clock's start to now, without the draining; for when the run has ended."""
+        """Seconds from the clock's start to now, without the scoring of the last files.
+
+        To be read when the run has ended.
+        """
         draining = self._drained - self._last_read if self._after else 0.0
         return time.perf_counter() - self._started - draining
 
     def start(self, files: int, *, done: int) -> None:
-        """Pass it on and start the clock."""
+        """Call `start` of the `Progress`, and start the clock."""
         self._progress.start(files, done=done)
         self._started = time.perf_counter()
 
     def advance(self, files: int) -> None:
-        """Pass it on; start the clock anew until `after` files were read."""
+        """Call `advance` of the `Progress`; start the clock anew until `after` files were read."""
         self._progress.advance(files)
         self._last_read = time.perf_counter()
         if self.before < self._after:
@@ -95,7 +98,7 @@ class RunClock:
             self._started = self._last_read
 
     def shard_done(self, files: int) -> None:
-        """Pass it on and note that the files on their way are scored."""
+        """Call `shard_done` of the `Progress`, and store the time: files so far are on the disk."""
         self._progress.shard_done(files)
         self._drained = time.perf_counter()
 
@@ -144,7 +147,11 @@ class Measurement:
 
     @property
     def limit(self) -> float:
-        """Images per second that no scorer could exceed on this machine."""
+        """Images per second that no scorer could exceed on this machine.
+
+        It is set by the slowest stage; without a GPU codec and forward pass count as one, as they
+        share the cores.
+        """
         stages = dict(self.stages)
         if not self.on_gpu:
             stages["cores"] = stages.pop("codec") + stages.pop("forward pass")
@@ -152,12 +159,12 @@ class Measurement:
 
     @property
     def bottleneck(self) -> str:
-        """The stage that takes one image longest."""
+        """Name of the stage in which one image takes longest."""
         return max(self.stages, key=lambda name: self.stages[name])
 
     @property
     def rate(self) -> float:
-        """Images per second from file to table."""
+        """Images scored per second, from file to table; 0 where nothing was timed."""
         return self.images / self.seconds if self.seconds else 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -191,14 +198,14 @@ class Measurement:
 def measure(
     archive: Path, *, checkpoint: Path, options: ScoringOptions, progress: Progress
 ) -> Measurement:
-    """Measure a machine with an archive and a checkpoint.
+    """Measure what a machine could do with an archive and a checkpoint, and time runs of a sample.
 
     Args:
         archive: A folder, of which some files are taken at random.
         checkpoint: What to score with.
         options: Options of a run, of which workers, batch size, device, precision and backend
             count.
-        progress: Is told how far the run from file to table is.
+        progress: Its methods are called as the timed runs get on.
 
     Raises:
         UsageError: The archive is missing, or none of its images can be measured.

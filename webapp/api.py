@@ -26,7 +26,10 @@ blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 
 
 def openapi_document() -> dict[str, Any]:
-    """Return the description of the calls, after OpenAPI 3.1, as JSON values."""
+    """Return the OpenAPI 3.1 description of the JSON interface, read from `openapi.json`.
+
+    `info.version` is set to the version of this program.
+    """
     document: dict[str, Any] = json.loads(
         files("cxrbatch.webapp").joinpath("openapi.json").read_text("utf-8")
     )
@@ -36,20 +39,34 @@ def openapi_document() -> dict[str, Any]:
 
 @blueprint.get("/openapi.json")
 def describe_calls() -> ResponseReturnValue:
-    """Return the description of the calls."""
+    """Answer with the OpenAPI description of the JSON interface."""
     return jsonify(openapi_document())
 
 
 @blueprint.get("/runs")
 def list_runs() -> ResponseReturnValue:
-    """Return all runs."""
+    """Answer with a list of all runs (results tables), the newest first, as JSON.
+
+    A damaged table has the property `broken`, which says why, in place of the others.
+    """
     tables = get_service(Library).tables()
     return jsonify({"runs": [_run_json(file) for file in tables]})
 
 
 @blueprint.get("/runs/<id>/rows")
 def list_rows(id: str) -> ResponseReturnValue:
-    """Return one page of a run's rows, filtered and sorted as the address says."""
+    """Answer with one page of a run's rows as JSON, filtered and sorted by the query.
+
+    The columns `heatmaps` and `patient_key` are left out.
+
+    Args:
+        id: Id of the run's table.
+
+    Raises:
+        BadRequest: A parameter of the query is invalid.
+        NotFound: There is no such table.
+        TableError: The table is damaged.
+    """
     _, served = requested_table(id)
     row_filter = parse_filter(request.args, served.table, others=("page", "per_page"))
     page = parse_number(request.args, "page", default=1, least=1, most=MAX_PAGE)
@@ -70,7 +87,12 @@ def list_rows(id: str) -> ResponseReturnValue:
 
 @blueprint.post("/score")
 def score_file() -> ResponseReturnValue:
-    """Score the sent file, and return its frames with their scores."""
+    """Score the file that the request sends, and answer with its frames and their scores as JSON.
+
+    Raises:
+        HTTPException: As for `score_request`.
+        ServerBusy: Too many requests wait.
+    """
     upload = score_request()
     card = get_service(UploadScorer).card
     return jsonify({"model": card.name, "classes": card.classes, "frames": upload.frames})

@@ -90,7 +90,7 @@ def create_app(
 
 
 def close_app(app: Flask) -> None:
-    """End the child processes of an app; requests that need one fail from then on."""
+    """End the child processes of an app; later requests that need one are answered with 503."""
     get_service(ChildProcesses, app).close()
     get_service(runs.Evaluations, app).close()
 

@@ -41,11 +41,11 @@ Result = TypeVar("Result")
 
 
 class ServerBusy(Exception):
-    """The server lacks room for a request now; the message says what is full."""
+    """The server has no room for a request now; the message says why. It is answered with 503."""
 
 
 class WorkQueue:
-    """Limits how many threads do a kind of work at the same time, and how many wait to do it."""
+    """Limits how many threads do one kind of work at the same time, and how many wait for it."""
 
     def __init__(self, *, running: int, waiting: int) -> None:
         """Create an empty queue.
@@ -62,7 +62,7 @@ class WorkQueue:
         """Wait until this thread may work; the work is the body of the `with` statement.
 
         Raises:
-            ServerBusy: As many threads wait as may.
+            ServerBusy: At once, if as many threads wait already as may wait.
         """
         if not self._places.acquire(blocking=False):
             raise ServerBusy("Too many requests of this kind wait already")
@@ -151,8 +151,8 @@ def encode_row_image(
         is_thumbnail: Whether to return a small WebP file instead of a PNG file of full size.
 
     Returns:
-        The file, or in one line why there is none: the archive has no such file any more, or the
-        image has another hash.
+        The content of the image file as bytes; or, as a text of one line, why there is none: the
+        archive has no such file any more, or the image has another hash.
     """
     reading = revisit(origin, path, frame, image_hash)
     if isinstance(reading, str):
@@ -172,6 +172,9 @@ def encode_png(image: GreyImage, *, max_edge: int | None = None) -> bytes:
     Args:
         image: The display image.
         max_edge: Largest number of rows and columns of the PNG; None for those of the image.
+
+    Returns:
+        The content of the PNG file.
     """
     stream = io.BytesIO()
     grey_picture(image, longest=max_edge).save(stream, format="PNG", compress_level=_PNG_LEVEL)

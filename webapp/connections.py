@@ -25,7 +25,7 @@ MIN_BYTES_PER_SECOND = 8 << 10
 """Slowest rate of a body or of the fetching of an answer; `DEADLINE_SECONDS` are added."""
 
 TokenCheck = Callable[[Mapping[str, str], str], bool]
-"""Returns whether a request with these headers (named as by waitress) and query shows the token."""
+"""Function of a request's headers, named as by waitress, and query: whether it shows the token."""
 
 
 class _LengthRequired(BadRequest):
@@ -41,7 +41,7 @@ class _DiscardingBuffer(OverflowableBuffer):
 
 
 class IncomingRequest(HTTPRequestParser):
-    """Parses one request; bytes that come after it are kept for the next.
+    """Parses the bytes of one request; stores bytes that come after it for the next request.
 
     A body in chunks is refused, as no client of ours needs one: the size of a chunk is a line, and
     waitress searches all bytes received so far for its end each time some come. An endless line
@@ -68,7 +68,14 @@ class IncomingRequest(HTTPRequestParser):
         self._has_head = False
 
     def received(self, data: bytes) -> int:
-        """Parse bytes; return how many of them are used or stored in `unread`."""
+        """Parse bytes that came from the client.
+
+        `completed` becomes true when the whole request is here; and, with an `error`, when it is
+        refused because its body comes in chunks, or its address and header Host differ.
+
+        Returns:
+            Number of bytes that are used, or are stored in `unread` as they come after the request.
+        """
         consumed = super().received(data)
         if self.headers_finished and not self._has_head:
             self._has_head = True
@@ -88,20 +95,23 @@ class IncomingRequest(HTTPRequestParser):
 
     @property
     def has_begun(self) -> bool:
-        """Whether a byte of the request has come."""
+        """Whether at least one byte of the request has come."""
         return bool(self.header_plus) or self.headers_finished
 
     def discard_body(self) -> None:
-        """Receive the body without keeping it; the app gets an empty body."""
+        """Receive the body without storing it; the app gets an empty body.
+
+        To be called when the head is complete and before the body comes.
+        """
         self.body_rcv = FixedStreamReceiver(self.content_length, _DiscardingBuffer(0))
         self.headers = {**self.headers, "CONTENT_LENGTH": "0"}
 
 
 class ConnectionServer(TcpWSGIServer):
-    """What a connection uses of its server; `Server` implements it in a module above this one.
+    """The part of a server that its connections use; `server.Server` implements it.
 
     Attributes:
-        shows_token: Tells requests of known clients from those of strangers.
+        shows_token: Returns whether a request shows the token.
         is_ending: Whether no more requests are accepted.
     """
 
@@ -109,12 +119,15 @@ class ConnectionServer(TcpWSGIServer):
     is_ending: bool
 
     def remove_stranger(self, connection: "ClientConnection") -> None:
-        """Remove a connection, which is closed or has shown the token, from the strangers."""
+        """Remove a connection from the list of those that have not shown the token.
+
+        Called when it has shown the token or is closed.
+        """
         raise NotImplementedError
 
 
 class ClientConnection(HTTPChannel):
-    """One connection, which answers one request after the other.
+    """One connection of a client, which answers one request after the other.
 
     Attributes:
         is_known: Whether a request of the connection has shown the token.
@@ -135,7 +148,7 @@ class ClientConnection(HTTPChannel):
         adj: Adjustments,
         map: Mapping[int, socket.socket] | None = None,
     ) -> None:
-        """Take over an accepted socket; the arguments are waitress's."""
+        """Create the connection of an accepted socket; the arguments are waitress's."""
         self.is_known = False
         self.unread = b""
         self._own_socket = sock  # waitress sets its own reference to None when it closes it
@@ -146,25 +159,43 @@ class ClientConnection(HTTPChannel):
 
     @property
     def is_replaceable(self) -> bool:
-        """Whether the app is not working on a request of the connection."""
+        """Whether the app works on no request of the connection, so that it may be closed."""
         return not self._is_working
 
     @property
     def is_idle(self) -> bool:
-        """Whether the connection is between two requests."""
+        """Whether the connection is between two requests, with nothing in work or to be sent."""
         has_begun = self.request is not None and self.request.has_begun
         return not (self.requests or self.unread or has_begun or self.total_outbufs_len)
 
     def is_overdue(self, now: float) -> bool:
-        """Return whether the client has exceeded the deadline of the current phase."""
+        """Return whether the client is too slow, so that the connection is to be closed.
+
+        The client has `DEADLINE_SECONDS` for each phase. To send a body or fetch an answer it has
+        one second more for each `MIN_BYTES_PER_SECOND` bytes moved. While the app works for it,
+        it is never overdue.
+
+        Args:
+            now: The time by the monotonic clock.
+        """
         return self._lateness(now) > DEADLINE_SECONDS
 
     def stalled_seconds(self, now: float) -> float:
-        """Return for how long the client has moved too few bytes; 0 while the app works for it."""
+        """Return for how many seconds the client has been too slow; 0 while the app works for it.
+
+        That is the time since the last byte moved or, if longer, the time of the phase beyond what
+        the bytes moved allow for. `now` is the time by the monotonic clock.
+        """
         return 0.0 if self.requests else max(self._lateness(now), now - self._moved_at)
 
     def refuse(self, status: str) -> None:
-        """Close the connection; a request without an answer is answered with `status` first."""
+        """Close the connection, and first send an answer without a body if one is due.
+
+        An answer is due if a request has begun to come and no part of its answer is queued or sent.
+
+        Args:
+            status: Status code and reason of the answer, such as "408 Request Timeout".
+        """
         with self.outbuf_lock:
             is_open = self.connected and not self.total_outbufs_len
             if is_open and not self.is_idle and not (self.requests and self._is_answering):
@@ -176,7 +207,10 @@ class ClientConnection(HTTPChannel):
             self.handle_close()
 
     def check_client_disconnected(self) -> bool:  # type: ignore[override]  # stubs err
-        """Return whether the client is gone; called by the thread that answers its request."""
+        """Return whether the client has closed the connection.
+
+        Called by the thread that answers its request.
+        """
         try:
             return self._own_socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
         except BlockingIOError:
@@ -185,7 +219,11 @@ class ClientConnection(HTTPChannel):
             return True
 
     def readable(self) -> bool:
-        """Return whether to read from the socket; parses the next request if it is here already."""
+        """Return whether to read from the socket; called by waitress's loop.
+
+        False when the server ends, and while an answer is made or sent. If the bytes of the next
+        request are here already, they are parsed first.
+        """
         if self.server.is_ending or not self.connected:
             return False
         if self.unread and super().readable():
@@ -194,40 +232,58 @@ class ClientConnection(HTTPChannel):
         return super().readable()
 
     def received(self, data: bytes) -> bool:
-        """Add bytes to the current request."""
+        """Parse bytes as a part of the current request, or of a new one if there is none.
+
+        Returns:
+            False if there are no bytes or the connection is about to close, else True.
+        """
         request = self.request = self.request or IncomingRequest(self.adj, self._on_head)
         is_open = super().received(data)
         self.unread = request.unread
         return is_open
 
     def recv(self, buffer_size: int) -> bytes:
-        """Read from the socket, and count the bytes."""
+        """Read at most `buffer_size` bytes from the socket, and count them for the deadline.
+
+        Returns:
+            The bytes; none if the client has closed the connection.
+        """
         data = super().recv(buffer_size)
         self._count(len(data))
         return data
 
     def send(self, data: bytes, do_close: bool = True) -> int:
-        """Write to the socket, and count the bytes."""
+        """Write bytes to the socket, count them for the deadline, and return how many went out."""
         count = super().send(data, do_close)
         self._count(count)
         return count
 
     def write_soon(self, data: bytes) -> int:
-        """Queue a part of an answer; a new phase begins."""
+        """Queue a part of an answer to be sent; the client's time to fetch it begins now.
+
+        Args:
+            data: Bytes, or a buffer of waitress's.
+
+        Returns:
+            Number of bytes queued.
+        """
         with self.outbuf_lock:
             self._is_answering = True
             self._start_phase()
         return super().write_soon(data)
 
     def handle_write(self) -> None:
-        """Send queued bytes; a new phase begins when all are sent."""
+        """Send queued bytes of answers as far as the socket takes them.
+
+        Once all are sent, the client's time for the next request begins.
+        """
         had_queued = self.total_outbufs_len
         super().handle_write()
         if had_queued and not self.total_outbufs_len:
             self._start_phase()
 
     def service(self) -> None:
-        """Let the app answer one request."""
+        """Let the app answer the oldest request that has come; runs in a thread of the server."""
         self._is_working = True
         try:
             super().service()
@@ -235,7 +291,13 @@ class ClientConnection(HTTPChannel):
             self._is_working = False
 
     def del_channel(self, map: Mapping[int, socket.socket] | None = None) -> None:
-        """Remove the connection from the lists of the server."""
+        """Remove the closed connection from waitress's list and from the server's strangers.
+
+        Strangers are the connections that have not shown the token.
+
+        Args:
+            map: Descriptor -> socket, as waitress's loop uses it; None for the connection's own.
+        """
         super().del_channel(map)
         self.server.remove_stranger(self)
 

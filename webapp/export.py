@@ -51,7 +51,7 @@ class Selection:
 
     Attributes:
         table: The table.
-        row_filter: Selects the rows; their order is the table's.
+        row_filter: Selects the rows; they are exported in the table's order.
         is_wanted: Returns whether the client is still connected.
     """
 
@@ -60,10 +60,13 @@ class Selection:
     is_wanted: Callable[[], bool]
 
     def row_groups(self) -> Iterator[pa.Table]:
-        """Yield the selected rows of each row group of the table.
+        """Yield the selected rows with all columns, for one row group of the table after the other.
+
+        A row group without a selected row yields a table without rows.
 
         Raises:
-            ServiceUnavailable: The client is gone.
+            ServiceUnavailable: `is_wanted` returned false before a row group was read.
+            TableError: The table is damaged.
         """
         numbers = self.table.numbers(self.row_filter)
         first = 0
@@ -77,7 +80,17 @@ class Selection:
 
 @blueprint.get("/runs/<id>/export.<form>")
 def send_export(id: str, form: str) -> Response:
-    """Send the filtered rows of a run as a file, in the table's order."""
+    """Answer with a file of the rows that the query selects, in the table's order.
+
+    Args:
+        id: Id of the run's table.
+        form: "csv" or "parquet".
+
+    Raises:
+        BadRequest: A parameter of the query is invalid.
+        NotFound: There is no such table, or `form` is another format.
+        HTTPException: As for `Exporter.write`, which also says what else is raised.
+    """
     _, table = requested_table(id)
     if form not in EXPORT_FORMATS:
         raise NotFound("Rows are exported as CSV or Parquet.")
@@ -92,7 +105,7 @@ def send_export(id: str, form: str) -> Response:
 
 
 class Exporter:
-    """Writes exports, and limits the disk space of those that are not sent yet."""
+    """Writes exports to the disk, and limits the disk space of all that are not sent yet."""
 
     def __init__(self) -> None:
         """Create an exporter that has written nothing."""
@@ -101,16 +114,20 @@ class Exporter:
         self._bytes = 0
 
     def write(self, selection: Selection, form: str) -> BinaryIO:
-        """Write rows to a temporary file without a name, which is gone when it is closed.
+        """Write rows to a temporary file without a name; the system deletes it when it is closed.
 
         Args:
             selection: The rows.
             form: A key of `EXPORT_FORMATS`.
 
+        Returns:
+            The open file, at its start; to be closed by the caller.
+
         Raises:
             CxrbatchError: The export would be larger than `MAX_EXPORT_BYTES`.
             InsufficientStorage: The disk of temporary files is full.
-            ServerBusy: Too many requests wait, or other exports fill the space for exports.
+            ServerBusy: Too many requests wait, other exports fill the space for exports, or memory
+                is short.
             ServiceUnavailable: The client is gone.
             TableError: The table is damaged.
         """
@@ -127,10 +144,13 @@ class Exporter:
             return file
 
     def reserve(self, count: int) -> None:
-        """Add bytes to those on the disk.
+        """Count bytes that are about to be written to the disk, if the space for exports allows.
+
+        Args:
+            count: Number of bytes.
 
         Raises:
-            ServerBusy: The space for exports is full.
+            ServerBusy: All exports together would be larger than 4 GiB; nothing is counted.
         """
         with self._lock:
             if self._bytes + count > _MAX_TOTAL_BYTES:
@@ -138,7 +158,11 @@ class Exporter:
             self._bytes += count
 
     def release(self, count: int) -> None:
-        """Subtract bytes of a file that was closed from those on the disk."""
+        """Stop counting the bytes of a file that was closed.
+
+        Args:
+            count: Number of bytes that were reserved for the file.
+        """
         with self._lock:
             self._bytes -= count
 

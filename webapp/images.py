@@ -43,10 +43,17 @@ blueprint = Blueprint("images", __name__)
 
 
 class ImageEncoder:
-    """Encodes the images of rows in child processes; keeps thumbnails as long as their table."""
+    """Encodes images of rows as PNG or WebP in child processes, and caches thumbnails.
+
+    A table's thumbnails are kept as long as the table is open; at 2000 of them all are dropped.
+    """
 
     def __init__(self, children: ChildProcesses) -> None:
-        """Create an encoder; `children` read and encode the images."""
+        """Create an encoder with an empty cache.
+
+        Args:
+            children: Child processes that read and encode the images.
+        """
         self._children = children
         self._queue = WorkQueue(running=2, waiting=10)
         self._thumbnails: WeakKeyDictionary[ServedTable, dict[int, bytes | str]] = (
@@ -54,7 +61,7 @@ class ImageEncoder:
         )
 
     def encode(self, table: ServedTable, row: RowValues, *, is_thumbnail: bool) -> bytes | str:
-        """Read the image of a row again, and encode it.
+        """Read the image of a row again, and encode it; a cached thumbnail is returned at once.
 
         Args:
             table: The table.
@@ -62,7 +69,7 @@ class ImageEncoder:
             is_thumbnail: Whether to return a small WebP file instead of a PNG file of full size.
 
         Returns:
-            The file, or in one line why there is none.
+            The content of the image file as bytes; or, as a text of one line, why there is none.
 
         Raises:
             ServerBusy: Too many requests wait.
@@ -93,7 +100,10 @@ def heat_map_png(levels: npt.NDArray[np.uint8]) -> bytes:
     """Draw a heat map as a square PNG to lay over its image; a stronger level is less transparent.
 
     Args:
-        levels: Shape (h, w), on the scale that all classes of the image share.
+        levels: Shape (h, w), uint8, on the scale that all classes of the image share.
+
+    Returns:
+        The content of the PNG file.
     """
     strength = levels.astype(np.float32) / np.float32(255.0)
     stream = io.BytesIO()
@@ -103,7 +113,18 @@ def heat_map_png(levels: npt.NDArray[np.uint8]) -> bytes:
 
 @blueprint.get("/runs/<id>/images/<int:number>")
 def show_image(id: str, number: int) -> ResponseReturnValue:
-    """Show the image of one row, its scores, and links to its neighbours in the filtered rows."""
+    """Answer with the page of one image, its scores, and links to its neighbours.
+
+    The neighbours are those among the rows that the query selects.
+
+    Args:
+        id: Id of the run's table.
+        number: The row's number in the table, from 0.
+
+    Raises:
+        BadRequest: A parameter of the query is invalid.
+        NotFound: There is no such table or row.
+    """
     file, served, row = _requested_row(id, number)
     table = served.table
     row_filter = parse_filter(request.args, table, others=("at",))
@@ -133,7 +154,16 @@ def show_image(id: str, number: int) -> ResponseReturnValue:
 
 @blueprint.get("/runs/<id>/images/<int:number>/film.png")
 def send_image(id: str, number: int) -> Response:
-    """Send the radiograph of a row in full size."""
+    """Answer with the radiograph of a row in full size as PNG.
+
+    Args:
+        id: Id of the run's table.
+        number: The row's number in the table, from 0.
+
+    Raises:
+        NotFound: There is no such table or row, or no image of the row.
+        ServerBusy: Too many requests wait.
+    """
     _, table, row = _requested_row(id, number)
     image = get_service(ImageEncoder).encode(table, row, is_thumbnail=False)
     if isinstance(image, str):
@@ -143,7 +173,16 @@ def send_image(id: str, number: int) -> Response:
 
 @blueprint.get("/runs/<id>/images/<int:number>/thumbnail.webp")
 def send_thumbnail(id: str, number: int) -> Response:
-    """Send the radiograph of a row made small, or a placeholder where there is no image."""
+    """Answer with the radiograph of a row in small as WebP; with a placeholder if it has no image.
+
+    Args:
+        id: Id of the run's table.
+        number: The row's number in the table, from 0.
+
+    Raises:
+        NotFound: There is no such table or row.
+        ServerBusy: Too many requests wait.
+    """
     _, table, row = _requested_row(id, number)
     image = get_service(ImageEncoder).encode(table, row, is_thumbnail=True)
     if isinstance(image, str):
@@ -153,7 +192,16 @@ def send_thumbnail(id: str, number: int) -> Response:
 
 @blueprint.get("/runs/<id>/images/<int:number>/heat/<int:class_index>.png")
 def send_heat_map(id: str, number: int, class_index: int) -> Response:
-    """Send the heat map of one class of a row, as the table has it."""
+    """Answer with the heat map of one class of a row as PNG, from the table.
+
+    Args:
+        id: Id of the run's table.
+        number: The row's number in the table, from 0.
+        class_index: Index of the class in the table's classes, from 0.
+
+    Raises:
+        NotFound: There is no such table, row or class, or the row has no scores.
+    """
     _, served, row = _requested_row(id, number)
     if row["heatmaps"] is None or class_index >= len(served.table.classes):
         raise NotFound("There is no heat map.")

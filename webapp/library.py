@@ -30,7 +30,10 @@ Service = TypeVar("Service")
 
 
 def add_service(app: Flask, service: object) -> None:
-    """Store an object that the routes of an app use; an app has one object of each class."""
+    """Store an object that the routes of an app use, for `get_service`.
+
+    An app has one object of each class; a second one replaces the first.
+    """
     app.extensions[type(service).__name__] = service
 
 
@@ -40,6 +43,9 @@ def get_service(kind: type[Service], app: Flask | None = None) -> Service:
     Args:
         kind: The class.
         app: The app; None for the one that answers the current request.
+
+    Raises:
+        KeyError: No object of the class was stored.
     """
     return cast(Service, (app or current_app).extensions[kind.__name__])
 
@@ -55,7 +61,7 @@ class ServedFile:
     """A table or report below the served folder.
 
     Attributes:
-        id: The name that clients use; 16 hexadecimal digits.
+        id: The name that clients use: 16 hexadecimal digits of a hash of the relative path.
         path: Path of the file.
         name: Path relative to the served folder, for a person.
     """
@@ -66,10 +72,12 @@ class ServedFile:
 
 
 class Library:
-    """The tables and reports below a folder.
+    """The tables and reports in a folder and up to three folders deep in it.
 
-    The folder is listed again when a method is called and the last listing is older than a second,
-    so new files appear without a restart.
+    Tables are the files named *.parquet; reports are the HTML files that this program wrote. Hidden
+    files, links and all beyond 100,000 entries are skipped. The folder is listed again when a
+    method is called and the last listing is older than a second, so new files appear without a
+    restart.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -86,31 +94,41 @@ class Library:
         self._open: OrderedDict[str, ServedTable] = OrderedDict()
 
     def tables(self) -> list[ServedFile]:
-        """Return all tables, damaged ones too, the newest first."""
+        """Return all tables, damaged ones too, sorted by time of change, the newest first."""
         self._refresh()
         return sorted(self._tables.values(), key=_modified, reverse=True)
 
     def table(self, id: str) -> ServedFile | None:
-        """Return the table of an id; None where there is none."""
+        """Return the table with an id; None if the folder has none with it now."""
         self._refresh()
         return self._tables.get(id)
 
     def report(self, id: str) -> ServedFile | None:
-        """Return the report of an id; None where there is none."""
+        """Return the report with an id; None if the folder has none with it now."""
         self._refresh()
         return self._reports.get(id)
 
     def reports_beside(self, table: ServedFile) -> list[ServedFile]:
-        """Return the reports in a table's folder; one with the table's name comes first."""
+        """Return the HTML reports that lie in the same folder as a table.
+
+        They are sorted by name, but a report with the table's name before its ending comes first.
+        """
         self._refresh()
         beside = [r for r in self._reports.values() if r.path.parent == table.path.parent]
         return sorted(beside, key=lambda r: (r.path.stem != table.path.stem, r.name))
 
     def open(self, file: ServedFile) -> ServedTable:
-        """Open a table; a table that is open already is returned again while its file is the same.
+        """Open a table for queries; the eight tables used last are kept open.
+
+        Args:
+            file: The table.
+
+        Returns:
+            The table as it is on the disk now: one that is open already is returned again unless
+            its file has changed.
 
         Raises:
-            TableError: The file is damaged or gone.
+            TableError: The file is damaged, no results table, or gone.
         """
         try:
             version = file_version(file.path.stat())
@@ -148,7 +166,13 @@ class Library:
 
 
 def requested_table(id: str) -> tuple[ServedFile, ServedTable]:
-    """Return the table of an id in an address, and open it.
+    """Find and open the table that the address of a request names.
+
+    Args:
+        id: Id of the table in the address.
+
+    Returns:
+        The file, and the open table.
 
     Raises:
         NotFound: There is no such table.

@@ -56,7 +56,11 @@ class RowFilter:
     sort: str = ""
 
     def arguments(self) -> dict[str, str]:
-        """Return the filter as query parameters; empty for all rows in the table's order."""
+        """Return the filter as query parameters of an address, which `parse_filter` reads again.
+
+        Parameters without a condition are left out: the result is empty for all rows in the table's
+        order.
+        """
         right = {None: "", True: "yes", False: "no"}[self.right]
         bounds = {f"{side}[{name}]": f"{bound:g}" for side, name, bound in self.bounds}
         before = {**dict(self.equal), "flag": self.flag, "right": right, "path": self.path}
@@ -64,17 +68,25 @@ class RowFilter:
         return {name: text for name, text in arguments.items() if text}
 
     def where(self) -> tuple[str, list[object]]:
-        """Return the SQL condition on a row, and the values to bind to its question marks."""
+        """Return the SQL condition that selected rows fulfil.
+
+        Returns:
+            The text of the condition, "true" where all rows are selected; and the values to bind to
+            its question marks, in their order.
+        """
         parts = list(self._conditions())
         sql = " AND ".join(f"({condition})" for condition, _ in parts)
         return sql or "true", [value for _, values in parts for value in values]
 
     def sort_column(self) -> str:
-        """Return the column that decides the order, quoted for SQL."""
+        """Return the column to sort by, quoted for SQL; without `sort` that of the row's number."""
         return quote_column(self.sort.removeprefix("-")) if self.sort else "file_row_number"
 
     def order(self) -> str:
-        """Return the SQL of the order; it is total, as equal rows are ordered by number."""
+        """Return the text after SQL's ORDER BY.
+
+        Rows without a value come last, and rows with equal values are ordered by their number.
+        """
         if not self.sort:
             return self.sort_column()
         direction = "DESC" if self.sort.startswith("-") else "ASC"
@@ -104,7 +116,8 @@ def parse_filter(
         others: Parameters of the page that are no part of the filter; they are skipped.
 
     Raises:
-        BadRequest: A parameter is unknown, repeated, too long, or has no meaning for this table.
+        BadRequest: A parameter is unknown, repeated or longer than 500 characters; it names a
+            class or column that this table has not; or its value is invalid.
     """
     given = {}
     for name, values in query.lists():
@@ -143,7 +156,7 @@ def parse_number(
         name: The parameter.
         default: Returned where the parameter is absent or empty.
         least: Smallest number that is accepted.
-        most: Largest number that is accepted.
+        most: Largest number that is accepted, below 10**9.
 
     Raises:
         BadRequest: The value is no decimal number from `least` to `most`.
@@ -157,18 +170,22 @@ def parse_number(
 
 
 def sortable_columns(table: Table) -> list[str]:
-    """Return the columns by which rows may be sorted."""
+    """Return the names of the columns by which rows may be sorted.
+
+    They are those of a fixed list, `truth` only if the table has it, and each class's
+    probability.
+    """
     columns = [name for name in _SORTABLE if name != "truth" or is_labelled(table)]
     return [*columns, *(f"p_{name}" for name in table.classes)]
 
 
 def is_labelled(table: Table) -> bool:
-    """Return whether the table has the column `truth`."""
+    """Return whether the table has the column `truth`, the class that a label gave each image."""
     return table.provenance.get("labelled") is True
 
 
 def quote_column(column: str) -> str:
-    """Return a column's name quoted for SQL."""
+    """Return a column's name in double quotes, so that SQL takes it for nothing but a name."""
     return '"' + column.replace('"', '""') + '"'
 
 

@@ -56,7 +56,10 @@ blueprint = Blueprint("runs", __name__)
 
 
 class Evaluations:
-    """Evaluates tables against their truth in the background, one at a time, each version once."""
+    """Evaluates tables against their truth in the background, one at a time; caches the results.
+
+    A table's file is evaluated once, and again after it was changed.
+    """
 
     def __init__(self) -> None:
         """Create an empty cache; the first evaluation starts the first process."""
@@ -66,15 +69,22 @@ class Evaluations:
         self._futures: dict[FileVersion, Future[Headline | str]] = {}
 
     def close(self) -> None:
-        """End the evaluation that is being computed, and start no more."""
+        """Stop the evaluation that is being computed, and drop those that wait."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._children.close()
 
     def get(self, path: Path, version: FileVersion) -> "Headline | str":
-        """Return the evaluation of a table, or in a few words why there is none.
+        """Return the evaluation of a table, without waiting for its computation.
 
-        The first call for a version of the file starts the computation. Calls do not wait: until
-        the end of the computation they return `PENDING`.
+        The first call for a version of the file starts the computation in the background.
+
+        Args:
+            path: The table's file.
+            version: The file's version.
+
+        Returns:
+            The headline figures; or a few words why there are none: `PENDING` until the computation
+            ends, `NO_TRUTH` where the truth of no scored image is known, else what failed.
         """
         with self._lock:
             future = self._futures.get(version)
@@ -94,12 +104,13 @@ class Evaluations:
 
 
 def summarise_run(file: ServedFile) -> dict[str, Any]:
-    """Return a summary of a table, which may be damaged or gone, as JSON values.
+    """Return the properties of a run (a results table) as JSON values; the table may be damaged.
 
     Returns:
-        The properties of a run in `openapi.json` but `accuracy`. A table that can be read also
+        The properties of a run in `openapi.json` except `accuracy`. A table that can be read also
         has `evaluation` (a Headline, or None), `absence` (why there is no evaluation), and
-        `reports` (number of reports in the table's folder).
+        `reports` (number of reports in the table's folder). One that is damaged or gone has `id`,
+        `name` and `broken` alone, which says why.
     """
     library = get_service(Library)
     summary: dict[str, Any] = {"id": file.id, "name": file.name}
@@ -125,7 +136,11 @@ def summarise_run(file: ServedFile) -> dict[str, Any]:
 
 
 def card_of_table(table: Table) -> Card | None:
-    """Return the card of the checkpoint that a table was made with; None where it is damaged."""
+    """Return the card of the checkpoint that a table was scored with, from the table's metadata.
+
+    Returns:
+        The card; None if the metadata have none or an invalid one.
+    """
     try:
         return Card.from_json(str(table.provenance.get("card")))
     except CheckpointError:
@@ -133,21 +148,32 @@ def card_of_table(table: Table) -> Card | None:
 
 
 def checkpoint_name(table: Table) -> str:
-    """Return the name of the checkpoint that a table was made with."""
+    """Return the name of the checkpoint that a table was scored with.
+
+    It is "unknown model" if the checkpoint's card in the table is not valid.
+    """
     card = card_of_table(table)
     return card.name if card else "unknown model"
 
 
 @blueprint.get("/")
 def show_runs() -> ResponseReturnValue:
-    """Show all runs."""
+    """Answer with the page of all runs, the newest first."""
     runs = [summarise_run(file) for file in get_service(Library).tables()]
     return render_template("runs.html", runs=runs, no_truth=NO_TRUTH)
 
 
 @blueprint.get("/runs/<id>")
 def show_run(id: str) -> ResponseReturnValue:
-    """Show one run: its outcomes, its evaluation and how it was made."""
+    """Answer with the page of one run: its outcomes, its evaluation and how it was made.
+
+    Args:
+        id: Id of the run's table.
+
+    Raises:
+        NotFound: There is no such table.
+        TableError: The table is damaged.
+    """
     file, table = requested_table(id)
     return render_template(
         "run.html",
@@ -162,7 +188,18 @@ def show_run(id: str) -> ResponseReturnValue:
 
 @blueprint.get("/runs/<id>/rows")
 def show_rows(id: str) -> ResponseReturnValue:
-    """Show one page of a run's rows, filtered and sorted as the address says."""
+    """Answer with the page of a run's rows, filtered and sorted by the query.
+
+    The query's `layout` is "table" or "sheet", a sheet of thumbnails.
+
+    Args:
+        id: Id of the run's table.
+
+    Raises:
+        BadRequest: A parameter of the query is invalid.
+        NotFound: There is no such table.
+        TableError: The table is damaged.
+    """
     file, served = requested_table(id)
     table = served.table
     row_filter = parse_filter(request.args, table, others=("page", "layout"))
@@ -197,7 +234,14 @@ def show_rows(id: str) -> ResponseReturnValue:
 
 @blueprint.get("/reports/<id>")
 def send_report(id: str) -> Response:
-    """Send a report as it was written; the browser runs nothing in it."""
+    """Answer with a report's HTML file as it was written; the browser runs no script in it.
+
+    Args:
+        id: Id of the report.
+
+    Raises:
+        NotFound: There is no such report, or its file cannot be read.
+    """
     file = get_service(Library).report(id)
     try:
         if file is None:

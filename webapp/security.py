@@ -62,12 +62,16 @@ class AllowedHosts:
             return False
 
     def is_same_site(self, origin: str, *, host: str) -> bool:
-        """Return whether a page has the host and port that its request is sent to.
+        """Return whether the page that sends a request is of the host that the request is sent to.
 
         Args:
-            origin: The header Origin. Its scheme may be http or https, as a proxy with TLS hides
-                which one the browser uses.
-            host: The header Host.
+            origin: The header Origin of the request, which names the page's host and port. Its
+                scheme may be http or https, as a proxy with TLS hides which one is used.
+            host: The header Host of the request.
+
+        Returns:
+            True if the names are equal and the ports are too, or the port is one of `ports`; a port
+            that is left out is 80 for http and 443 for https. False also if one of them is no host.
 
         Source: RFC 6454 section 5.
         """
@@ -85,9 +89,11 @@ class AllowedHosts:
 def allowed_hosts(listen_address: str, more: Sequence[str] = ()) -> AllowedHosts:
     """Return the hosts by which clients may call a server.
 
+    localhost, 127.0.0.1, ::1 and the address that the server listens at are always allowed.
+
     Args:
         listen_address: The address that the server listens at. For 0.0.0.0 and :: all names and
-            addresses of this machine are allowed.
+            addresses of this machine are allowed too.
         more: Values of `--allow-host`, which are allowed too.
 
     Raises:
@@ -107,7 +113,10 @@ def allowed_hosts(listen_address: str, more: Sequence[str] = ()) -> AllowedHosts
 
 
 def parse_host(text: str) -> tuple[str, int | None]:
-    """Read a value of `--allow-host`: a name or an address, and the port if there is one.
+    """Read a value of `--allow-host`: a name or an address, and perhaps a port.
+
+    Returns:
+        The name, spelled as `split_host` returns it, and the port; None if there is none.
 
     Raises:
         UsageError: The value has a wildcard or a scheme, or is no host.
@@ -140,7 +149,11 @@ def parse_host(text: str) -> tuple[str, int | None]:
 
 
 def split_host(text: str) -> tuple[str, int | None]:
-    """Split a header Host into the host, in lower case without a final dot, and the port.
+    """Split the header Host of a request into host and port.
+
+    Returns:
+        The host, in lower case, without brackets and without a final dot, and the port; None if
+        there is none.
 
     Raises:
         ValueError: The text is no host.
@@ -164,6 +177,11 @@ def _normalise(name: str) -> str:
 
 def guard(app: Flask, *, token: str, hosts: AllowedHosts) -> None:
     """Check every request before its route runs, and add security headers to every response.
+
+    A request is refused with 400 if its header Host names no allowed host; with 401 if it shows
+    neither the token nor the cookie of a client that showed it; and, if its method may change
+    something, with 403 if it comes from another site or from a page that is too old. Static files
+    need no token. A GET request with the token in its address gets the cookie and a redirect.
 
     Args:
         app: The app.
@@ -193,6 +211,8 @@ def guard(app: Flask, *, token: str, hosts: AllowedHosts) -> None:
 def shows_token(app: Flask, headers: Mapping[str, str], query: str, *, token: str) -> bool:
     """Return whether a request shows the token, or a session cookie of a client that showed it.
 
+    The token may be in the header Authorization or in the query.
+
     Args:
         app: The app that the request is for.
         headers: The request's headers, named as in WSGI without `HTTP_`: `COOKIE`.
@@ -212,7 +232,11 @@ def shows_token(app: Flask, headers: Mapping[str, str], query: str, *, token: st
 
 
 def sign_in_page(*, refused: bool) -> str:
-    """Return the page that asks for the token; `refused` adds that the last one was wrong."""
+    """Return the HTML of the page that asks for the token.
+
+    Args:
+        refused: Whether the page says that the token sent last was wrong.
+    """
     return render_template("sign_in.html", refused=refused)
 
 

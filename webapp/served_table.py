@@ -48,7 +48,7 @@ FileVersion = tuple[int, int, int, int]
 
 
 def file_version(state: os.stat_result) -> FileVersion:
-    """Return the version of a file from the result of `os.stat`."""
+    """Return the device, inode, time of change and size of a file: equal while it is unchanged."""
     return state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size
 
 
@@ -119,7 +119,17 @@ class ServedTable:
         return [by_number[number] for number in numbers], count
 
     def row(self, number: int) -> RowValues | None:
-        """Return all columns of a row; None where the table has no row of this number."""
+        """Return all columns of a row, and `row`, its number.
+
+        Args:
+            number: The row's number in the table, from 0.
+
+        Returns:
+            The values by column; None where the table has no row of this number.
+
+        Raises:
+            TableError: The table is damaged.
+        """
         if not 0 <= number < self.table.rows:
             return None
         sql = "SELECT file_row_number AS row, * FROM rows WHERE file_row_number = ?"
@@ -137,7 +147,11 @@ class ServedTable:
 
         Returns:
             The place, from 0, and the numbers of the rows before and after; a number is None at
-            the end of the selection. The place is -1 where the row is not selected.
+            the end of the selection. Where the row is not selected, the place is -1 and both
+            numbers are None.
+
+        Raises:
+            TableError: The table is damaged.
         """
         near = self._near(row_filter, guess)
         if near.get(guess) != number:
@@ -155,7 +169,14 @@ class ServedTable:
         return guess, [near.get(guess - 1), near.get(guess + 1)]
 
     def numbers(self, row_filter: RowFilter) -> RowNumbers:
-        """Return the numbers of all selected rows, in the table's order."""
+        """Return the numbers of all rows that a filter selects.
+
+        Returns:
+            Shape (n,), int64, from 0, rising; the filter's order does not count.
+
+        Raises:
+            TableError: The table is damaged.
+        """
         self._check_texts()
         where, values = row_filter.where()
         sql = f"SELECT file_row_number AS row FROM rows WHERE {where}"
@@ -164,17 +185,26 @@ class ServedTable:
         return np.sort(numbers)
 
     def count(self, row_filter: RowFilter) -> int:
-        """Return the number of selected rows."""
+        """Return the number of rows that a filter selects.
+
+        Raises:
+            TableError: The table is damaged.
+        """
         where, values = row_filter.where()
         if where == "true":
             return self.table.rows
         return int(self._query(f"SELECT count(*) FROM rows WHERE {where}", values)[1][0][0])
 
     def choices(self) -> dict[str, list[str]]:
-        """Return the values that occur, sorted, at most 100, for each parameter with a choice.
+        """Return the values from which a user may choose in the form of the filter.
 
-        The keys are the parameters of `EQUALITY_COLUMNS`, and `flag`; `truth` is absent where the
-        table has no such column.
+        Returns:
+            For each parameter of `EQUALITY_COLUMNS`, and for `flag`, the different values in the
+            table, sorted, without empty ones: at most 100 each, any 100 if there are more.
+            `truth` is absent where the table has no such column.
+
+        Raises:
+            TableError: The table is damaged.
         """
         columns = {**EQUALITY_COLUMNS, "flag": "unnest(flags)"}
         if not is_labelled(self.table):
@@ -182,7 +212,11 @@ class ServedTable:
         return {name: self._distinct(expression) for name, expression in columns.items()}
 
     def outcomes(self) -> dict[str, int]:
-        """Return the number of rows by outcome code, the most frequent outcome first."""
+        """Return the number of rows of each outcome: by outcome code, the most frequent first.
+
+        Raises:
+            TableError: The table is damaged.
+        """
         sql = "SELECT outcome, count(*) FROM rows GROUP BY outcome ORDER BY count(*) DESC, outcome"
         return {str(code): int(count) for code, count in self._query(sql, [])[1]}
 

@@ -58,7 +58,7 @@ class Server(ConnectionServer):
             app: Answers the requests.
             listener: A bound socket.
             places: Largest number of connections.
-            shows_token: Tells requests of known clients from those of strangers.
+            shows_token: Returns whether a request shows the token; its connection is known then.
         """
         self.is_ending = False
         self.shows_token = shows_token
@@ -93,7 +93,7 @@ class Server(ConnectionServer):
         )
 
     def readable(self) -> bool:
-        """Return whether another connection may be accepted."""
+        """Return whether another connection may be accepted: a place is free or can be freed."""
         return super().readable() and self._has_place()
 
     def handle_accept(self) -> None:
@@ -105,34 +105,42 @@ class Server(ConnectionServer):
         self._has_newcomers = True
 
     def maintenance(self, now: float) -> None:
-        """Close the connections that have exceeded a deadline; waitress calls this every second."""
+        """Close the connections that have exceeded a deadline; a request that has begun gets 408.
+
+        Waitress calls this every second; `now` is not used.
+        """
         for connection in [*self.active_channels.values()]:
             if connection.is_overdue(time.monotonic()):
                 connection.refuse("408 Request Timeout")
 
     def remove_stranger(self, connection: ClientConnection) -> None:
-        """Remove a connection, which is closed or has shown the token, from the strangers."""
+        """Remove a connection from the list of those that have not shown the token.
+
+        Called when it has shown the token or is closed; one that is not in the list is ignored.
+        """
         strangers = self._strangers.get(connection.addr[0], {})
         strangers.pop(connection, None)
         if not strangers:
             self._strangers.pop(connection.addr[0], None)
 
     def run(self) -> None:
-        """Answer requests until `end` is called."""
+        """Accept connections and answer requests until `end` is called."""
         while not self.is_ending:
             self._handle_events(1.0)
 
     def end(self) -> None:
-        """Make `run` return; a second call makes `finish` return. Signal handlers may call it."""
+        """Make `run` return; a second call ends `finish`'s waiting. Signal handlers may call it."""
         self._is_hurried = self.is_ending
         self.is_ending = True
         self.pull_trigger()
 
     def finish(self, seconds: float) -> None:
-        """Answer the requests that have come, and accept no more.
+        """Stop accepting connections, and wait for the answers to the requests that have come.
+
+        Connections without a request to answer are closed. A second call of `end` ends the wait.
 
         Args:
-            seconds: Time for the answers; a request that takes longer gets 503.
+            seconds: Longest time to wait; a request without an answer then gets 503.
         """
         self._accept_newcomers()
         wasyncore.dispatcher.close(self)
@@ -149,7 +157,7 @@ class Server(ConnectionServer):
             connection.refuse("503 Service Unavailable")
 
     def join(self, seconds: int) -> None:
-        """Wait for the threads that answer requests, for at most so many seconds."""
+        """Wait until the threads that answer requests have ended, for at most `seconds`."""
         self._dispatcher.shutdown(timeout=seconds)
         self.trigger.close()  # type: ignore[attr-defined]  # stubs err
 

@@ -55,7 +55,7 @@ blueprint = Blueprint("uploads", __name__)
 
 
 class UploadRequest(Request):
-    """A request whose files lie on the disk without a name until the request is closed.
+    """A request whose sent files lie on the disk without a name until the request is closed.
 
     That holds for files of any size, and for those of a body that cannot be parsed.
     """
@@ -68,7 +68,7 @@ class UploadRequest(Request):
         self._streams: list[IO[bytes]] = []
 
     def close(self) -> None:
-        """Close all files; Flask calls this when the answer was sent."""
+        """Close the request, and delete its files; Flask calls this after the answer."""
         super().close()
         for stream in self._streams:
             stream.close()
@@ -99,9 +99,10 @@ class ScoredUpload:
 
 
 class UploadScorer:
-    """Reads uploads in child processes and scores them in this process, one at a time, as a run.
+    """Reads uploads in child processes and scores them in this process, one at a time.
 
-    torch and the weights are loaded when the first file is scored.
+    Reading and scoring are those of `cxrbatch score`. torch and the weights are loaded when the
+    first file is scored.
 
     Attributes:
         card: The checkpoint's card.
@@ -112,10 +113,10 @@ class UploadScorer:
 
         Args:
             checkpoint: The checkpoint; None for the bundled one.
-            children: Read the files.
+            children: Child processes that read the files.
 
         Raises:
-            CheckpointError: The checkpoint cannot be used.
+            CheckpointError: The checkpoint cannot be read, or has no valid card.
         """
         self._path = checkpoint or bundled_checkpoint()
         self.card = read_card(self._path)
@@ -124,10 +125,13 @@ class UploadScorer:
         self._predictor: Predictor | None = None
 
     def score_file(self, file: BinaryIO) -> ScoredUpload:
-        """Read and score an open file, which needs no name.
+        """Read and score an open file, which needs no name; wait while another file is scored.
+
+        A file that cannot be read gives one frame without scores, which says why.
 
         Raises:
-            CheckpointError: The weights do not fit the card.
+            CheckpointError: The weights cannot be used.
+            CxrbatchError: A score is not finite, memory is short, or no process can be started.
             ServerBusy: Too many requests wait.
         """
         # The child opens the file through this process's descriptor, as it has no name.
@@ -199,7 +203,7 @@ def _scores_json(batch: "BatchScores", place: int, classes: Sequence[str]) -> di
 
 
 class UploadKeeper:
-    """Keeps uploads in a private folder, if one was given.
+    """Keeps uploads and their answers in a private folder, if the server was given one.
 
     Attributes:
         is_active: Whether uploads are kept.
@@ -212,7 +216,7 @@ class UploadKeeper:
             folder: The folder; None to keep no uploads.
 
         Raises:
-            UsageError: The folder cannot be used.
+            UsageError: The folder cannot be created or written to, or others have access to it.
         """
         self._folder = folder
         self.is_active = folder is not None
@@ -231,7 +235,9 @@ class UploadKeeper:
             raise UsageError(f"others may look into {folder}: chmod 700 it, or name another folder")
 
     def keep(self, file: BinaryIO, form: str, frames: Sequence[Any]) -> None:
-        """Write an upload and its answer to the folder, both or neither; do nothing without one.
+        """Write an upload and its answer to two files in the folder, both or neither.
+
+        Nothing is written where no folder was given.
 
         Args:
             file: The upload.
@@ -269,13 +275,17 @@ def _private_file(path: Path) -> Iterator[BinaryIO]:
 
 @blueprint.get("/upload")
 def show_form() -> ResponseReturnValue:
-    """Show the form that takes a file."""
+    """Answer with the page of the form that takes a file."""
     return _page(frames=None)
 
 
 @blueprint.post("/upload")
 def show_scores() -> ResponseReturnValue:
-    """Score the sent file, and show its scores below the form."""
+    """Score the file that the form sends, and answer with the form and the scores below it.
+
+    Raises:
+        HTTPException: As for `score_request`, which also says what else is raised.
+    """
     upload = score_request()
     return _page(
         frames=[_shown(frame) for frame in upload.frames],
@@ -285,13 +295,13 @@ def show_scores() -> ResponseReturnValue:
 
 
 def score_request() -> ScoredUpload:
-    """Score the file of the current request, and keep it where uploads are kept.
+    """Score the file of the current request; write it to the folder for uploads if there is one.
 
     Raises:
-        BadRequest: The request has not exactly one file.
-        InsufficientStorage: The file cannot be kept.
+        BadRequest: The request has not exactly one file, as the field `file`.
+        InsufficientStorage: The file cannot be written to the folder.
         ServerBusy: Too many requests wait.
-        UnsupportedMediaType: The first bytes of the file are of no format that is read.
+        UnsupportedMediaType: The file begins neither as DICOM nor as PNG nor as JPEG.
     """
     files = [file for files in request.files.listvalues() for file in files]
     if len(files) != 1 or "file" not in request.files:

@@ -77,7 +77,7 @@ class Layers(NamedTuple):
 
 
 def layers_of(tensors: Mapping[str, Tensor]) -> Layers:
-    """Sort the tensors of a torchvision ResNet's state dict into Layers; nothing is copied."""
+    """Group a torchvision ResNet's state dict by layer, in the order of computing; copy nothing."""
 
     def convolution(name: str, norm: str, *, stride: int = 1) -> Convolution:
         values = ("running_mean", "running_var", "weight", "bias")
@@ -200,7 +200,7 @@ class FusedResNet:
         return x
 
     def score(self, images: Tensor) -> Scores:
-        """Compute logits and heat maps of images as `features` takes them."""
+        """Compute logits and heat maps of images of shape (n, 1, size, size), as `features`."""
         return score_features(self.features(images), self._weight, self._bias)
 
 

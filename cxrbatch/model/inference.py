@@ -179,7 +179,7 @@ class Lanes:
     """
 
     def __init__(self) -> None:
-        """Divide PyTorch's threads into lanes; no thread starts before the first batch."""
+        """Divide PyTorch's threads by `divide_threads`; the first batch starts the first thread."""
         self.count, share = divide_threads(torch.get_num_threads())
         # The number of threads is that of the thread which sets it.
         self._threads = ThreadPoolExecutor(self.count, "lane", torch.set_num_threads, (share,))
@@ -220,7 +220,7 @@ class Transfer:
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Create the stream that copies inputs, if the device is a GPU."""
+        """Store the device; if it is a GPU, create the CUDA stream on which inputs are copied."""
         self._device = device
         self._sending = torch.cuda.Stream(device) if device.type == "cuda" else None
 

@@ -90,7 +90,11 @@ class OpenVinoResNet:
             self._idle.put(request)
 
     def score(self, images: Tensor) -> Scores:
-        """Compute logits and heat maps of images as `features` takes them."""
+        """Compute logits and heat maps; wait while all lanes are busy.
+
+        Args:
+            images: Shape (batch_size, 1, size, size), float32, normalised.
+        """
         return score_features(self.features(images), self._weight, self._bias)
 
 

@@ -74,7 +74,7 @@ class Prediction:
             class_name: The class; None for the predicted one.
 
         Returns:
-            Shape (rows, columns) of `image`, float32, not negative; classes share one unit.
+            Shape (rows, columns) of `image`, float32, not negative; comparable between classes.
 
         Raises:
             UsageError: There are no scores, or no class has this name.

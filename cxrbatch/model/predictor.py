@@ -218,7 +218,7 @@ class Predictor:
         return self.launch(inputs)()
 
     def score_all(self, batches: Iterable[Inputs]) -> Iterator[BatchScores]:
-        """Yield each batch's scores, as `score` does, while up to `ahead` others are computed."""
+        """Yield batches' scores in order, each as by `score`, computing `ahead` batches ahead."""
         launched: deque[Launched] = deque()
         for inputs in batches:
             launched.append(self.launch(inputs))

@@ -81,7 +81,7 @@ class Recipe:
         return cls(**card)
 
     def to_card(self) -> dict[str, Any]:
-        """Return the JSON form that `from_card` reads."""
+        """Return the fields as JSON values for a checkpoint's card; `from_card` reads them."""
         return asdict(self)
 
     @property

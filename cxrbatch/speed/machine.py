@@ -116,7 +116,7 @@ class BareFile:
     decode: Decode
 
     def read(self, size: int) -> None:
-        """Read and decode the first frame, shrink it to `size` x `size` pixels, and discard it."""
+        """Read and decode the first frame, shrink it to `size` x `size`, and discard the result."""
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.start)
             pixels = self.decode(file.read(self.length))
@@ -259,7 +259,7 @@ def copy_measure(device: torch.device) -> Measure:
 
 
 def codec_measure(files: Sequence[BareFile], *, size: int, seconds: float) -> Measure:
-    """Return a function that runs `decode_all` on all cores for about `seconds`: seconds per image."""
+    """Return a function that times decoding on all cores for about `seconds`: seconds per image."""
     cores = available_cores()
 
     def decode(count: int) -> float:

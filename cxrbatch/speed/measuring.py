@@ -85,12 +85,15 @@ class RunClock:
         return time.perf_counter() - self._started - draining
 
     def start(self, files: int, *, done: int) -> None:
-        """Call `start` of the `Progress`, and start the clock."""
+        """Pass both numbers on to the `Progress`, and start the clock."""
         self._progress.start(files, done=done)
         self._started = time.perf_counter()
 
     def advance(self, files: int) -> None:
-        """Call `advance` of the `Progress`; start the clock anew until `after` files were read."""
+        """Pass the number of files read on to the `Progress`; note the time of this reading.
+
+        The clock starts anew at each call until `after` files were read.
+        """
         self._progress.advance(files)
         self._last_read = time.perf_counter()
         if self.before < self._after:
@@ -98,7 +101,7 @@ class RunClock:
             self._started = self._last_read
 
     def shard_done(self, files: int) -> None:
-        """Call `shard_done` of the `Progress`, and store the time: files so far are on the disk."""
+        """Pass the number of files on to the `Progress`, and note when files were written last."""
         self._progress.shard_done(files)
         self._drained = time.perf_counter()
 

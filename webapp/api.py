@@ -47,7 +47,7 @@ def describe_calls() -> ResponseReturnValue:
 def list_runs() -> ResponseReturnValue:
     """Answer with a list of all runs (results tables), the newest first, as JSON.
 
-    A damaged table has the property `broken`, which says why, in place of the others.
+    Of a damaged table there are only `id`, `name` and `broken`, which says what is wrong.
     """
     tables = get_service(Library).tables()
     return jsonify({"runs": [_run_json(file) for file in tables]})

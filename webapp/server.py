@@ -137,7 +137,8 @@ class Server(ConnectionServer):
     def finish(self, seconds: float) -> None:
         """Stop accepting connections, and wait for the answers to the requests that have come.
 
-        Connections without a request to answer are closed. A second call of `end` ends the wait.
+        Other connections are closed, after 503 if a part of a request has come. A second call of
+        `end` ends the wait.
 
         Args:
             seconds: Longest time to wait; a request without an answer then gets 503.

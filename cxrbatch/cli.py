@@ -23,7 +23,7 @@ FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "score": (
-        "cxrbatch.commands.score:score",
+        "cxrbatch.commands.score:command",
         "Score an archive into a Parquet table, one row per file.",
     ),
     "merge": (
@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Join the tables of all parts of an archive into one.",
     ),
     "inspect": (
-        "cxrbatch.commands.inspect:inspect",
+        "cxrbatch.commands.inspect:command",
         "Show what is made of one file, from header to display image.",
     ),
     "outcomes": (

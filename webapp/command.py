@@ -2,6 +2,7 @@
 
 import socket
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
@@ -93,7 +94,7 @@ def command(
             cookie=f"cxrbatch-{port}",
         )
         name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-        address = f"http://{name}:{port}/?token={token}"
+        address = f"http://{name}:{port}/?token={quote(token, safe='')}"
 
         def print_address() -> None:
             click.echo(f"{address}\nCtrl-C ends it.")

@@ -43,7 +43,7 @@ _MOST_FRAMES_SHOWN = 20
 )
 @shared.max_pixels_option
 @shared.json_option
-def inspect(
+def command(
     file: str,
     display: Path | None,
     overlay: Path | None,

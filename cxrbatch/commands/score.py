@@ -93,7 +93,7 @@ if TYPE_CHECKING:
     help="What to tell on stderr: a bar for a person, or one event per line.",
 )
 @click.option("--log-paths", is_flag=True, help="Name files in the events.")
-def score(
+def command(
     archive: Path,
     output: Path,
     overwrite: bool,

@@ -42,8 +42,7 @@ def evaluate(
     Raises:
         TableError: The table cannot be used.
         LabelError: The labels cannot be used, no true class is known for any scored image, or
-            `prevalence` names no class of the table, or one twice.
-        ValueError: A prevalence is not in (0, 1).
+            `prevalence` names no class of the table, one twice, or a share outside (0, 1).
     """
     analysis = analyse(results, labels)
     _require_truth(analysis)
@@ -99,8 +98,7 @@ def evaluate_analysis(
 
     Raises:
         TableError: The table is damaged.
-        LabelError: `prevalence` names no class, or one twice.
-        ValueError: A prevalence is not in (0, 1).
+        LabelError: `prevalence` names no class, one twice, or a share outside (0, 1).
     """
     temperature = analysis.card.get("temperature")
     return evaluate_scores(
@@ -126,11 +124,13 @@ def by_class(prevalence: Mapping[str, float], classes: tuple[str, ...]) -> dict[
         classes: Class names of the table.
 
     Raises:
-        LabelError: A name is no class, or two names are one class.
+        LabelError: A name is no class, two names are one class, or a share is not in (0, 1).
     """
     numbers = class_numbers(prevalence, classes)
     if len(set(numbers.values())) < len(numbers):
         raise LabelError("a class has two prevalences; give one")
+    if any(not 0.0 < share < 1.0 for share in prevalence.values()):
+        raise LabelError("a prevalence is not between 0 and 1; give a share such as 0.05")
     return {classes[numbers[name]]: share for name, share in prevalence.items()}
 
 

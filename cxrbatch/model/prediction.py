@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from PIL.Image import Image
+from PIL import Image
 
 from cxrbatch.errors import UsageError
 from cxrbatch.model.overlays import Heatmap, overlay_picture, place_heatmap
@@ -81,7 +81,7 @@ class Prediction:
         """
         return place_heatmap(self._raw(class_name), self._grey(), self.geometry)
 
-    def overlay(self, class_name: str | None = None) -> Image:
+    def overlay(self, class_name: str | None = None) -> Image.Image:
         """Draw the image with a class's heat map laid over it.
 
         Args:

@@ -62,7 +62,6 @@ if TYPE_CHECKING:
     from cxrbatch.model.inference import Backend, Precision
     from cxrbatch.model.preprocessing import Recipe
     from cxrbatch.reading.radiograph import ReadingOptions
-    from cxrbatch.scoring.run import Quantisation
     from cxrbatch.scoring.table_writer import Counts
 
 
@@ -208,7 +207,7 @@ class Summary:
     scoring: float = 0.0
     device: str = ""
     precision: str = ""
-    quantisation: "Quantisation | None" = None
+    quantisation: Quantisation | None = None
     lasting_patient_keys: bool = True
 
     @property

@@ -7,7 +7,7 @@ import numpy as np
 
 from cxrbatch.results.label_files import read_labels
 from cxrbatch.results.labels import SPLITS
-from cxrbatch.results.statistics import metrics
+from cxrbatch.results.statistics import intervals as metrics
 from cxrbatch.results.table import open_table
 
 

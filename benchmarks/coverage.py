@@ -12,8 +12,7 @@ import numpy as np
 from scipy.stats import norm
 
 from cxrbatch.results.statistics.curves import Ranking, delong_area, delong_interval
-from cxrbatch.results.statistics.intervals import Interval, Weights, bootstrap_by_group
-from cxrbatch.results.statistics.metrics import Values
+from cxrbatch.results.statistics.intervals import Interval, Values, Weights, bootstrap_by_group
 
 _IMAGES, _CORRELATION = 5, 0.5
 _SHIFT = 1.5

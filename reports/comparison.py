@@ -18,8 +18,7 @@ from cxrbatch.results.analysis import Positions, analyse, card_of, model_name, r
 from cxrbatch.results.figures import Evaluation
 from cxrbatch.results.frames import Results
 from cxrbatch.results.statistics.calculation import Comparison, compare_scores, evaluate_scores
-from cxrbatch.results.statistics.intervals import Estimate, Groups
-from cxrbatch.results.statistics.metrics import Classes, Probabilities
+from cxrbatch.results.statistics.intervals import Classes, Estimate, Groups, Probabilities
 from cxrbatch.results.table import Table, open_table
 from cxrbatch.results.truth import patients_of
 

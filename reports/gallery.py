@@ -15,7 +15,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 from PIL import Image
 
-from cxrbatch.model.overlays import grey_picture, heat_picture
+from cxrbatch.model.prediction import grey_picture, heat_picture
 from cxrbatch.reading.outcomes import Flag
 from cxrbatch.results.analysis import Positions
 from cxrbatch.results.table import Table

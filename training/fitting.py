@@ -15,9 +15,8 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax
 
 from cxrbatch.errors import CxrbatchError
-from cxrbatch.model.card import Card, Normalisation
+from cxrbatch.model.card import Card, Normalisation, describe_features
 from cxrbatch.model.checkpoint import Checkpoint
-from cxrbatch.model.features import describe_features
 from cxrbatch.model.network import RadiographResNet, build_model
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.model.weight_files import round_as_stored

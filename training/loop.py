@@ -16,7 +16,7 @@ from cxrbatch.model.network import RadiographResNet
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.model.soundness import weight_fault
 from cxrbatch.process import keep_freed_memory
-from cxrbatch.results.statistics.metrics import macro_auc
+from cxrbatch.results.statistics.intervals import macro_auc
 from cxrbatch.training.augment import augmentation
 from cxrbatch.training.dataset import BalancedBatchSampler, ImageSubset, training_loader
 from cxrbatch.training.model_evaluation import log_loss, logits_to_probabilities, predict

@@ -14,7 +14,7 @@ from cxrbatch.model.inference import Precision
 from cxrbatch.model.network import RadiographResNet
 from cxrbatch.model.predictor import Predictor
 from cxrbatch.results.figures import Evaluation, Figure
-from cxrbatch.results.statistics import metrics
+from cxrbatch.results.statistics import intervals as metrics
 from cxrbatch.results.statistics.calculation import evaluate_scores
 from cxrbatch.training.dataset import ImageSubset
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from cxrbatch.errors import LabelError, TableError
-from cxrbatch.model.overlays import grey_picture
+from cxrbatch.model.prediction import grey_picture
 from cxrbatch.reading.display import GreyImage
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.file_reader import FileReader, LoadedFile

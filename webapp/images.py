@@ -9,7 +9,7 @@ from flask import Blueprint, Response, current_app, render_template, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import NotFound
 
-from cxrbatch.model.overlays import heat_picture
+from cxrbatch.model.prediction import heat_picture
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.results.columns import FACTS
 from cxrbatch.results.table import Table

@@ -33,9 +33,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from cxrbatch.errors import CxrbatchError
-from cxrbatch.model.card import Card, Normalisation
+from cxrbatch.model.card import Card, Normalisation, describe_features
 from cxrbatch.model.checkpoint import load_checkpoint
-from cxrbatch.model.features import describe_features
 from cxrbatch.model.inference import Precision
 from cxrbatch.model.network import RadiographResNet, build_model
 from cxrbatch.model.predictor import Predictor

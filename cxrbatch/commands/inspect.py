@@ -126,7 +126,7 @@ def _readings(path: bytes, member: bytes | None, options: "ReadingOptions") -> "
 
 
 def _write_images(prediction: "Prediction", *, display: Path | None, overlay: Path | None) -> None:
-    from cxrbatch.model.overlays import grey_picture
+    from cxrbatch.model.prediction import grey_picture
 
     image = prediction.reading.image
     if display:

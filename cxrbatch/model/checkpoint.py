@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 
 from cxrbatch.errors import CheckpointError
-from cxrbatch.model.card import Card, check_architecture
-from cxrbatch.model.features import FeatureStatistics
+from cxrbatch.model.card import Card, FeatureStatistics, check_architecture
 from cxrbatch.reading.outcomes import ReadingError
 from cxrbatch.reading.sniffing import open_regular
 

@@ -30,8 +30,7 @@ from cxrbatch.model.inference import (
     memory_explained,
     quantise,
 )
-from cxrbatch.model.overlays import dequantise
-from cxrbatch.model.prediction import Prediction, array_reading
+from cxrbatch.model.prediction import Prediction, array_reading, dequantise
 from cxrbatch.model.soundness import FirstBatchCheck, PlainScores
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, iterate_radiographs
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cxrbatch.errors import CheckpointError
 from cxrbatch.files import disk_errors, written_whole
-from cxrbatch.model.card import Card, check_architecture
+from cxrbatch.model.card import Card, FeatureStatistics, check_architecture
 from cxrbatch.model.checkpoint import (
     CARD_KEY,
     FEATURES,
@@ -25,7 +25,6 @@ from cxrbatch.model.checkpoint import (
     opened_safetensors,
     unreadable_checkpoint,
 )
-from cxrbatch.model.features import FeatureStatistics
 from cxrbatch.reading.containers.listing import list_members
 from cxrbatch.reading.outcomes import ReadingError
 from cxrbatch.reading.sniffing import open_regular

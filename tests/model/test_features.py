@@ -7,8 +7,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from cxrbatch.errors import CheckpointError
+from cxrbatch.model.card import MOST_DIRECTIONS, FeatureStatistics, describe_features
 from cxrbatch.model.checkpoint import load_checkpoint
-from cxrbatch.model.features import MOST_DIRECTIONS, FeatureStatistics, describe_features
 from cxrbatch.model.weight_files import save_checkpoint
 
 

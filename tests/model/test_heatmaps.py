@@ -9,7 +9,7 @@ from cxrbatch.model.card import ARCHITECTURES
 from cxrbatch.model.fused import class_activation_maps
 from cxrbatch.model.inference import quantise
 from cxrbatch.model.network import RadiographResNet
-from cxrbatch.model.overlays import dequantise
+from cxrbatch.model.prediction import dequantise
 
 CLASSES = 4
 

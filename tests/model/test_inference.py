@@ -17,7 +17,7 @@ from cxrbatch.model.inference import (
     choose_precision,
     describe_device,
 )
-from cxrbatch.model.overlays import dequantise
+from cxrbatch.model.prediction import dequantise
 from cxrbatch.model.predictor import Predictor
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxrbatch.model.overlays import (
+from cxrbatch.model.prediction import (
     HEAT_COLOUR,
     grey_picture,
     heat_picture,

@@ -9,8 +9,7 @@ from PIL import Image
 
 from cxrbatch.cli import main
 from cxrbatch.errors import UsageError
-from cxrbatch.model.overlays import dequantise
-from cxrbatch.model.prediction import Prediction
+from cxrbatch.model.prediction import Prediction, dequantise
 from cxrbatch.model.predictor import Predictor, load_model
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.reading.radiograph import read_radiographs

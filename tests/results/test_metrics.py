@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from cxrbatch.results.statistics import metrics
+from cxrbatch.results.statistics import intervals as metrics
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 

@@ -16,7 +16,7 @@ from cxrbatch.cli import main
 from cxrbatch.errors import CxrbatchError, LabelError, UsageError
 from cxrbatch.model.checkpoint import bundled_checkpoint, load_checkpoint
 from cxrbatch.model.preprocessing import image_hash
-from cxrbatch.results.statistics.metrics import one_vs_rest_auc
+from cxrbatch.results.statistics.intervals import one_vs_rest_auc
 from cxrbatch.results.table import Table, open_table
 from cxrbatch.sample.archive_writer import write_sample
 from cxrbatch.scoring.int8 import read_labelled

@@ -14,7 +14,7 @@ from trainees import CARD, CPU, OPTIONS, new_model, run, side
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.network import RadiographResNet
-from cxrbatch.results.statistics.metrics import macro_auc
+from cxrbatch.results.statistics.intervals import macro_auc
 from cxrbatch.training import states
 from cxrbatch.training.dataset import ImageSubset
 from cxrbatch.training.loop import EpochMetrics

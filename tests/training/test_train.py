@@ -14,7 +14,7 @@ from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.model.weight_files import save_checkpoint
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results.labels import SPLITS, LabelledFile
-from cxrbatch.results.statistics import metrics
+from cxrbatch.results.statistics import intervals as metrics
 from cxrbatch.training.cache import UnreadableFile, prepare_inputs
 from cxrbatch.training.dataset import ImageSubset, TrainingData, divide_inputs
 from cxrbatch.training.fitting import LIMITS, new_card, train_network

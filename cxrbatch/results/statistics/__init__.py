@@ -2,8 +2,7 @@
 
 True class indices, probabilities and patient numbers flow in; figures with 95 % intervals flow out.
 
-    metrics          plain metrics by scikit-learn
-    intervals        Wilson's interval, and the bootstrap over patients
+    intervals        plain metrics, Wilson's interval, and the bootstrap over patients
     curves           ROC and precision-recall curves, operating points, DeLong's variance
     decisions        rates of the most probable class, and calibration
     ranked           figures of one score against one question

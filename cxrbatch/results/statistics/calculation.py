@@ -17,21 +17,19 @@ from cxrbatch.results.statistics.figure_intervals import (
     resampled,
 )
 from cxrbatch.results.statistics.intervals import (
+    Classes,
     Estimate,
     Groups,
+    Probabilities,
     Statistics,
+    Values,
     Weights,
     bootstrap_by_group,
-    numbered,
-    replicates_for,
-)
-from cxrbatch.results.statistics.metrics import (
-    Classes,
-    Probabilities,
-    Values,
     confusion,
     mean_of_defined,
+    numbered,
     one_vs_rest_auc,
+    replicates_for,
 )
 from cxrbatch.results.statistics.ranked import OneVsRest, RankedAbnormal, RankedClass
 

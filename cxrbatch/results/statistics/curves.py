@@ -13,8 +13,15 @@ from scipy.special import ndtri
 from scipy.stats import norm, rankdata
 from sklearn.metrics import roc_curve
 
-from cxrbatch.results.statistics.intervals import LEVEL, Groups, Interval, Weights
-from cxrbatch.results.statistics.metrics import Probabilities, Values, ratio
+from cxrbatch.results.statistics.intervals import (
+    LEVEL,
+    Groups,
+    Interval,
+    Probabilities,
+    Values,
+    Weights,
+    ratio,
+)
 
 _Z = float(ndtri((1.0 + LEVEL) / 2.0))
 

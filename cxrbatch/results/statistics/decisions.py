@@ -17,11 +17,13 @@ from cxrbatch.results.statistics.figure_intervals import (
     proportion,
     resampled,
 )
-from cxrbatch.results.statistics.intervals import Estimate, Groups, Weights
-from cxrbatch.results.statistics.metrics import (
+from cxrbatch.results.statistics.intervals import (
     Classes,
+    Estimate,
+    Groups,
     Probabilities,
     Values,
+    Weights,
     mean_of_defined,
     ratio,
 )

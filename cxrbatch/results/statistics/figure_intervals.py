@@ -5,8 +5,7 @@ import numpy.typing as npt
 
 from cxrbatch.results.figures import Curve, Figure, Histogram
 from cxrbatch.results.statistics.curves import Area, delong_interval
-from cxrbatch.results.statistics.intervals import Estimate, Groups, wilson
-from cxrbatch.results.statistics.metrics import Probabilities, Values
+from cxrbatch.results.statistics.intervals import Estimate, Groups, Probabilities, Values, wilson
 
 Chosen = npt.NDArray[np.bool_]
 

@@ -25,8 +25,14 @@ from cxrbatch.results.statistics.figure_intervals import (
     resampled,
     thinned,
 )
-from cxrbatch.results.statistics.intervals import Estimate, Groups, Weights
-from cxrbatch.results.statistics.metrics import Probabilities, Values, ratio
+from cxrbatch.results.statistics.intervals import (
+    Estimate,
+    Groups,
+    Probabilities,
+    Values,
+    Weights,
+    ratio,
+)
 
 _TARGETS = (0.95, 0.98, 0.99)
 _THESE_IMAGES, _VALIDATION = "these images", "validation"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cxrbatch.errors import CxrbatchError, UsageError
-from cxrbatch.model.overlays import LEVELS
+from cxrbatch.model.prediction import LEVELS
 
 Backend = Literal["torch", "openvino"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
@@ -239,7 +239,7 @@ class Transfer:
         """
         host = torch.from_numpy(inputs)[:, None]
         is_ready = self._sending is None or host.is_pinned()
-        if len(inputs) < batch_size or not is_ready:
+        if len(inputs) != batch_size or not is_ready:
             shape = (batch_size, *host.shape[1:])
             filled = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._sending is not None)
             filled[: len(inputs)] = host

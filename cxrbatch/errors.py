@@ -3,6 +3,7 @@
     CxrbatchError            exit 1: the work could not be done
     ├── UsageError           exit 2: the command was wrong
     ├── CheckpointError      a file is no checkpoint, or does not fit its card
+    ├── NotFiniteError       a model's scores are infinite or NaN
     ├── TableError           a results table cannot be written or read
     └── LabelError           labels that cannot be used
 
@@ -33,6 +34,10 @@ class UsageError(CxrbatchError):
 
 class CheckpointError(CxrbatchError):
     """A file that is no checkpoint, or whose weights do not fit its card."""
+
+
+class NotFiniteError(CxrbatchError):
+    """Scores of a model that are infinite or NaN."""
 
 
 class TableError(CxrbatchError):

@@ -3,14 +3,14 @@
 import hashlib
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cxrbatch.errors import CxrbatchError, UsageError
+from cxrbatch.errors import CxrbatchError, NotFiniteError, UsageError
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.network import RadiographResNet
 from cxrbatch.model.preprocessing import Recipe
@@ -215,14 +215,14 @@ class _Fit:
         """Macro AUC and log-loss on validation, for all processes; nan if logits are not finite."""
         setup, figures = self._setup, [math.nan, math.nan]
         if setup.group.leads:
-            logits = predict(
-                self._trainer.averaged,
-                card=setup.card,
-                subset=self._val,
-                device=setup.device,
-                precision=setup.options.precision,
-            )
-            if np.isfinite(logits).all():
+            with suppress(NotFiniteError):
+                logits = predict(
+                    self._trainer.averaged,
+                    card=setup.card,
+                    subset=self._val,
+                    device=setup.device,
+                    precision=setup.options.precision,
+                )
                 auc = macro_auc(self._val.truth, logits_to_probabilities(logits))
                 figures = [auc, log_loss(logits, self._val.truth)]
         tensor = torch.tensor(figures, dtype=torch.float64, device=setup.device)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from scipy.special import log_softmax, softmax
 
+from cxrbatch.errors import NotFiniteError
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.inference import Precision
@@ -83,11 +84,15 @@ def predict(
         precision: "fp32", "bf16" or "fp16".
 
     Returns:
-        Shape (n, classes), float32, in the order of the subset.
+        An array of shape (n, classes), float32, in the order of the subset.
 
     Raises:
-        CxrbatchError: A score is not finite, or a batch does not fit into memory.
+        NotFiniteError: A weight or a score is not finite.
+        CheckpointError: The first scores are not those of plain PyTorch.
+        CxrbatchError: A batch does not fit into memory.
     """
+    if not all(values.isfinite().all() for values in model.state_dict().values()):
+        raise NotFiniteError("a weight of the network is not finite; try a lower --learning-rate")
     scorer = _scorer(model, card, device, precision)
     return np.concatenate([scores.logits for scores in scorer.score_all(subset.batches(_BATCH))])
 

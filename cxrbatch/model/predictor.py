@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cxrbatch.errors import CxrbatchError
+from cxrbatch.errors import CxrbatchError, NotFiniteError
 from cxrbatch.model.card import Normalisation
 from cxrbatch.model.checkpoint import Checkpoint, bundled_checkpoint, load_checkpoint
 from cxrbatch.model.fused import FusedResNet, layers_of
@@ -291,7 +291,7 @@ class Predictor:
             self.seconds += seconds / lanes
             scored = BatchScores(*arrays)
             if not scored.are_finite:
-                raise CxrbatchError(
+                raise NotFiniteError(
                     f"the model gave scores that are not finite at {self.precision}; "
                     "try a wider --precision, or another checkpoint or learning rate"
                 )

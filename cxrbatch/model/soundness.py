@@ -165,8 +165,8 @@ def check_images(size: int) -> Images:
         size: Edge of an image, px.
 
     Returns:
-        Shape (2, size, size), uint8. The first is noise; the second has black, white and a
-        gradient each way in its quarters.
+        Shape (2, size, size), uint8. The first is noise. The second is black at the top left, white
+        at the top right, and below them a gradient from grey, at half height, to white.
     """
     noise = np.random.default_rng(0).integers(0, 256, (size, size), np.uint8)
     ramp = np.broadcast_to(np.linspace(0, 255, size), (size, size))

@@ -180,9 +180,17 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_best_checkpoint(
     assert "not finished" in best.card.limits[-1]
 
 
-def test_logits_that_are_no_numbers_end_the_run_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = np.full((8, 2), np.inf, np.float32)
-    monkeypatch.setattr("cxrbatch.training.loop.predict", lambda *_, **__: logits)
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e38])
+def test_scores_that_are_not_finite_end_the_run_too(
+    monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """Weights that are not finite, or so large that logits overflow in validation."""
+
+    def spoilt(model: RadiographResNet, **given: Any) -> np.ndarray:  # noqa: ANN401
+        torch.nn.init.constant_(model.fc.weight, value)
+        return predict(model, **given)
+
+    monkeypatch.setattr("cxrbatch.training.loop.predict", spoilt)
     with pytest.raises(CxrbatchError, match="epoch 1; try a lower --learning-rate"):
         run(new_model(), side(8, 8), side(4, 4, seed=1))
 

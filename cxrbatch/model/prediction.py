@@ -1,5 +1,6 @@
 """What the Predictor returns for one radiograph, and heat maps as pictures; imports no torch."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,8 +13,8 @@ from cxrbatch.model.preprocessing import Geometry, area_resize, with_square_pixe
 from cxrbatch.reading.colour import grey_of
 from cxrbatch.reading.display import Display, GreyImage
 from cxrbatch.reading.outcomes import Flag, Outcome
-from cxrbatch.reading.radiograph import Reading
-from cxrbatch.reading.readings import HeaderFacts
+from cxrbatch.reading.radiograph import Reading, iterate_radiographs
+from cxrbatch.reading.readings import HeaderFacts, ReadingOptions
 
 Heatmap = npt.NDArray[np.float32]
 
@@ -223,11 +224,31 @@ class Prediction:
 
     def _raw(self, class_name: str | None) -> Heatmap:
         name = self.label if class_name is None else class_name
-        if name is None:
+        if name is None or not self.heatmaps:
             raise UsageError(f"there is no heat map: {self.outcome.value}")
         if name not in self.heatmaps:
             raise UsageError(f"no class {name!r}; the classes are {', '.join(self.heatmaps)}")
         return self.heatmaps[name]
+
+
+def first_reading(item: object, *, no_voi: str) -> Reading:
+    """Read what is to be predicted: a file's first frame; an array or a Reading as it is.
+
+    Args:
+        item: A path, a display image as for `array_reading`, or a Reading.
+        no_voi: How a radiograph without a VOI transform becomes grey levels, as of a recipe.
+
+    Raises:
+        UsageError: `item` is of another type, or the array is not a display image.
+    """
+    if isinstance(item, Reading):
+        return item
+    if isinstance(item, np.ndarray):
+        return array_reading(item)
+    if not isinstance(item, str | bytes | os.PathLike):
+        kind = type(item).__name__
+        raise UsageError(f"{kind} is no image: give a path, an array (rows, columns) or a Reading")
+    return next(iterate_radiographs(os.fspath(item), ReadingOptions(no_voi=no_voi)))
 
 
 def array_reading(array: npt.NDArray[np.generic]) -> Reading:

@@ -1,5 +1,6 @@
 """The Predictor: the one way from a radiograph to scores and heat maps."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cxrbatch.errors import CxrbatchError, NotFiniteError
+from cxrbatch.errors import CxrbatchError, NotFiniteError, UsageError, naming_arguments
 from cxrbatch.model.card import Normalisation
 from cxrbatch.model.checkpoint import Checkpoint, bundled_checkpoint, load_checkpoint
 from cxrbatch.model.fused import FusedResNet, layers_of
@@ -30,9 +31,9 @@ from cxrbatch.model.inference import (
     memory_explained,
     quantise,
 )
-from cxrbatch.model.prediction import Prediction, array_reading, dequantise
+from cxrbatch.model.prediction import Prediction, dequantise, first_reading
 from cxrbatch.model.soundness import FirstBatchCheck, PlainScores
-from cxrbatch.reading.radiograph import Reading, ReadingOptions, iterate_radiographs
+from cxrbatch.reading.radiograph import Reading
 
 if TYPE_CHECKING:
     from cxrbatch.model.openvino import OpenVinoResNet
@@ -62,10 +63,13 @@ def load_model(
 
     Raises:
         CheckpointError: The file is no checkpoint, or its weights are unsound.
-        UsageError: The device does not exist here.
+        UsageError: The device does not exist here, or the batch size is no positive number.
     """
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size!r}; give a whole number from 1")
     checkpoint = load_checkpoint(bundled_checkpoint() if path is None else Path(path))
-    chosen = choose_device(device)
+    with naming_arguments():
+        chosen = choose_device(device)
     precision = choose_precision("auto", chosen)
     return Predictor(checkpoint, batch_size=batch_size, device=chosen, precision=precision)
 
@@ -165,7 +169,7 @@ class Predictor:
             item: A path, an array or a Reading, as for `predict_batch`.
 
         Raises:
-            UsageError: An array is not a display image.
+            UsageError: The item is none of these, or an array is not a display image.
             CheckpointError: The first scores are not those of plain PyTorch.
             CxrbatchError: A score is not finite, or the batch does not fit into memory.
         """
@@ -188,8 +192,10 @@ class Predictor:
             CheckpointError: The first scores are not those of plain PyTorch.
             CxrbatchError: A score is not finite, or the batch does not fit into memory.
         """
-        prepare = self.card.recipe.prepare_reading
-        prepared = [prepare(self._reading(item)) for item in items]
+        if isinstance(items, str | bytes | os.PathLike | np.ndarray | Reading):
+            raise UsageError("predict_batch takes several images: give a list, or call predict")
+        recipe = self.card.recipe
+        prepared = [recipe.prepare_reading(first_reading(i, no_voi=recipe.no_voi)) for i in items]
         inputs = [image for _, image in prepared if image is not None]
         starts = range(0, len(inputs), self.batch_size)
         batches = (np.stack(inputs[start : start + self.batch_size]) for start in starts)
@@ -312,14 +318,6 @@ class Predictor:
     def _batch(self, inputs: Inputs) -> Tensor:
         images = self._transfer.send(inputs, batch_size=self.batch_size)
         return normalised(images, self.card.normalisation)
-
-    def _reading(self, item: Predictable) -> Reading:
-        if isinstance(item, Reading):
-            return item
-        if isinstance(item, np.ndarray):
-            return array_reading(item)
-        options = ReadingOptions(no_voi=self.card.recipe.no_voi)
-        return next(iterate_radiographs(item, options))
 
     def _prediction(self, reading: Reading, batch: BatchScores, place: int) -> Prediction:
         classes = self.card.classes

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from cxrbatch.errors import TableError
+from cxrbatch.errors import TableError, UsageError
 from cxrbatch.results.columns import FACTS, TRUTH_COLUMNS
 from cxrbatch.results.label_files import read_frame
 from cxrbatch.results.labels import IMAGE_KEYS
@@ -126,9 +126,16 @@ def heatmaps(results: pd.DataFrame, row: int) -> npt.NDArray[np.float32] | None:
         the network's last layer. None where the row was not scored.
 
     Raises:
-        TableError: The file is gone, is no results table any more, or is damaged.
+        TableError: The file is gone, has changed since it was loaded, or is damaged.
+        UsageError: `results` is not of `load_results`, or the table has no such row.
     """
+    if "path" not in results.attrs:
+        raise UsageError("results has lost its attrs; take it from load_results")
     table = open_table(Path(results.attrs["path"]))
+    if table.provenance != results.attrs["provenance"]:
+        raise TableError(f"{table.path} has changed since it was loaded; load it again")
+    if not 0 <= row < table.rows:
+        raise UsageError(f"row {row} is not one of the table's rows, 0 to {table.rows - 1}")
     (values,) = table.take([row], _HEATMAPS).to_pylist()
     if values["heatmaps"] is None:
         return None

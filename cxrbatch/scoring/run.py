@@ -6,9 +6,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
-import numpy.typing as npt
-
 from cxrbatch.errors import UsageError
 from cxrbatch.reading.outcomes import Outcome, OutcomeKind
 from cxrbatch.reading.readings import memory_for
@@ -32,7 +29,7 @@ class Quantisation:
         auc_after: The same in 8 bits.
     """
 
-    ranges: npt.NDArray[np.float32]
+    ranges: "npt.NDArray[np.float32]"
     images: dict[str, int]
     unreadable: int
     sha256: str
@@ -57,6 +54,8 @@ class Quantisation:
 
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from tqdm import tqdm
 
     from cxrbatch.model.inference import Backend, Precision

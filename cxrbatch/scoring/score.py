@@ -107,6 +107,8 @@ def score(
             fast_decode=fast_decode,
         )
         options.check()
+        if not os.fspath(archive):
+            raise UsageError("archive is an empty path; name a folder or a file")
         return score_archive(
             Path(archive),
             Path(output),
@@ -185,9 +187,11 @@ def check_call(
     """Refuse options that contradict each other.
 
     Raises:
-        UsageError: `overwrite` and `update` are both set, `ray_address` is given without the engine
-            "ray", or a backend other than "torch" is given with it.
+        UsageError: `overwrite` and `update` are both set, the engine is unknown, `ray_address` is
+            given without the engine "ray", or a backend other than "torch" is given with it.
     """
+    if engine not in ("local", "ray"):
+        raise UsageError(f"--engine {engine!r} is unknown; give 'local' or 'ray'.")
     if overwrite and update:
         raise UsageError("--update keeps what --overwrite replaces; give one of them.")
     if ray_address and engine != "ray":

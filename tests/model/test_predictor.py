@@ -1,6 +1,7 @@
 """One image by itself, as a path, an array or a Reading, scores as its row of a table does."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -136,8 +137,9 @@ def test_a_broken_file_has_its_outcome_and_no_scores(tmp_path: Path, predictor: 
         assert found.detail
         assert found.image is None
         for draw in (found.heatmap, found.overlay):
-            with pytest.raises(UsageError, match=found.outcome.value):
-                draw()
+            for name in (None, "Normal"):
+                with pytest.raises(UsageError, match=found.outcome.value):
+                    draw(name)
 
 
 def test_an_image_that_cannot_be_prepared_has_an_outcome(
@@ -150,6 +152,28 @@ def test_an_image_that_cannot_be_prepared_has_an_outcome(
     found = predictor.predict(np.zeros((64, 64)))
     assert found.outcome is Outcome.OUT_OF_MEMORY
     assert not found.logits
+
+
+@pytest.mark.parametrize("item", [None, 5, [1.0], {"path": "a"}, Image.new("L", (9, 9))])
+def test_what_is_no_path_array_or_reading_is_refused(predictor: Predictor, item: Any) -> None:  # noqa: ANN401
+    with pytest.raises(UsageError, match="give a path, an array"):
+        predictor.predict(item)
+
+
+@pytest.mark.parametrize("items", ["a.dcm", Path("a.dcm"), np.zeros((9, 9))])
+def test_one_image_is_no_batch(predictor: Predictor, items: Any) -> None:  # noqa: ANN401
+    with pytest.raises(UsageError, match="give a list, or call predict"):
+        predictor.predict_batch(items)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"batch_size": 0}, "batch_size is 0"), ({"batch_size": 1.5}, "1.5"), ({"device": "x"}, "x")],
+)
+def test_arguments_of_load_model_are_checked(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words) as raised:
+        load_model(**arguments)
+    assert "--" not in str(raised.value)
 
 
 def test_a_batch_of_nothing_is_nothing(predictor: Predictor) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cxrbatch.errors import LabelError, TableError
+from cxrbatch.errors import LabelError, TableError, UsageError
 from cxrbatch.reading.readings import HeaderFacts
 from cxrbatch.results.columns import (
     PROVENANCE_KEY,
@@ -93,6 +93,18 @@ def test_heat_maps_come_on_demand_by_row_number(tmp_path: Path) -> None:
     assert maps.dtype == np.float32
     np.testing.assert_allclose(maps, np.arange(1, 9).reshape(2, 2, 2) * 0.5 / 255, rtol=1e-6)
     assert heatmaps(frame, 2) is None
+    for row in (-1, 3):
+        with pytest.raises(UsageError, match=f"row {row} is not one of the table's rows, 0 to 2"):
+            heatmaps(frame, row)
+    with pytest.raises(UsageError, match="load_results"):
+        heatmaps(pd.DataFrame({"path": ["a"]}), 0)
+
+
+def test_heat_maps_of_a_table_that_was_replaced_are_refused(tmp_path: Path) -> None:
+    frame = load_results(write(tmp_path))
+    write(tmp_path, manifest_sha256="of another archive")
+    with pytest.raises(TableError, match="changed since it was loaded"):
+        heatmaps(frame, 0)
 
 
 @pytest.mark.parametrize("version", ["1.9", "3.0"])

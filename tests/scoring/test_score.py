@@ -65,6 +65,7 @@ def test_progress_is_reported_to_an_object(archive: Path, tiny_checkpoint: Path)
     ("arguments", "words"),
     [
         ({"overwrite": True, "update": True}, "update=True keeps what overwrite=True replaces"),
+        ({"engine": "x"}, "engine 'x' is unknown"),
         ({"ray_address": "auto"}, "ray_address goes with engine ray"),
         ({"engine": "ray", "backend": "openvino"}, "backend openvino goes with engine local"),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
@@ -86,6 +87,11 @@ def test_errors_name_arguments(
     assert "--" not in str(raised.value)
     assert not output.exists()
     assert not output.with_name("r.parquet.partial").exists()
+
+
+def test_an_empty_path_is_no_archive(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="empty path"):
+        score("", tmp_path / "r.parquet", progress=False)
 
 
 def test_an_existing_output_names_its_remedy(archive: Path, tiny_checkpoint: Path) -> None:

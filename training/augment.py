@@ -34,7 +34,7 @@ NOISE = 0.02
 """Standard deviation of the noise, where grey levels are in [0, 1]."""
 
 
-class RandomGamma(v2.Transform):  # type: ignore[misc]  # torchvision has no types
+class RandomGamma(v2.Transform):
     """Raise grey levels in [0, 1] to a random power; torchvision has only one for a given power."""
 
     def __init__(self, low: float, high: float) -> None:

@@ -183,7 +183,7 @@ class BalancedBatchSampler(Sampler[list[Draw]]):
         parts = [draws[i : i + self._part_size] for i in range(0, count, self._part_size)]
         # Every n-th part is this process's: one part of each batch.
         own: DistributedSampler[int] = DistributedSampler(
-            range(len(parts)),  # type: ignore[arg-type]  # all that it needs is a length
+            range(len(parts)),  # type: ignore[arg-type]  # torch asks for a Dataset, takes len()
             num_replicas=self._group.size,
             rank=self._group.rank,
             shuffle=False,

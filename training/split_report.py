@@ -250,9 +250,12 @@ def report_split(
     return SplitReport(
         given,
         patients or PatientCounts(len(files) - unknown, 0, unknown),
-        _nested(by_class.size()),
-        _nested(by_class["group"].nunique()),
-        _nested(by_source.size()),
+        _by_label(by_class.size()),
+        _by_label(by_class["group"].nunique()),
+        {
+            str(split): _by_label(counts.droplevel("split"))
+            for split, counts in by_source.size().groupby("split")
+        },
         _of_one_source(frame),
         inside.count(1),
         len(inside) - inside.count(1),
@@ -269,12 +272,9 @@ def _of_one_source(frame: pd.DataFrame) -> dict[str, str]:
     return {str(label): str(source) for label, source in first.items()}
 
 
-def _nested(counts: "pd.Series[int]") -> Any:  # noqa: ANN401  as many levels as the index has
-    """Turn counts with an index of several levels into nested dicts, sorted by text."""
-    nested: dict[str, Any] = {}
-    for (*outer, last), count in counts.items():
-        inner = nested
-        for key in outer:
-            inner = inner.setdefault(key, {})
-        inner[last] = int(count)
+def _by_label(counts: "pd.Series[int]") -> dict[str, dict[str, int]]:
+    """Turn counts with an index of two levels into dicts in dicts, sorted by text."""
+    nested: dict[str, dict[str, int]] = {}
+    for (outer, inner), count in counts.items():
+        nested.setdefault(outer, {})[inner] = int(count)
     return nested

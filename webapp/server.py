@@ -47,7 +47,7 @@ class Server(ConnectionServer):
     """
 
     channel_class = ClientConnection
-    active_channels: dict[int, ClientConnection]  # type: ignore[assignment]  # stubs err
+    active_channels: dict[int, ClientConnection]  # type: ignore[assignment]  # the stubs name no subclass
 
     def __init__(
         self, app: Flask, listener: socket.socket, *, places: int, shows_token: TokenCheck
@@ -160,7 +160,7 @@ class Server(ConnectionServer):
     def join(self, seconds: int) -> None:
         """Wait until the threads that answer requests have ended, for at most `seconds`."""
         self._dispatcher.shutdown(timeout=seconds)
-        self.trigger.close()  # type: ignore[attr-defined]  # stubs err
+        self.trigger.close()  # type: ignore[attr-defined]  # the stubs lack it
 
     def _handle_events(self, seconds: float) -> None:
         wasyncore.loop(seconds, use_poll=True, map=self._sockets, count=1)

@@ -4,8 +4,7 @@ Mutants of a small network with feature statistics: bytes changed in header and 
 off, tensors with values that no training leaves (NaN, infinities, huge, tiny and negative ones),
 swapped, missing, of other shapes and types; and cards with wrong types, sizes, names and numbers.
 Each is loaded and scored in fp32 and in bf16. What is scored is compared with the same weights in
-`RadiographResNet` in float32, read and computed without the code that is tested. A part of the
-mutants goes through the command, too.
+`RadiographResNet` in float32, without the code under test. Some go through the command, too.
 
 Shows: no mutant ends in a traceback, and none has a score that plain PyTorch would not give.
 """

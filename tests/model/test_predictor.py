@@ -155,13 +155,13 @@ def test_an_image_that_cannot_be_prepared_has_an_outcome(
 
 
 @pytest.mark.parametrize("item", [None, 5, [1.0], {"path": "a"}, Image.new("L", (9, 9))])
-def test_what_is_no_path_array_or_reading_is_refused(predictor: Predictor, item: Any) -> None:  # noqa: ANN401
+def test_what_is_no_path_array_or_reading_is_refused(predictor: Predictor, item: object) -> None:
     with pytest.raises(UsageError, match="give a path, an array"):
         predictor.predict(item)
 
 
 @pytest.mark.parametrize("items", ["a.dcm", Path("a.dcm"), np.zeros((9, 9))])
-def test_one_image_is_no_batch(predictor: Predictor, items: Any) -> None:  # noqa: ANN401
+def test_one_image_is_no_batch(predictor: Predictor, items: object) -> None:
     with pytest.raises(UsageError, match="give a list, or call predict"):
         predictor.predict_batch(items)
 

@@ -186,7 +186,7 @@ def test_scores_that_are_not_finite_end_the_run_too(
 ) -> None:
     """Weights that are not finite, or so large that logits overflow in validation."""
 
-    def spoilt(model: RadiographResNet, **given: Any) -> np.ndarray:  # noqa: ANN401
+    def spoilt(model: RadiographResNet, **given: object) -> np.ndarray:
         torch.nn.init.constant_(model.fc.weight, value)
         return predict(model, **given)
 

@@ -23,6 +23,7 @@ from cxrbatch.errors import CxrbatchError, TableError, UsageError
 _SURROGATES = 0xDC00
 _INSIDE = "!/"
 _LONGEST_SHOWN = 200
+_PARQUET = b"PAR1"  # the first bytes of any Parquet file
 _ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2})")
 
 
@@ -94,11 +95,12 @@ def check_output(output: Path, *, overwrite: bool, source: Path | None = None) -
     Args:
         output: The file.
         overwrite: Whether an existing file may be replaced.
-        source: The file that is read, which is never replaced.
+        source: The file or folder that is read. No file of it is ever replaced, except a Parquet
+            file, as that of an earlier run.
 
     Raises:
-        UsageError: `output` is a folder, a device or the source, exists and may not be replaced,
-            or its folder is missing.
+        UsageError: `output` is a folder, a device, the source or a file in it, exists and may not
+            be replaced, or its folder is missing.
     """
     if output.is_dir():
         raise UsageError(f"{output} is a folder; name a file")
@@ -110,8 +112,16 @@ def check_output(output: Path, *, overwrite: bool, source: Path | None = None) -
     for written in (output, output.with_name(f"{output.name}.tmp")):
         if source and source.is_file() and written.exists() and written.samefile(source):
             raise UsageError(f"{written} is the file that is to be read; choose another name")
+    is_inside = source and source.is_dir() and output.resolve().is_relative_to(source.resolve())
+    if is_inside and output.exists() and not _is_parquet(output):
+        raise UsageError(f"{output} is a file of {source} and no table; choose another name")
     if not output.parent.is_dir():
         raise UsageError(f"the folder {output.parent} does not exist; make it first")
+
+
+def _is_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_PARQUET)) == _PARQUET
 
 
 RUN_STATE = "run.json"

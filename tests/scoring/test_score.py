@@ -89,6 +89,19 @@ def test_errors_name_arguments(
     assert not output.with_name("r.parquet.partial").exists()
 
 
+def test_a_film_of_the_archive_is_never_replaced(archive: Path, tiny_checkpoint: Path) -> None:
+    film = next(path for path in sorted(archive.rglob("*")) if path.is_file())
+    data = film.read_bytes()
+    for output in (film, archive / "sub" / ".." / film.relative_to(archive)):
+        (archive / "sub").mkdir(exist_ok=True)
+        with pytest.raises(UsageError, match=r"is a file of .* and no table; choose another name"):
+            score(archive, output, checkpoint=tiny_checkpoint, overwrite=True, progress=False)
+    assert film.read_bytes() == data
+    inside = archive / "r.parquet"
+    for _ in range(2):
+        score(archive, inside, checkpoint=tiny_checkpoint, overwrite=True, progress=False)
+
+
 def test_an_empty_path_is_no_archive(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="empty path"):
         score("", tmp_path / "r.parquet", progress=False)

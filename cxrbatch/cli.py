@@ -63,7 +63,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Browse results tables, images and reports, and score single files, in a browser.",
     ),
     "sample": (
-        "cxrbatch.commands.sample:command",
+        "cxrbatch.commands.bench:sample",
         "Write an example archive into DIRECTORY, which must be new or empty.",
     ),
 }

@@ -5,7 +5,7 @@ refuses each request that shows no token. Clients name tables, reports and image
 numbers alone, never by a path. Untrusted files are read in child processes.
 
     command       the command `cxrbatch serve`
-    app           creates the Flask app; answers errors
+    app           creates the Flask app; answers errors; JSON for programs (openapi.json)
     server        waitress with limited connections; ends in order
     connections   one connection and one request, with deadlines
     security      allowed hosts, token, cookie, origin, security headers
@@ -17,5 +17,4 @@ numbers alone, never by a path. Untrusted files are read in child processes.
     images        page of one image, with radiograph and heat maps
     export        selected rows as CSV or Parquet
     uploads       the form that scores one file, and its answer
-    api           the same as JSON; openapi.json describes it
 """

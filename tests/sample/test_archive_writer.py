@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cxrbatch.commands.sample import command
+from cxrbatch.commands.bench import sample
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.sample import archive_writer
 from cxrbatch.sample.archive_writer import (
@@ -152,7 +152,7 @@ def test_the_command_prints_counts_labels_and_what_is_next(
     content = [("a.dcm", KINDS[0], b"x"), ("labels.csv", KINDS[-1], b"y")]
     monkeypatch.setattr(archive_writer, "_contents", lambda real: iter(content))
     place = tmp_path / "two words"
-    result = CliRunner().invoke(command, [str(place)])
+    result = CliRunner().invoke(sample, [str(place)])
     assert result.exit_code == 0
     assert result.stdout.startswith("2 files")
     assert str(place / "labels.csv") in result.stdout
@@ -161,5 +161,5 @@ def test_the_command_prints_counts_labels_and_what_is_next(
 
 
 def test_help_has_an_example() -> None:
-    result = CliRunner().invoke(command, ["--help"])
+    result = CliRunner().invoke(sample, ["--help"])
     assert "cxrbatch sample sample-archive" in result.stdout

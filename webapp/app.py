@@ -26,7 +26,7 @@ from cxrbatch.webapp.library import Library, ServedFile, add_service, get_servic
 from cxrbatch.webapp.row_filter import is_labelled, parse_filter, parse_number
 from cxrbatch.webapp.runs import MAX_PAGE, summarise_run
 from cxrbatch.webapp.security import AllowedHosts, guard, sign_in_page
-from cxrbatch.webapp.uploads import UploadScorer, score_request
+from cxrbatch.webapp.uploads import score_request
 from cxrbatch.workers.worker import WorkerLimits
 
 MAX_BODY_BYTES = 100 << 20
@@ -250,7 +250,7 @@ def score_file() -> ResponseReturnValue:
         ServerBusy: Too many requests wait.
     """
     upload = score_request()
-    card = get_service(UploadScorer).card
+    card = upload.card
     return jsonify({"model": card.name, "classes": card.classes, "frames": upload.frames})
 
 

@@ -119,7 +119,7 @@ class ServedTable:
         return [by_number[number] for number in numbers], count
 
     def row(self, number: int) -> RowValues | None:
-        """Return all columns of a row, and `row`, its number.
+        """Return the values of a row: those of `columns`, and `row`, its number.
 
         Args:
             number: The row's number in the table, from 0.
@@ -132,7 +132,10 @@ class ServedTable:
         """
         if not 0 <= number < self.table.rows:
             return None
-        sql = "SELECT file_row_number AS row, * FROM rows WHERE file_row_number = ?"
+        sql = (
+            "SELECT file_row_number AS row, * EXCLUDE (file_row_number) FROM rows "
+            "WHERE file_row_number = ?"
+        )
         return next(iter(self._rows(sql, [number])), None)
 
     def neighbours(

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -23,24 +24,17 @@ from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
 from cxrbatch.errors import UsageError
 from cxrbatch.files import written_whole
-from cxrbatch.model.checkpoint import bundled_checkpoint, read_card
+from cxrbatch.model.card import Card
+from cxrbatch.model.checkpoint import bundled_checkpoint, read_card, unreadable_checkpoint
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
 from cxrbatch.results.columns import FACTS, Row
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.file_reader import FileReader, LoadedFile
-from cxrbatch.webapp.children import (
-    ChildProcesses,
-    WorkQueue,
-    read_upload,
-)
-from cxrbatch.webapp.images import (
-    FLAG_MEANINGS,
-    OUTCOMES,
-    SHOWN_FACTS,
-    heat_map_png,
-)
+from cxrbatch.webapp.children import ChildProcesses, WorkQueue, read_upload
+from cxrbatch.webapp.images import FLAG_MEANINGS, OUTCOMES, SHOWN_FACTS, heat_map_png
 from cxrbatch.webapp.library import InsufficientStorage, get_service
+from cxrbatch.webapp.served_table import FileVersion, file_version
 from cxrbatch.workers.worker import WorkerFault
 
 if TYPE_CHECKING:
@@ -55,10 +49,7 @@ blueprint = Blueprint("uploads", __name__)
 
 
 class UploadRequest(Request):
-    """A request whose sent files lie on the disk without a name until the request is closed.
-
-    That holds for files of any size, and for those of a body that cannot be parsed.
-    """
+    """A request whose files, of any size, lie on the disk without a name until it is closed."""
 
     def __init__(
         self, environ: "WSGIEnvironment", populate_request: bool = True, shallow: bool = False
@@ -90,10 +81,12 @@ class ScoredUpload:
     """An uploaded file with its scores.
 
     Attributes:
+        card: Card of the checkpoint that scored it.
         frames: The frames of the file as JSON values: `frames` in `openapi.json`.
         png: The first frame as PNG; empty where it gave no image.
     """
 
+    card: Card
     frames: list[dict[str, Any]]
     png: bytes
 
@@ -101,11 +94,12 @@ class ScoredUpload:
 class UploadScorer:
     """Reads uploads in child processes and scores them in this process, one at a time.
 
-    Reading and scoring are those of `cxrbatch score`. torch and the weights are loaded when the
-    first file is scored.
+    Reading and scoring are those of `cxrbatch score`. torch and the weights are loaded for the
+    first file. A checkpoint whose file has changed since is loaded again for the next file, so that
+    card and weights are always of one file.
 
     Attributes:
-        card: The checkpoint's card.
+        card: Card of the checkpoint that was loaded last.
     """
 
     def __init__(self, checkpoint: Path | None, children: ChildProcesses) -> None:
@@ -122,7 +116,7 @@ class UploadScorer:
         self.card = read_card(self._path)
         self._children = children
         self._queue = WorkQueue(running=1, waiting=4)
-        self._predictor: Predictor | None = None
+        self._loaded: tuple[FileVersion, Predictor] | None = None
 
     def score_file(self, file: BinaryIO) -> ScoredUpload:
         """Read and score an open file, which needs no name; wait while another file is scored.
@@ -130,44 +124,50 @@ class UploadScorer:
         A file that cannot be read gives one frame without scores, which says why.
 
         Raises:
-            CheckpointError: The weights cannot be used.
+            CheckpointError: The checkpoint is gone, or cannot be used.
             CxrbatchError: A score is not finite, memory is short, or no process can be started.
             ServerBusy: Too many requests wait.
         """
-        # The child opens the file through this process's descriptor, as it has no name.
-        reader = FileReader(
-            base=f"/proc/{os.getpid()}/fd".encode(),
-            recipe=self.card.recipe,
-            options=ReadingOptions(no_voi=self.card.recipe.no_voi),
-            patient_secret=secrets.token_bytes(32),
-        )
         descriptor = file.fileno()
         archive_file = ArchiveFile(str(descriptor).encode(), os.fstat(descriptor).st_size)
         with self._queue.turn():
+            predictor = self._load()
+            recipe = predictor.card.recipe
+            # The child opens the file through this process's descriptor, as it has no name.
+            reader = FileReader(
+                base=f"/proc/{os.getpid()}/fd".encode(),
+                recipe=recipe,
+                options=ReadingOptions(no_voi=recipe.no_voi),
+                patient_secret=secrets.token_bytes(32),
+            )
             result = self._children.call(read_upload, reader, archive_file)
             if isinstance(result, WorkerFault):
                 result = reader.failed(archive_file, result.outcome, result.detail), b""
             loaded, png = result
-            return ScoredUpload(self._score(loaded), png)
+            return ScoredUpload(predictor.card, _frames(loaded, predictor), png)
 
-    def _score(self, loaded: LoadedFile) -> list[dict[str, Any]]:
-        """Return the frames as JSON values; those with an input get their scores."""
-        frames = [_row_json(row) for row in loaded.rows]
-        scorable = [
-            frame for frame, has_input in zip(frames, loaded.scorable, strict=True) if has_input
-        ]
-        if scorable:
-            batch = self._load_predictor().score(loaded.inputs)
-            for place, frame in enumerate(scorable):
-                frame |= _scores_json(batch, place, self.card.classes)
-        return frames
-
-    def _load_predictor(self) -> "Predictor":
-        if self._predictor is None:
+    def _load(self) -> "Predictor":
+        """Return the checkpoint's predictor, loaded again where its file has changed."""
+        try:
+            version = file_version(self._path.stat())
+        except OSError as error:
+            raise unreadable_checkpoint(self._path, error) from None
+        if self._loaded is None or self._loaded[0] != version:
             from cxrbatch.model.predictor import load_model
 
-            self._predictor = load_model(self._path)
-        return self._predictor
+            self._loaded = version, load_model(self._path)
+            self.card = self._loaded[1].card
+        return self._loaded[1]
+
+
+def _frames(loaded: LoadedFile, predictor: "Predictor") -> list[dict[str, Any]]:
+    """Return the frames as JSON values; those with an input get their scores."""
+    frames = [_row_json(row) for row in loaded.rows]
+    if any(loaded.scorable):
+        batch = predictor.score(loaded.inputs)
+        for place, frame in enumerate(compress(frames, loaded.scorable)):
+            frame |= _scores_json(batch, place, predictor.card.classes)
+    return frames
 
 
 def _row_json(row: Row) -> dict[str, Any]:
@@ -195,11 +195,9 @@ def _scores_json(batch: "BatchScores", place: int, classes: Sequence[str]) -> di
             ("heatmaps", batch.heatmaps),
         )
     }
-    return {
-        "prediction": classes[int(batch.probabilities[place].argmax())],
-        **by_class,
-        "heatmap_scale": float(batch.heatmap_scale[place]),
-    }
+    prediction = classes[int(batch.probabilities[place].argmax())]
+    scale = float(batch.heatmap_scale[place])
+    return {"prediction": prediction, **by_class, "heatmap_scale": scale}
 
 
 class UploadKeeper:
@@ -235,9 +233,7 @@ class UploadKeeper:
             raise UsageError(f"others may look into {folder}: chmod 700 it, or name another folder")
 
     def keep(self, file: BinaryIO, form: str, frames: Sequence[Any]) -> None:
-        """Write an upload and its answer to two files in the folder, both or neither.
-
-        Nothing is written where no folder was given.
+        """Write an upload and its answer to two files in the folder, if there is one: both or none.
 
         Args:
             file: The upload.
@@ -276,7 +272,7 @@ def _private_file(path: Path) -> Iterator[BinaryIO]:
 @blueprint.get("/upload")
 def show_form() -> ResponseReturnValue:
     """Answer with the page of the form that takes a file."""
-    return _page(frames=None)
+    return _page(get_service(UploadScorer).card, frames=None)
 
 
 @blueprint.post("/upload")
@@ -288,9 +284,11 @@ def show_scores() -> ResponseReturnValue:
     """
     upload = score_request()
     return _page(
+        upload.card,
         frames=[_shown(frame) for frame in upload.frames],
         picture=_data_address(upload.png),
-        geometry=get_service(UploadScorer).card.recipe.geometry,
+        points=upload.card.operating_points,
+        geometry=upload.card.recipe.geometry,
     )
 
 
@@ -299,6 +297,7 @@ def score_request() -> ScoredUpload:
 
     Raises:
         BadRequest: The request has not exactly one file, as the field `file`.
+        CxrbatchError: As for `UploadScorer.score_file`.
         InsufficientStorage: The file cannot be written to the folder.
         ServerBusy: Too many requests wait.
         UnsupportedMediaType: The file begins neither as DICOM nor as PNG nor as JPEG.
@@ -313,10 +312,9 @@ def score_request() -> ScoredUpload:
     return upload
 
 
-def _page(**values: object) -> str:
+def _page(card: Card, **values: object) -> str:
     are_kept = get_service(UploadKeeper).is_active
-    model = get_service(UploadScorer).card.name
-    return render_template("upload.html", model=model, are_kept=are_kept, **values)
+    return render_template("upload.html", model=card.name, are_kept=are_kept, **values)
 
 
 def _shown(frame: dict[str, Any]) -> dict[str, Any]:
@@ -331,7 +329,6 @@ def _shown(frame: dict[str, Any]) -> dict[str, Any]:
             (name, _data_address(heat_map_png(np.array(levels, np.uint8))))
             for name, levels in maps.items()
         ],
-        "points": get_service(UploadScorer).card.operating_points,
     }
 
 

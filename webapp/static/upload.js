@@ -36,6 +36,8 @@
       progress.textContent = "";
       if (!shown) throw new Error(answer.status === 413 ? "The file is too large." : "");
       result.replaceChildren(...(shown.id === "result" ? shown.childNodes : [shown]));
+      const about = page.getElementById("about");
+      if (about) document.getElementById("about").replaceWith(about);
       openViewer();
     } catch (error) {
       progress.className = "alert";

@@ -47,7 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Show a checkpoint's card, or import weights.",
     ),
     "train": (
-        "cxrbatch.training.command:command",
+        "cxrbatch.training.train:command",
         "Train a model on class folders or files of labels.",
     ),
     "report": (

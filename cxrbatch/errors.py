@@ -17,7 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _OPTION = re.compile(r"(?<![\w-])(?:--([a-z][a-z-]+)|(-o))\b")
-_ARGUMENTS = {"-o": "output", "overwrite": "overwrite=True", "update": "update=True"}
+_ARGUMENTS = {
+    "-o": "output",
+    **{
+        name: f"{name.replace('-', '_')}=True"
+        for name in ("overwrite", "update", "resume", "drop-leaks", "flip")
+    },
+}
 
 
 class CxrbatchError(Exception):

@@ -7,8 +7,7 @@ best epoch (`dataset`, `augment`, `trainer`, `loop`, `distributed`, `initial`, `
 calibrated on val and evaluated on test (`fitting`, `model_evaluation`). Out go the checkpoint, the
 split, curves and a results table (`outputs`).
 
-    train          the public function `train`, with the command's options as arguments
-    command        the command `cxrbatch train`, a caller of that function
+    train          the public function `train`, and the command `cxrbatch train`, which calls it
     pipeline       the steps of a training in their order, and the files beside the checkpoint
     console        messages, progress bars and figures at the terminal
     labelled_files labels of all sources, each joined with its file, and what does not fit

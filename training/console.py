@@ -46,14 +46,17 @@ class Console:
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str) -> Iterator[None]:
-        """Show a progress bar on stderr while the block runs.
+        """Show a progress bar on stderr until the context ends; `advance` moves it.
 
-        None is shown if the console is disabled or stderr is not a terminal.
+        If the console is disabled, or stderr is not a terminal, no bar is shown.
 
         Args:
             title: Text before the bar.
-            total: Number of units of the whole bar.
+            total: Number of units at which the bar is full.
             unit: Name of a unit, such as "file".
+
+        Yields:
+            None.
         """
         from tqdm import tqdm
 
@@ -62,7 +65,7 @@ class Console:
             yield
 
     def advance(self, count: int) -> None:
-        """Advance the bar of `bar` by `count` units; do nothing without one."""
+        """Move the progress bar by `count` units; do nothing outside the context of `bar`."""
         if self._bar is not None:
             self._bar.update(count)
 

@@ -301,6 +301,7 @@ class TrainingData:
         return [self.split.files[row].source for row in self._rows(name)]
 
     def _rows(self, name: str) -> list[int]:
+        """Return the index into `split.files` of each image of a subset."""
         rows = self.subsets[name].rows
         return [] if rows is None else rows.tolist()
 

@@ -109,7 +109,7 @@ class TrainingRun:
 
     @property
     def folder(self) -> Path:
-        """Folder beside the output for the states and the best checkpoint during the training."""
+        """Folder for states, best checkpoint and, without `cache`, decoded images: m.training."""
         return states.training_folder(self.output)
 
     @property
@@ -119,7 +119,7 @@ class TrainingRun:
 
     @property
     def continues(self) -> bool:
-        """Whether `resume` was asked for and `folder` has a stopped training."""
+        """Whether `resume` is true and `folder` contains a stopped training."""
         return self.resume and states.holds_run(self.folder)
 
     def beside(self, ending: str) -> Path:

@@ -1,7 +1,5 @@
 """Files of a training in progress: the states after its last epochs and its best checkpoint."""
 
-import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -9,14 +7,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
 
 from cxrbatch.errors import CxrbatchError, UsageError
-from cxrbatch.files import written_whole
+from cxrbatch.files import disk_errors, lock_file, written_whole
 from cxrbatch.model.card import Card
 from cxrbatch.model.network import RadiographResNet
 from cxrbatch.model.weight_files import WeightsError, packed_checkpoint
@@ -81,7 +79,7 @@ def clear_states(folder: Path) -> None:
     Raises:
         CxrbatchError: A file cannot be deleted.
     """
-    with _explained(folder):
+    with _writing(folder):
         for path in [best_checkpoint(folder), *_leftovers(folder), *reversed(_states(folder))]:
             path.unlink(missing_ok=True)
 
@@ -97,13 +95,18 @@ def locked_folder(folder: Path) -> Iterator[None]:
         UsageError: Another training has the lock; this one does not wait for it.
         CxrbatchError: The folder cannot be made.
     """
-    with _explained(folder):
+    with _writing(folder):
         folder.mkdir(exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _lock(descriptor, folder)
+        with _writing(folder):
+            locked = lock_file(descriptor)
+        if not locked:
+            raise UsageError(
+                f"another training is using {folder}; wait for it, or choose another -o"
+            )
         try:
-            with _explained(folder):
+            with _writing(folder):
                 for path in _leftovers(folder):
                     path.unlink(missing_ok=True)
             yield
@@ -112,15 +115,6 @@ def locked_folder(folder: Path) -> Iterator[None]:
                 folder.rmdir()
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(
-            f"another training is using {folder}; wait for it, or choose another -o"
-        ) from None
 
 
 def write_state(
@@ -139,7 +133,7 @@ def write_state(
     """
     packed = io.BytesIO()
     torch.save({**state, "fingerprint": _canonical(fingerprint)}, packed)
-    with _explained(folder):
+    with _writing(folder):
         with written_whole(folder / f"state-{epoch:06}.pt") as file:
             _write_sealed(file, packed.getbuffer())
         for path in _states(folder)[_KEPT:]:
@@ -171,7 +165,7 @@ def write_best(folder: Path, model: RadiographResNet, card: Card) -> None:
         packed = packed_checkpoint(model=model, card=unfinished)
     except WeightsError as error:
         raise WeightsError(f"{error}; {_kept(folder)}give a lower --learning-rate") from None
-    with _explained(folder), written_whole(best_checkpoint(folder)) as file:
+    with _writing(folder), written_whole(best_checkpoint(folder)) as file:
         file.write(packed)
 
 
@@ -244,13 +238,10 @@ def _leftovers(folder: Path) -> list[Path]:
 
 
 def _whole(path: Path) -> TrainingState | None:
-    try:
+    with disk_errors(
+        f"cannot read {path}", other="check its permissions and the disk", error=CxrbatchError
+    ):
         content = _unsealed(path.read_bytes())
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise CxrbatchError(
-            f"cannot read {path}: {reason}; check its permissions and the disk"
-        ) from None
     if content is None:
         return None
     try:
@@ -298,19 +289,13 @@ def _difference(name: str, stored: object, current: object) -> str:
     return f"other {name}" if hashed else f"{name} was {stored}, now {current}"
 
 
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = _remedy(folder) if full else "check permissions and the disk"
-        raise CxrbatchError(f"cannot write into {folder}: {reason}; {remedy}") from None
-
-
-def _remedy(folder: Path) -> str:
-    return f"{_kept(folder)}free some space, then go on with --resume"
+def _writing(folder: Path) -> AbstractContextManager[None]:
+    return disk_errors(
+        f"cannot write into {folder}",
+        full=f"{_kept(folder)}free some space, then go on with --resume",
+        other="check permissions and the disk",
+        error=CxrbatchError,
+    )
 
 
 def _kept(folder: Path) -> str:

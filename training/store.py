@@ -5,13 +5,11 @@ has mapped. A record is written in one piece and begins with a hash of its rest.
 cut, by a kill, a power cut or a full disk, or that was edited, is ignored.
 """
 
-import errno
-import fcntl
 import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -20,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxrbatch.errors import CxrbatchError
-from cxrbatch.files import written_whole
+from cxrbatch.files import disk_errors, lock_file, written_whole
 from cxrbatch.model.preprocessing import ModelInput
 from cxrbatch.reading.outcomes import Outcome
 
@@ -30,7 +28,6 @@ _HASH_BYTES, _KEY_BYTES, _OUTCOME_BYTES, _PATIENT_BYTES = 16, 32, 48, 16
 _PATIENT_OFFSET = _HASH_BYTES + _KEY_BYTES + _OUTCOME_BYTES
 _OUTCOMES = {code.value.encode(): code for code in Outcome}
 _COPIED_AT_ONCE = 256
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +272,7 @@ def open_store(place: CacheFile) -> Iterator[InputStore]:
         lock = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         with cache_errors(place.folder):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_file(lock, wait=True)
             descriptor = _open_records(place)
         try:
             with cache_errors(place.folder):
@@ -287,20 +284,14 @@ def open_store(place: CacheFile) -> Iterator[InputStore]:
         os.close(lock)
 
 
-@contextmanager
-def cache_errors(folder: Path) -> Iterator[None]:
-    """Replace an OSError in the block by an error of one line with a remedy.
-
-    Raises:
-        CxrbatchError: In place of an OSError; it names the cache's folder.
-    """
-    try:
-        yield
-    except OSError as error:
-        remedy = "free space, or choose another --cache, then run again to go on"
-        if error.errno not in _FULL:
-            remedy = "choose another --cache"
-        raise CxrbatchError(f"cannot use the cache {folder}: {error.strerror}; {remedy}") from None
+def cache_errors(folder: Path) -> AbstractContextManager[None]:
+    """Replace an OSError in this context by a CxrbatchError that names the folder of the cache."""
+    return disk_errors(
+        f"cannot use the cache {folder}",
+        full="free space, or choose another --cache, then run again to go on",
+        other="choose another --cache",
+        error=CxrbatchError,
+    )
 
 
 def remove_stores(folder: Path) -> None:

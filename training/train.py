@@ -1,19 +1,23 @@
-"""The function `train`: from labelled files to a checkpoint and the files beside it."""
+"""The function `train`, from labelled files to a checkpoint, and the command that calls it."""
 
 import math
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-from cxrbatch.errors import CxrbatchError, UsageError
-from cxrbatch.model.inference import Precision, choose_device, choose_precision
-from cxrbatch.model.preprocessing import MAX_SIZE, MIN_SIZE, Geometry
-from cxrbatch.process import default_workers
+import click
+
+import cxrbatch.options as shared
+from cxrbatch.errors import UsageError, naming_arguments
+from cxrbatch.process import Interruption, default_workers
 from cxrbatch.training.console import Console
-from cxrbatch.training.distributed import local_device
-from cxrbatch.training.pipeline import TrainingResult, TrainingRun
-from cxrbatch.training.trainer import TrainingOptions
+
+if TYPE_CHECKING:  # the command's --help imports neither numpy nor torch
+    from cxrbatch.model.inference import Precision
+    from cxrbatch.model.preprocessing import Geometry
+    from cxrbatch.training.pipeline import TrainingResult
 
 Paths = str | Path | Sequence[str | Path]
 """One path, or several."""
@@ -30,7 +34,7 @@ def train(
     classes: Sequence[str] = (),
     arch: str = "resnet18",
     size: int = 160,
-    geometry: Geometry = "squeeze",
+    geometry: "Geometry" = "squeeze",
     epochs: int = 8,
     patience: int | None = None,
     draws: int | None = None,
@@ -45,10 +49,10 @@ def train(
     seed: int = 0,
     workers: int | None = None,
     device: str = "auto",
-    precision: Precision = "auto",
+    precision: "Precision" = "auto",
     resume: bool = False,
-    progress: bool | Console = True,
-) -> TrainingResult:
+    progress: "bool | Console" = True,
+) -> "TrainingResult":
     """Train a classifier on labelled radiographs, as the command `cxrbatch train` does.
 
     Args:
@@ -99,8 +103,15 @@ def train(
         CheckpointError: `init` or `teacher` cannot be used.
         CxrbatchError: The loss diverged, or a file cannot be written.
     """
+    from cxrbatch.model.inference import choose_device, choose_precision
+    from cxrbatch.training.distributed import local_device
+    from cxrbatch.training.pipeline import TrainingRun
+    from cxrbatch.training.trainer import TrainingOptions, checked_number
+
     console = progress if isinstance(progress, Console) else Console(enabled=progress)
-    with nullcontext() if console is progress else _naming_arguments():
+    with nullcontext() if console is progress else naming_arguments():
+        if isinstance(classes, str):
+            raise UsageError(f"classes is the text {classes[:60]!r}; give a list of names")
         chosen = local_device(choose_device(device))
         options = TrainingOptions(
             architecture=arch,
@@ -116,19 +127,20 @@ def train(
             flip=flip,
             seed=seed,
         )
-        _check_options(options)
         run = TrainingRun(
-            data=_paths(data),
-            roots=_paths(root),
+            data=_paths("data", data),
+            roots=_paths("root", root),
             classes=classes,
             output=Path(output),
             name=Path(output).stem if name is None else name,
             limits=[limit] if isinstance(limit, str) else limit,
-            options=options,
+            options=options.checked(),
             init=None if init is None else Path(init),
-            teachers=_paths(teacher),
+            teachers=_paths("teacher", teacher),
             cache=None if cache is None else Path(cache),
-            workers=default_workers() if workers is None else workers,
+            workers=int(
+                checked_number("workers", default_workers() if workers is None else workers)
+            ),
             device=chosen,
             drop_leaks=drop_leaks,
             resume=resume,
@@ -138,44 +150,142 @@ def train(
         return run.execute()
 
 
-def _paths(given: Paths) -> list[Path]:
-    return [Path(given)] if isinstance(given, str | Path) else [Path(path) for path in given]
-
-
-_RANGES: dict[str, tuple[float, float]] = {
-    "size": (MIN_SIZE, MAX_SIZE),
-    "epochs": (1, math.inf),
-    "patience": (1, math.inf),
-    "draws": (1, math.inf),
-    "batch_size": (2, math.inf),
-    "learning_rate": (math.ulp(0.0), 1),
-    "teacher_weight": (0, 1),
-    "seed": (0, math.inf),
-}
-
-
-def _check_options(options: TrainingOptions) -> None:
-    """Refuse what the command's own types refuse, too."""
-    for name, (low, high) in _RANGES.items():
-        value = getattr(options, name)
-        if value is not None and not low <= value <= high:
-            raise UsageError(f"{name} is {value}; give a value from {low:g} to {high:g}")
-
-
-_SWITCHES = {"--overwrite", "--resume", "--drop-leaks", "--flip"}
-_FLAG = re.compile(r"(?<![\w-])(--[a-z]+(?:-[a-z]+)*|-o)(?![\w-])")
-
-
-@contextmanager
-def _naming_arguments() -> Iterator[None]:
-    """Name arguments in place of the command's flags in the message of an error."""
-
-    def argument(flag: re.Match[str]) -> str:
-        name = "output" if flag[0] == "-o" else flag[0].removeprefix("--").replace("-", "_")
-        return f"{name}=True" if flag[0] in _SWITCHES else name
-
+def _paths(name: str, given: Paths) -> list[Path]:
     try:
-        yield
-    except CxrbatchError as error:
-        error.args = (_FLAG.sub(argument, str(error)), *error.args[1:])
-        raise
+        return [Path(path) for path in ([given] if isinstance(given, str | Path) else given)]
+    except TypeError:
+        raise UsageError(f"{name} is {given!r}; give a path, or several") from None
+
+
+def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    # Click's ranges let nan through: it is neither below nor above anything.
+    if not math.isfinite(value):
+        raise click.BadParameter("not a finite number", context, parameter)
+    return value
+
+
+def _listed(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
+@click.command("train")
+@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@shared.output_option("The checkpoint to write, a .safetensors file.")
+@shared.overwrite_option
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    multiple=True,
+    metavar="DIR",
+    help="What paths in labels files are relative to; may be repeated.  [default: their folder]",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Keep decoded images here for later runs.  [default: beside the output, for this run]",
+)
+@click.option("--name", help="Name in the checkpoint's card.  [default: the output's name]")
+@click.option(
+    "--classes",
+    default="",
+    show_default=False,
+    callback=_listed,
+    metavar="A,B,…",
+    help="Classes in the order of the scores.",
+)
+@click.option(
+    "--arch",
+    type=click.Choice(["resnet18", "resnet34", "resnet50"]),
+    default="resnet18",
+    help="Architecture.",
+)
+@shared.size_option(160)
+@shared.geometry_option
+@click.option("--epochs", type=click.IntRange(min=1), default=8, help="Passes over the draws.")
+@click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    metavar="EPOCHS",
+    help="Stop after so many epochs without a better one.  [default: never]",
+)
+@click.option(
+    "--draws",
+    type=click.IntRange(min=1),
+    help="Images drawn per epoch, classes equally often.  [default: one per training image]",
+)
+@shared.batch_size_option(32, smallest=2)
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    callback=_finite,
+    default=1e-3,
+    help="Peak of the schedule.",
+)
+@click.option(
+    "--limit",
+    multiple=True,
+    metavar="TEXT",
+    help="A sentence for the card about what the data cannot show; may be repeated.",
+)
+@click.option(
+    "--init",
+    type=shared.FILE,
+    metavar="FILE",
+    help="Weights to start from: a checkpoint, or a state dict of a torchvision ResNet.",
+)
+@click.option(
+    "--teacher",
+    type=shared.FILE,
+    multiple=True,
+    metavar="FILE",
+    help="A checkpoint of the same classes whose opinion is learned too; may be repeated.",
+)
+@click.option(
+    "--teacher-weight",
+    type=click.FloatRange(min=0, max=1),
+    callback=_finite,
+    default=0.7,
+    help="Share of the teachers in the loss.",
+)
+@click.option(
+    "--drop-leaks",
+    is_flag=True,
+    help="Where a given split has one patient or picture on two sides, leave out the copies.",
+)
+@click.option("--flip", is_flag=True, help="Mirror half of the images; hearts change sides.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of split and training.")
+@shared.workers_option
+@shared.device_option
+@shared.precision_option()
+@click.option("--resume", is_flag=True, help="Go on with a training that was stopped.")
+def command(**arguments: object) -> int:
+    """Train a model on class folders or files of labels.
+
+    Each DATA is a folder of class folders (DATA/<class>/…) or a CSV or Parquet file with the
+    columns path and label and, optionally, patient, source and split (train, val or test).
+    Without a split, patients are divided 8 : 1 : 1; pictures that are nearly equal count as one
+    patient's. The epoch with the best validation AUC is kept; test is looked at once.
+
+    A training may be stopped at any moment: with --resume the same command goes on after its last
+    whole epoch. Until it is done, its best checkpoint so far lies in the folder NAME.training.
+
+    Beside the checkpoint come its split (.split.csv), examples of augmented images
+    (.augmented.png), curves (.curves.svg), and a results table of validation and test
+    (.results.parquet).
+
+    Research use only: the model is not a medical device.
+
+    \b
+    Examples:
+      cxrbatch train labels.csv -o model.safetensors --epochs 8
+      cxrbatch train a.csv b.parquet --root /films -o model.safetensors --cache inputs
+      torchrun --nproc-per-node 2 -m cxrbatch train labels.csv -o model.safetensors
+    """
+    console = Console(words=click.get_current_context().obj or ())
+    with Interruption(console.interrupted) as interruption:
+        # All of it before signals raise: an import may swallow an exception.
+        import_module("cxrbatch.training.pipeline")
+        interruption.arm()
+        result = train(**cast(dict[str, Any], arguments), progress=console)
+    return 0 if result.all_read else shared.SOME_UNREADABLE

@@ -3,25 +3,57 @@
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel
 
-from cxrbatch.model.card import Card
+from cxrbatch.errors import UsageError
+from cxrbatch.model.card import ARCHITECTURES, Card
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.inference import DTYPES, Precision
 from cxrbatch.model.network import RadiographResNet
-from cxrbatch.model.preprocessing import Geometry
+from cxrbatch.model.preprocessing import MAX_SIZE, MIN_SIZE, Geometry
 from cxrbatch.training.augment import mix, mixed_cross_entropy
 from cxrbatch.training.distributed import ALONE, ProcessGroup, with_shared_batch_norm
 from cxrbatch.training.initial import Teachers
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
+
+# Kind, smallest and largest value of each number that `train` takes; torch's seeds have 64 bits.
+_NUMBERS: dict[str, tuple[type[int] | type[float], float, float]] = {
+    "size": (int, MIN_SIZE, MAX_SIZE),
+    **dict.fromkeys(("epochs", "patience", "draws"), (int, 1, math.inf)),
+    "batch_size": (int, 2, math.inf),
+    "learning_rate": (float, math.ulp(0.0), 1),
+    "teacher_weight": (float, 0, 1),
+    "seed": (int, 0, (1 << 64) - 1),
+    "workers": (int, 0, math.inf),
+}
+
+
+def checked_number(name: str, value: object) -> int | float:
+    """Return the value of an argument of `train` as a plain int or float.
+
+    Args:
+        name: Name of the argument, such as "epochs"; it decides the kind and the range.
+        value: What the caller gave; numbers of NumPy are converted.
+
+    Raises:
+        UsageError: It is no number of that kind (True and False are none), or out of the range.
+    """
+    kind, low, high = _NUMBERS[name]
+    plain = value.item() if isinstance(value, np.number) else value
+    if isinstance(plain, bool) or not isinstance(plain, int | kind) or not low <= plain <= high:
+        limits = f"from {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        whole = "a whole number" if kind is int else "a number"
+        raise UsageError(f"{name} is {str(value)[:60]}; give {whole} {limits}")
+    return kind(plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +105,27 @@ class TrainingOptions:
             images: Number of training images, which takes the place of `draws` if that is None.
         """
         return math.ceil((self.draws or images) / self.batch_size)
+
+    def checked(self) -> "TrainingOptions":
+        """Return the same options with plain numbers, as a card can hold them.
+
+        Raises:
+            UsageError: A number is of another type or out of range, or the architecture or the
+                geometry is unknown; the message names the argument of `train`.
+        """
+        for name, value, known in (
+            ("arch", self.architecture, ARCHITECTURES),
+            ("geometry", self.geometry, get_args(Geometry)),
+        ):
+            if value not in known:
+                raise UsageError(f"{name} is {str(value)[:60]}; choose {', '.join(known)}")
+        given = {name: getattr(self, name) for name in _NUMBERS if name != "workers"}
+        plain: dict[str, Any] = {
+            name: checked_number(name, value)
+            for name, value in given.items()
+            if value is not None or name not in ("patience", "draws")
+        }
+        return replace(self, **plain)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +306,9 @@ class Trainer:
         """Load a state that `state` returned, into a trainer made with the same arguments.
 
         Raises:
-            KeyError: A part is missing. A damaged part raises what its `load_state_dict` raises.
+            KeyError: A part of the state, or a value in a part, is missing.
+            RuntimeError, TypeError, ValueError or AttributeError: A part does not fit this trainer
+                or is damaged; the parts before it are loaded already.
         """
         for name, part in self._parts().items():
             part.load_state_dict(state[name])

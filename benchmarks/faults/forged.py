@@ -26,7 +26,7 @@ from forged_tables import Forger, forged_tables
 import cxrbatch.reports.comparison
 import cxrbatch.reports.page
 import cxrbatch.reports.report
-import cxrbatch.training.command
+import cxrbatch.training.pipeline
 import cxrbatch.training.train  # noqa: F401  so that forks have these loaded
 from cxrbatch.cli import main as command
 from cxrbatch.webapp.app import create_app

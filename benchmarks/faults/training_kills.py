@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from runs import check, start
 
-import cxrbatch.training.train  # noqa: F401  so that forks have it loaded
+import cxrbatch.training.pipeline  # noqa: F401  so that forks have it loaded
 from cxrbatch.model.checkpoint import load_checkpoint, read_card
 
 

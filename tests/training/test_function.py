@@ -1,15 +1,18 @@
 """`train` as a function: the options of the command as arguments, and errors in their words."""
 
 import inspect
+import json
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from calls import FAST, labels_csv, ordinary
 
 from cxrbatch.cli import main
 from cxrbatch.errors import CheckpointError, CxrbatchError, LabelError, UsageError
-from cxrbatch.training.command import command
-from cxrbatch.training.train import train
+from cxrbatch.training.train import command, train
+from cxrbatch.training.trainer import TrainingOptions
 
 FEW = {
     "size": 32,
@@ -50,8 +53,7 @@ def test_messages_and_figures_are_shown_unless_told_otherwise(
 def test_its_arguments_are_the_commands_options_with_the_same_defaults() -> None:
     arguments = dict(inspect.signature(train).parameters)
     del arguments["progress"]
-    others = {"roots": "root", "limits": "limit", "teachers": "teacher"}
-    options = {others.get(str(p.name), p.name): p for p in command.params}
+    options = {p.name: p for p in command.params}
     assert options.keys() == arguments.keys()
     for name, option in options.items():
         default = arguments[name].default
@@ -62,8 +64,13 @@ def test_its_arguments_are_the_commands_options_with_the_same_defaults() -> None
 @pytest.mark.parametrize(
     ("given", "kind", "expected"),
     [
-        ({"epochs": 0}, UsageError, "epochs is 0; give a value from 1"),
-        ({"size": 31}, UsageError, "size is 31; give a value from 32 to 2048"),
+        ({"epochs": 0}, UsageError, "epochs is 0; give a whole number from 1"),
+        ({"size": 31}, UsageError, "size is 31; give a whole number from 32 to 2048"),
+        ({"seed": 1 << 64}, UsageError, "seed is 18446744073709551616; give a whole number from 0"),
+        ({"arch": "vit"}, UsageError, "arch is vit; choose resnet18, "),
+        ({"geometry": None}, UsageError, "geometry is None; choose squeeze, pad"),
+        ({"classes": "A,B"}, UsageError, "classes is the text 'A,B'; give a list of names"),
+        ({"teacher": 7}, UsageError, "teacher is 7; give a path, or several"),
         ({"learning_rate": float("nan")}, UsageError, "learning_rate is nan"),
         ({"teacher_weight": 1.5}, UsageError, "teacher_weight is 1.5"),
         ({"device": "tpu"}, UsageError, "tpu"),
@@ -84,6 +91,31 @@ def test_errors_name_arguments(
         train(level_archive, tmp_path / "m.safetensors", **{**FEW, **given})
     assert "--" not in str(caught.value)
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("value", [1.5, "x", None, float("nan"), True, -1, [3]])
+@pytest.mark.parametrize(
+    "name", ["size", "epochs", "patience", "draws", "batch_size", "seed", "workers"]
+)
+def test_what_is_no_count_is_refused_by_name(tmp_path: Path, name: str, value: object) -> None:
+    if value is None and name in ("patience", "draws", "workers"):
+        return  # the default
+    with pytest.raises(UsageError, match=rf"^{name} is .*; give a whole number from \d"):
+        train(tmp_path, tmp_path / "m.safetensors", **{**FEW, name: value})
+
+
+@pytest.mark.parametrize("value", ["0.1", None, float("nan"), True, -1, 1.5, 1j])
+@pytest.mark.parametrize("name", ["learning_rate", "teacher_weight"])
+def test_what_is_no_number_is_refused_by_name(tmp_path: Path, name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=rf"^{name} is .*; give a number from "):
+        train(tmp_path, tmp_path / "m.safetensors", **{**FEW, name: value})
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    given = TrainingOptions(size=np.int32(64), epochs=np.int64(3), learning_rate=np.float32(0.5))
+    options = given.checked()
+    assert (options.size, options.epochs, options.learning_rate) == (64, 3, 0.5)
+    assert json.loads(json.dumps(asdict(options))) == asdict(options)
 
 
 def test_an_existing_output_is_refused_in_arguments(level_archive: Path, tmp_path: Path) -> None:

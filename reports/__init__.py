@@ -5,9 +5,8 @@ A results table and labels flow in; one HTML page without scripts, and JSON, flo
     command    the commands `report` and `compare`
     report     `write_report`: everything that a report says
     comparison `write_comparison`: everything that a comparison says
-    subgroups  figures of parts of the images
     copies     equal and nearly equal pictures
     gallery    images to show, read from the archive in child processes
     charts     curves and histograms as SVG
-    page       templates, and every foreign text made visible
+    page       templates, every foreign text made visible, and files written whole
 """

@@ -12,8 +12,7 @@ import pandas as pd
 from cxrbatch.errors import LabelError, TableError
 from cxrbatch.files import shown
 from cxrbatch.reports.gallery import AS_SCORED, GalleryImage, PictureSource, gallery_images
-from cxrbatch.reports.page import render
-from cxrbatch.reports.report import OnStep, as_text, check_outputs, no_steps, write_outputs
+from cxrbatch.reports.page import OnStep, as_text, check_outputs, no_steps, render, write_outputs
 from cxrbatch.results.analysis import Positions, analyse, card_of, model_name, read_scores
 from cxrbatch.results.figures import Evaluation
 from cxrbatch.results.frames import Results

@@ -5,15 +5,19 @@ Its Content-Security-Policy allows pictures as data: URLs and the one style shee
 
 import base64
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from cxrbatch.errors import UsageError
+from cxrbatch.files import check_output, written_whole
 from cxrbatch.reports import charts
 from cxrbatch.results.figures import Figure
 from cxrbatch.version import VERSION
@@ -116,3 +120,67 @@ def _environment() -> Environment:
         environment.filters[function.__name__] = function
     environment.globals["charts"] = charts
     return environment
+
+
+OnStep = Callable[[str], None]
+"""Called with the name of each step, such as "evaluating", before the step begins."""
+
+
+def no_steps(step: str) -> None:
+    """Do nothing: the `OnStep` for callers that show no progress."""
+
+
+def as_text(value: object) -> object:
+    """Convert a value of a table's provenance, of any type, to texts that JSON can hold.
+
+    A dict becomes a dict of texts and a list a list of texts; None stays None; all else is a text.
+    """
+    if isinstance(value, dict):
+        return {str(name): str(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [str(part) for part in value]
+    return None if value is None else str(value)
+
+
+def check_outputs(
+    outputs: Sequence[Path | None], sources: Sequence[Path | None], *, overwrite: bool
+) -> None:
+    """Check before any work is done that outputs can be written; None stands for no file.
+
+    Args:
+        outputs: The files to write.
+        sources: The files that are read.
+        overwrite: Whether an existing output is allowed. A source never is.
+
+    Raises:
+        UsageError: An output exists, is a source, a folder or no regular file, its folder is
+            missing, or two outputs are one file.
+    """
+    targets = [target for target in outputs if target is not None]
+    for target in targets:
+        for source in filter(None, sources):
+            check_output(target, overwrite=overwrite, source=source)
+    if len({target.resolve() for target in targets}) < len(targets):
+        raise UsageError("--json and --output name one file; choose two")
+
+
+def write_outputs(
+    page: bytes, output: Path | None, figures: Mapping[str, Any], json_file: Path | None
+) -> None:
+    """Write a page and its figures to files, each whole or not at all; existing files are replaced.
+
+    Args:
+        page: The HTML page.
+        output: The file for the page; None to write none.
+        figures: What the JSON file holds.
+        json_file: The file for the figures; None to write none.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    if output is not None:
+        with written_whole(output) as file:
+            file.write(page)
+    if json_file is not None:
+        with written_whole(json_file) as file:
+            file.write(json.dumps(figures, indent=1, allow_nan=False).encode())

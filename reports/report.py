@@ -1,7 +1,6 @@
 """A report: everything that the page shows and the JSON file holds, and both files written."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxrbatch.errors import UsageError
-from cxrbatch.files import check_output, written_whole
 from cxrbatch.reading.outcomes import Flag
 from cxrbatch.reports.copies import Copies, find_copies
 from cxrbatch.reports.gallery import (
@@ -21,22 +18,21 @@ from cxrbatch.reports.gallery import (
     choose,
     gallery_images,
 )
-from cxrbatch.reports.page import render
-from cxrbatch.reports.subgroups import FEW, Subgroups, evaluate_subgroups
+from cxrbatch.reports.page import OnStep, as_text, check_outputs, no_steps, render, write_outputs
 from cxrbatch.results.analysis import Analysis, Flow, analyse
-from cxrbatch.results.evaluation import by_class, evaluate_analysis
+from cxrbatch.results.evaluation import (
+    FEW,
+    Subgroups,
+    by_class,
+    evaluate_analysis,
+    evaluate_subgroups,
+)
 from cxrbatch.results.figures import Evaluation
 from cxrbatch.results.table import Table, open_table
 from cxrbatch.results.truth import UNKNOWN
 from cxrbatch.version import VERSION
 
 _BINS = 20
-OnStep = Callable[[str], None]
-"""Called with the name of each step, such as "evaluating", before the step begins."""
-
-
-def no_steps(step: str) -> None:
-    """Do nothing: the `OnStep` for callers that show no progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,50 +163,6 @@ def write_report(
     return values
 
 
-def check_outputs(
-    outputs: Sequence[Path | None], sources: Sequence[Path | None], *, overwrite: bool
-) -> None:
-    """Check before any work is done that outputs can be written; None stands for no file.
-
-    Args:
-        outputs: The files to write.
-        sources: The files that are read.
-        overwrite: Whether an existing output is allowed. A source never is.
-
-    Raises:
-        UsageError: An output exists, is a source, a folder or no regular file, its folder is
-            missing, or two outputs are one file.
-    """
-    targets = [target for target in outputs if target is not None]
-    for target in targets:
-        for source in filter(None, sources):
-            check_output(target, overwrite=overwrite, source=source)
-    if len({target.resolve() for target in targets}) < len(targets):
-        raise UsageError("--json and --output name one file; choose two")
-
-
-def write_outputs(
-    page: bytes, output: Path | None, figures: Mapping[str, Any], json_file: Path | None
-) -> None:
-    """Write a page and its figures to files, each whole or not at all; existing files are replaced.
-
-    Args:
-        page: The HTML page.
-        output: The file for the page; None to write none.
-        figures: What the JSON file holds.
-        json_file: The file for the figures; None to write none.
-
-    Raises:
-        OSError: A file cannot be written.
-    """
-    if output is not None:
-        with written_whole(output) as file:
-            file.write(page)
-    if json_file is not None:
-        with written_whole(json_file) as file:
-            file.write(json.dumps(figures, indent=1, allow_nan=False).encode())
-
-
 def make_report(
     path: Path,
     *,
@@ -280,18 +232,6 @@ def make_report(
         root=str(table.provenance.get("archive_root", "")) if source.show_paths else None,
         paths=_paths_of_copies(table, copies) if source.show_paths else {},
     )
-
-
-def as_text(value: object) -> object:
-    """Convert a value of a table's provenance, of any type, to texts that JSON can hold.
-
-    A dict becomes a dict of texts and a list a list of texts; None stays None; all else is a text.
-    """
-    if isinstance(value, dict):
-        return {str(name): str(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [str(part) for part in value]
-    return None if value is None else str(value)
 
 
 def _distribution(table: Table, analysis: Analysis) -> Distribution:

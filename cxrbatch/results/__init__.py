@@ -13,7 +13,7 @@ never while an archive is scored.
     label_files    these rows, checked
     truth          labels joined with the rows of a table
     analysis       checked scores with their truth: the images that are analysed, and the flow
-    evaluation     `evaluate` and `headline`: the figures of a table against the truth
+    evaluation     `evaluate` and `headline`: the figures of a table against the truth; subgroups
     figures        these figures as plain values, and as a DataFrame
     statistics     the calculation of the figures from arrays
 """

@@ -3,9 +3,8 @@
 True class indices, probabilities and patient numbers flow in; figures with 95 % intervals flow out.
 
     intervals        plain metrics, Wilson's interval, and the bootstrap over patients
-    curves           ROC and precision-recall curves, operating points, DeLong's variance
-    decisions        rates of the most probable class, and calibration
-    ranked           figures of one score against one question
-    figure_intervals makes a figure: a statistic with the interval that fits it
+    curves           ROC and precision-recall curves, operating points, areas with DeLong's variance
+    decisions        shares of images as figures; rates of the most probable class, and calibration
+    ranked           figures of one score against one question, areas among them
     calculation      all figures of n images; the comparison of two models
 """

@@ -10,9 +10,9 @@ from scipy.stats import binomtest
 
 from cxrbatch.results.figures import Evaluation, Figure, Headline, SubgroupFigures
 from cxrbatch.results.statistics.curves import Contrast, Ranking, contrast, delong_area, mean_area
-from cxrbatch.results.statistics.decisions import Decisions, Reliability
-from cxrbatch.results.statistics.figure_intervals import (
-    area_figure,
+from cxrbatch.results.statistics.decisions import (
+    Decisions,
+    Reliability,
     proportion_of_images,
     resampled,
 )
@@ -31,7 +31,7 @@ from cxrbatch.results.statistics.intervals import (
     one_vs_rest_auc,
     replicates_for,
 )
-from cxrbatch.results.statistics.ranked import OneVsRest, RankedAbnormal, RankedClass
+from cxrbatch.results.statistics.ranked import OneVsRest, RankedAbnormal, RankedClass, area_figure
 
 _NORMAL = "normal"
 _NO_AREA = "no class has images while another has some too"

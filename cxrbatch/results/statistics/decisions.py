@@ -1,4 +1,4 @@
-"""Statistics of the most probable class: rates from counts of truth by prediction, calibration.
+"""Shares of images as figures; rates of the most probable class, and calibration.
 
 Not by scikit-learn, which takes one vector of weights at a time: here some hundred resamples are
 one sparse product.
@@ -7,16 +7,10 @@ one sparse product.
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from cxrbatch.results.figures import Calibration, Figure
-from cxrbatch.results.statistics.figure_intervals import (
-    NO_IMAGES,
-    NO_NEGATIVE,
-    NO_POSITIVE,
-    proportion,
-    resampled,
-)
 from cxrbatch.results.statistics.intervals import (
     Classes,
     Estimate,
@@ -26,7 +20,16 @@ from cxrbatch.results.statistics.intervals import (
     Weights,
     mean_of_defined,
     ratio,
+    wilson,
 )
+
+Chosen = npt.NDArray[np.bool_]
+
+WILSON, WILSON_OF_PATIENTS = "Wilson", "Wilson over patients"
+BOOTSTRAP = "patient bootstrap"
+
+NO_IMAGES = "no images"
+NO_POSITIVE, NO_NEGATIVE = "no image is of this class", "every image is of this class"
 
 OVERALL = ("accuracy", "balanced_accuracy", "macro_f1")
 BY_CLASS = ("sensitivity", "specificity", "ppv", "npv", "f1")
@@ -38,6 +41,75 @@ _REASONS = (
     "this class is always predicted",
     "no image is of this class, and none is predicted to be",
 )
+
+
+def one_each(groups: Groups) -> bool:
+    """Return whether no two images are of the same patient.
+
+    Args:
+        groups: Shape (n,), the number of each image's patient, from 0 without gaps.
+    """
+    return len(groups) == 0 or int(groups.max()) + 1 == len(groups)
+
+
+def undefined(n: int, reason: str) -> Figure:
+    """Return a figure without value and interval.
+
+    Args:
+        n: Number of images that it describes.
+        reason: Why there is no value, for a reader.
+    """
+    return Figure(None, None, None, n, None, reason)
+
+
+def resampled(estimate: Estimate, n: int, reason: str) -> Figure:
+    """Return the figure of a statistic with its bootstrap interval.
+
+    Args:
+        estimate: The statistic; it says itself why it has no interval.
+        n: Number of images that it describes.
+        reason: Why it has no value, for a reader; used only if it has none.
+    """
+    if estimate.value is None:
+        return undefined(n, reason)
+    if estimate.interval is None:
+        return Figure(estimate.value, None, None, n, None, estimate.reason)
+    return Figure(estimate.value, *estimate.interval, n, BOOTSTRAP)
+
+
+def proportion(estimate: Estimate, among: Chosen, groups: Groups, reason: str) -> Figure:
+    """Return the figure of a share, with Wilson's interval or the bootstrap's.
+
+    Wilson's is for one image per patient; with several images of a patient, the bootstrap's is
+    taken. But a share of 0 or 1 is the same in all resamples; its interval is Wilson's with the
+    number of patients in place of that of images.
+
+    Args:
+        estimate: The share, with the bootstrap's interval.
+        among: Shape (n,), whether the share's denominator counts each image.
+        groups: Shape (n,), the number of each image's patient.
+        reason: Why the share has no value, for a reader; used only if it has none.
+    """
+    n = int(np.count_nonzero(among))
+    if n == 0 or estimate.value is None:
+        return undefined(n, reason)
+    if one_each(groups):
+        return Figure(estimate.value, *wilson(round(estimate.value * n), n), n, WILSON)
+    if estimate.constant and estimate.value in (0.0, 1.0):
+        patients = len(np.unique(groups[among]))
+        bounds = wilson(round(estimate.value * patients), patients)
+        return Figure(estimate.value, *bounds, n, WILSON_OF_PATIENTS)
+    return resampled(estimate, n, reason)
+
+
+def proportion_of_images(hits: int, n: int) -> Figure:
+    """Return the figure `hits` / `n` with Wilson's interval, as if each image had its own patient.
+
+    A figure without a value where `n` is 0.
+    """
+    if n == 0:
+        return undefined(0, NO_IMAGES)
+    return Figure(hits / n, *wilson(hits, n), n, WILSON)
 
 
 class Decisions:

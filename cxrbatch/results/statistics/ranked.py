@@ -5,25 +5,34 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from sklearn.metrics import precision_recall_curve
 
-from cxrbatch.results.figures import ClassFigures, Curve, Figure, OperatingFigures, RuleOut, Triage
+from cxrbatch.results.figures import (
+    ClassFigures,
+    Curve,
+    Figure,
+    Histogram,
+    OperatingFigures,
+    RuleOut,
+    Triage,
+)
 from cxrbatch.results.statistics.curves import (
+    Area,
     Ranking,
     Roc,
     ThresholdRates,
     delong_area,
+    delong_interval,
     operating_points,
     roc,
 )
-from cxrbatch.results.statistics.figure_intervals import (
+from cxrbatch.results.statistics.decisions import (
     NO_IMAGES,
     NO_NEGATIVE,
     NO_POSITIVE,
     Chosen,
-    area_figure,
-    histogram,
+    one_each,
     proportion,
     resampled,
-    thinned,
+    undefined,
 )
 from cxrbatch.results.statistics.intervals import (
     Estimate,
@@ -34,6 +43,9 @@ from cxrbatch.results.statistics.intervals import (
     ratio,
 )
 
+DELONG, DELONG_OF_PATIENTS = "DeLong", "DeLong over patients"
+_HISTOGRAM_BINS = 20
+_MOST_POINTS = 300
 _TARGETS = (0.95, 0.98, 0.99)
 _THESE_IMAGES, _VALIDATION = "these images", "validation"
 _RATES = len(ThresholdRates._fields) + 2
@@ -277,3 +289,52 @@ def _at_prevalence(rates: ThresholdRates, prevalence: float | None) -> tuple[Val
     true, false = sick * rates.sensitivity, well * (1.0 - rates.specificity)
     spared, missed = well * rates.specificity, sick * (1.0 - rates.sensitivity)
     return ratio(true, true + false), ratio(spared, spared + missed)
+
+
+def area_figure(value: float | None, found: Area | None, groups: Groups, reason: str) -> Figure:
+    """Return the figure of an area under a ROC curve, with DeLong's interval.
+
+    Args:
+        value: The area; None where undefined.
+        found: The same with its variance; None where there are too few patients: the figure then
+            has no interval. Nor has it one where the variance is 0.
+        groups: Shape (n,), the number of each image's patient.
+        reason: Why the area has no value, for a reader; used only if it has none.
+    """
+    n = len(groups)
+    if value is None:
+        return undefined(n, reason)
+    if found is None:
+        too_few = "no interval: fewer than two patients on one side"
+        return Figure(value, None, None, n, None, too_few)
+    bounds = delong_interval(found)
+    if bounds is None:
+        return Figure(value, None, None, n, None, "no interval: DeLong's variance is 0")
+    method = DELONG if one_each(groups) else DELONG_OF_PATIENTS
+    return Figure(value, *bounds, n, method)
+
+
+def histogram(positive: Chosen, score: Probabilities) -> Histogram:
+    """Count images by score in 20 bins of equal width over [0, 1].
+
+    Args:
+        positive: Shape (n,), whether each image is of the class; both sides are counted apart.
+        score: Shape (n,), in [0, 1].
+    """
+    edges = np.linspace(0.0, 1.0, _HISTOGRAM_BINS + 1)
+    counts = [np.histogram(score[side], edges)[0] for side in (positive, ~positive)]
+    first, second = (tuple(map(int, side)) for side in counts)
+    return Histogram(tuple(edges.tolist()), first, second)
+
+
+def thinned(x: Values, y: Values) -> Curve:
+    """Return at most about 300 points of a curve, at equal steps along it, with both its ends.
+
+    Args:
+        x: Shape (points,).
+        y: Shape (points,).
+    """
+    along = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
+    wanted = np.searchsorted(along, np.linspace(0.0, along[-1], _MOST_POINTS))
+    kept = np.unique(np.concatenate([[0], np.minimum(wanted, len(x) - 1), [len(x) - 1]]))
+    return Curve(tuple(x[kept].tolist()), tuple(y[kept].tolist()))

@@ -1,5 +1,8 @@
 """Windows of multi-frame objects, which lie in functional groups (PS3.3 C.7.6.16)."""
 
+import errno
+import io
+import os
 import struct
 import subprocess
 from pathlib import Path
@@ -22,6 +25,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from cxrbatch.reading.dicom.reader import read_dicom
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, iterate_radiographs_bytes
 
@@ -179,6 +183,36 @@ def test_an_invalid_window_in_a_group_is_flagged() -> None:
     (first, second) = displays(enhanced(None, [group(window=(100, 0)), group(window=(100, 50))]))
     assert {Flag.NO_VOI, Flag.VOI_IGNORED} <= set(first.flags)
     assert Flag.VOI_IGNORED not in second.flags
+
+
+class BadDisk(io.BytesIO):
+    """A file with one sector that cannot be read once `at` is set to an offset in it."""
+
+    at = -1
+
+    def read(self, count: int | None = -1) -> bytes:
+        start, data = self.tell(), super().read(count)
+        if start <= self.at < start + len(data):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return data
+
+
+@pytest.mark.parametrize("bad", [1, 2])
+def test_a_group_that_the_disk_loses_costs_its_own_frame(bad: int) -> None:
+    dataset = dataset_of(np.stack([ramp()] * 4))
+    windows = [(1500, 1000), (71717, 900), (81818, 901), (901, 950)]
+    dataset.add_new(PER_FRAME, "SQ", [group(window=window) for window in windows])
+    data = write_dicom(dataset)
+    stream = BadDisk(data)
+    readings = read_dicom(stream, size=len(data), options=ReadingOptions())
+    first = next(readings)
+    stream.at = data.index(str(windows[bad][0]).encode())
+    rest = list(readings)
+    assert [reading.frame for reading in (first, *rest)] == [0, 1, 2, 3]
+    lost = rest.pop(bad - 1)
+    assert (lost.outcome, lost.image) == (Outcome.UNREADABLE_FILE, None)
+    assert lost.facts.modality == first.facts.modality == "DX"
+    assert {reading.outcome for reading in (first, *rest)} == {Outcome.SCORED}
 
 
 @pytest.mark.parametrize("delimited", [False, True])

@@ -161,15 +161,13 @@ class _DicomImage:
     def read(self, number: int) -> Reading:
         """Read one frame, counted from 0; if it fails, the other frames do not."""
         facts, exclusion = self._description.facts, self._description.exclusion
-        flags, transforms = set(self._description.flags), self._transforms
-        if self._transform_reader is not None and transforms is not None:
-            if number > 0 and self._transform_reader.has_groups:
-                with quietly():
-                    transforms = self._transform_reader.of_frame(number)
-            facts = replace(facts, voi_source=transforms.display.voi_source(self._no_voi))
-            flags |= {Flag.NO_VOI} if transforms.display.voi is None else set()
-            flags |= {Flag.VOI_IGNORED} if transforms.is_ignored else set()
+        flags = set(self._description.flags)
         try:
+            transforms = self._transforms_of(number)
+            if transforms is not None:
+                facts = replace(facts, voi_source=transforms.display.voi_source(self._no_voi))
+                flags |= {Flag.NO_VOI} if transforms.display.voi is None else set()
+                flags |= {Flag.VOI_IGNORED} if transforms.is_ignored else set()
             grey, is_colour, deviations = self._render(number, transforms)
         except (KeyboardInterrupt, SystemExit):
             raise
@@ -192,6 +190,14 @@ class _DicomImage:
         outcome = Outcome.SCORED if exclusion is None else exclusion.outcome
         detail, ordered = "; ".join(remarks), ordered_flags(flags)
         return Reading(number, "dicom", outcome, detail, facts, ordered, grey)
+
+    def _transforms_of(self, number: int) -> FrameTransforms | None:
+        """The display transforms of a frame; None for an image in colour."""
+        reader = self._transform_reader
+        if reader is None or number == 0 or not reader.has_groups:
+            return self._transforms
+        with quietly():
+            return reader.of_frame(number)
 
     def _render(
         self, number: int, transforms: FrameTransforms | None

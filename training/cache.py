@@ -211,8 +211,8 @@ class InputReader:
     def read(self, file: ArchiveFile) -> DecodedFile:
         """Read, hash and decode one file; in case of a defect, the result's outcome says which.
 
-        A file whose bytes the store has is hashed and not decoded. Of a file that is larger than
-        any radiograph may be, only the outcome is returned.
+        A file whose bytes the store has is hashed and not decoded. Of a file that is empty, or
+        larger than any radiograph may be, only the outcome is returned.
 
         Args:
             file: The file; its path is absolute.
@@ -220,7 +220,9 @@ class InputReader:
         options = ReadingOptions(no_voi=self.recipe.no_voi)
         try:
             with open_regular(file.path) as stream:
-                if os.fstat(stream.fileno()).st_size > file_limit(options.max_pixels):
+                # Of an empty file the name decides, so its content has no one outcome to store.
+                size = os.fstat(stream.fileno()).st_size
+                if not 0 < size <= file_limit(options.max_pixels):
                     return DecodedFile(None, next(iterate_radiographs(file.path, options)).outcome)
                 # The bytes that are hashed are those that are decoded, whoever writes meanwhile.
                 data = stream.read()

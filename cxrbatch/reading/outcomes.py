@@ -87,7 +87,7 @@ scored (scored)
 The image was read and may be scored.
 Nothing to do.
 not_an_image (excluded)
-The file is neither DICOM nor PNG nor JPEG, or it is empty.
+The file is neither DICOM nor PNG nor JPEG, or is empty and not named as an image.
 None needed; convert other image formats to DICOM or PNG to have them scored.
 not_a_radiograph (excluded)
 A DICOM image of a modality that is not a projection radiograph.
@@ -129,7 +129,7 @@ unsupported_image (failed)
 The header describes an image that the standard's rules cannot display.
 Check photometric interpretation, bit depths and samples per pixel in the header.
 truncated (failed)
-The file ends before its image does.
+The file ends before its image does, or is empty and named as an image or container.
 Copy or export the file again.
 corrupt (failed)
 The file contradicts its format: damaged bytes, a bad checksum or an impossible header.

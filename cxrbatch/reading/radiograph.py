@@ -26,7 +26,13 @@ from cxrbatch.reading.readings import (
     file_limit,
     ordered_flags,
 )
-from cxrbatch.reading.sniffing import HEAD_BYTES, open_regular, sniff, unopened_container
+from cxrbatch.reading.sniffing import (
+    HEAD_BYTES,
+    is_named_as_image,
+    open_regular,
+    sniff,
+    unopened_container,
+)
 
 __all__ = [
     "DEFAULT_OPTIONS",
@@ -85,7 +91,8 @@ def iterate_radiographs(
 
     def read() -> Iterator[Reading]:
         with open_regular(path) as stream:
-            yield from _read_stream(stream, os.fstat(stream.fileno()).st_size, options)
+            size = os.fstat(stream.fileno()).st_size
+            yield from _read_stream(stream, size, options, os.fsencode(path))
 
     return _without_errors(read)
 
@@ -158,7 +165,7 @@ def iterate_member(
 
     def read() -> Iterator[Reading]:
         with open_member(container, name, offset) as member:
-            for reading in _read_stream(member.stream, member.size, options):
+            for reading in _read_stream(member.stream, member.size, options, name):
                 # A small member has been inflated whole anyway. One that claims a size of 0 may
                 # still hold an image.
                 is_small = member.size is not None and member.size <= HEAD_BYTES
@@ -202,12 +209,14 @@ def _with_remark(reading: Reading, flag: Flag, remark: str) -> Reading:
     return replace(reading, detail=detail, flags=ordered_flags([*reading.flags, flag]))
 
 
-def _read_stream(stream: BinaryIO, size: int | None, options: ReadingOptions) -> Iterator[Reading]:
+def _read_stream(
+    stream: BinaryIO, size: int | None, options: ReadingOptions, name: bytes = b""
+) -> Iterator[Reading]:
     head = stream.read(HEAD_BYTES)
     file_format = sniff(head, size=_MOST_BYTES if size is None else size)
     try:
         if file_format == "other":
-            raise _refusal(stream, head)
+            raise _refusal(stream, head, name)
         limit = file_limit(options.max_pixels)
         if size is None:
             size = _measure(stream, most=limit)
@@ -235,12 +244,14 @@ def _measure(stream: BinaryIO, *, most: int) -> int:
     return size
 
 
-def _refusal(stream: BinaryIO, head: bytes) -> ReadingError:
-    """Why a file that is no image is not read."""
+def _refusal(stream: BinaryIO, head: bytes, name: bytes) -> ReadingError:
+    """Why a file that is no image is not read; an empty one fails if its name is an image's."""
+    if not head and is_named_as_image(name):
+        return ReadingError(Outcome.TRUNCATED, "the file is empty: it has 0 bytes")
     if not head:
         return ReadingError(Outcome.NOT_AN_IMAGE, "the file is empty")
-    if name := unopened_container(stream, head):
-        return ReadingError(Outcome.UNSUPPORTED_CONTAINER, name)
+    if container := unopened_container(stream, head):
+        return ReadingError(Outcome.UNSUPPORTED_CONTAINER, container)
     kind = container_kind(head)
     if kind is None:
         return ReadingError(Outcome.NOT_AN_IMAGE, "neither DICOM nor PNG nor JPEG")

@@ -1,6 +1,7 @@
 """Opens files, and tells formats apart by their first bytes.
 
-A file's name is asked for one thing: whether a container is looked for.
+A file's name decides two things only: whether a container is looked for in it, and whether it is a
+failure that the file is empty.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ COMPRESSED_ALONE = (b".gz", b".bz2", b".xz")
 COMPRESSED_TARS = (b".tgz", b".tbz", b".tbz2", b".txz")
 CONTAINER_SUFFIXES = (b".zip", b".tar", *COMPRESSED_ALONE, *COMPRESSED_TARS)
 """Suffixes of names under which a container is looked for: to look into all files would be slow."""
+_IMAGE_SUFFIXES = (b".dcm", b".dicom", b".dic", b".ima", b".png", b".jpg", b".jpeg")
 
 HEAD_BYTES = 512
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -111,6 +113,15 @@ def has_container_suffix(path: bytes) -> bool:
     Only such files are searched for members; whether they are containers, their content decides.
     """
     return path.lower().endswith(CONTAINER_SUFFIXES)
+
+
+def is_named_as_image(path: bytes) -> bool:
+    """Whether a path ends as that of an image or a container, in any case of letters.
+
+    Suffixes of images are .dcm, .dicom, .dic, .ima, .png, .jpg and .jpeg; those of containers are
+    `CONTAINER_SUFFIXES`. An empty file of such a name has lost its content.
+    """
+    return path.lower().endswith(_IMAGE_SUFFIXES + CONTAINER_SUFFIXES)
 
 
 def sniff(head: bytes, *, size: int) -> str:

@@ -1,8 +1,10 @@
 """The closed set of outcomes, and that each of reading's own is reached by some file."""
 
+import gzip
 import os
 import socket
 import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -171,10 +173,34 @@ def test_bytes_and_file_give_the_same(tmp_path: Path) -> None:
     assert from_file.facts == from_bytes.facts
 
 
-def test_an_empty_file_is_no_image() -> None:
-    reading = read(b"")
-    assert (reading.outcome, reading.format) == (Outcome.NOT_AN_IMAGE, "other")
-    assert "empty" in reading.detail
+@pytest.mark.parametrize("name", ["notes", "a.txt", ".dcm.part", "dcm"])
+def test_an_empty_file_is_no_image(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    for reading in (read(b""), *read_radiographs(tmp_path / name)):
+        assert (reading.outcome, reading.format) == (Outcome.NOT_AN_IMAGE, "other")
+        assert "empty" in reading.detail
+
+
+@pytest.mark.parametrize("name", ["a.dcm", "A.DCM", "b.PNG", "c.jpeg", "d.ima", "e.zip", "f.tgz"])
+def test_an_empty_file_with_the_name_of_an_image_is_a_failure(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "all.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr(name, b"")
+    (tmp_path / name).touch()
+    for place in (tmp_path / name, os.fsencode(tmp_path / name), f"{path}!/{name}"):
+        (reading,) = read_radiographs(place)
+        assert reading.outcome.kind is OutcomeKind.FAILED
+        assert (reading.outcome, reading.detail) == (
+            Outcome.TRUNCATED,
+            "the file is empty: it has 0 bytes",
+        )
+
+
+def test_a_packed_file_without_content_is_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "film.dcm.gz"
+    path.write_bytes(gzip.compress(b""))
+    (reading,) = read_radiographs(f"{path}!/film.dcm")
+    assert reading.outcome is Outcome.TRUNCATED
 
 
 def test_other_modalities_are_rendered_when_asked_for() -> None:

@@ -86,7 +86,7 @@ def random_columns(start: int, count: int, card: Card) -> dict[str, list[object]
         "frame": [0] * count,
         "outcome": ["scored" if known else "corrupt" for known in is_scored],
         "truth": np.where(rng.random(count) < 0.8, predicted, rng.choice(classes, count)).tolist(),
-        "flags": [["lateral"] if n % 9 == 0 else [] for n in numbers],
+        "image_flags": [["lateral"] if n % 9 == 0 else [] for n in numbers],
         "patient_sex": rng.choice(["F", "M"], count).tolist(),
         "patient_age_bin": rng.choice(["30-39", "40-49", "50-59"], count).tolist(),
         "patient_key": [f"{n // 4:032x}" for n in numbers],

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cxrbatch.errors import TableError
 from cxrbatch.results.analysis import Positions
 from cxrbatch.results.truth import UNKNOWN
 
@@ -138,6 +139,24 @@ def _group(members: pd.DataFrame, classes: Sequence[str], *, bits: int = 0) -> S
     )
     rows = tuple((members["row"].iloc[:MOST_LISTED] + 1).tolist())
     return SameGroup(rows, len(members), labels, predictions, bits)
+
+
+def as_bits(hashes: "pd.Series[str]") -> npt.NDArray[np.uint64]:
+    """Convert difference hashes from the texts in a table to numbers.
+
+    Args:
+        hashes: The column `dhash` of n rows, each of 16 hexadecimal digits; null becomes 0.
+
+    Returns:
+        Shape (n,), 64 bits each.
+
+    Raises:
+        TableError: A text is something else.
+    """
+    texts = hashes.fillna("0" * 16).astype("string")
+    if not texts.str.fullmatch("[0-9a-f]{16}").all():
+        raise TableError("the table is damaged: a dhash is not 16 hexadecimal digits")
+    return np.frombuffer(bytes.fromhex("".join(texts)), ">u8").astype(np.uint64)
 
 
 def near_pairs(hashes: npt.NDArray[np.uint64], logits: _Logits) -> tuple[Positions, bool]:

@@ -190,14 +190,14 @@ def gallery_images(
         CxrbatchError: No process can be started.
     """
     pictures = read_pictures(table, rows, predicted, source)
-    values = table.take(rows, ["path", "flags"]).to_pylist()
+    values = table.take(rows, ["path", "image_flags"]).to_pylist()
     return [
         GalleryImage(
             row=row + 1,
             prediction=table.classes[number],
             probability=share,
             truth=true,
-            flags=tuple(value["flags"] or ()),
+            flags=tuple(value["image_flags"] or ()),
             path=value["path"] if source.show_paths else None,
             picture=pictures[row],
         )
@@ -247,7 +247,7 @@ def read_pictures(
         TableError: The table is damaged.
         CxrbatchError: No process can be started.
     """
-    columns = ["path", "frame", "image_hash", "flags", "heatmaps"]
+    columns = ["path", "frame", "image_hash", "image_flags", "heatmaps"]
     found = table.take(rows, columns).to_pylist()
     archive = source.archive
     root = None if archive is None else os.path.abspath(os.fsencode(archive))
@@ -257,7 +257,7 @@ def read_pictures(
     pictures = {}
     to_read: dict[int, _Wanted] = {}
     for row, facts in zip(rows, found, strict=True):
-        if Flag.BURNED_IN_RISK.value in (facts["flags"] or ()):
+        if Flag.BURNED_IN_RISK.value in (facts["image_flags"] or ()):
             pictures[row] = _absent(WITHHELD)
         elif not os.path.isdir(origin.root):
             pictures[row] = _absent(NOT_AT_HAND)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cxrbatch.reading.outcomes import Flag
-from cxrbatch.reports.copies import Copies, find_copies
+from cxrbatch.reports.copies import Copies, as_bits, find_copies
 from cxrbatch.reports.gallery import (
     AS_SCORED,
     Choices,
@@ -202,7 +202,7 @@ def make_report(
     pictures = pd.factorize(hashes["image_hash"])[0]
     copies = find_copies(
         pictures,
-        hashes["dhash"].fillna(0).to_numpy(np.uint64),
+        as_bits(hashes["dhash"]),
         logits=scores.logits,
         rows=scores.rows,
         truth=truth,
@@ -239,7 +239,8 @@ def _distribution(table: Table, analysis: Analysis) -> Distribution:
     counts = np.bincount(scores.predicted, minlength=len(table.classes))
     confidence = scores.probabilities.max(axis=1, initial=0.0)
     bins, edges = np.histogram(confidence, bins=_BINS, range=(0.0, 1.0))
-    flags = analysis.results.read(["flags"])["flags"].iloc[scores.rows].explode().value_counts()
+    lists = analysis.results.read(["image_flags"])["image_flags"].iloc[scores.rows]
+    flags = lists.explode().value_counts()
     return Distribution(
         predicted=dict(zip(table.classes, counts.tolist(), strict=True)),
         edges=tuple(edges.tolist()),

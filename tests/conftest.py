@@ -1,5 +1,6 @@
-"""What the tests of several folders share: a tiny checkpoint, small image files, a browser."""
+"""What the tests of several folders share: a checkpoint, image files, older tables, a browser."""
 
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +21,7 @@ from cxrbatch.model.card import Card, Normalisation
 from cxrbatch.model.network import build_model
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.model.weight_files import save_checkpoint
+from cxrbatch.results.columns import PROVENANCE_KEY
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -34,6 +38,7 @@ _CHROMIUM_OPTIONS = [
 
 Install = Callable[[Callable[..., object]], None]
 PngMaker = Callable[[Path, np.ndarray], Path]
+Ager = Callable[..., None]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -78,6 +83,27 @@ def write_png() -> PngMaker:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(grey).save(path, format="PNG")
         return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_as_older() -> Ager:
+    """Write a results table anew, as a version did that wrote schema 2.1 or 2.0."""
+
+    def write(path: Path, version: str = "2.1", **changed: object) -> None:
+        table = pq.read_table(path)
+        made = json.loads(pq.read_metadata(path).metadata[PROVENANCE_KEY])
+        columns = dict(zip(table.column_names, table.columns, strict=True))
+        numbers = [text and int(text, 16) for text in columns["dhash"].to_pylist()]
+        columns["dhash"] = pa.array(numbers, pa.uint64())
+        older = {
+            "flags" if name == "image_flags" else name: column
+            for name, column in columns.items()
+            if name != "accession_key"
+        }
+        text = json.dumps({**made, "schema_version": version, **changed})
+        pq.write_table(pa.table(older).replace_schema_metadata({PROVENANCE_KEY: text}), path)
 
     return write
 

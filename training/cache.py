@@ -27,9 +27,9 @@ from cxrbatch.reading.radiograph import (
 )
 from cxrbatch.reading.readings import Reading, file_limit, memory_for
 from cxrbatch.reading.sniffing import open_regular
+from cxrbatch.results.columns import patient_key, patient_secret, secret_id
 from cxrbatch.results.labels import LabelledFile
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.file_reader import patient_key, patient_secret, secret_id
 from cxrbatch.training.store import CacheFile, InputStore, open_store
 from cxrbatch.workers.pool import PoolListener, ReadingPool
 from cxrbatch.workers.scheduler import PendingItem

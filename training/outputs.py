@@ -18,11 +18,16 @@ from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Precision, describe_device
 from cxrbatch.model.predictor import Predictor
 from cxrbatch.reading.radiograph import ReadingOptions
-from cxrbatch.results.columns import TRUTH_COLUMNS, record_batch, table_schema
+from cxrbatch.results.columns import (
+    TRUTH_COLUMNS,
+    patient_secret,
+    record_batch,
+    table_schema,
+)
 from cxrbatch.results.labels import LabelledFile
 from cxrbatch.scoring.archive import ArchiveFile, modified_ns
 from cxrbatch.scoring.dataset import score_batches
-from cxrbatch.scoring.file_reader import FileReader, patient_secret
+from cxrbatch.scoring.file_reader import FileReader
 from cxrbatch.scoring.plan import heatmap_size, make_fingerprint
 from cxrbatch.scoring.run import ScoringOptions
 from cxrbatch.scoring.table_writer import ScoredRow, write_table

@@ -41,7 +41,7 @@ _DEFAULT_ROWS = 50
 _RUN_PROPERTIES = frozenset(
     {"id", "name", "broken", "changed", "model", "rows", "scored", "accuracy"}
 )
-_HIDDEN_COLUMNS = frozenset({"heatmaps", "patient_key"})
+_HIDDEN_COLUMNS = frozenset({"heatmaps", "patient_key", "accession_key"})
 _MESSAGES = {
     400: "The request is malformed.",
     401: "A token is needed.",
@@ -213,7 +213,7 @@ def list_runs() -> ResponseReturnValue:
 def list_rows(id: str) -> ResponseReturnValue:
     """Answer with one page of a run's rows as JSON, filtered and sorted by the query.
 
-    The columns `heatmaps` and `patient_key` are left out.
+    The columns `heatmaps`, `patient_key` and `accession_key` are left out.
 
     Args:
         id: Id of the run's table.

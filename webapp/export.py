@@ -22,7 +22,7 @@ from flask import Blueprint, Response, request, send_file
 from werkzeug.exceptions import NotFound, ServiceUnavailable
 
 from cxrbatch.errors import CxrbatchError, TableError
-from cxrbatch.results.columns import PROVENANCE_KEY
+from cxrbatch.results.columns import PROVENANCE_KEY, SCHEMA_VERSION
 from cxrbatch.scoring.table_writer import table_writer
 from cxrbatch.webapp.children import ServerBusy, WorkQueue
 from cxrbatch.webapp.library import InsufficientStorage, get_service, requested_table
@@ -213,6 +213,7 @@ def _write_parquet(selection: Selection, file: BinaryIO) -> None:
     arguments = selection.row_filter.arguments()
     provenance = {
         **selection.table.table.provenance,
+        "schema_version": SCHEMA_VERSION,
         "rows": selection.table.count(selection.row_filter),
         "filter": {name: text for name, text in arguments.items() if name != "sort"},
     }

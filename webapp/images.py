@@ -146,7 +146,7 @@ def show_image(id: str, number: int) -> ResponseReturnValue:
         probabilities={name: row[f"p_{name}"] for name in table.classes},
         points=card.operating_points if card else {},
         outcome=OUTCOMES.get(row["outcome"]),
-        flags=[(flag, FLAG_MEANINGS.get(flag, "")) for flag in row["flags"] or ()],
+        flags=[(flag, FLAG_MEANINGS.get(flag, "")) for flag in row["image_flags"] or ()],
         facts=[(name, row[name]) for name in SHOWN_FACTS if row[name]],
         geometry=_geometry(table),
     )

@@ -96,7 +96,7 @@ class RowFilter:
         for parameter, value in self.equal:
             yield f"{EQUALITY_COLUMNS[parameter]} = ?", [value]
         if self.flag:
-            yield "list_contains(flags, ?)", [self.flag]
+            yield "list_contains(image_flags, ?)", [self.flag]
         if self.right is not None:
             yield ("prediction = truth" if self.right else "prediction <> truth"), []
         if self.path:

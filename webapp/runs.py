@@ -254,7 +254,7 @@ def send_report(id: str) -> Response:
 
 
 def _row_columns(table: Table) -> list[str]:
-    columns = ["path", "frame", "outcome", "prediction", "flags", "view_position"]
+    columns = ["path", "frame", "outcome", "prediction", "image_flags", "view_position"]
     columns += ["patient_sex", "patient_age_bin", *(f"p_{name}" for name in table.classes)]
     return [*columns, "truth"] if is_labelled(table) else columns
 
@@ -264,7 +264,7 @@ def _headings(table: Table) -> list[tuple[str, str, bool]]:
     texts = {"path": "Path", "outcome": "Outcome", "prediction": "Prediction"}
     if is_labelled(table):
         texts["truth"] = "Truth"
-    facts = {"flags": "Flags", "view_position": "View", "patient_sex": "Sex"}
+    facts = {"image_flags": "Flags", "view_position": "View", "patient_sex": "Sex"}
     facts["patient_age_bin"] = "Age"
     return [
         *((name, heading, False) for name, heading in texts.items()),

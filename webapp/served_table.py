@@ -28,6 +28,9 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
 }
+# The columns of a table that was written before schema 2.2, by today's names and types.
+_OLD_COLUMNS = """* EXCLUDE (flags, dhash), flags AS image_flags,
+    format('{:016x}', dhash) AS dhash, NULL::VARCHAR AS accession_key"""
 _MAX_CHOICES = 100
 _FETCHED_AT_ONCE = 8
 # Sizes of texts and bytes: of the rows of one page, and of an answer that is cached.
@@ -209,7 +212,7 @@ class ServedTable:
         Raises:
             TableError: The table is damaged.
         """
-        columns = {**EQUALITY_COLUMNS, "flag": "unnest(flags)"}
+        columns = {**EQUALITY_COLUMNS, "flag": "unnest(image_flags)"}
         if not is_labelled(self.table):
             del columns["truth"]
         return {name: self._distinct(expression) for name, expression in columns.items()}
@@ -258,7 +261,8 @@ class ServedTable:
             database.execute(f"SET allowed_paths = ['{own_path}']")
             database.execute("SET enable_external_access = false")
             database.execute("SET lock_configuration = true")
-            database.execute(f"CREATE VIEW rows AS SELECT * FROM {source}")
+            columns = _OLD_COLUMNS if self.table.is_older else "*"
+            database.execute(f"CREATE VIEW rows AS SELECT {columns} FROM {source}")
         except duckdb.Error:
             raise TableError(f"{self._name} is damaged") from None
         return database

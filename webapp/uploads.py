@@ -180,7 +180,7 @@ def _row_json(row: Row) -> dict[str, Any]:
         "meaning": outcome.meaning,
         "remedy": outcome.remedy,
         "detail": row.detail,
-        "flags": list(row.flags),
+        "flags": list(row.image_flags),
         "facts": {name: facts[name] for name in SHOWN_FACTS},
         "image_hash": row.image_hash,
     }

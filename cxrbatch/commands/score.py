@@ -237,6 +237,12 @@ def _print_summary(summary: "Summary") -> None:
             "only; set XDG_CONFIG_HOME to a folder that can be written",
             err=True,
         )
+    if summary.older_schema:
+        click.echo(
+            f"note: rows that were kept of schema {summary.older_schema} have no accession_key; "
+            "--overwrite reads all files anew",
+            err=True,
+        )
 
 
 @click.command("merge")

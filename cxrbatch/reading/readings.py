@@ -45,8 +45,9 @@ class ReadingOptions:
 class HeaderFacts:
     """Header values that a table may hold, as short printable text; None where absent or unusable.
 
-    `patient_id` and `patient_issuer` (an institution) identify the patient. They serve only to
-    compute a keyed hash: they are never written to a table and are missing from `repr`.
+    `patient_id` with `patient_issuer` (an institution) identifies the patient, `accession_number`
+    the study. They serve only to compute keyed hashes: they are never written to a table and are
+    missing from `repr`.
     """
 
     modality: str | None = None
@@ -69,6 +70,7 @@ class HeaderFacts:
     study_instance_uid: str | None = None
     patient_id: str | None = field(default=None, repr=False)
     patient_issuer: str | None = field(default=None, repr=False)
+    accession_number: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,15 +15,11 @@ from cxrbatch.results.label_files import read_frame
 from cxrbatch.results.labels import IMAGE_KEYS
 from cxrbatch.results.table import Table, open_table
 
-FRAME_NAMES = {"flags": "image_flags", "rows": "image_rows", "columns": "image_columns"}
-"""Columns that bear another name in a DataFrame, where `flags` and `columns` are attributes."""
+FRAME_NAMES = {"rows": "image_rows", "columns": "image_columns"}
+"""Columns that bear another name in a DataFrame, where `columns` is an attribute."""
 
 _HEATMAPS = ("heatmaps", "heatmap_scale")
-_INTEGERS = {
-    pa.int32(): pd.Int32Dtype(),
-    pa.int64(): pd.Int64Dtype(),
-    pa.uint64(): pd.UInt64Dtype(),
-}
+_INTEGERS = {pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype()}
 _CODES = frozenset({"format", "outcome", "prediction", *FACTS, *TRUTH_COLUMNS}) - {
     *("rows", "columns", "bits_stored"),
     *(name for name in FACTS if name.endswith("_uid")),
@@ -96,11 +92,11 @@ def load_results(path: str | Path) -> pd.DataFrame:
     Returns:
         One row per row of the table, in its order; the index is the row's number, from 0, and
         `heatmaps` takes it. Codes (outcome, prediction, truth, header values) are categories,
-        those of `prediction` in the order of the model's classes. Counts and the 64-bit
-        `dhash` are nullable integers, probabilities (`p_<class>`) and logits float32 with NaN
-        where a row was not scored. Three columns have other names than in the file, see
-        `FRAME_NAMES`; `image_flags` holds a list of codes per row. `attrs` has the table's `path`,
-        `classes` and `provenance`.
+        those of `prediction` in the order of the model's classes. Counts are nullable integers,
+        probabilities (`p_<class>`) and logits float32 with NaN where a row was not scored. Two
+        columns have other names than in the file, see `FRAME_NAMES`; `image_flags` holds a list
+        of codes per row. `attrs` has the table's `path`, `classes` and `provenance`. A table of an
+        older schema has the columns of today's, with nulls in those that it lacks.
 
     Raises:
         TableError: The file is no results table, has another major schema version, is damaged, or
@@ -108,7 +104,8 @@ def load_results(path: str | Path) -> pd.DataFrame:
     """
     table = open_table(Path(path))
     frame = _to_pandas(table, [name for name in table.columns if name not in _HEATMAPS])
-    frame["flags"] = [None if flags is None else list(flags) for flags in frame["flags"]]
+    lists = frame["image_flags"]
+    frame["image_flags"] = [None if flags is None else list(flags) for flags in lists]
     frame = frame.rename(columns=FRAME_NAMES)
     frame.attrs = _attrs(table)
     return frame

@@ -1,6 +1,7 @@
 """Opens results tables: checks schema and provenance, and reads rows within bounds of memory.
 
-Every reader of a table calls `open_table`, which refuses a schema of another major version.
+Every reader of a table calls `open_table`, which refuses a schema of another major version. Tables
+of an older minor version are read as if they had today's columns.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cxrbatch.errors import TableError
 from cxrbatch.files import shown
@@ -29,6 +31,12 @@ _FEW_ROWS = 100_000
 _LEAST_WHOLE, _WHOLE_PER_BYTE = 128 << 20, 32
 _LEAST_IN_PARTS, _IN_PARTS_PER_BYTE = 256 << 20, 128
 _DAMAGE = (OSError, ValueError, KeyError, MemoryError, pa.ArrowException)
+# Until schema 2.1: the names of columns that were renamed since, the types of those that had
+# others, and the columns that were not there yet.
+_OLD_VERSIONS = frozenset({"2.0", "2.1"})
+_OLD_NAMES = {"image_flags": "flags"}
+_OLD_TYPES = {"dhash": pa.uint64()}
+_NEW_COLUMNS = frozenset({"accession_key"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +59,22 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns that cxrbatch writes into such a results table, in their order."""
+        """Names of the columns that cxrbatch writes into such a results table, in their order.
+
+        They are those of today's schema, also where `is_older`.
+        """
         names: list[str] = _schema_of(self.provenance).names
         return names
+
+    @property
+    def is_older(self) -> bool:
+        """Whether the file was written before schema 2.2.
+
+        In such a file `image_flags` has the name `flags`, `dhash` is an unsigned number of 64 bits,
+        and there is no `accession_key`. The methods of this class convert: they take and return
+        today's names and types, and nulls for the key.
+        """
+        return _is_older(self.provenance)
 
     def read(self, columns: Iterable[str]) -> pa.Table:
         """Read some columns of all rows into memory.
@@ -68,8 +89,8 @@ class Table:
         names = list(columns)
         with _explained(self.path), open_bounded(self.path) as file:
             room = _LEAST_WHOLE + _WHOLE_PER_BYTE * file.size
-            batches = [batch for _, batch in file.unpacked(names, room=room)]
-            return _joined(batches, file, names)
+            batches = [batch for _, batch in file.unpacked(self._stored(names), room=room)]
+            return self._joined(batches, file, names)
 
     def check_texts(self) -> None:
         """Raise TableError if a text of the table is longer than 64 KiB.
@@ -80,7 +101,7 @@ class Table:
             TableError: There is such a text, or the file's data is damaged.
         """
         with _explained(self.path), open_bounded(self.path) as file:
-            file.check_texts(self.columns, most=_LONGEST_TEXT)
+            file.check_texts(self._stored(self.columns), most=_LONGEST_TEXT)
 
     def take(self, rows: Sequence[int], columns: Iterable[str]) -> pa.Table:
         """Read some columns of a few rows; row groups without any of them are not read.
@@ -100,11 +121,12 @@ class Table:
         batches = []
         with _explained(self.path), open_bounded(self.path) as file:
             room = _LEAST_IN_PARTS + _IN_PARTS_PER_BYTE * file.size
-            for first, batch in file.unpacked(names, room=room, rows=wanted.tolist()):
+            stored = self._stored(names)
+            for first, batch in file.unpacked(stored, room=room, rows=wanted.tolist()):
                 inside = wanted[(wanted >= first) & (wanted < first + len(batch))] - first
                 batches.append(batch.take(pa.array(inside)))
             places = np.searchsorted(wanted, np.asarray(rows, np.int64))
-            return _joined(batches, file, names).take(pa.array(places))
+            return self._joined(batches, file, names).take(pa.array(places))
 
     def row_groups(self) -> Iterator[pa.Table]:
         """Yield all rows and columns of the table, at most 65,536 rows and about 64 MiB at a time.
@@ -116,8 +138,26 @@ class Table:
         names = self.columns
         with _explained(self.path), open_bounded(self.path) as file:
             room = _LEAST_IN_PARTS + _IN_PARTS_PER_BYTE * file.size
-            for _, batch in file.unpacked(names, room=room):
-                yield _joined([batch], file, names)
+            for _, batch in file.unpacked(self._stored(names), room=room):
+                yield self._joined([batch], file, names)
+
+    def _stored(self, names: Iterable[str]) -> list[str]:
+        """Return the names that the columns `names` have in the file; at least one."""
+        if not self.is_older:
+            return list(names)
+        stored = [_OLD_NAMES.get(name, name) for name in names if name not in _NEW_COLUMNS]
+        return stored or ["frame"]
+
+    def _joined(
+        self, batches: Sequence[pa.RecordBatch], file: BoundedParquet, names: list[str]
+    ) -> pa.Table:
+        """Join batches to a table with the columns `names`, by today's names and types."""
+        stored = pa.schema([file.schema.field(name) for name in self._stored(names)])
+        table = pa.Table.from_batches(batches, stored)
+        if not self.is_older:
+            return table
+        columns = [_renewed(table, name) for name in names]
+        return pa.table(columns, names)
 
 
 def open_table(path: Path) -> Table:
@@ -148,7 +188,7 @@ def open_table(path: Path) -> Table:
         version, classes = provenance["schema_version"], tuple(provenance["classes"])
         if len(classes) > len(schema):
             raise ValueError
-        expected = _schema_of(provenance)
+        expected = _stored_schema(provenance)
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError, pa.ArrowException):
         raise TableError(f"{path} is not a results table of cxrbatch") from None
     if str(version).partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
@@ -170,8 +210,41 @@ def _schema_of(provenance: Mapping[str, Any]) -> pa.Schema:
     )
 
 
-def _joined(batches: Sequence[pa.RecordBatch], file: BoundedParquet, names: list[str]) -> pa.Table:
-    return pa.Table.from_batches(batches, pa.schema([file.schema.field(name) for name in names]))
+def _stored_schema(provenance: Mapping[str, Any]) -> pa.Schema:
+    """Return the columns that a file with this provenance has, by the names and types in it."""
+    schema = _schema_of(provenance)
+    if not _is_older(provenance):
+        return schema
+    return pa.schema(
+        [
+            (_OLD_NAMES.get(field.name, field.name), _OLD_TYPES.get(field.name, field.type))
+            for field in schema
+            if field.name not in _NEW_COLUMNS
+        ]
+    )
+
+
+def _is_older(provenance: Mapping[str, Any]) -> bool:
+    return provenance["schema_version"] in _OLD_VERSIONS
+
+
+def _renewed(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """Return a column of an older file by its name and with its type of today."""
+    if name in _NEW_COLUMNS:
+        return pa.chunked_array([pa.nulls(len(table), pa.string())])
+    column = table[_OLD_NAMES.get(name, name)]
+    if name in _OLD_TYPES:
+        return pa.chunked_array(map(_hexadecimal, column.chunks), pa.string())
+    return column
+
+
+def _hexadecimal(numbers: pa.Array) -> pa.Array:
+    """Convert unsigned numbers of 64 bits to texts of 16 hexadecimal digits; null stays null."""
+    digits = numbers.fill_null(0).to_numpy(zero_copy_only=False).astype(">u8").tobytes().hex()
+    offsets = np.arange(0, len(digits) + 1, 16, dtype=np.int32)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(digits.encode())]
+    texts = pa.Array.from_buffers(pa.string(), len(numbers), buffers)
+    return pc.if_else(numbers.is_valid(), texts, pa.scalar(None, pa.string()))
 
 
 @contextmanager

@@ -19,12 +19,12 @@ from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.inference import choose_device, choose_precision, describe_device
 from cxrbatch.model.predictor import Predictor
 from cxrbatch.process import keep_freed_memory
-from cxrbatch.results.columns import table_schema
+from cxrbatch.results.columns import patient_secret, table_schema
 from cxrbatch.results.table import Table, open_table
 from cxrbatch.scoring.archive import Walk, write_manifest
 from cxrbatch.scoring.dataset import ShardWriter
 from cxrbatch.scoring.existing_tables import EarlierRows, is_up_to_date, updatable
-from cxrbatch.scoring.file_reader import FileReader, patient_secret
+from cxrbatch.scoring.file_reader import FileReader
 from cxrbatch.scoring.plan import (
     Plan,
     heatmap_size,
@@ -245,6 +245,8 @@ class Engine:
                 f"{self.output} exists and differs in {differ}; choose another name or give "
                 f"{remedy}"
             )
+        if existing.is_older:
+            self.summary.older_schema = str(theirs["schema_version"])
         return existing
 
     def _plan(self, earlier: Table | None) -> Plan | None:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from cxrbatch.errors import UsageError
 from cxrbatch.files import partial_folder, path_to_text, text_to_place, writing
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.results.columns import table_schema
+from cxrbatch.results.columns import SCHEMA_VERSION, table_schema
 from cxrbatch.results.table import Table, open_table
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.plan import list_differences
@@ -126,14 +126,16 @@ def _place(path: str | None) -> list[bytes]:
 def updatable(fingerprint: Mapping[str, Any], table: Table) -> dict[str, Any]:
     """Select the values of a run's fingerprint that must equal those of a table to be updated.
 
-    Left out are the version of an archive that is one file, as an update compares each file, and
-    the archive's name if the table, an older one, does not contain it.
+    Left out are the version of an archive that is one file, as an update compares each file; of a
+    table of an older schema, whose rows are converted, the schema's version; and the archive's name
+    if the table, an older one, does not contain it.
 
     Args:
         fingerprint: Everything that decides the run's rows, by name.
         table: The table.
     """
     omitted = {"archive_version"} | ({"archive"} - table.provenance.keys())
+    omitted |= {"schema_version"} if table.is_older else set()
     return {name: value for name, value in fingerprint.items() if name not in omitted}
 
 
@@ -142,7 +144,7 @@ def is_up_to_date(table: Table, manifest_sha256: str) -> bool:
 
     True if the table was made from the same list of files (paths, sizes and times) and no row has
     an outcome of `TRIED_AGAIN` (failures that the disk or the machine may have caused). False for
-    an older table that does not name its archive.
+    a table of an older schema, or one that does not name its archive.
 
     Args:
         table: The table.
@@ -152,7 +154,7 @@ def is_up_to_date(table: Table, manifest_sha256: str) -> bool:
         TableError: The table is damaged.
     """
     made = table.provenance
-    if made.get("manifest_sha256") != manifest_sha256 or "archive" not in made:
+    if table.is_older or made.get("manifest_sha256") != manifest_sha256 or "archive" not in made:
         return False
     # The rows are searched, as the counts in the metadata may be of another table.
     outcomes = table.read(["outcome"])["outcome"]
@@ -160,6 +162,8 @@ def is_up_to_date(table: Table, manifest_sha256: str) -> bool:
 
 
 _OF_A_PART = ("part", "files", "rows", "outcomes")
+# Rows of older parts are converted.
+_OF_TODAY = {"schema_version": SCHEMA_VERSION}
 
 
 def merge_parts(output: Path, parts: Sequence[Path]) -> Counts:
@@ -192,7 +196,7 @@ def merge_parts(output: Path, parts: Sequence[Path]) -> Counts:
             within=partial_folder(output),
             schema=table_schema(tables[0].classes, heatmap_size=common["heatmap_size"]),
             files=sum(table.provenance["files"] for table in tables),
-            provenance=lambda counts: {**common, **counts.to_provenance()},
+            provenance=lambda counts: {**common, **_OF_TODAY, **counts.to_provenance()},
         )
 
 

@@ -1,19 +1,11 @@
-"""Reads one file into table rows and network inputs, with the key of its patient.
+"""Reads one file into table rows and network inputs, with the keys of its patient and study.
 
-Worker processes run this module, so it imports no torch. The patient secret turns patient ids into
-keys: the same person has the same key, and nobody gets from a key to the id. The secret stays with
-the user, outside of every output.
+Worker processes run this module, so it imports no torch.
 """
 
-import contextlib
-import hashlib
-import hmac
 import os
-import re
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -27,105 +19,9 @@ from cxrbatch.reading.radiograph import (
     iterate_member,
     iterate_radiographs,
 )
-from cxrbatch.reading.readings import HeaderFacts, failed_reading
-from cxrbatch.results.columns import Row, facts_of
+from cxrbatch.reading.readings import failed_reading
+from cxrbatch.results.columns import Row, accession_key, facts_of, patient_key
 from cxrbatch.scoring.archive import ArchiveFile, modified_ns
-
-_SECRET_BYTES = 32
-_KEY_HEX_DIGITS = 32
-_ID_HEX_DIGITS = 16
-
-# What de-identification and registration write instead of an id, without case, blanks and
-# punctuation. A number other than zero may be the id of a person, however short it is.
-_NOBODY = re.compile(
-    "|".join(
-        (
-            *("0*", "x*", "na", "nan", "nil", "none", "null", "empty", "blank", "missing"),
-            *("un(known|named|specified|defined|identified|available)", "not?(available|known)"),
-            *("no(name|id|patient|patientid)", "(patient|pat|subject)?(id|name)?", "default"),
-            *("(anon(ym)?(ous|i[sz]ed|i[sz]e)?)(patient|subject|name|id)?", "test(patient)?"),
-            *("de?identified", "pseudonymi[sz]ed", "removed", "redacted", "deleted", "hidden"),
-        )
-    )
-)
-
-
-def secret_file() -> Path:
-    """Return the path of the file that contains the user's patient secret; it need not exist.
-
-    The path is cxrbatch/patient-secret in the folder XDG_CONFIG_HOME, or in ~/.config if that
-    variable is not set.
-
-    Raises:
-        RuntimeError: The user's home folder cannot be found.
-    """
-    configured = os.environ.get("XDG_CONFIG_HOME")
-    base = Path(configured) if configured else Path.home() / ".config"
-    return base / "cxrbatch" / "patient-secret"
-
-
-def patient_secret() -> bytes | None:
-    """Read the user's patient secret; create it at first use, readable by the user alone.
-
-    The secret is the key of the hash by which `patient_key` replaces patient ids.
-
-    Returns:
-        32 bytes; None if the file can neither be read nor created, or has another length.
-    """
-    try:
-        file = secret_file()
-        if not file.exists():
-            _create_secret(file)
-        secret = file.read_bytes()
-    except (OSError, RuntimeError):
-        return None
-    return secret if len(secret) == _SECRET_BYTES else None
-
-
-def secret_id(secret: bytes) -> str:
-    """Compute 16 hexadecimal digits that identify a patient secret without revealing it.
-
-    Two tables with the same digits have the same key for the same patient.
-    """
-    return hmac.new(secret, b"id", hashlib.sha256).hexdigest()[:_ID_HEX_DIGITS]
-
-
-def patient_key(facts: HeaderFacts, secret: bytes) -> str | None:
-    """Compute a keyed hash of the patient id in a header; it stands for the patient in tables.
-
-    Args:
-        facts: Patient ID (0010,0020) and its Issuer (0010,0021) are hashed together.
-        secret: From `patient_secret`.
-
-    Returns:
-        32 hexadecimal digits; None if there is no id, or only one that `is_placeholder`.
-    """
-    if facts.patient_id is None or is_placeholder(facts.patient_id):
-        return None
-    # Header text is printable, so the line break keeps id and issuer apart.
-    identity = "\n".join(filter(None, (facts.patient_id, facts.patient_issuer)))
-    return hmac.new(secret, identity.encode(), hashlib.sha256).hexdigest()[:_KEY_HEX_DIGITS]
-
-
-def is_placeholder(patient_id: str) -> bool:
-    """Whether many different persons have this id, such as ANONYMOUS, 0 or UNKNOWN."""
-    plain = "".join(c for c in patient_id.casefold() if c.isalnum())
-    return _NOBODY.fullmatch(plain) is not None
-
-
-def _create_secret(file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(secrets.token_bytes(_SECRET_BYTES))
-        # Not `written_whole`: a link never replaces, so that two first runs at the same time read
-        # the same secret.
-        with contextlib.suppress(FileExistsError):
-            os.link(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +65,7 @@ class FileReader:
         base: The folder that the files' paths are relative to.
         recipe: How display images become inputs.
         options: Which images are read, and up to which size.
-        patient_secret: Key of the hash that replaces patient ids.
+        patient_secret: Key of the hashes that replace patient ids and accession numbers.
     """
 
     base: bytes
@@ -245,11 +141,12 @@ class FileReader:
             format=reading.format,
             outcome=reading.outcome.value,
             detail=reading.detail,
-            flags=tuple(flag.value for flag in reading.flags),
             image_hash=None if prepared is None else image_hash(prepared),
-            dhash=None if prepared is None else difference_hash(prepared),
-            # The row is written to disk, so it contains the key of the patient and not the id.
+            dhash=None if prepared is None else f"{difference_hash(prepared):016x}",
+            image_flags=tuple(flag.value for flag in reading.flags),
+            # The row is written to disk, so it contains keys of patient and study, not their ids.
             patient_key=patient_key(reading.facts, self.patient_secret),
+            accession_key=accession_key(reading.facts.accession_number, self.patient_secret),
             facts=facts_of(reading.facts),
         )
         return row, prepared

@@ -16,8 +16,7 @@ from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.fused import STRIDE
 from cxrbatch.model.inference import Backend
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.results.columns import SCHEMA_VERSION
-from cxrbatch.scoring.file_reader import secret_id
+from cxrbatch.results.columns import SCHEMA_VERSION, secret_id
 from cxrbatch.scoring.run import Part, Quantisation
 from cxrbatch.scoring.table_writer import Counts
 from cxrbatch.version import VERSION

@@ -195,6 +195,8 @@ class Summary:
         quantisation: The change of accuracy by int8, where that is used.
         lasting_patient_keys: Whether the next run will give patients the same keys: False if the
             user's patient secret can neither be read nor created.
+        older_schema: Schema version of the table that was updated, if it is an older one: rows that
+            were kept of it have no `accession_key`; else empty.
     """
 
     output: Path
@@ -208,6 +210,7 @@ class Summary:
     precision: str = ""
     quantisation: Quantisation | None = None
     lasting_patient_keys: bool = True
+    older_schema: str = ""
 
     @property
     def failures(self) -> int:

@@ -21,7 +21,7 @@ _ROW_GROUP = 65_536
 # with the help of the index.
 _PAGE_BYTES = 16 << 10
 # A dictionary is read before any value. It pays for texts that repeat, not for these columns.
-_ALL_DIFFERENT = frozenset({"path", "image_hash", "sop_instance_uid"})
+_ALL_DIFFERENT = frozenset({"path", "image_hash", "dhash", "sop_instance_uid"})
 
 
 @dataclass(slots=True)

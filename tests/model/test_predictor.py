@@ -64,7 +64,7 @@ def test_every_row_is_the_prediction_of_its_file(
     for prediction, row in zip(found, rows, strict=True):
         assert prediction.outcome.value == row["outcome"]
         assert prediction.detail == (row["detail"] or "")
-        assert [flag.value for flag in prediction.flags] == (row["flags"] or [])
+        assert [flag.value for flag in prediction.flags] == (row["image_flags"] or [])
         if row["outcome"] == "scored":
             assert_equal(prediction, row, opened.classes)
         else:

@@ -23,6 +23,7 @@ def read(elements: dict, modality: str | None = "DX") -> Reading:
 def test_facts_of_a_header() -> None:
     reading = read(
         {
+            0x00080050: ("SH", "ACC-5"),
             0x00080068: ("CS", "FOR PRESENTATION"),
             0x00080070: ("LO", "Maker"),
             0x00081090: ("LO", "Model 1"),
@@ -47,7 +48,9 @@ def test_facts_of_a_header() -> None:
     assert facts.presentation_intent == "FOR PRESENTATION"
     assert facts.patient_id == "ID-17"
     assert facts.patient_issuer == "Clinic-3"
+    assert facts.accession_number == "ACC-5"
     assert "ID-17" not in repr(reading)
+    assert "ACC-5" not in repr(reading)
     assert "Clinic-3" not in repr(reading)
 
 

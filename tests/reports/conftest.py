@@ -72,16 +72,17 @@ def write_results(
             prepared = RECIPE.prepare(reading.image)
             hashes = image_hash(prepared), difference_hash(prepared)
         row = Row(
-            path, 0, 1, 0, "png", "scored", "", ("lossy",) if number % 2 else (), hashes[0],
-            None if hashes[1] is None else hashes[1] % 2**64, patients(number),
+            path, 0, 1, 0, "png", "scored", "", hashes[0],
+            None if hashes[1] is None else f"{hashes[1] % 2**64:016x}",
+            ("lossy",) if number % 2 else (), patients(number), None,
             facts_of(facts or HeaderFacts(patient_sex="F")),
         )  # fmt: skip
         scored.append(
             (row, scores_for(predicted, classes=len(classes), sure=0.5 + number % 40 / 100))
         )
     scored.append(
-        (Row("notes.txt", 0, 0, 0, "other", "not_an_image", "the file is empty", (), None, None,
-             None, facts_of(HeaderFacts())), None)
+        (Row("notes.txt", 0, 0, 0, "other", "not_an_image", "the file is empty", None, None, (),
+             None, None, facts_of(HeaderFacts())), None)
     )  # fmt: skip
     plain = table_schema(classes, heatmap_size=CELLS)
     columns = record_batch(scored, classes=classes, schema=plain).to_pydict()

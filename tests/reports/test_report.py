@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from pages import TableMaker, report, text_of
 
 from cxrbatch import cli
+from cxrbatch.results.columns import SCHEMA_VERSION
 
 Pairs = list[tuple[int, int]]
 
@@ -164,3 +166,16 @@ def test_nothing_is_replaced_unasked(
     page = report(table)
     assert cli.main(["report", str(table), "-o", str(page)]) == 2
     assert "give --overwrite" in capsys.readouterr().err
+
+
+def test_an_older_table_has_the_figures_of_one_of_today(
+    make_table: TableMaker, seed_study: Pairs, write_as_older: Callable[..., None]
+) -> None:
+    table, figures = make_table(seed_study), []
+    for age in (lambda _: None, write_as_older):
+        age(table)
+        report(table, "--json", str(table.with_name("f.json")), "--overwrite")
+        figures.append(json.loads(table.with_name("f.json").read_text()))
+    versions = [found["table"].pop("schema_version") for found in figures]
+    assert versions == [SCHEMA_VERSION, "2.1"]
+    assert figures[0] == figures[1]

@@ -249,6 +249,6 @@ def test_nothing_outside_the_archive_gets_onto_the_page(make_table: TableMaker, 
 
 
 def test_a_film_with_text_burned_in_is_withheld(make_table: TableMaker) -> None:
-    page = report(make_table([(0, 0)], films=1, edit=set_at("flags", ["burned_in_risk"])))
+    page = report(make_table([(0, 0)], films=1, edit=set_at("image_flags", ["burned_in_risk"])))
     assert "text may be burned into it" in page.read_text()
     assert "data:image/webp" not in page.read_text()

@@ -63,11 +63,11 @@ def flags(value: str) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(np.arange(ROWS + 1, dtype=np.int32)), shared(value))
 
 
-@pytest.mark.parametrize("column", ["path", "prediction", "patient_key", "flags"])
+@pytest.mark.parametrize("column", ["path", "prediction", "patient_key", "image_flags"])
 def test_a_text_times_rows_is_refused_before_it_is_expanded(
     tmp_path: Path, pool: pa.MemoryPool, column: str
 ) -> None:
-    values = flags(BIG) if column == "flags" else shared(BIG)
+    values = flags(BIG) if column == "image_flags" else shared(BIG)
     table = open_table(write_forged(tmp_path / "t", {column: values}))
     for read in (table.read, lambda names: table.take([0, ROWS - 1], names)):
         with pytest.raises(TableError, match=r"expands to more than \d+ MiB, more than a table of"):
@@ -78,12 +78,14 @@ def test_a_text_times_rows_is_refused_before_it_is_expanded(
 
 
 def test_large_rows_come_in_parts(tmp_path: Path, pool: pa.MemoryPool) -> None:
-    path = write_forged(tmp_path / "t", {"path": shared("p" * 8000), "flags": flags("f" * 1000)})
+    path = write_forged(
+        tmp_path / "t", {"path": shared("p" * 8000), "image_flags": flags("f" * 1000)}
+    )
     parts = []
     for part in open_table(path).row_groups():
         assert part.nbytes < 70 * MB
         assert part.column_names == table_schema(CLASSES, heatmap_size=2).names
-        parts.append((len(part), set(part["path"].to_pylist()), part["flags"][-1].as_py()))
+        parts.append((len(part), set(part["path"].to_pylist()), part["image_flags"][-1].as_py()))
     assert sum(rows for rows, _, _ in parts) == ROWS
     assert {*parts[0][1], *parts[-1][1]} == {"p" * 8000}
     assert all(last == ["f" * 1000] for _, _, last in parts)

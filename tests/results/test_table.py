@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from cxrbatch.results.columns import (
     record_batch,
     table_schema,
 )
-from cxrbatch.results.table import open_table
+from cxrbatch.results.table import Table, open_table
 
 CLASSES = ("Normal", "COVID-19", "Viral Pneumonia")
 SIZE = 2
@@ -43,8 +44,9 @@ DOCUMENTED = [
     *("logit_Normal", "logit_COVID-19", "logit_Viral Pneumonia"),
     *("heatmaps", "heatmap_scale"),
     *("image_hash", "dhash"),
-    *("flags", "ood_score"),
-    *("sop_instance_uid", "series_instance_uid", "study_instance_uid", "patient_key"),
+    *("image_flags", "ood_score"),
+    *("sop_instance_uid", "series_instance_uid", "study_instance_uid"),
+    *("patient_key", "accession_key"),
     *("modality", "body_part", "view_position", "laterality", "patient_sex", "patient_age_bin"),
     *("manufacturer", "model_name", "photometric", "transfer_syntax", "presentation_intent"),
     *("rows", "columns", "bits_stored", "voi_source"),
@@ -58,6 +60,7 @@ def scored_row() -> tuple[Row, ImageScores]:
         columns=2048,
         bits_stored=12,
         patient_id="SECRET",
+        accession_number="SECRET-2",
         voi_source="lut",
     )
     row = Row(
@@ -68,10 +71,11 @@ def scored_row() -> tuple[Row, ImageScores]:
         format="dicom",
         outcome="scored",
         detail="",
-        flags=("lateral", "lossy"),
         image_hash="0f" * 16,
-        dhash=2**64 - 1,
+        dhash="f" * 16,
+        image_flags=("lateral", "lossy"),
         patient_key="k1",
+        accession_key="k2",
         facts=facts_of(facts),
     )
     scores = ImageScores(
@@ -92,10 +96,11 @@ def unscored_row() -> Row:
         format="other",
         outcome="not_an_image",
         detail="the file is empty",
-        flags=(),
         image_hash=None,
         dhash=None,
+        image_flags=(),
         patient_key=None,
+        accession_key=None,
         facts=facts_of(HeaderFacts()),
     )
 
@@ -127,17 +132,17 @@ def test_types_of_columns() -> None:
     schema = table_schema(CLASSES, heatmap_size=7)
     assert schema.field("heatmaps").type == pa.binary(3 * 7 * 7)
     assert schema.field("logit_COVID-19").type == schema.field("p_Normal").type == pa.float32()
-    assert schema.field("dhash").type == pa.uint64()
+    assert schema.field("dhash").type == pa.string()
     assert schema.field("file_size").type == pa.int64()
-    assert schema.field("flags").type == pa.list_(pa.string())
+    assert schema.field("image_flags").type == pa.list_(pa.string())
     assert schema.field("rows").type == schema.field("bits_stored").type == pa.int32()
     assert schema.field("patient_age_bin").type == pa.string()
 
 
-def test_every_header_fact_is_a_column_but_the_patient_id_and_its_issuer() -> None:
+def test_every_header_fact_is_a_column_but_those_that_identify() -> None:
     names = set(table_schema(CLASSES, heatmap_size=1).names)
     facts = {field.name for field in fields(HeaderFacts)}
-    assert facts - names == {"patient_id", "patient_issuer"}
+    assert facts - names == {"patient_id", "patient_issuer", "accession_number"}
 
 
 def test_a_scored_row_comes_back(tmp_path: Path) -> None:
@@ -149,11 +154,11 @@ def test_a_scored_row_comes_back(tmp_path: Path) -> None:
         map(float, np.array([-1.5, 3.25, 0.1], np.float32))
     )
     assert found["heatmaps"] == bytes(range(12))
-    assert (found["heatmap_scale"], found["dhash"], found["frame"]) == (0.5, 2**64 - 1, 3)
+    assert (found["heatmap_scale"], found["dhash"], found["frame"]) == (0.5, "f" * 16, 3)
     assert (found["path"], found["file_size"]) == ("a/b\\xff.dcm", 2**40)
-    assert found["flags"] == ["lateral", "lossy"]
+    assert found["image_flags"] == ["lateral", "lossy"]
     assert (found["modality"], found["rows"], found["bits_stored"]) == ("DX", 2500, 12)
-    assert found["patient_key"] == "k1"
+    assert (found["patient_key"], found["accession_key"]) == ("k1", "k2")
     assert found["body_part"] is None
     assert b"SECRET" not in (tmp_path / "t.parquet").read_bytes()
 
@@ -169,14 +174,14 @@ def test_an_unscored_row_comes_back_with_nulls(tmp_path: Path) -> None:
         "format": "other",
         "outcome": "not_an_image",
         "detail": "the file is empty",
-        "flags": [],
+        "image_flags": [],
     }
 
 
 def test_what_names_the_patient_does_not_enter_a_row() -> None:
     row, _ = scored_row()
     assert dict(zip(FACTS, row.facts, strict=True))["modality"] == "DX"
-    assert "SECRET" not in row.facts
+    assert not {"SECRET", "SECRET-2"} & {*row.facts}
 
 
 def test_a_score_of_zero_is_not_taken_for_missing() -> None:
@@ -357,3 +362,53 @@ def test_a_few_rows_come_in_the_order_asked_for(tmp_path: Path) -> None:
     table = open_table(path)
     assert table.take([99, 0, 8, 7, 50], ["frame"])["frame"].to_pylist() == [99, 0, 8, 7, 50]
     assert table.take([], ["frame", "path"]).num_rows == 0
+
+
+# Tables of an older schema
+
+
+@pytest.fixture
+def twins(tmp_path: Path, write_as_older: Callable[..., None]) -> tuple[Table, Table]:
+    """A table of today and the same rows as schema 2.1 had them."""
+    write_as_older(write(tmp_path / "older.parquet"))
+    return open_table(tmp_path / "older.parquet"), open_table(write(tmp_path / "t.parquet"))
+
+
+def test_an_older_table_gives_the_rows_of_today_without_the_key(
+    twins: tuple[Table, Table],
+) -> None:
+    older, today = twins
+    assert (older.is_older, today.is_older) == (True, False)
+    assert older.columns == today.columns
+    expected = [{**row, "accession_key": None} for row in today.read(today.columns).to_pylist()]
+    assert older.read(older.columns).to_pylist() == expected
+    (group,) = older.row_groups()
+    assert group.to_pylist() == expected
+    assert group.schema.remove_metadata() == table_schema(CLASSES, heatmap_size=SIZE)
+    assert older.take([1, 0, 1], DOCUMENTED).to_pylist() == [
+        {name: expected[row][name] for name in DOCUMENTED} for row in (1, 0, 1)
+    ]
+    older.check_texts()
+
+
+@pytest.mark.parametrize("name", ["accession_key", "dhash", "image_flags", "path"])
+def test_one_column_of_an_older_table_is_read_alone(twins: tuple[Table, Table], name: str) -> None:
+    found, expected = (table.read([name]).to_pydict() for table in twins)
+    assert found == ({name: [None, None]} if name == "accession_key" else expected)
+
+
+def test_the_old_names_are_no_columns(twins: tuple[Table, Table]) -> None:
+    for table in twins:
+        assert "flags" not in table.columns
+    with pytest.raises(TableError):
+        twins[1].read(["flags"])
+
+
+def test_an_older_table_without_an_old_column_is_refused(twins: tuple[Table, Table]) -> None:
+    rows = pq.read_table(twins[0].path)
+    pq.write_table(rows.drop_columns("flags"), twins[0].path)
+    assert "lacks the column 'flags'" in refused(twins[0].path)
+    pq.write_table(rows, twins[1].path)
+    made = json.dumps({**PROVENANCE, "schema_version": "2.2"})
+    pq.write_table(rows.replace_schema_metadata({PROVENANCE_KEY: made}), twins[1].path)
+    assert "dhash, or it has" in refused(twins[1].path).replace("'", "")

@@ -154,7 +154,7 @@ def test_files_compressed_alone_have_the_rows_of_plain_ones(
         "unsupported_container": 1,
     }
     assert table["cut.png.gz!/cut.png"]["outcome"] == "truncated"
-    assert table["rest.png.gz!/rest.png"]["flags"] == ["nonconforming"]
+    assert table["rest.png.gz!/rest.png"]["image_flags"] == ["nonconforming"]
     ignored = ("path", "file_size", "file_modified_ns")
     for number in range(3):
         plain_row = table[f"{number}.png"]

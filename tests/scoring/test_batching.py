@@ -39,7 +39,9 @@ class Ahead(Predictor):
 
 
 def row(number: int) -> Row:
-    return Row(str(number), 0, 1, 1, "png", "", "", (), None, None, None, facts_of(HeaderFacts()))
+    return Row(
+        str(number), 0, 1, 1, "png", "", "", None, None, (), None, None, facts_of(HeaderFacts())
+    )
 
 
 def portions(count: int) -> Iterator[LoadedFile | pa.Table]:

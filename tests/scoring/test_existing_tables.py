@@ -1,6 +1,7 @@
 """Rows of an earlier table that no run wrote hold for no file, and end nothing."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cxrbatch.errors import UsageError
+from cxrbatch.files import claimed
 from cxrbatch.results.columns import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
 from cxrbatch.results.table import open_table
 from cxrbatch.scoring.archive import ArchiveFile
@@ -59,3 +61,18 @@ def test_any_frame_of_a_file_decides_whether_it_is_read_again(tmp_path: Path, la
 def test_parts_that_no_run_wrote_are_refused(tmp_path: Path, told: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="is not a part; parts come from score --shard"):
         merge_parts(tmp_path / "out", [forged(tmp_path / "t", ["a.png"], **told)])
+
+
+def test_parts_of_an_older_schema_become_a_table_of_today(
+    tmp_path: Path, write_as_older: Callable[..., None]
+) -> None:
+    parts = [tmp_path / "1", tmp_path / "2"]
+    for number, part in enumerate(parts, 1):
+        forged(part, [f"{number}.png"], part=f"{number}/2", files=1)
+        write_as_older(part)
+    with claimed(tmp_path / "t"):
+        merge_parts(tmp_path / "t", parts)
+    merged = open_table(tmp_path / "t")
+    assert (merged.is_older, merged.rows) == (False, 2)
+    with pytest.raises(UsageError, match=r"schema version \(2\.1, now 2\.2\)"):
+        merge_parts(tmp_path / "u", [forged(parts[0], ["1.png"], part="1/2", files=1), parts[1]])

@@ -122,8 +122,8 @@ def test_a_film_that_was_decoded_at_a_reduced_size_is_found_again(
         words = ["score", str(tmp_path / "archive"), "-o", str(output), "--workers", "0"]
         assert main([*words, "--checkpoint", str(tiny_checkpoint), *options]) == 0
         table = open_table(output)
-        (row,) = table.read(["path", "frame", "image_hash", "flags"]).to_pylist()
-        assert (Flag.REDUCED_DECODING.value in row["flags"]) is bool(options)
+        (row,) = table.read(["path", "frame", "image_hash", "image_flags"]).to_pylist()
+        assert (Flag.REDUCED_DECODING.value in row["image_flags"]) is bool(options)
         origin = Origin.of(table)
         assert origin is not None
         reading = revisit(origin, row["path"], row["frame"], row["image_hash"])

@@ -1,5 +1,6 @@
 """An update reads what changed, and ends with the bytes of a run from the start."""
 
+import json
 import os
 import zipfile
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cxrbatch.errors import UsageError
-from cxrbatch.files import partial_folder
+from cxrbatch.files import RUN_STATE, partial_folder
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.file_reader import FileReader, LoadedFile
@@ -228,3 +229,55 @@ def test_another_recipe_is_no_update(score: Callable[..., Summary], tmp_path: Pa
     score(tmp_path / "r.parquet")
     with pytest.raises(UsageError, match="differs in batch size"):
         score(tmp_path / "r.parquet", update=True, batch_size=4)
+
+
+def test_an_older_table_is_updated_to_the_bytes_of_today(
+    score: Callable[..., Summary],
+    archive: Path,
+    tmp_path: Path,
+    write_as_older: Callable[..., None],
+) -> None:
+    """The archive's films name no study, so that the keys of a run from the start are empty too."""
+    output = tmp_path / "r.parquet"
+    score(output)
+    write_as_older(output)
+    with pytest.raises(UsageError, match=r"schema version \(2\.1, now 2\.2\).*--update"):
+        score(output)
+    summary = score(output, update=True)
+    assert (summary.read, summary.older_schema) == (0, "2.1")
+    summary = score(tmp_path / "whole.parquet")
+    assert summary.older_schema == ""
+    assert output.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_a_stopped_update_of_an_older_table_goes_on(
+    score: Callable[..., Summary],
+    archive: Path,
+    tmp_path: Path,
+    write_as_older: Callable[..., None],
+) -> None:
+    output = tmp_path / "r.parquet"
+    score(output)
+    write_as_older(output)
+    to_read = change(archive)
+    with pytest.raises(Killed):
+        score(output, update=True, stop=20)
+    summary = score(output, update=True)
+    assert summary.read <= to_read
+    assert summary.older_schema == "2.1"
+    score(tmp_path / "whole.parquet")
+    assert output.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_a_run_that_an_older_version_began_is_refused_by_name(
+    score: Callable[..., Summary], tmp_path: Path
+) -> None:
+    output = tmp_path / "r.parquet"
+    with pytest.raises(Killed):
+        score(output, stop=20)
+    state = partial_folder(output) / RUN_STATE
+    plan = json.loads(state.read_bytes())
+    plan["fingerprint"]["schema_version"] = "2.1"
+    state.write_text(json.dumps(plan))
+    with pytest.raises(UsageError, match=r"unfinished run .* schema version \(2\.1, now 2\.2\)"):
+        score(output)

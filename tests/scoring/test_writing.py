@@ -16,7 +16,7 @@ def test_few_rows_can_be_looked_up_without_reading_the_others() -> None:
         "path": [f"study/image{number}.dcm" for number in range(rows)],
         "outcome": ["scored"] * rows,
         "p_Normal": [number / rows for number in range(rows)],
-        "flags": [["lateral"]] * rows,
+        "image_flags": [["lateral"]] * rows,
     }
     columns = [
         pa.array(values[field.name], field.type)
@@ -31,5 +31,5 @@ def test_few_rows_can_be_looked_up_without_reading_the_others() -> None:
     found = [group.column(number) for number in range(group.num_columns)]
     assert all(column.has_offset_index for column in found)
     with_dictionary = {column.path_in_schema for column in found if column.has_dictionary_page}
-    assert {"outcome", "flags.list.element"} <= with_dictionary
+    assert {"outcome", "image_flags.list.element"} <= with_dictionary
     assert not {"path", "p_Normal", "image_hash", "heatmaps"} & with_dictionary

@@ -85,10 +85,11 @@ def _row(number: int, name: str | None) -> tuple[Row, ImageScores | None]:
         format="dicom",
         outcome="scored" if is_scored else "corrupt",
         detail="" if is_scored else "a bad checksum",
-        flags=("lateral",) if number % 4 == 0 else (),
         image_hash=f"{number:032x}" if is_scored else None,
-        dhash=number if is_scored else None,
+        dhash=f"{number:016x}" if is_scored else None,
+        image_flags=("lateral",) if number % 4 == 0 else (),
         patient_key=f"{number:032x}",
+        accession_key=f"{number:032x}",
         facts=facts_of(HeaderFacts(patient_sex="FM"[number % 2], manufacturer="Maker")),
     )
     if not is_scored:

@@ -130,7 +130,7 @@ ODD_ROWS: list[dict[str, object]] = [
     *({"path": value} for value in ("", EVIL, "\x00", "../" * 999, "\u202egnp.exe")),
     *({"frame": 2**31 - 1}, {"outcome": ""}, {"outcome": EVIL}, {"prediction": None}),
     *({"p_Normal": value} for value in (float("nan"), float("inf"), -1.0)),
-    *({"flags": value} for value in (None, [None], [EVIL, ""])),
+    *({"image_flags": value} for value in (None, [None], [EVIL, ""])),
     *({"image_hash": EVIL}, {"heatmaps": None}, {"heatmap_scale": float("nan")}),
     *({"truth": None}, {"truth": EVIL}, {"detail": None}, {"detail": EVIL}),
     {"manufacturer": EVIL, "view_position": EVIL, "patient_sex": EVIL, "modality": EVIL},
@@ -182,7 +182,7 @@ def answers_of(client: FlaskClient, run_id: str) -> set[int]:
 
 TOO_LONG: list[dict[str, object]] = [
     *({name: "x" * 2_000_000} for name in ("path", "outcome", "manufacturer", "detail")),
-    {"flags": ["x" * 2_000_000]},
+    {"image_flags": ["x" * 2_000_000]},
 ]
 
 

@@ -55,7 +55,7 @@ QUERIES = [
     ("truth=COVID-19&sex=M", lambda r: r["truth"] == "COVID-19" and r["patient_sex"] == "M"),
     ("right=yes", lambda r: r["prediction"] and r["prediction"] == r["truth"]),
     ("right=no", lambda r: r["prediction"] and r["prediction"] != r["truth"]),
-    ("flag=lateral", lambda row: "lateral" in row["flags"]),
+    ("flag=lateral", lambda row: "lateral" in row["image_flags"]),
     ("path=fOLDER/00", lambda row: "Folder/00" in row["path"]),
     ("path=%25", lambda row: False),
     ("manufacturer=%27+OR+1=1+--", lambda row: False),
@@ -273,3 +273,24 @@ def test_openapi_describes_the_answers_about_runs_and_rows(
         answer = client.get(address).get_json()
         told = calls[path.replace(run_id, "{id}")]["get"]["responses"]["200"]["content"]
         assert set(answer) == set(told["application/json"]["schema"]["properties"])
+
+
+def test_an_older_table_is_served_as_one_of_today(
+    client: FlaskClient, folder: Path, run_id: str, write_as_older: Callable[..., None]
+) -> None:
+    queries = ["flag=lateral", "", "sort=-path"]
+    pages = ["images/4", *(f"rows?{query}" for query in queries)]
+    today = [rows_of(client, run_id, query) for query in queries]
+    shown = [client.get(f"/runs/{run_id}/{page}").text for page in pages]
+    assert "lateral" in shown[0]
+    write_as_older(folder / "results.parquet")
+    assert [rows_of(client, run_id, query) for query in queries] == today
+    assert [client.get(f"/runs/{run_id}/{page}").text for page in pages] == shown
+    with client.get(f"/runs/{run_id}/export.parquet?flag=lateral") as exported:
+        (folder.parent / "rows.parquet").write_bytes(exported.data)
+    rows = open_table(folder.parent / "rows.parquet")
+    assert not rows.is_older
+    assert rows.read(["path"])["path"].to_pylist() == [row["path"] for row in today[0]]
+    with client.get(f"/runs/{run_id}/export.csv") as exported:
+        sheet = pa.csv.read_csv(io.BytesIO(exported.data))
+    assert sheet["dhash"].to_pylist()[:3] == [f"{0:016x}", f"{1:016x}", ""]

@@ -72,7 +72,8 @@ def test_an_upload_has_the_scores_of_its_row_in_a_table(
     assert status == 200
     (frame,) = answer["frames"]  # type: ignore[misc]
     assert row["path"] == name
-    for column in ("outcome", "detail", "flags", "image_hash", "prediction", "heatmap_scale"):
+    assert frame["flags"] == row["image_flags"]
+    for column in ("outcome", "detail", "image_hash", "prediction", "heatmap_scale"):
         assert frame.get(column) == row[column]
     for column, value in frame["facts"].items():
         assert value == row[column]

@@ -110,6 +110,7 @@ def describe(header: DicomHeader, *, accepted: frozenset[str]) -> Description:
         study_instance_uid=_uid(dataset, 0x0020000D),
         patient_id=text(dataset, 0x00100020),
         patient_issuer=text(dataset, 0x00100021),
+        accession_number=text(dataset, 0x00080050),
     )
     is_set = {
         Flag.LATERAL: _is_lateral(dataset),

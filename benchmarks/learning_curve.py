@@ -84,7 +84,7 @@ def main() -> None:
                 )
                 + f"; balanced accuracy {balanced_accuracy(truth, probabilities.argmax(1)):.3f}"
                 + "; macro AUC by epoch "
-                + " ".join(f"{epoch['val_auc']:.3f}" for epoch in history),
+                + " ".join(f"{epoch['macro_auc']:.3f}" for epoch in history),
                 flush=True,
             )
 

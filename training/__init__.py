@@ -24,7 +24,7 @@ split, curves and a results table (`outputs`).
     distributed    several processes under `torchrun`
     initial        weights to start from, and teachers
     states         files from which a stopped training resumes
-    fitting        one network: fit, calibrate, evaluate, card
-    model_evaluation  figures with intervals, controls, operating points
+    fitting        one network: fit, calibrate, evaluate; the figures of its card
+    model_evaluation  scores of a network, their calibration, controls
     outputs        examples of augmented images, curves, and the results table of val and test
 """

@@ -1,9 +1,9 @@
-"""Mild changes that a radiograph could have had: position, focus, exposure, noise. No mirroring.
+"""Random changes of training images: position, scale, focus, grey levels, noise; and mixup.
 
-All of them are transforms of torchvision, one image at a time. For 32 images that takes 27 ms of
-one core at 112 px and 67 ms at 224 px. A version of our own that changed a whole batch at once took
-11 and 35 ms: the difference is 2 to 3 % of a step at 112 px (0.5 s in bfloat16, 1 s in float32) and
-1 to 2 % at 224 px (1.8 s, 3.7 s), too little to keep it.
+Images are mirrored only where asked. The changes are transforms of torchvision, one image at a
+time. For 32 images that takes 27 ms of one core at 112 px and 67 ms at 224 px. A version of our own
+that changed a whole batch at once took 11 and 35 ms: the difference is 2 to 3 % of a step at 112 px
+(0.5 s in bfloat16, 1 s in float32) and 1 to 2 % at 224 px (1.8 s, 3.7 s), too little to keep it.
 """
 
 import math
@@ -71,9 +71,9 @@ class RandomGamma(v2.Transform):
 def augmentation(*, flip: bool) -> v2.Compose:
     """Build the transform that changes a training image at random.
 
-    It rotates, shifts, scales, blurs half of the images, changes gamma, brightness and contrast,
-    and adds noise, within the constants of this module. All randomness comes from torch's global
-    generator.
+    In this order it mirrors half of the images (only with `flip`), rotates, shifts and scales,
+    blurs half of the images, changes gamma, then brightness and contrast in random order, and adds
+    noise, within the constants of this module. All randomness comes from torch's global generator.
 
     Args:
         flip: Whether half of the images are mirrored, too.

@@ -70,11 +70,11 @@ class Console:
             self._bar.update(count)
 
     def epoch(self, metrics: "EpochMetrics") -> None:
-        """Write losses and validation AUC of a finished epoch to stderr; set `epochs` to it."""
+        """Write losses and macro AUC of a finished epoch to stderr; set `epochs` to its number."""
         self.epochs = metrics.number
         self.say(
             f"epoch {metrics.number}: loss {metrics.loss:.4f}, "
-            f"validation loss {metrics.val_loss:.4f}, AUC {metrics.val_auc:.4f}"
+            f"validation loss {metrics.val_loss:.4f}, validation macro AUC {metrics.macro_auc:.4f}"
         )
 
     def interrupted(self) -> None:
@@ -102,7 +102,7 @@ class Console:
             self.say(f"no image: {len(items) - _LISTED} more files")
 
     def result(self, summary: Mapping[str, Any], *, checkpoint: Path, table: Path) -> None:
-        """Write the figures of a finished training to stdout, and paths of checkpoint and table.
+        """Write the epoch that was kept, the figures and the paths of the files to stdout.
 
         The figures are those of validation, of test, and of the controls: images without lungs,
         borders alone, each source alone. A warning goes to stderr if the border alone gives a high
@@ -117,6 +117,11 @@ class Console:
 
         if not self._enabled:
             return
+        kept = summary["history"][summary["chosen_epoch"] - 1]
+        click.echo(
+            f"kept epoch {kept['number']} of {len(summary['history'])}: "
+            f"validation macro AUC {kept['macro_auc']:.4f}"
+        )
         for name in ("validation", "test"):
             if figures := summary[name]:
                 _print_figures(name, figures)

@@ -1,6 +1,5 @@
 """Train one network on prepared images: fit, calibrate on validation, evaluate on test."""
 
-import math
 import platform
 from collections import Counter
 from collections.abc import Sequence
@@ -11,8 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import minimize, minimize_scalar
-from scipy.special import log_softmax
 
 from cxrbatch.errors import CxrbatchError
 from cxrbatch.model.card import Card, Normalisation, describe_features
@@ -20,17 +17,18 @@ from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.network import RadiographResNet, build_model
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.model.weight_files import round_as_stored
-from cxrbatch.results.figures import Evaluation
+from cxrbatch.results.figures import Evaluation, Figure
+from cxrbatch.results.statistics.calculation import evaluate_scores
 from cxrbatch.training.dataset import ImageSubset, TrainingData
 from cxrbatch.training.initial import InitialWeights, start_from
 from cxrbatch.training.loop import EpochMetrics, TrainingListener, best_epoch, fit
 from cxrbatch.training.model_evaluation import (
+    CardFigures,
     Logits,
-    card_figures,
-    card_operating_points,
+    calibrate,
     evaluate_controls,
-    evaluate_logits,
     features_of,
+    logits_to_probabilities,
     predict,
 )
 from cxrbatch.training.trainer import TrainingOptions, TrainingSetup
@@ -47,7 +45,6 @@ _MOST_FOR_NORMALISATION = 2000
 _MOST_FEATURES = 20_000
 # Ordinary ones are below 100; the squares of these no longer fit their float32 statistics.
 _LARGEST_FEATURE = 1e15
-_TEMPERATURE_RANGE = (math.log(0.05), math.log(20.0))
 
 
 def new_card(
@@ -127,8 +124,8 @@ def finish(
 ) -> Checkpoint:
     """Calibrate a fitted network on validation, then evaluate it with weights as a file has them.
 
-    `model` is changed in place: an offset for each class is added to the bias of the head, and the
-    weights are rounded to float16. Temperature and operating points come from validation, controls
+    `model` is changed in place: the weights are rounded to float16, and an offset for each class is
+    added to the bias of the head. Temperature and operating points come from validation, controls
     from test, or from validation if test has no image.
 
     Args:
@@ -148,16 +145,18 @@ def finish(
     card, classes = setup.card, data.classes
 
     def score(subset: ImageSubset) -> Logits:
-        return predict(model, card=card, subset=subset, device=setup.device)
+        # As `score` computes on this machine, so that its tables give the same figures.
+        return predict(
+            model,
+            card=card,
+            subset=subset,
+            device=setup.device,
+            precision=setup.options.precision,
+        )
 
     train, val, test = (data.subsets[name] for name in ("train", "val", "test"))
-    logits = score(val)
-    offsets = fit_offsets(logits, val.truth, temperature=fit_temperature(logits, val.truth))
-    with torch.no_grad():
-        model.fc.bias.add_(torch.from_numpy(offsets).to(model.fc.bias))
     round_as_stored(model)
-    logits = score(val)
-    temperature = fit_temperature(logits, val.truth)
+    logits, temperature = calibrate(model, score(val), val.truth)
 
     def evaluated(name: str, logits: Logits) -> Evaluation:
         return evaluate_logits(
@@ -215,60 +214,73 @@ def _circumstances(
     }
 
 
-def fit_temperature(logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64]) -> float:
-    """Find the temperature that minimises the negative log-likelihood.
-
-    The images must be those of validation: neither those that the network was trained on nor those
-    that it is tested on.
+def evaluate_logits(
+    truth: npt.NDArray[np.int64],
+    logits: Logits,
+    *,
+    classes: Sequence[str],
+    temperature: float,
+    groups: Sequence[int],
+) -> Evaluation:
+    """Compute the figures of `cxrbatch report` on one subset, with their intervals.
 
     Args:
+        truth: Shape (n,), class indices.
         logits: Shape (n, classes).
-        truth: Shape (n,), class indices.
+        classes: Class names in the order of the logits.
+        temperature: The logits are divided by it before the softmax.
+        groups: Length n, the number of each image's group: images of one patient or picture have
+            the same. The bootstrap draws whole groups.
+    """
+    probabilities = logits_to_probabilities(logits, temperature=temperature)
+    return evaluate_scores(truth, probabilities, np.asarray(groups, np.int64), classes=classes)
+
+
+def card_figures(evaluation: Evaluation) -> CardFigures:
+    """Select from the figures of a subset those that a checkpoint's card has.
 
     Returns:
-        A number in [0.05, 20]; probabilities are softmax(logits / temperature).
-
-    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+        "n" images, "groups", "balanced_accuracy", "macro_auc", "expected_calibration_error", and
+        "recall" and "auc" by class. A figure is {"value": …, "interval": [low, high]}, the
+        interval None if it has none, or the figure is None if it is undefined. The calibration
+        error is a plain number or None.
     """
-    rows = np.arange(len(truth))
-    scores = logits.astype(np.float64)
+    classes = evaluation.classes
+    return {
+        "n": evaluation.images,
+        "groups": evaluation.patients,
+        "balanced_accuracy": _with_interval(evaluation.balanced_accuracy),
+        "macro_auc": _with_interval(evaluation.macro_auc),
+        "expected_calibration_error": evaluation.calibration.ece.value,
+        "recall": {each.name: _with_interval(each.sensitivity) for each in classes},
+        "auc": {each.name: _with_interval(each.auc) for each in classes},
+    }
 
-    def loss(log_temperature: float) -> float:
-        log_p = log_softmax(scores / math.exp(log_temperature), axis=1)
-        return float(-log_p[rows, truth].mean())
 
-    return math.exp(minimize_scalar(loss, bounds=_TEMPERATURE_RANGE, method="bounded").x)
-
-
-def fit_offsets(
-    logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64], *, temperature: float
-) -> npt.NDArray[np.float32]:
-    """Find a number to add to each class's logits so that no class is predicted too often.
-
-    A rare class that was drawn often is learned by heart and then found too seldom in new images.
-    The offsets minimise the negative log-likelihood. A standard normal prior on each offset divided
-    by the temperature keeps the offsets small where there are few images.
-
-    Args:
-        logits: Of validation images, shape (n, classes).
-        truth: Shape (n,), class indices.
-        temperature: What the logits are divided by before the softmax.
+def card_operating_points(evaluation: Evaluation) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the thresholds of each class that were chosen on a subset, for a checkpoint's card.
 
     Returns:
-        Shape (classes,), float32, in units of logits, mean 0.
-
-    Source: Alexandari et al., "Maximum Likelihood with Bias-Corrected Calibration is Hard-To-Beat
-    at Label Shift Adaptation", ICML 2020.
+        {class: {name of the point: {"threshold": …, "sensitivity": …, "specificity": …}}}, all in
+        [0, 1]; an undefined rate is 0. A class without both positive and negative images has no
+        point.
     """
-    scores = logits.astype(np.float64) / temperature
-    count, classes = scores.shape
-    wanted = np.eye(classes)[truth]
+    return {
+        each.name: {
+            point.name: {
+                # A threshold above every probability takes no image for positive.
+                "threshold": min(point.threshold, 1.0),
+                "sensitivity": point.sensitivity.value or 0.0,
+                "specificity": point.specificity.value or 0.0,
+            }
+            for point in each.points
+        }
+        for each in evaluation.classes
+    }
 
-    def loss(offsets: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        log_p = log_softmax(scores + offsets, axis=1)
-        value = (offsets @ offsets / 2 - (log_p * wanted).sum()) / count
-        return float(value), ((np.exp(log_p) - wanted).sum(axis=0) + offsets) / count
 
-    found = minimize(loss, np.zeros(classes), jac=True, method="BFGS").x
-    centred: npt.NDArray[np.float32] = ((found - found.mean()) * temperature).astype(np.float32)
-    return centred
+def _with_interval(figure: Figure) -> CardFigures | None:
+    if figure.value is None:
+        return None
+    interval = None if figure.low is None else [figure.low, figure.high]
+    return {"value": figure.value, "interval": interval}

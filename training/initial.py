@@ -15,6 +15,7 @@ from cxrbatch.model.network import RadiographResNet, model_of
 from cxrbatch.model.preprocessing import Geometry
 from cxrbatch.model.soundness import check_tensors
 from cxrbatch.model.weight_files import read_state_dict
+from cxrbatch.results.labels import folded, folded_numbers
 
 # ImageNet-21k has 21,841 classes; a file of a few bytes may claim a head that no memory holds.
 _MOST_OUTPUTS = 1 << 15
@@ -36,13 +37,23 @@ class InitialWeights:
     classes: tuple[str, ...] | None
     model: RadiographResNet
 
-    def has_head_for(self, classes: tuple[str, ...]) -> bool:
-        """Return whether the weights have a head for these classes.
+    def head_rows(self, classes: Sequence[str]) -> tuple[int, ...] | None:
+        """Return the row of the head for each of some classes, None if the head is for others.
 
-        The head needs as many outputs as there are classes and, if the file names its classes, the
-        same names in the same order.
+        Names may differ in case, spaces, hyphens and underscores, and in their order. If the file
+        names no classes, a head of as many outputs is taken to be for these, in this order.
+
+        Args:
+            classes: Class names of the network to train, in the order of its logits.
         """
-        return self.classes in (None, classes) and self.model.fc.out_features == len(classes)
+        if self.model.fc.out_features != len(classes):
+            return None
+        if self.classes is None:
+            return tuple(range(len(classes)))
+        numbers = folded_numbers(self.classes)
+        exact = {name: number for number, name in enumerate(self.classes)}
+        rows = tuple(exact.get(name, numbers.get(folded(name), -1)) for name in classes)
+        return rows if sorted(rows) == list(range(len(classes))) else None
 
 
 def read_initial(path: Path, *, architecture: str) -> InitialWeights:
@@ -84,19 +95,21 @@ def start_from(
 ) -> None:
     """Copy weights into a network, in place.
 
-    The head (`fc`) is copied only if `initial.has_head_for(classes)`; otherwise the network keeps
-    its own.
+    The rows of the head (`fc`) are copied in the order of `classes`; where the file's head is for
+    other classes (see `InitialWeights.head_rows`), the network keeps its own.
 
     Args:
         initial: The weights.
         model: The network, of the same architecture.
         classes: Class names of the network in the order of its logits.
     """
-    given, kept = initial.model.state_dict(), initial.has_head_for(classes)
+    given, rows = initial.model.state_dict(), initial.head_rows(classes)
     with torch.no_grad():
         for name, target in model.state_dict().items():
-            if kept or not name.startswith("fc."):
+            if not name.startswith("fc."):
                 target.copy_(given[name])
+            elif rows is not None:
+                target.copy_(given[name][list(rows)])
 
 
 def _card(path: Path) -> Card | None:

@@ -1,5 +1,6 @@
 """The loop over epochs: train, validate, keep the best weights, stop early, resume."""
 
+import copy
 import hashlib
 import math
 from collections.abc import Sequence
@@ -15,11 +16,17 @@ from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.network import RadiographResNet
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.model.soundness import weight_fault
+from cxrbatch.model.weight_files import round_as_stored
 from cxrbatch.process import keep_freed_memory
 from cxrbatch.results.statistics.intervals import macro_auc
 from cxrbatch.training.augment import augmentation
 from cxrbatch.training.dataset import BalancedBatchSampler, ImageSubset, training_loader
-from cxrbatch.training.model_evaluation import log_loss, logits_to_probabilities, predict
+from cxrbatch.training.model_evaluation import (
+    calibrate,
+    log_loss,
+    logits_to_probabilities,
+    predict,
+)
 from cxrbatch.training.states import (
     Fingerprint,
     TrainingState,
@@ -43,13 +50,14 @@ class EpochMetrics:
     Attributes:
         number: Number of the epoch, from 1.
         loss: Mean training loss over the steps, with label smoothing and teachers.
-        val_loss: Mean negative log-likelihood on validation, in nats, with the averaged weights.
-        val_auc: Macro one-vs-rest AUC on validation, with the averaged weights.
+        val_loss: Mean negative log-likelihood on validation, in nats, before calibration.
+        macro_auc: Macro one-vs-rest AUC on validation of the averaged weights as a checkpoint would
+            have them, rounded and calibrated: for the epoch that is kept, that of the card.
     """
 
     number: int
     loss: float
-    val_auc: float
+    macro_auc: float
     val_loss: float
 
 
@@ -80,7 +88,7 @@ class TrainingListener:
 
 
 def best_epoch(history: Sequence[EpochMetrics]) -> EpochMetrics:
-    """Return the epoch with the highest validation AUC.
+    """Return the epoch with the highest macro AUC on validation.
 
     Of several the one with the lowest validation loss is returned, and of several of these the
     first.
@@ -88,7 +96,7 @@ def best_epoch(history: Sequence[EpochMetrics]) -> EpochMetrics:
     Raises:
         ValueError: `history` is empty.
     """
-    return max(history, key=lambda epoch: (epoch.val_auc, -epoch.val_loss))
+    return max(history, key=lambda epoch: (epoch.macro_auc, -epoch.val_loss))
 
 
 def should_stop(history: Sequence[EpochMetrics], *, epochs: int, patience: int | None) -> bool:
@@ -212,19 +220,22 @@ class _Fit:
         return group.mean(torch.stack(losses)).double().mean().item()
 
     def _validate(self) -> tuple[float, float]:
-        """Macro AUC and log-loss on validation, for all processes; nan if logits are not finite."""
+        """Return macro AUC and log-loss on validation, in all processes; nan where not finite."""
         setup, figures = self._setup, [math.nan, math.nan]
         if setup.group.leads:
             with suppress(NotFiniteError):
+                network, truth = copy.deepcopy(self._trainer.averaged), self._val.truth
+                round_as_stored(network)
                 logits = predict(
-                    self._trainer.averaged,
+                    network,
                     card=setup.card,
                     subset=self._val,
                     device=setup.device,
                     precision=setup.options.precision,
                 )
-                auc = macro_auc(self._val.truth, logits_to_probabilities(logits))
-                figures = [auc, log_loss(logits, self._val.truth)]
+                calibrated, temperature = calibrate(network, logits, truth)
+                probabilities = logits_to_probabilities(calibrated, temperature=temperature)
+                figures = [macro_auc(truth, probabilities), log_loss(logits, truth)]
         tensor = torch.tensor(figures, dtype=torch.float64, device=setup.device)
         auc, loss = setup.group.from_first(tensor).tolist()
         return auc, loss
@@ -280,7 +291,7 @@ def options_fingerprint(
     """Return what a stopped training and its continuation must have in common, by name.
 
     It holds only what is known before any image is read: every option, the recipe, the hashes of
-    the teachers, and a hash of the augmentation in this program.
+    the teachers, how epochs are compared, and a hash of the augmentation in this program.
 
     Args:
         options: Options of the training.
@@ -293,6 +304,7 @@ def options_fingerprint(
         **named,
         "recipe": recipe.to_card(),
         "teachers": [teacher.sha256 for teacher in teachers],
+        "validation": "calibrated",
         "version of the augmentation": hashlib.sha256(transform.encode()).hexdigest(),
     }
 

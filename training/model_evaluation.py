@@ -1,11 +1,13 @@
-"""Evaluate a trained network on a subset: figures with intervals, controls, operating points."""
+"""Scores of a network on a subset, their calibration, and controls that show what it looks at."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from cxrbatch.errors import NotFiniteError
@@ -14,12 +16,12 @@ from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.inference import Precision
 from cxrbatch.model.network import RadiographResNet
 from cxrbatch.model.predictor import Predictor
-from cxrbatch.results.figures import Evaluation, Figure
+from cxrbatch.model.weight_files import round_as_stored
 from cxrbatch.results.statistics import intervals as metrics
-from cxrbatch.results.statistics.calculation import evaluate_scores
 from cxrbatch.training.dataset import ImageSubset
 
 _Images = npt.NDArray[np.uint8]
+_Truth = npt.NDArray[np.int64]
 
 # On a frontal radiograph the lungs and the mediastinum fill an ellipse a little above the centre:
 # its half axes, its centre and the margins, (rows, columns), as shares of the image's edge.
@@ -61,6 +63,7 @@ def border_only(inputs: _Images) -> _Images:
 
 
 _BATCH = 64
+_TEMPERATURE_RANGE = (math.log(0.05), math.log(20.0))
 
 Logits = npt.NDArray[np.float32]
 """Outputs of a network before the softmax, shape (n, classes)."""
@@ -149,7 +152,87 @@ def _scorer(
     return Predictor(checkpoint, batch_size=_BATCH, device=device, precision=precision)
 
 
-_Truth = npt.NDArray[np.int64]
+def calibrate(model: RadiographResNet, logits: Logits, truth: _Truth) -> tuple[Logits, float]:
+    """Add an offset for each class to the bias of a network's head, and find the temperature.
+
+    Args:
+        model: The network, with weights as `round_as_stored` leaves them; its bias is changed in
+            place and rounded alike.
+        logits: What the network gives for the images of validation, shape (n, classes).
+        truth: Shape (n,), class indices.
+
+    Returns:
+        The logits that the changed network gives, and the temperature (see `fit_temperature`).
+    """
+    offsets = fit_offsets(logits, truth, temperature=fit_temperature(logits, truth))
+    before = model.fc.bias.detach().clone()
+    with torch.no_grad():
+        model.fc.bias.add_(torch.from_numpy(offsets).to(model.fc.bias))
+    round_as_stored(model)
+    # The head computes in float32 at every precision, so that its bias adds to the logits.
+    moved: Logits = logits + (model.fc.bias.detach() - before).float().cpu().numpy()
+    return moved, fit_temperature(moved, truth)
+
+
+def fit_temperature(logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64]) -> float:
+    """Find the temperature that minimises the negative log-likelihood.
+
+    The images must be those of validation: neither those that the network was trained on nor those
+    that it is tested on.
+
+    Args:
+        logits: Shape (n, classes).
+        truth: Shape (n,), class indices.
+
+    Returns:
+        A number in [0.05, 20]; probabilities are softmax(logits / temperature).
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+    """
+    rows = np.arange(len(truth))
+    scores = logits.astype(np.float64)
+
+    def loss(log_temperature: float) -> float:
+        log_p = log_softmax(scores / math.exp(log_temperature), axis=1)
+        return float(-log_p[rows, truth].mean())
+
+    return math.exp(minimize_scalar(loss, bounds=_TEMPERATURE_RANGE, method="bounded").x)
+
+
+def fit_offsets(
+    logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64], *, temperature: float
+) -> npt.NDArray[np.float32]:
+    """Find a number to add to each class's logits so that no class is predicted too often.
+
+    A rare class that was drawn often is learned by heart and then found too seldom in new images.
+    The offsets minimise the negative log-likelihood. A standard normal prior on each offset divided
+    by the temperature keeps the offsets small where there are few images.
+
+    Args:
+        logits: Of validation images, shape (n, classes).
+        truth: Shape (n,), class indices.
+        temperature: What the logits are divided by before the softmax.
+
+    Returns:
+        Shape (classes,), float32, in units of logits, mean 0.
+
+    Source: Alexandari et al., "Maximum Likelihood with Bias-Corrected Calibration is Hard-To-Beat
+    at Label Shift Adaptation", ICML 2020.
+    """
+    scores = logits.astype(np.float64) / temperature
+    count, classes = scores.shape
+    wanted = np.eye(classes)[truth]
+
+    def loss(offsets: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        log_p = log_softmax(scores + offsets, axis=1)
+        value = (offsets @ offsets / 2 - (log_p * wanted).sum()) / count
+        return float(value), ((np.exp(log_p) - wanted).sum(axis=0) + offsets) / count
+
+    found = minimize(loss, np.zeros(classes), jac=True, method="BFGS").x
+    centred: npt.NDArray[np.float32] = ((found - found.mean()) * temperature).astype(np.float32)
+    return centred
+
+
 CardFigures = dict[str, Any]
 """Figures of a subset, as JSON in the checkpoint's card."""
 
@@ -157,71 +240,6 @@ _CONTROLS = {"lungs blacked out": without_lungs, "border only": border_only}
 _BORDER = "border only"
 # Of a model's macro AUC above 0.5, the share that it may reach from the border alone.
 _SHARE_OF_LEAD = 0.5
-
-
-def evaluate_logits(
-    truth: _Truth,
-    logits: Logits,
-    *,
-    classes: Sequence[str],
-    temperature: float,
-    groups: Sequence[int],
-) -> Evaluation:
-    """Compute the figures of `cxrbatch report` on one subset, with their intervals.
-
-    Args:
-        truth: Shape (n,), class indices.
-        logits: Shape (n, classes).
-        classes: Class names in the order of the logits.
-        temperature: The logits are divided by it before the softmax.
-        groups: Length n, the number of each image's group: images of one patient or picture have
-            the same. The bootstrap draws whole groups.
-    """
-    probabilities = logits_to_probabilities(logits, temperature=temperature)
-    return evaluate_scores(truth, probabilities, np.asarray(groups, np.int64), classes=classes)
-
-
-def card_figures(evaluation: Evaluation) -> CardFigures:
-    """Select from the figures of a subset those that a checkpoint's card has.
-
-    Returns:
-        "n" images, "groups", "balanced_accuracy", "macro_auc", "expected_calibration_error", and
-        "recall" and "auc" by class. A figure is {"value": …, "interval": [low, high]}, the
-        interval None if it has none, or the figure is None if it is undefined. The calibration
-        error is a plain number or None.
-    """
-    classes = evaluation.classes
-    return {
-        "n": evaluation.images,
-        "groups": evaluation.patients,
-        "balanced_accuracy": _with_interval(evaluation.balanced_accuracy),
-        "macro_auc": _with_interval(evaluation.macro_auc),
-        "expected_calibration_error": evaluation.calibration.ece.value,
-        "recall": {each.name: _with_interval(each.sensitivity) for each in classes},
-        "auc": {each.name: _with_interval(each.auc) for each in classes},
-    }
-
-
-def card_operating_points(evaluation: Evaluation) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the thresholds of each class that were chosen on a subset, for a checkpoint's card.
-
-    Returns:
-        {class: {name of the point: {"threshold": …, "sensitivity": …, "specificity": …}}}, all in
-        [0, 1]; an undefined rate is 0. A class without both positive and negative images has no
-        point.
-    """
-    return {
-        each.name: {
-            point.name: {
-                # A threshold above every probability takes no image for positive.
-                "threshold": min(point.threshold, 1.0),
-                "sensitivity": point.sensitivity.value or 0.0,
-                "specificity": point.specificity.value or 0.0,
-            }
-            for point in each.points
-        }
-        for each in evaluation.classes
-    }
 
 
 def evaluate_controls(
@@ -281,13 +299,6 @@ def border_warning(controls: CardFigures) -> str | None:
         f"{areas[0]:.3f} ({areas[1]:.3f} with the whole images): it tells more than lungs apart, "
         "most likely where the images come from"
     )
-
-
-def _with_interval(figure: Figure) -> CardFigures | None:
-    if figure.value is None:
-        return None
-    interval = None if figure.low is None else [figure.low, figure.high]
-    return {"value": figure.value, "interval": interval}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

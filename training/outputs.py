@@ -126,7 +126,7 @@ _STYLE = """
 
 
 def write_curves(path: Path, history: Sequence[EpochMetrics]) -> None:
-    """Write an SVG with two charts over the epochs: both losses, and the validation AUC.
+    """Write an SVG with two charts over the epochs: both losses, and the macro AUC on validation.
 
     A dashed line marks the best epoch.
 
@@ -140,12 +140,12 @@ def write_curves(path: Path, history: Sequence[EpochMetrics]) -> None:
     best = best_epoch(history)
     losses = {"training": [epoch.loss for epoch in history]}
     losses["validation"] = [epoch.val_loss for epoch in history]
-    areas = {"macro, one against the rest": [epoch.val_auc for epoch in history]}
-    title = f"Validation AUC, best {best.val_auc:.4f} in epoch {best.number}"
+    areas = {"one against the rest": [epoch.macro_auc for epoch in history]}
+    title = f"Validation macro AUC, best {best.macro_auc:.4f} in epoch {best.number}"
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * _WIDTH} {_HEIGHT}" '
         f'width="{2 * _WIDTH}" height="{_HEIGHT}" role="img">'
-        f"<title>Training: loss and validation AUC over {len(history)} epochs</title>"
+        f"<title>Training: loss and validation macro AUC over {len(history)} epochs</title>"
         f"<style>{_STYLE}</style>{_chart('Loss', losses, best=best.number, offset=0)}"
         f"{_chart(title, areas, best=best.number, offset=_WIDTH)}</svg>\n"
     )

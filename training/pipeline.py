@@ -223,7 +223,7 @@ class TrainingRun:
         inputs = self._decode(labels)
         data = divide_inputs(inputs, self._split(labels, inputs), classes=classes)
         self.console.say(*data.split.report.lines())
-        if initial is not None and not initial.has_head_for(data.classes):
+        if initial is not None and initial.head_rows(data.classes) is None:
             self.console.say(
                 "--init has a head for other classes: it is replaced by one of random weights"
             )

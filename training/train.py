@@ -70,14 +70,15 @@ def train(
         size: Edge of the square input in pixels, at least 32.
         geometry: "squeeze" or "pad" to the square.
         epochs: Number of epochs, at most.
-        patience: Stop after so many epochs in a row without a better validation AUC; None never
+        patience: Stop after so many epochs in a row without a better macro AUC; None never
             stops early.
         draws: Images drawn per epoch, classes equally often; by default one per training image.
         batch_size: Images per step, over all processes.
         learning_rate: Peak of the schedule, in (0, 1].
         limit: Sentences for the card about what the data cannot show.
-        init: Weights to start from: a checkpoint, or a state dict of a torchvision ResNet; by
-            default random ones.
+        init: Weights to start from: a checkpoint, a state dict of a torchvision ResNet, or
+            "default" for the bundled model; None for random ones. The head is kept if it is for
+            the same classes, in any order.
         teacher: Checkpoints of the same classes whose probabilities the network learns as well.
         teacher_weight: Weight of the teachers in the loss, in [0, 1].
         drop_leaks: Where the labels' own split has one patient or picture in two subsets, leave
@@ -135,7 +136,7 @@ def train(
             name=Path(output).stem if name is None else name,
             limits=[limit] if isinstance(limit, str) else limit,
             options=options.checked(),
-            init=None if init is None else Path(init),
+            init=_initial_file(init),
             teachers=_paths("teacher", teacher),
             cache=None if cache is None else Path(cache),
             workers=int(
@@ -155,6 +156,14 @@ def _paths(name: str, given: Paths) -> list[Path]:
         return [Path(path) for path in ([given] if isinstance(given, str | Path) else given)]
     except TypeError:
         raise UsageError(f"{name} is {given!r}; give a path, or several") from None
+
+
+def _initial_file(init: str | Path | None) -> Path | None:
+    if init == "default":  # a file of this name can be given as ./default
+        from cxrbatch.model.checkpoint import bundled_checkpoint
+
+        return bundled_checkpoint()
+    return None if init is None else Path(init)
 
 
 def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
@@ -230,9 +239,10 @@ def _listed(context: click.Context, parameter: click.Parameter, value: str) -> l
 )
 @click.option(
     "--init",
-    type=shared.FILE,
+    type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Weights to start from: a checkpoint, or a state dict of a torchvision ResNet.",
+    help="Weights to start from: a checkpoint, a state dict of a torchvision ResNet, or the word "
+    "default for the bundled model.  [default: random]",
 )
 @click.option(
     "--teacher",
@@ -253,7 +263,9 @@ def _listed(context: click.Context, parameter: click.Parameter, value: str) -> l
     is_flag=True,
     help="Where a given split has one patient or picture on two sides, leave out the copies.",
 )
-@click.option("--flip", is_flag=True, help="Mirror half of the images; hearts change sides.")
+@click.option(
+    "--flip", is_flag=True, help="Mirror half of the training images, too; hearts change sides."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of split and training.")
 @shared.workers_option
 @shared.device_option
@@ -265,7 +277,11 @@ def command(**arguments: object) -> int:
     Each DATA is a folder of class folders (DATA/<class>/…) or a CSV or Parquet file with the
     columns path and label and, optionally, patient, source and split (train, val or test).
     Without a split, patients are divided 8 : 1 : 1; pictures that are nearly equal count as one
-    patient's. The epoch with the best validation AUC is kept; test is looked at once.
+    patient's. The epoch with the best macro AUC on validation is kept; test is looked at once.
+
+    Training images are changed at random: rotated by up to 15 degrees, shifted by up to 5 %, scaled
+    by 0.85 to 1.17, half of them blurred; gamma 0.67 to 1.5, brightness by 15 % and contrast by
+    35 %, noise of 2 %; then mixed in pairs (mixup). docs/training.md has the details.
 
     A training may be stopped at any moment: with --resume the same command goes on after its last
     whole epoch. Until it is done, its best checkpoint so far lies in the folder NAME.training.

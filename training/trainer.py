@@ -65,7 +65,7 @@ class TrainingOptions:
         size: Edge of the square input in pixels.
         geometry: "squeeze" scales images to the square, "pad" adds black borders first.
         epochs: Number of epochs, at most; each has `draws` images.
-        patience: Training stops after so many epochs in a row without a better validation AUC;
+        patience: Training stops after so many epochs in a row without a better macro AUC;
             None never stops it early.
         draws: Images drawn per epoch; None draws as many as there are training images.
         batch_size: Images per step, over all processes.

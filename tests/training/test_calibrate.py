@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from cxrbatch.training.fitting import fit_offsets, fit_temperature
+from cxrbatch.training.model_evaluation import fit_offsets, fit_temperature
 
 
 def drawn(

@@ -4,13 +4,16 @@ import errno
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from calls import FAST, labels_csv, one_error, ordinary
+from calls import FAST, PngMaker, labels_csv, one_error, ordinary
+from sklearn.metrics import roc_auc_score
 
 from cxrbatch.cli import main
-from cxrbatch.model.checkpoint import file_sha256, load_checkpoint, read_card
+from cxrbatch.model.checkpoint import bundled_checkpoint, file_sha256, load_checkpoint, read_card
+from cxrbatch.results.frames import load_results
 from cxrbatch.results.table import open_table
 
 NUMBERS = ["path", "prediction", "logit_dark lung", "p_white lung", "heatmaps", "image_hash"]
@@ -100,6 +103,44 @@ def test_a_seed_gives_the_same_bytes_and_a_checkpoint_to_start_from(
     first, again, later = outputs
     assert first.read_bytes() == again.read_bytes() != later.read_bytes()
     assert read_card(later).training["initial_weights"] == file_sha256(first)
+
+
+def test_one_macro_auc_of_validation_in_log_card_curves_and_table(
+    tmp_path: Path, write_png: PngMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of three classes, where a temperature and offsets change the areas."""
+    rng = np.random.default_rng(3)
+    for label, level in (("a", 90), ("b", 115), ("c", 140)):
+        for i in range(30):
+            grey = level + rng.normal(0, 20) + rng.integers(-30, 31, (32, 32))
+            write_png(tmp_path / "films" / label / f"{i:02}.png", grey.clip(0, 255).astype("u1"))
+    output = tmp_path / "m.safetensors"
+    command = ["train", str(tmp_path / "films"), "-o", str(output), *FAST, "--draws", "24"]
+    assert main([*command, "--epochs", "3", "--precision", "fp32"]) == 0
+    printed = capsys.readouterr()
+    training = read_card(output).training
+    kept = training["history"][training["chosen_epoch"] - 1]
+    area = training["validation"]["macro_auc"]["value"]
+    assert kept["macro_auc"] == area == max(epoch["macro_auc"] for epoch in training["history"])
+    line = f"validation macro AUC {area:.4f}\n"
+    assert f"kept epoch {kept['number']} of 3: {line}" in printed.out
+    (logged,) = [x for x in printed.err.splitlines() if x.startswith(f"epoch {kept['number']}:")]
+    assert logged.endswith(line.strip())
+    title = f"Validation macro AUC, best {area:.4f} in epoch {kept['number']}"
+    assert title in (tmp_path / "m.curves.svg").read_text()
+    rows = load_results(tmp_path / "m.results.parquet").query("split == 'val'")
+    scores = rows[["p_a", "p_b", "p_c"]].to_numpy()
+    assert roc_auc_score(rows["truth"], scores, multi_class="ovr") == pytest.approx(area, abs=1e-9)
+
+
+def test_the_bundled_model_is_a_start_by_name(
+    level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(level_archive), "-o", str(tmp_path / "m.safetensors"), *FAST]
+    assert main([*command, "--init", "default"]) == 0
+    assert "--init has a head for other classes" in capsys.readouterr().err
+    start = read_card(tmp_path / "m.safetensors").training["initial_weights"]
+    assert start == file_sha256(bundled_checkpoint())
 
 
 # Bad input

@@ -40,7 +40,7 @@ def test_two_levels_of_grey_are_learned() -> None:
     history, steps = run(model, side(20, 20), side(8, 8, seed=1), replace(OPTIONS, epochs=10))
     assert [epoch.number for epoch in history] == list(range(1, 11))
     assert steps == [8] * 30
-    assert history[-1].val_auc == 1.0
+    assert history[-1].macro_auc == 1.0
     assert history[-1].val_loss < 0.6  # where nothing is known it is 0.69
     unseen = side(10, 10, seed=2)
     logits = predict(model, card=CARD, subset=unseen, device=CPU)
@@ -54,8 +54,8 @@ def test_the_weights_are_those_of_the_best_epoch() -> None:
     history, _ = run(model, train, val, replace(OPTIONS, epochs=3, draws=8))
     logits = predict(model, card=CARD, subset=val, device=CPU)
     found = macro_auc(val.truth, logits_to_probabilities(logits))
-    assert len({epoch.val_auc for epoch in history}) > 1
-    assert found == max(epoch.val_auc for epoch in history)
+    assert len({epoch.macro_auc for epoch in history}) > 1
+    assert found == max(epoch.macro_auc for epoch in history)
 
 
 def test_training_stops_when_it_gets_no_better(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,7 @@ def test_training_stops_when_it_gets_no_better(monkeypatch: pytest.MonkeyPatch) 
     train, val = noise()
     options = replace(OPTIONS, epochs=9, draws=8, patience=2)
     history, _ = run(new_model(), train, val, options)
-    assert [epoch.val_auc for epoch in history] == [0.5, 0.8, 0.8, 0.7]
+    assert [epoch.macro_auc for epoch in history] == [0.5, 0.8, 0.8, 0.7]
 
 
 def test_draws_default_to_the_number_of_images() -> None:

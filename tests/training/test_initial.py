@@ -13,6 +13,7 @@ from trainees import CARD, new_model
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import file_sha256
+from cxrbatch.model.network import RadiographResNet, build_model
 from cxrbatch.model.weight_files import save_checkpoint
 from cxrbatch.training.initial import read_initial, start_from
 
@@ -37,35 +38,66 @@ def test_imagenet_weights_come_in_without_their_head(imagenet: Path, name: str) 
     given = torch.load(imagenet / "resnet18.pth", weights_only=True)
     model, fresh = new_model(), new_model()
     start_from(initial, model, classes=CLASSES)
-    assert not initial.has_head_for(CLASSES)
+    assert initial.head_rows(CLASSES) is None
     assert torch.equal(model.fc.weight, fresh.fc.weight)
     assert torch.equal(model.conv1.weight, given["conv1.weight"].sum(1, keepdim=True))
     assert torch.equal(model.layer4[1].bn2.bias, given["layer4.1.bn2.bias"])
     assert initial.sha256 == file_sha256(imagenet / name)
 
 
-@pytest.mark.parametrize(
-    ("classes", "kept"),
-    [(CLASSES, True), (CLASSES[::-1], False), (("dark", "bright", "grey"), False)],
-)
-def test_the_head_of_a_checkpoint_is_kept_for_the_same_classes_alone(
-    tmp_path: Path, classes: tuple[str, ...], kept: bool
-) -> None:
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Of the classes dark, bright and COVID-19."""
     path = tmp_path / "m.safetensors"
-    save_checkpoint(path, model=new_model(5), card=CARD)
-    initial = read_initial(path, architecture="resnet18")
-    model = new_model() if len(classes) == 2 else type(new_model())("resnet18", classes=3)
+    card = replace(CARD, classes=("dark", "bright", "COVID-19"))
+    save_checkpoint(path, model=three_classes(5), card=card)
+    return path
+
+
+def three_classes(seed: int) -> RadiographResNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_model(replace(CARD, classes=("x", "y", "z")))
+
+
+@pytest.mark.parametrize(
+    ("classes", "rows"),
+    [
+        (("dark", "bright", "COVID-19"), [0, 1, 2]),
+        (("COVID-19", "dark", "bright"), [2, 0, 1]),
+        (("Bright", "covid 19", "dark"), [1, 2, 0]),
+    ],
+)
+def test_the_head_of_the_same_classes_is_kept_in_any_order(
+    checkpoint: Path, classes: tuple[str, ...], rows: list[int]
+) -> None:
+    """Each class has the logit that the checkpoint gives it, to the last bit."""
+    initial, model = read_initial(checkpoint, architecture="resnet18"), three_classes(0)
     start_from(initial, model, classes=classes)
-    assert initial.has_head_for(classes) is kept
+    images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, found = initial.model.eval()(images), model.eval()(images)
+    assert not torch.equal(expected[:, 0], expected[:, 1])
+    assert torch.equal(found, expected[:, rows])
+
+
+@pytest.mark.parametrize(
+    "classes", [("dark", "bright", "grey"), ("dark", "dark", "bright"), ("dark", "bright")]
+)
+def test_a_head_of_other_classes_is_not_used(checkpoint: Path, classes: tuple[str, ...]) -> None:
+    initial = read_initial(checkpoint, architecture="resnet18")
+    model = three_classes(0) if len(classes) == 3 else new_model()
+    before = model.fc.weight.detach().clone()
+    start_from(initial, model, classes=classes)
+    assert initial.head_rows(classes) is None
+    assert torch.equal(model.fc.weight, before)
     assert torch.equal(model.layer1[0].conv1.weight, initial.model.layer1[0].conv1.weight)
-    same = model.fc.weight.shape == initial.model.fc.weight.shape
-    assert (same and torch.equal(model.fc.weight, initial.model.fc.weight)) is kept
 
 
 def test_a_state_dict_of_as_many_classes_keeps_its_head(tmp_path: Path) -> None:
     torch.save(new_model(5).state_dict(), tmp_path / "m.pt")
     initial = read_initial(tmp_path / "m.pt", architecture="resnet18")
-    assert initial.has_head_for(CLASSES)
+    assert initial.head_rows(CLASSES) == (0, 1)
 
 
 def test_another_architecture_is_refused_with_the_remedy(tmp_path: Path, imagenet: Path) -> None:

@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 
 from cxrbatch.training.dataset import ImageSubset
+from cxrbatch.training.fitting import card_figures, card_operating_points, evaluate_logits
 from cxrbatch.training.model_evaluation import (
     Logits,
     border_warning,
-    card_figures,
-    card_operating_points,
     evaluate_controls,
-    evaluate_logits,
     logits_to_probabilities,
 )
 

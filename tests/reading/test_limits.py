@@ -109,6 +109,18 @@ def fragments_without_end() -> bytes:
     return frame[:-8] + struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 1_000_000
 
 
+def offsets_without_fit() -> bytes:
+    """As many offsets as there are frames, none of them that of a frame."""
+    frames, fragments = 20_000, 49_000
+    header = {0x00280008: ("IS", frames), 0x00280010: ("US", 1), 0x00280011: ("US", 1)}
+    table = struct.pack(f"<{frames}I", 0, *range(1, 2 * frames - 2, 2))
+    data = make_encapsulated(dataset_of(ramp(), elements=header), [b"ab"], transfer_syntax=RLE)
+    head = data[: data.index(b"\xe0\x7f\x10\0OB") + 12]
+    item = b"\xfe\xff\x00\xe0"
+    body = item + struct.pack("<I", len(table)) + table + fragments * (item + b"\2\0\0\0ab")
+    return head + body + b"\xfe\xff\xdd\xe0\0\0\0\0"
+
+
 def png_of_gigabytes() -> bytes:
     header = struct.pack(">IIBBBBB", 14000, 14000, 8, 2, 0, 0, 0)
     body = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(bytes(600_000)))
@@ -216,6 +228,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "element of 4 GB": element_of_four_gigabytes,
     "endless header": endless_header,
     "fragments": fragments_without_end,
+    "offsets": offsets_without_fit,
     "PNG": png_of_gigabytes,
     "PNG, one colour": png_of_one_colour,
     "PNG, profile": png_profile,

@@ -271,7 +271,8 @@ class EncapsulatedFrames:
     ) -> Iterator[list[bool]]:
         """Which fragments start a frame, by each of three signs."""
         yield [starts_codestream(self._read(part, 0, 16)) for part in fragments]
-        yield [part.relative in set(offsets) for part in fragments]
+        firsts = set(offsets)
+        yield [part.relative in firsts for part in fragments]
         tails = [self._read(part, max(0, part.length - 16), 16) for part in fragments]
         yield [True, *map(_ends_frame, tails[:-1])]
 

@@ -112,6 +112,8 @@ class FileSlice(_SeekableStream):
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
         """Fill a buffer with the range's next bytes; return their number, 0 at the range's end."""
         view = memoryview(buffer).cast("B")[: max(0, self._size - self._position)]
+        if not view:
+            return 0  # the system is not asked for the end, as often as for the content of crumbs
         count = os.preadv(self.fileno(), [view], self._start + self._position)
         self._position += count
         return count

@@ -1,7 +1,7 @@
 """Turns colour images into grey ones.
 
 Source: ITU-R BT.601, the weights of YCbCr in JPEG and of YBR_FULL in DICOM; DICOM PS3.3
-C.7.6.3.1.2 (photometric interpretations).
+C.7.6.3.1.2 (photometric interpretations) and C.7.9 (palettes).
 """
 
 from dataclasses import dataclass
@@ -23,6 +23,8 @@ from cxrbatch.reading.outcomes import Outcome, ReadingError
 _LUMINANCE = (0.299, 0.587, 0.114)
 # Channels this close are a grey image with rounding noise, not a coloured one.
 _GREY_TOLERANCE = 3 / 255
+# Opcodes of the segments of a palette table.
+_DISCRETE, _LINEAR = range(2)
 # An image of at most so many pixels is held in floating point.
 _SMALL_IMAGE = 1 << 17
 
@@ -132,3 +134,35 @@ def _render_palette(
     index = stored_values(every_value(cells), layout) - palette.first
     levels = grey.whole()[0][np.clip(index, 0, len(palette.entries) - 1)]
     return GreyImage(cells, levels), is_colour
+
+
+def expand_segments(codes: list[int], *, count: int) -> GreyValues | None:
+    """Expand the segments of a palette table into its entries (PS3.3 C.7.9.2).
+
+    A discrete segment lists entries, a linear one gives the end of a straight line from the last
+    entry. Indirect segments, a copy of earlier ones, are refused: writers do not use them.
+
+    Args:
+        codes: Opcodes, lengths and values, one number each.
+        count: Entries that the descriptor announces.
+
+    Returns:
+        The entries, shape (count,); None if the segments do not give `count` of them.
+    """
+    entries: list[float] = []
+    position = 0
+    try:
+        while position < len(codes) and len(entries) < count:
+            kind, length, value = codes[position], codes[position + 1], codes[position + 2]
+            if len(entries) + length > count or kind not in (_DISCRETE, _LINEAR):
+                return None
+            if kind == _DISCRETE:
+                entries += codes[position + 2 : position + 2 + length]
+                position += 2 + length
+            else:
+                start, rise = entries[-1], value - entries[-1]
+                entries += [round(start + rise * n / length) for n in range(1, length + 1)]
+                position += 3
+    except IndexError:
+        return None
+    return np.array(entries, np.float64) if len(entries) == count else None

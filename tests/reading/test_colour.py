@@ -7,7 +7,7 @@ import pytest
 from makers import JPEG_BASELINE, dataset_of, make_dicom, make_encapsulated, make_image_file
 from PIL import Image
 
-from cxrbatch.reading.dicom.lookup_tables import expand_segments
+from cxrbatch.reading.colour import expand_segments
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.reading.radiograph import Reading, iterate_radiographs_bytes
 

@@ -7,6 +7,5 @@
 - `description`: header facts and flags, exclusions, size and layout of frames.
 - `vocabulary`: words and codes for modalities, body parts and views.
 - `pixel_data`: uncompressed and compressed frames, one at a time.
-- `transforms`: the display transforms that a header asks for.
-- `lookup_tables`: modality and VOI LUTs, and palettes.
+- `transforms`: the display transforms, LUTs and palettes that a header asks for.
 """

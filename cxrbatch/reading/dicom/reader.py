@@ -30,9 +30,8 @@ from cxrbatch.reading.dicom.header import (
     PixelElement,
     read_header,
 )
-from cxrbatch.reading.dicom.lookup_tables import read_palette
 from cxrbatch.reading.dicom.pixel_data import EncapsulatedFrames, NativeFrames
-from cxrbatch.reading.dicom.transforms import FrameTransforms, TransformReader
+from cxrbatch.reading.dicom.transforms import FrameTransforms, TransformReader, read_palette
 from cxrbatch.reading.dicom.values import describe_unknown, quietly
 from cxrbatch.reading.display import GreyImage, StoredLayout, render_grey
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError, reading_error

@@ -1,4 +1,9 @@
-"""Reads the display transforms that a header asks for; an invalid one is as absent, and flagged."""
+"""Reads the display transforms and palettes that a header asks for.
+
+An invalid transform counts as absent, and is flagged.
+
+Source: DICOM PS3.3 C.11.1.1 and C.11.2.1.1 (LUTs), C.7.6.3.1.5 and C.7.6.3.1.6 (palettes).
+"""
 
 import contextlib
 import io
@@ -6,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
+import numpy as np
 from pydicom.dataset import Dataset
 
+from cxrbatch.reading.colour import Palette, expand_segments
 from cxrbatch.reading.dicom.element_reader import ElementReader
 from cxrbatch.reading.dicom.header import (
     FRAME_GROUPS,
@@ -16,10 +23,10 @@ from cxrbatch.reading.dicom.header import (
     ElementCollector,
     FunctionalGroup,
 )
-from cxrbatch.reading.dicom.lookup_tables import read_lut, signed_word
-from cxrbatch.reading.dicom.values import first_item, listed_numbers, text, words_of
+from cxrbatch.reading.dicom.values import first_item, listed_numbers, raw_bytes, text, words_of
 from cxrbatch.reading.display import (
     DisplayTransforms,
+    GreyValues,
     LookupTable,
     Rescale,
     StoredLayout,
@@ -28,6 +35,9 @@ from cxrbatch.reading.display import (
 from cxrbatch.reading.outcomes import ReadingError
 
 _MODALITY_LUT_SEQUENCE, _VOI_LUT_SEQUENCE = 0x00283000, 0x00283010
+_LUT_DESCRIPTOR, _LUT_DATA = 0x00283002, 0x00283006
+# Of the red table; those of green and blue follow it.
+_PALETTE_DESCRIPTOR, _PALETTE_DATA, _SEGMENTED_DATA = 0x00281101, 0x00281201, 0x00281221
 _WINDOW_TAGS = (0x00281050, 0x00281051)
 _RESCALE_TAGS = (0x00281053, 0x00281052)
 _VOI_FUNCTION = 0x00281056
@@ -240,3 +250,101 @@ def _read_pairs(
     """The values of two elements side by side, and whether one is not written as a number."""
     (first, is_first_odd), (second, is_second_odd) = (listed_numbers(dataset, t) for t in tags)
     return list(zip_longest(first, second)), is_first_odd or is_second_odd
+
+
+def read_lut(item: Dataset | None, *, is_signed: bool, little: bool) -> LookupTable | None:
+    """Read a modality or VOI LUT from the item of its sequence.
+
+    The raw bytes are read: value representations of these elements depend on other elements and
+    are often wrong.
+
+    Args:
+        item: The first item of the sequence, or None.
+        is_signed: Whether the values that are looked up can be negative.
+        little: Whether the data set is in little endian; an item with an order of its own, as in
+            UN, keeps to it.
+
+    Returns:
+        The table; None without an item, without LUT Descriptor (0028,3002) of three words or LUT
+        Data (0028,3006), for entries of other than 1 to 16 bits, or for too few of them.
+    """
+    if item is None:
+        return None
+    own = item.original_encoding[1]
+    little = little if own is None else own
+    descriptor = words_of(item, _LUT_DESCRIPTOR, little=little)
+    data = raw_bytes(item, _LUT_DATA)
+    if len(descriptor) != 3 or data is None:
+        return None
+    count, first, bits = descriptor[0] or 1 << 16, descriptor[1], descriptor[2]
+    if not 1 <= bits <= 16:
+        return None
+    element = item.get_item(_LUT_DESCRIPTOR)
+    if is_signed or (element is not None and element.VR == "SS"):
+        first = signed_word(first)
+    entries = _entries(data, count=count, bits=bits, little=little)
+    return None if entries is None else LookupTable(entries, first, bits)
+
+
+def signed_word(word: int) -> int:
+    """Return the signed number with the bits of an unsigned 16-bit word: 65535 becomes -1."""
+    return word - (1 << 16) if word >= 1 << 15 else word
+
+
+def _entries(data: bytes, *, count: int, bits: int, little: bool) -> GreyValues | None:
+    """Entries of a table, one to a word, or two to a word where 8 bits are packed."""
+    order = "<" if little else ">"
+    if len(data) >= 2 * count:
+        entries = np.frombuffer(data, f"{order}u2", count)
+    elif bits <= 8 and len(data) >= count:
+        even = data[: len(data) // 2 * 2] + data[len(data) // 2 * 2 :].ljust(len(data) % 2 * 2)
+        packed = np.frombuffer(even, f"{order}u2").astype("<u2")
+        entries = packed.view(np.uint8)[:count].astype(np.uint16)
+    else:
+        return None
+    capped: GreyValues = np.minimum(entries, (1 << bits) - 1).astype(np.float64)
+    return capped
+
+
+def read_palette(dataset: Dataset, *, is_signed: bool, little: bool) -> Palette | None:
+    """Read the red, green and blue tables of a PALETTE COLOR image.
+
+    Args:
+        dataset: The image's header.
+        is_signed: Whether stored values, and so the value of the first entry, are signed.
+        little: Whether the header is in little endian.
+
+    Returns:
+        The palette; None if any of the tables is missing or invalid, or if their lengths differ.
+    """
+    tables = []
+    first = 0
+    for channel in range(3):
+        descriptor = words_of(dataset, _PALETTE_DESCRIPTOR + channel, little=little)
+        if len(descriptor) != 3 or descriptor[2] not in (8, 16):
+            return None
+        count, first, bits = descriptor[0] or 1 << 16, descriptor[1], descriptor[2]
+        table = _palette_table(dataset, channel, count=count, bits=bits, little=little)
+        if table is None:
+            return None
+        # Of 16 bits the upper 8 count, as in DCMTK: writers put 8-bit palettes there, with zeros
+        # or with copies below them.
+        tables.append(np.floor(table / 256 if bits == 16 else table) / 255)
+    if len({len(table) for table in tables}) != 1:
+        return None
+    return Palette(np.stack(tables, axis=1), signed_word(first) if is_signed else first)
+
+
+def _palette_table(
+    dataset: Dataset, channel: int, *, count: int, bits: int, little: bool
+) -> GreyValues | None:
+    data = raw_bytes(dataset, _PALETTE_DATA + channel)
+    if data is not None:
+        return _entries(data, count=count, bits=bits, little=little)
+    segmented = raw_bytes(dataset, _SEGMENTED_DATA + channel)
+    if segmented is None:
+        return None
+    codes = np.frombuffer(segmented[: len(segmented) // 2 * 2], "<u2" if little else ">u2")
+    if bits == 8:
+        codes = codes.astype("<u2").view(np.uint8).astype(np.uint16)
+    return expand_segments(codes.astype(np.int64).tolist(), count=count)

@@ -71,7 +71,7 @@ def naming_arguments() -> Iterator[None]:
     """In this context, replace option names by argument names in the text of a CxrbatchError.
 
     --batch-size becomes `batch_size`: the text is then right for a Python program that calls a
-    public function. The command line calls the functions below, whose texts name options.
+    public function. A command calls the functions inside the public one, whose texts name options.
 
     Raises:
         CxrbatchError: The error that left the context, with its text changed.

@@ -79,9 +79,17 @@ def iterate_radiographs(
 ) -> Iterator[Reading]:
     """Read a file as `read_radiographs` does, and decode each frame only when it is asked for.
 
-    At least one Reading is yielded; a file that cannot be read gives one that says why. Only
-    KeyboardInterrupt, SystemExit and GeneratorExit are raised. A named pipe, device or folder is
-    not opened for reading. `path` as bytes never names a member of an archive.
+    Args:
+        path: The file, or as text a member of a container, as in `read_radiographs`. As bytes it
+            never names a member. Of a named pipe, device or folder nothing is read.
+        options: Which images are read, and up to which size.
+
+    Yields:
+        At least one Reading; a file that cannot be read gives one that says why. An empty file is
+        `truncated` if its name is that of an image or container, else `not_an_image`.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: As they come; no other exception leaves this function.
     """
     if not isinstance(path, bytes) and "!/" in str(path) and not os.path.exists(path):
         with contextlib.suppress(ValueError):

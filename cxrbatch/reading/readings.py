@@ -146,11 +146,15 @@ def memory_for(samples: int) -> int:
 
 
 def limit_memory_with(limiter: Callable[[int], object]) -> None:
-    """Make `check_samples` call `limiter` before each image is decoded, in this process.
+    """Set the function that limits this process's memory while it decodes an image.
+
+    From then on `check_samples` calls it before each image is decoded. Without a call of this
+    function nothing limits the memory; a second call replaces the first one's `limiter`.
 
     Args:
-        limiter: Takes a number of bytes and limits this process's further memory to that. What it
-            returns is ignored. A later call of this function replaces it.
+        limiter: Called with the number of bytes that `memory_for` returns for the image. It must
+            make the system refuse this process more than so many further bytes, as setrlimit(2)
+            does; decoding then raises MemoryError. Its result is ignored.
     """
     global _limit_memory
     _limit_memory = limiter

@@ -83,8 +83,9 @@ class ZipDirectory:
             yield from self.unwrapped(claimed + front)
 
     def unwrapped(self, offset: int) -> range:
-        """Offsets, none past the directory, that `offset` may mean: itself and, if `wraps`, itself
-        plus each multiple of 2^32.
+        """Return the offsets that `offset` may stand for, none of them past the directory.
+
+        It stands for itself; if `wraps`, also for itself plus any multiple of 2^32.
         """
         if self.wraps:
             return range(offset, min(self.start, _LARGEST_WRAPPED) + 1, _OFFSETS_WRAP)
@@ -128,8 +129,7 @@ def is_zip_start(head: bytes) -> bool:
 
 def has_zip_end(file: BinaryIO) -> bool:
     """Whether a file ends as a zip: with an end record whose comment ends where the file does."""
-    tail, _ = _read_tail(file)
-    return any(ends_file for _, ends_file in _end_records(tail))
+    return any(ends_file for _, ends_file in _end_records(_read_tail(file)[0]))
 
 
 def is_zip_with_front(file: BinaryIO) -> bool:

@@ -23,13 +23,11 @@ HEADER_BYTES = 64 << 20
 # Each item of a sequence counts as so many further reads: pydicom makes a data set of each, which
 # takes as long as some twenty reads.
 _ITEM_READS = 17
-# Reads before the listing of functional groups gives up: a second of work, and more than any real
-# object needs. Listed items are parsed when their frame is, so they count as nothing more.
+# Of a listing of functional groups: a second of work, and more than any real object needs. Listed
+# items are parsed when their frame is, so they count as nothing more.
 _LISTING_READS = 1_000_000
-# As many as frames are read.
-_MOST_ITEMS = 50_000
-_DEEPEST = 100
-_SCAN_STEP = 1 << 16
+_MOST_ITEMS = 50_000  # as many as frames are read
+_DEEPEST, _SCAN_STEP = 100, 1 << 16
 
 # Float, double and integer pixel data (PS3.3 C.7.6.24 and C.7.6.3).
 PIXEL_TAGS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
@@ -87,7 +85,7 @@ class ElementHead(NamedTuple):
 
 
 class ElementReader:
-    """Reads the elements of a stream, up to 50,000 reads and 64 MiB in all.
+    """Reads the elements of a stream; raises `too_large` over 50,000 reads or 64 MiB in all.
 
     Args:
         stream: The file.
@@ -101,8 +99,7 @@ class ElementReader:
         self.deviations: dict[str, str] = {}
         self._stream, self._size = stream, size
         self._read, self._seek = stream.read, stream.seek
-        self._reads, self._bytes = _HEADER_READS, HEADER_BYTES
-        self._item_reads = _ITEM_READS
+        self._reads, self._bytes, self._item_reads = _HEADER_READS, HEADER_BYTES, _ITEM_READS
 
     def again(self) -> "ElementReader":
         """Return a new reader of the same stream, with its limits unused and no deviations."""
@@ -112,8 +109,8 @@ class ElementReader:
         """Read the head of the element at an offset; None if the stream ends right there.
 
         Raises:
-            ReadingError: `truncated`, `too_large`, or `corrupt` with the element's tag if it has
-                no valid VR and no length that leads to another element.
+            ReadingError: `truncated` inside the head, `too_large`, or `corrupt` with the element's
+                tag if it has no valid VR and no length that leads to another element.
         """
         data = self.peek(position, 12)
         if len(data) < 8:
@@ -139,7 +136,8 @@ class ElementReader:
         """Read the bytes of an element's value, from `head.start` up to the offset `end`.
 
         Raises:
-            ReadingError: `truncated` if the stream ends before `end`, `too_large` over the limits.
+            ReadingError: `truncated` if the stream ends before `end`; `too_large` if this is over
+                the 50,000th read, or the value with all bytes read before it is over 64 MiB.
         """
         data = self.peek(head.start, end - head.start)
         if len(data) < end - head.start:
@@ -150,7 +148,7 @@ class ElementReader:
         """Read `count` bytes from an offset; fewer if the stream ends before.
 
         Raises:
-            ReadingError: `too_large` if this reader has read more often or more than a header may.
+            ReadingError: `too_large` over the limits of this reader.
         """
         self._reads -= 1
         self._bytes -= count
@@ -190,7 +188,8 @@ class ElementReader:
 
         Returns:
             Offset and length of each item's value, and the offset behind the sequence; None where
-            they cannot be listed: bytes that are no items, a cut stream, over 50,000 items.
+            they cannot be listed: bytes that are no items, a cut stream, over 50,000 items. In
+            place of the limits of this reader a million reads are allowed.
         """
         reader = self.again()
         reader._reads, reader._item_reads = _LISTING_READS, 0
@@ -217,7 +216,8 @@ class ElementReader:
     ) -> bool:
         """Whether an encoding is right: elements follow behind a value where each length says.
 
-        The end of the stream, pixel data or a delimiter ends the search with True.
+        The end of the stream, pixel data or a delimiter ends the search with True; the limits of
+        this reader end it with False. A value of length `UNDEFINED` must begin with an item.
 
         Args:
             start: Offset of the value.

@@ -109,7 +109,10 @@ def create_app(
 
 
 def close_app(app: Flask) -> None:
-    """End the child processes of an app; later requests that need one are answered with 503."""
+    """End the child processes of an app and drop the evaluations that wait.
+
+    A later request that needs a child process is answered with 503.
+    """
     get_service(ChildProcesses, app).close()
     get_service(runs.Evaluations, app).close()
 
@@ -203,7 +206,8 @@ def describe_calls() -> ResponseReturnValue:
 def list_runs() -> ResponseReturnValue:
     """Answer with a list of all runs (results tables), the newest first, as JSON.
 
-    Of a damaged table there are only `id`, `name` and `broken`, which says what is wrong.
+    A run has the properties of `openapi.json`. A damaged table has only `id`, `name` and `broken`,
+    which says what is wrong.
     """
     tables = get_service(Library).tables()
     return jsonify({"runs": [_run_json(file) for file in tables]})
@@ -211,12 +215,16 @@ def list_runs() -> ResponseReturnValue:
 
 @blueprint.get("/runs/<id>/rows")
 def list_rows(id: str) -> ResponseReturnValue:
-    """Answer with one page of a run's rows as JSON, filtered and sorted by the query.
+    """Answer with one page of a run's rows as JSON.
 
-    The columns `heatmaps`, `patient_key` and `accession_key` are left out.
+    The query of the address has the parameters of a filter, which select and sort the rows (see
+    `row_filter.PARAMETERS`), `page`, from 1 (the default), and `per_page`, 1 to 500 rows (50 by
+    default). The answer has `rows`, each an object by column, without the columns `heatmaps`,
+    `patient_key` and `accession_key`; `count`, the number of all selected rows; `classes`; and
+    `labelled`, whether there is a column `truth`.
 
     Args:
-        id: Id of the run's table.
+        id: Id of the run's table, from the path of the address.
 
     Raises:
         BadRequest: A parameter of the query is invalid.
@@ -243,7 +251,7 @@ def list_rows(id: str) -> ResponseReturnValue:
 
 @blueprint.post("/score")
 def score_file() -> ResponseReturnValue:
-    """Score the file that the request sends, and answer with its frames and their scores as JSON.
+    """Score the file in the request's field `file`; answer with its frames and scores as JSON.
 
     Raises:
         HTTPException: As for `score_request`.

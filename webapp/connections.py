@@ -121,7 +121,10 @@ class ConnectionServer(TcpWSGIServer):
     def remove_stranger(self, connection: "ClientConnection") -> None:
         """Remove a connection from the list of those that have not shown the token.
 
-        Called when it has shown the token or is closed.
+        A connection calls this when it has shown the token or is closed; a subclass implements it.
+
+        Args:
+            connection: The connection; one that is not in the list is ignored.
         """
         raise NotImplementedError
 
@@ -253,7 +256,15 @@ class ClientConnection(HTTPChannel):
         return data
 
     def send(self, data: bytes, do_close: bool = True) -> int:
-        """Write bytes to the socket, count them for the deadline, and return how many went out."""
+        """Write bytes to the socket as far as it takes them, and count them for the deadline.
+
+        Args:
+            data: The bytes.
+            do_close: Whether to close the connection if the client has closed it.
+
+        Returns:
+            Number of bytes written.
+        """
         count = super().send(data, do_close)
         self._count(count)
         return count

@@ -60,9 +60,9 @@ class Selection:
     is_wanted: Callable[[], bool]
 
     def row_groups(self) -> Iterator[pa.Table]:
-        """Yield the selected rows with all columns, for one row group of the table after the other.
+        """Yield the selected rows of each row group of the table in turn, with all columns.
 
-        A row group without a selected row yields a table without rows.
+        For a row group without a selected row a table without rows is yielded.
 
         Raises:
             ServiceUnavailable: `is_wanted` returned false before a row group was read.

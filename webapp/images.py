@@ -113,9 +113,10 @@ def heat_map_png(levels: npt.NDArray[np.uint8]) -> bytes:
 
 @blueprint.get("/runs/<id>/images/<int:number>")
 def show_image(id: str, number: int) -> ResponseReturnValue:
-    """Answer with the page of one image, its scores, and links to its neighbours.
+    """Answer with the page of one image, its scores, and links to the images before and after it.
 
-    The neighbours are those among the rows that the query selects.
+    Those are its neighbours among the rows that the query selects, in the query's order. `at` in
+    the query is the image's probable place among them, from 0.
 
     Args:
         id: Id of the run's table.

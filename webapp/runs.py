@@ -188,9 +188,11 @@ def show_run(id: str) -> ResponseReturnValue:
 
 @blueprint.get("/runs/<id>/rows")
 def show_rows(id: str) -> ResponseReturnValue:
-    """Answer with the page of a run's rows, filtered and sorted by the query.
+    """Answer with the page of a run's rows.
 
-    The query's `layout` is "table" or "sheet", a sheet of thumbnails.
+    The query has the parameters of a filter, which select and sort the rows (see
+    `row_filter.PARAMETERS`), `page`, from 1, and `layout`: "table" or "sheet", a sheet of
+    thumbnails.
 
     Args:
         id: Id of the run's table.

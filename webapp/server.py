@@ -93,7 +93,10 @@ class Server(ConnectionServer):
         )
 
     def readable(self) -> bool:
-        """Return whether another connection may be accepted: a place is free or can be freed."""
+        """Return whether another connection may be accepted: a place is free or can be freed.
+
+        Waitress's loop calls this each time before it waits; once a second it calls `maintenance`.
+        """
         return super().readable() and self._has_place()
 
     def handle_accept(self) -> None:
@@ -105,9 +108,13 @@ class Server(ConnectionServer):
         self._has_newcomers = True
 
     def maintenance(self, now: float) -> None:
-        """Close the connections that have exceeded a deadline; a request that has begun gets 408.
+        """Close each connection whose client is too slow, by `ClientConnection.is_overdue`.
 
-        Waitress calls this every second; `now` is not used.
+        If a part of a request has come and none of its answer was sent, the client gets 408 first.
+
+        Args:
+            now: The time of day, which waitress passes. It is not used: deadlines are kept by the
+                monotonic clock.
         """
         for connection in [*self.active_channels.values()]:
             if connection.is_overdue(time.monotonic()):
@@ -116,7 +123,10 @@ class Server(ConnectionServer):
     def remove_stranger(self, connection: ClientConnection) -> None:
         """Remove a connection from the list of those that have not shown the token.
 
-        Called when it has shown the token or is closed; one that is not in the list is ignored.
+        A connection calls this when it has shown the token or is closed.
+
+        Args:
+            connection: The connection; one that is not in the list is ignored.
         """
         strangers = self._strangers.get(connection.addr[0], {})
         strangers.pop(connection, None)
@@ -129,7 +139,10 @@ class Server(ConnectionServer):
             self._handle_events(1.0)
 
     def end(self) -> None:
-        """Make `run` return; a second call ends `finish`'s waiting. Signal handlers may call it."""
+        """Make `run` return; a second call also makes `finish` return without further waiting.
+
+        A signal handler may call this.
+        """
         self._is_hurried = self.is_ending
         self.is_ending = True
         self.pull_trigger()
@@ -158,7 +171,11 @@ class Server(ConnectionServer):
             connection.refuse("503 Service Unavailable")
 
     def join(self, seconds: int) -> None:
-        """Wait until the threads that answer requests have ended, for at most `seconds`."""
+        """Wait until the threads that answer requests have ended.
+
+        Args:
+            seconds: Longest time to wait; threads that have not ended then go on.
+        """
         self._dispatcher.shutdown(timeout=seconds)
         self.trigger.close()  # type: ignore[attr-defined]  # the stubs lack it
 

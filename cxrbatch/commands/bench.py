@@ -40,11 +40,11 @@ def command(
 ) -> int:
     """Measure how fast this machine could score ARCHIVE, and how fast it does.
 
-    It takes a sample of the archive and measures what no scorer can do without: the codec, a
-    resize and the forward pass. From these follows the limit. In between, the sample is scored
-    from file to table, and the share of the limit that this reaches is printed. Nothing is written.
-    Without ARCHIVE the example archive of `cxrbatch sample` is taken. It takes less than a minute;
-    other work on the machine makes its figures wrong.
+    It measures decoding, one resize and the forward pass on a sample of the archive. No scorer can
+    be faster than these, so they are the limit. It also scores the sample from file to table, and
+    prints which share of the limit that reaches. Nothing is written. Without ARCHIVE it takes the
+    example archive of `cxrbatch sample`. It needs less than a minute; other work on the machine
+    makes its figures wrong.
 
     \b
     Example:

@@ -63,8 +63,15 @@ def show_card(file: Path | None, as_json: bool) -> None:
 )
 @shared.size_option(224)
 @shared.geometry_option
-@click.option("--mean", type=float, default=_IMAGENET_MEAN, help="Mean its inputs were reduced by.")
-@click.option("--std", type=float, default=_IMAGENET_STD, help="Spread they were divided by.")
+@click.option(
+    "--mean", type=float, default=_IMAGENET_MEAN, help="Mean that was subtracted from its inputs."
+)
+@click.option(
+    "--std",
+    type=float,
+    default=_IMAGENET_STD,
+    help="Standard deviation by which its inputs were divided.",
+)
 @click.option("--name", help="Name in the card.  [default: the source's name]")
 def import_weights(
     source: Path,

@@ -19,7 +19,7 @@ from cxrbatch.model.prediction import grey_picture, heat_picture
 from cxrbatch.reading.outcomes import Flag
 from cxrbatch.results.analysis import Positions
 from cxrbatch.results.table import Table
-from cxrbatch.scoring.revisiting import MISSING, UNKNOWN_ORIGIN, Origin, revisit
+from cxrbatch.scoring.file_reader import MISSING, UNKNOWN_ORIGIN, Origin, revisit
 from cxrbatch.workers.forkserver_client import Forkserver
 from cxrbatch.workers.worker import WorkerFault, WorkerLimits, WorkerProcess
 

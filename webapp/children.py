@@ -16,8 +16,7 @@ from cxrbatch.errors import LabelError, TableError
 from cxrbatch.model.prediction import grey_picture
 from cxrbatch.reading.display import GreyImage
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.file_reader import FileReader, LoadedFile
-from cxrbatch.scoring.revisiting import Origin, revisit
+from cxrbatch.scoring.file_reader import FileReader, LoadedFile, Origin, revisit
 from cxrbatch.workers.forkserver_client import Forkserver, ForkserverClosed
 from cxrbatch.workers.worker import WorkerFault, WorkerLimits, WorkerProcess
 
@@ -193,8 +192,8 @@ def read_upload(reader: FileReader, file: ArchiveFile) -> tuple[LoadedFile, byte
         empty where the first frame gave no image.
     """
     pairs, first_png = [], b""
-    for reading in islice(reader.readings(file), MAX_FRAMES):
-        pairs.append(reader.row(file, reading))
+    for reading, row in islice(reader.frames(file), MAX_FRAMES):
+        pairs.append(row)
         if len(pairs) == 1 and reading.image is not None:
             first_png = encode_png(reading.image, max_edge=_MAX_UPLOAD_EDGE)
     return LoadedFile.stack(pairs, size=reader.recipe.size), first_png

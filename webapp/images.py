@@ -13,7 +13,7 @@ from cxrbatch.model.prediction import heat_picture
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.results.columns import FACTS
 from cxrbatch.results.table import Table
-from cxrbatch.scoring.revisiting import UNKNOWN_ORIGIN, Origin
+from cxrbatch.scoring.file_reader import UNKNOWN_ORIGIN, Origin
 from cxrbatch.webapp.children import (
     ChildProcesses,
     WorkQueue,

@@ -9,12 +9,11 @@ scored by `model.predictor.Predictor`.
     engine         plans a run, scores its missing shards, finishes the table
     plan           the plan on disk, the fingerprint of a run, the log of faulty files
     archive        the walk over an archive, and its manifest on disk
-    file_reader    one file to rows and inputs; the key of its patient
+    file_reader    one file to rows and inputs, and the image of a row once more
     dataset        the DataLoader over what is read, scored rows, shards
     table_writer   files of shards, and the finished table
     existing_tables  rows that an update keeps, tables of parts joined to one
     ray_engine     shards scored by Ray, on a cluster or on this machine
     ray_worker     the work of one Ray actor
     int8           calibration and check of 8-bit arithmetic
-    revisiting     the image of a table's row, read once more
 """

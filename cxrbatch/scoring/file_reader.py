@@ -1,17 +1,22 @@
-"""Reads one file into table rows and network inputs, with the keys of its patient and study.
+"""Reads one file into table rows and network inputs, and the image of a row once more.
 
 Worker processes run this module, so it imports no torch.
 """
 
 import os
+import posixpath
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from cxrbatch.files import path_to_text
+from cxrbatch.files import path_to_text, text_to_path, text_to_place
 from cxrbatch.model.preprocessing import ModelInput, Recipe, difference_hash, image_hash
+from cxrbatch.reading.containers.listing import members_named
 from cxrbatch.reading.outcomes import Outcome, ReadingError
 from cxrbatch.reading.radiograph import (
     Reading,
@@ -22,6 +27,13 @@ from cxrbatch.reading.radiograph import (
 from cxrbatch.reading.readings import failed_reading
 from cxrbatch.results.columns import Row, accession_key, facts_of, patient_key
 from cxrbatch.scoring.archive import ArchiveFile, modified_ns
+
+if TYPE_CHECKING:
+    from cxrbatch.results.table import Table
+
+UNKNOWN_ORIGIN = "the table does not say where its images are and how they were read"
+MISSING = "not in the archive any more"
+CHANGED = "changed since it was scored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +95,7 @@ class FileReader:
             A row and, if it may be scored, an input for each frame. A file that cannot be read has
             one row, whose outcome says why: defects of a file raise no exception.
         """
-        rows = [self.row(file, reading) for reading in self.readings(file)]
+        rows = [row for _, row in self.frames(file)]
         return LoadedFile.stack(rows, size=self.recipe.size)
 
     def failed(self, file: ArchiveFile, outcome: Outcome, detail: str) -> LoadedFile:
@@ -97,19 +109,27 @@ class FileReader:
         Returns:
             One row without an input.
         """
-        row = self.row(file, failed_reading("other", ReadingError(outcome, detail)))
+        row = self._row(file, failed_reading("other", ReadingError(outcome, detail)))
         return LoadedFile.stack([row], size=self.recipe.size)
 
-    def readings(self, file: ArchiveFile) -> Iterator[Reading]:
-        """Read a file and yield a Reading (outcome, header facts, display image) for each frame.
+    def frames(self, file: ArchiveFile) -> Iterator[tuple[Reading, tuple[Row, ModelInput | None]]]:
+        """Read a file, each frame only when it is asked for.
 
-        Each frame is decoded only when it is asked for. A file that cannot be read yields one
-        Reading with the outcome that says why; so does a member of a container whose modification
-        time is another than when its members were listed.
+        A file that cannot be read has one frame, whose outcome says why; so has a member of a
+        container whose modification time is another than when its members were listed.
 
         Args:
             file: The file; its path is relative to `base`.
+
+        Yields:
+            For each frame what was read of it (outcome, header facts, display image), and its table
+            row with its network input, shape (size, size), uint8; None instead of the input unless
+            the row's outcome is `scored`.
         """
+        for reading in self._readings(file):
+            yield reading, self._row(file, reading)
+
+    def _readings(self, file: ArchiveFile) -> Iterator[Reading]:
         location = os.path.join(self.base, file.path)
         if file.fault is not None:
             yield failed_reading("other", ReadingError(*file.fault))
@@ -121,17 +141,7 @@ class FileReader:
         else:
             yield from iterate_member(location, file.member, file.offset, self.options)
 
-    def row(self, file: ArchiveFile, reading: Reading) -> tuple[Row, ModelInput | None]:
-        """Make the table row of one frame, and the network input if the frame may be scored.
-
-        Args:
-            file: The file that the frame belongs to.
-            reading: What was read of the frame.
-
-        Returns:
-            The row, and the input of shape (size, size), uint8; None instead of the input unless
-            the row's outcome is `scored`.
-        """
+    def _row(self, file: ArchiveFile, reading: Reading) -> tuple[Row, ModelInput | None]:
         reading, prepared = self.recipe.prepare_reading(reading)
         row = Row(
             path=path_to_text(file.path, file.member),
@@ -158,3 +168,105 @@ def _has_changed(location: bytes, member: ArchiveFile) -> bool:
         return modified_ns(os.stat(location)) != member.modified_ns
     except OSError:
         return False  # reading it reports the error
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the images of a results table are, and how they were read when they were scored.
+
+    Attributes:
+        root: The archive's folder, absolute.
+        recipe: How display images became inputs.
+        options: How files were read; other modalities are rendered too.
+        follow_links: Whether links were followed; if not, a path that a link leads out of the
+            folder is not read.
+    """
+
+    root: bytes
+    recipe: Recipe
+    options: ReadingOptions
+    follow_links: bool = False
+
+    @classmethod
+    def of(cls, table: "Table", *, root: bytes | None = None) -> "Origin | None":
+        """Take the origin from a table's metadata.
+
+        Args:
+            table: The table.
+            root: The archive's folder now; None for the one it was scored in.
+
+        Returns:
+            The origin; None if the metadata is incomplete or invalid, or the folder is not
+            absolute.
+        """
+        made = table.provenance
+        try:
+            recipe = Recipe.from_card(made["recipe"])
+            limit = int(made.get("max_pixels", ReadingOptions().max_pixels))
+            root = text_to_path(str(made["archive_root"])) if root is None else root
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+        if not os.path.isabs(root):
+            return None
+        options = ReadingOptions(
+            render_all=True,
+            max_pixels=limit,
+            no_voi=recipe.no_voi,
+            least_size=recipe.least_size if made.get("fast_decode") is True else None,
+        )
+        return cls(root, recipe, options, follow_links=made.get("follow_links") is True)
+
+
+def revisit(origin: Origin, path: str, frame: int, hashed: str) -> Reading | str:
+    """Read the image of a table's row from the archive once more, and check that it is the same.
+
+    Call it in a child process: files may be hostile.
+
+    Args:
+        origin: Where the table's images are.
+        path: The row's `path`.
+        frame: The row's `frame`.
+        hashed: The row's `image_hash`.
+
+    Returns:
+        A Reading whose image has this hash. Or a text for a person: `CHANGED` if the frame is there
+        but has no image or one of another hash; `MISSING` if the file or frame is not there, cannot
+        be read, or lies outside of the archive.
+    """
+    failure = MISSING
+    for readings in _files(origin, path):
+        reading = next(islice(readings, frame, None), None)
+        if reading is None or reading.outcome is Outcome.UNREADABLE_FILE:
+            continue
+        image = reading.image
+        if image is not None and image_hash(origin.recipe.prepare(image)) == hashed:
+            return reading
+        failure = CHANGED
+    return failure
+
+
+def _files(origin: Origin, path: str) -> Iterator[Iterator[Reading]]:
+    """Yield the readings of each file that has the row's path, as members may share a name."""
+    try:
+        place, member = text_to_place(path)
+    except ValueError:
+        return
+    if place.startswith(b"/") or b".." in place.split(b"/") or posixpath.normpath(place) != place:
+        return
+    location = os.path.join(origin.root, place)
+    if not os.path.isfile(location):
+        return
+    if not origin.follow_links and not _is_within(location, origin.root):
+        return
+    if member is None:
+        yield iterate_radiographs(location, origin.options)
+        return
+    with suppress(ReadingError, OSError):  # a container that is damaged or none
+        for entry in members_named(location, member):
+            if entry.kind == "file" and entry.fault is None:
+                yield iterate_member(location, member, entry.offset, origin.options)
+
+
+def _is_within(location: bytes, folder: bytes) -> bool:
+    inside = os.path.join(os.path.realpath(folder), b"")
+    return os.path.realpath(location).startswith(inside)

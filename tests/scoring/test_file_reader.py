@@ -15,7 +15,7 @@ from cxrbatch.model.preprocessing import Recipe, image_hash
 from cxrbatch.reading.outcomes import Flag
 from cxrbatch.reading.radiograph import Reading, ReadingOptions, read_radiographs
 from cxrbatch.results.table import Table, open_table
-from cxrbatch.scoring.revisiting import CHANGED, MISSING, Origin, revisit
+from cxrbatch.scoring.file_reader import CHANGED, MISSING, Origin, revisit
 
 RECIPE = Recipe(size=32)
 

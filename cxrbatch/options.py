@@ -4,9 +4,10 @@ A decorator passes one keyword argument on, named in its docstring. Nothing is i
 is not needed to print `--help`.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -163,6 +164,84 @@ def modality_option(command: Decorated) -> Decorated:
         callback=lambda context, parameter, codes: tuple(code.strip().upper() for code in codes),
         help="Score images of this DICOM modality too, beside CR, DX and RG; may be repeated.",
     )(command)
+
+
+def label_options(command: Decorated) -> Decorated:
+    """Decorator: add the options that say how a file of labels is read and joined to a command.
+
+    They are `--by`, `--label-column`, `--path-column`, `--patient-column`, `--map` and
+    `--check-labels`. The command, a plain function, gets the keyword arguments `label_options`, a
+    `LabelOptions`, and `check_labels`, a bool.
+    """
+
+    @functools.wraps(command)
+    def with_options(
+        *args: object,
+        by: str | None,
+        label_column: str | None,
+        path_column: str | None,
+        patient_column: str | None,
+        class_map: Mapping[str, str],
+        **others: object,
+    ) -> object:
+        from cxrbatch.results.label_files import LabelOptions
+
+        options = LabelOptions(by, label_column, path_column, patient_column, class_map)
+        return command(*args, label_options=options, **others)
+
+    changed = cast(Decorated, with_options)
+    for option in (*_LABEL_OPTIONS, *_column_options()):
+        changed = option(changed)
+    return changed
+
+
+def _column_options() -> Iterator[Callable[[Decorated], Decorated]]:
+    for role, what in (
+        ("patient", "an id of the patient"),
+        ("path", "the path or the name of the file"),
+        ("label", "the class"),
+    ):
+        help = f"The labels' column with {what}.  [default: by its usual names]"
+        yield click.option(f"--{role}-column", metavar="NAME", help=help)
+
+
+def _class_map(
+    context: click.Context, parameter: click.Parameter, given: tuple[str, ...]
+) -> dict[str, str]:
+    """Take texts like 1=COVID-19 apart."""
+    found: dict[str, str] = {}
+    for pair in given:
+        text, divided, name = (part.strip() for part in pair.rpartition("="))
+        if not divided or not name:
+            raise click.BadParameter(
+                f"{pair!r} is not like 1=COVID-19, a text of the labels and a class."
+            )
+        if found.setdefault(text, name) != name:
+            raise click.BadParameter(f"{text!r} is given two classes; give one.")
+    return found
+
+
+_LABEL_OPTIONS = (
+    click.option(
+        "--check-labels",
+        is_flag=True,
+        help="Only print how the labels are read and which images they name; write nothing.",
+    ),
+    click.option(
+        "--map",
+        "class_map",
+        multiple=True,
+        metavar="TEXT=CLASS",
+        callback=_class_map,
+        help="The label TEXT means CLASS, as in --map 1=COVID-19; may be repeated.",
+    ),
+    click.option(
+        "--by",
+        type=click.Choice(["path", "name", "sop", "series", "study", "image_hash"]),
+        help="What names an image in the labels; name is the file's alone.  [default: what joins "
+        "most labels]",
+    ),
+)
 
 
 def follow_links_option(command: Decorated) -> Decorated:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 import cxrbatch.options as shared
-from cxrbatch.errors import CxrbatchError
+from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.process import default_workers
 
 if TYPE_CHECKING:
     from cxrbatch.reports.comparison import ComparisonValues
     from cxrbatch.results.figures import Figure
+    from cxrbatch.results.label_files import LabelOptions
     from cxrbatch.results.statistics.intervals import Estimate
 
 WORSE = 4
@@ -27,9 +28,10 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def _page_options(command: Decorated) -> Decorated:
-    """Add `--json`, `--labels`, `--archive`, `--show-paths` and `--overwrite`.
+    """Add `--json`, `--labels` with its options, `--archive`, `--show-paths` and `--overwrite`.
 
-    They pass `figures`, `labels` and `archive`, each a Path or None, and two bools.
+    They pass `figures`, `labels` and `archive`, each a Path or None, two bools, and what
+    `label_options` passes.
     """
     for option in (
         shared.overwrite_option,
@@ -42,12 +44,13 @@ def _page_options(command: Decorated) -> Decorated:
             metavar="DIR",
             help="Where the archive is now.  [default: where it was scored]",
         ),
+        shared.label_options,
         click.option(
             "--labels",
             type=shared.FILE,
             metavar="FILE",
-            help="CSV or Parquet with the column label and one of path, sop_instance_uid, "
-            "image_hash.  [default: the table's own column truth, or class-named folders]",
+            help="CSV, Excel or Parquet with the class of each image, or of each study.  [default: "
+            "the table's own column truth, or class-named folders]",
         ),
         click.option(
             "--json",
@@ -113,6 +116,8 @@ def report(
     output: Path,
     figures: Path | None,
     labels: Path | None,
+    label_options: "LabelOptions",
+    check_labels: bool,
     archive: Path | None,
     prevalence: dict[str, float],
     show_paths: bool,
@@ -131,6 +136,9 @@ def report(
       cxrbatch report results.parquet --labels labels.csv -o report.html
       cxrbatch report results.parquet --prevalence COVID-19=0.05 --json figures.json
     """
+    if check_labels:
+        _show_check(table, labels, label_options)
+        return
     from cxrbatch.reports.gallery import PictureSource
     from cxrbatch.reports.report import write_report
 
@@ -139,6 +147,7 @@ def report(
         output,
         figures=figures,
         labels=labels,
+        label_options=label_options,
         prevalence=prevalence,
         source=PictureSource(archive, show_paths, default_workers()),
         overwrite=overwrite,
@@ -149,6 +158,8 @@ def report(
         f"analysed     {flow.analysed:,} of {flow.scored:,} scored images, {flow.rows:,} rows"
     )
     click.echo(f"truth        {found.truth_source or 'none: --labels gives one'}")
+    for note in found.truth_notes:
+        click.echo(f"labels       {note}")
     if flow.side is not None:
         aside = sum(step.count for step in flow.aside)
         click.echo(f"split        test alone; {aside:,} images of other sides are not analysed")
@@ -177,6 +188,8 @@ def compare(
     output: Path | None,
     figures: Path | None,
     labels: Path | None,
+    label_options: "LabelOptions",
+    check_labels: bool,
     archive: Path | None,
     fail_if_worse: float | None,
     show_paths: bool,
@@ -195,6 +208,9 @@ def compare(
       cxrbatch compare old.parquet new.parquet --labels labels.csv -o compare.html
       cxrbatch compare old.parquet new.parquet --fail-if-worse 0.01 --json figures.json
     """
+    if check_labels:
+        _show_check(first, labels, label_options)
+        return
     from cxrbatch.reports.comparison import write_comparison
     from cxrbatch.reports.gallery import PictureSource
 
@@ -204,6 +220,7 @@ def compare(
         output=output,
         figures=figures,
         labels=labels,
+        label_options=label_options,
         source=PictureSource(archive, show_paths, default_workers()),
         overwrite=overwrite,
         on_step=_show_step,
@@ -223,6 +240,16 @@ def compare(
         click.get_current_context().exit(WORSE)
 
 
+def _show_check(table: Path, labels: Path | None, options: "LabelOptions") -> None:
+    """Print how labels are read and which images of a table they name."""
+    from cxrbatch.results.label_joining import describe_labels
+
+    if labels is None:
+        raise UsageError("--check-labels needs --labels")
+    for title, text in describe_labels(table, labels, options):
+        click.echo(f"{title:12} {text}")
+
+
 def _show_step(step: str) -> None:
     """Write a step to stderr, if that is a terminal."""
     if sys.stderr.isatty():
@@ -239,6 +266,7 @@ def _lines(found: "ComparisonValues") -> Iterator[str]:
     side = f", the side {pairs.side} alone" if pairs.side else ""
     yield f"first        {_plain(pairs.names[0])}"
     yield f"second       {_plain(pairs.names[1])}"
+    yield from (f"labels       {note}" for note in pairs.truth_notes)
     yield f"images       {len(pairs.truth):,} in both, joined by {' and '.join(pairs.key)}{side}"
     yield f"left out     {pairs.unpaired[0]:,} of the first, {pairs.unpaired[1]:,} of the second"
     one, other = found.evaluations

@@ -16,6 +16,7 @@ from cxrbatch.reports.page import OnStep, as_text, check_outputs, no_steps, rend
 from cxrbatch.results.analysis import Positions, analyse, card_of, model_name, read_scores
 from cxrbatch.results.figures import Evaluation
 from cxrbatch.results.frames import Results
+from cxrbatch.results.label_files import AS_USUAL, LabelOptions
 from cxrbatch.results.statistics.calculation import Comparison, compare_scores, evaluate_scores
 from cxrbatch.results.statistics.intervals import Classes, Estimate, Groups, Probabilities
 from cxrbatch.results.table import Table, open_table
@@ -36,6 +37,7 @@ class Pairs:
         classes: In the order of the first table.
         names: Names of the two models.
         truth_source: Where the truth comes from.
+        truth_notes: What was done with the labels beside joining them, a sentence each.
         side: "test" if only that side of the labels' split is compared, else None.
         not_held_out: Images analysed of the first table that are on a side train or val.
         truth: Shape (n,), class indices.
@@ -50,6 +52,7 @@ class Pairs:
     classes: tuple[str, ...]
     names: tuple[str, str]
     truth_source: str
+    truth_notes: tuple[str, ...]
     side: str | None
     not_held_out: int
     truth: Classes
@@ -116,6 +119,7 @@ class ComparisonValues:
             "classes": list(self.pairs.classes),
             "joined_by": list(self.pairs.key),
             "truth": self.pairs.truth_source,
+            "truth_notes": list(self.pairs.truth_notes),
             "side": self.pairs.side,
             "not_held_out": self.pairs.not_held_out,
             "images": len(self.pairs.truth),
@@ -134,6 +138,7 @@ def write_comparison(
     output: Path | None = None,
     figures: Path | None = None,
     labels: Path | None = None,
+    label_options: LabelOptions = AS_USUAL,
     source: PictureSource = AS_SCORED,
     overwrite: bool = False,
     on_step: OnStep = no_steps,
@@ -141,51 +146,27 @@ def write_comparison(
     """Compare two results tables on the same images, and write HTML and JSON files if asked to.
 
     Args:
-        first: As for `make_comparison`, with `second`, `labels`, `source` and `on_step`.
-        second: Likewise.
-        output: The HTML page to write, or None.
-        figures: A JSON file to write the same figures to, or None.
-        labels: Likewise.
-        source: Likewise.
-        overwrite: Whether existing outputs are replaced.
-        on_step: Likewise.
-
-    Raises:
-        UsageError: An output exists, is an input, or is the other output.
-        OSError: An output cannot be written.
-        CxrbatchError: As `make_comparison`.
-    """
-    check_outputs([output, figures], [first, second, labels], overwrite=overwrite)
-    values = make_comparison(first, second, labels=labels, source=source, on_step=on_step)
-    write_outputs(values.page() if output else b"", output, values.figures(), figures)
-    return values
-
-
-def make_comparison(
-    first: Path,
-    second: Path,
-    *,
-    labels: Path | None = None,
-    source: PictureSource = AS_SCORED,
-    on_step: OnStep = no_steps,
-) -> ComparisonValues:
-    """Calculate all values of a comparison, and read its pictures; write nothing.
-
-    Args:
         first: The table that the other is measured against.
         second: The other one.
+        output: The HTML page to write, or None.
+        figures: A JSON file to write the same figures to, or None.
         labels: A file of labels; None to use the first table's column truth, or its folders.
+        label_options: How labels are read and joined.
         source: Where the pictures are, and whether paths may be shown.
+        overwrite: Whether existing outputs are replaced.
         on_step: Called with the name of each step before it begins.
 
     Raises:
+        UsageError: An output exists, is an input, or is the other output.
         TableError: A table cannot be used, or they do not fit together.
         LabelError: The labels cannot be used, or there are none.
         CxrbatchError: No process can be started.
+        OSError: An output cannot be written.
     """
+    check_outputs([output, figures], [first, second, labels], overwrite=overwrite)
     on_step("reading the tables")
     tables = open_table(first), open_table(second)
-    pairs = pair_up(*tables, labels)
+    pairs = pair_up(*tables, labels, label_options)
     on_step("evaluating each")
     one, other = pairs.probabilities
     evaluations = (
@@ -197,10 +178,14 @@ def make_comparison(
     on_step("reading the pictures")
     flips = _flips(tables, pairs, source)
     made = tables[0].provenance, tables[1].provenance
-    return ComparisonValues(made, pairs, evaluations, differences, flips)
+    values = ComparisonValues(made, pairs, evaluations, differences, flips)
+    write_outputs(values.page() if output else b"", output, values.figures(), figures)
+    return values
 
 
-def pair_up(first: Table, second: Table, labels: Path | None = None) -> Pairs:
+def pair_up(
+    first: Table, second: Table, labels: Path | None = None, options: LabelOptions = AS_USUAL
+) -> Pairs:
     """Join two tables image by image, and find the truth by the labels and rows of the first table.
 
     The key is path and frame; where no image has both in both tables, SOP Instance UID and frame;
@@ -218,7 +203,7 @@ def pair_up(first: Table, second: Table, labels: Path | None = None) -> Pairs:
             f"{first.path} has the classes {names}, {second.path} {others}; only models of the "
             "same classes can be compared"
         )
-    analysis = analyse(first, labels)
+    analysis = analyse(first, labels, label_options=options)
     other = Results(second)
     other_scores = read_scores(other)
     if analysis.truth is None:
@@ -234,6 +219,7 @@ def pair_up(first: Table, second: Table, labels: Path | None = None) -> Pairs:
         classes=first.classes,
         names=(model_name(analysis.card), model_name(card_of(other))),
         truth_source=analysis.truth.source,
+        truth_notes=analysis.truth.notes,
         side=analysis.flow.side,
         not_held_out=analysis.flow.not_held_out,
         truth=analysis.true_classes()[analysis.chosen][paired],

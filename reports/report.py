@@ -28,6 +28,7 @@ from cxrbatch.results.evaluation import (
     evaluate_subgroups,
 )
 from cxrbatch.results.figures import Evaluation
+from cxrbatch.results.label_files import AS_USUAL, LabelOptions
 from cxrbatch.results.table import Table, open_table
 from cxrbatch.results.truth import UNKNOWN
 from cxrbatch.version import VERSION
@@ -61,6 +62,7 @@ class ReportValues:
         card: The checkpoint's card; empty where the table has none.
         classes: Names of the classes.
         truth_source: Where the truth comes from; None without a truth.
+        truth_notes: What was done with the labels beside joining them, a sentence each.
         flow: Counts from files to images analysed.
         evaluation: None without a truth.
         subgroups: Empty without a truth.
@@ -77,6 +79,7 @@ class ReportValues:
     card: Mapping[str, Any]
     classes: tuple[str, ...]
     truth_source: str | None
+    truth_notes: tuple[str, ...]
     flow: Flow
     evaluation: Evaluation | None
     subgroups: tuple[Subgroups, ...]
@@ -112,6 +115,7 @@ class ReportValues:
             "limits": as_text(self.card.get("limits")),
             "classes": list(self.classes),
             "truth": self.truth_source,
+            "truth_notes": list(self.truth_notes),
             "flow": asdict(self.flow),
             "evaluation": None if self.evaluation is None else asdict(self.evaluation),
             "subgroups": [asdict(group) for group in self.subgroups],
@@ -128,6 +132,7 @@ def write_report(
     *,
     figures: Path | None = None,
     labels: Path | None = None,
+    label_options: LabelOptions = AS_USUAL,
     prevalence: Mapping[str, float] | None = None,
     source: PictureSource = AS_SCORED,
     overwrite: bool = False,
@@ -139,7 +144,8 @@ def write_report(
         table: The results table.
         output: The HTML page to write.
         figures: A JSON file to write the same figures to, or None.
-        labels: As for `make_report`, with the next two.
+        labels: As for `make_report`, with the next three.
+        label_options: Likewise.
         prevalence: Likewise.
         source: Likewise.
         overwrite: Whether existing outputs are replaced.
@@ -157,7 +163,12 @@ def write_report(
     """
     check_outputs([output, figures], [table, labels], overwrite=overwrite)
     values = make_report(
-        table, labels=labels, prevalence=prevalence, source=source, on_step=on_step
+        table,
+        labels=labels,
+        label_options=label_options,
+        prevalence=prevalence,
+        source=source,
+        on_step=on_step,
     )
     write_outputs(values.page(), output, values.figures(), figures)
     return values
@@ -167,6 +178,7 @@ def make_report(
     path: Path,
     *,
     labels: Path | None = None,
+    label_options: LabelOptions = AS_USUAL,
     prevalence: Mapping[str, float] | None = None,
     source: PictureSource = AS_SCORED,
     on_step: OnStep = no_steps,
@@ -176,6 +188,7 @@ def make_report(
     Args:
         path: The results table.
         labels: A file of labels; None to use the table's column truth, else class-named folders.
+        label_options: How labels are read and joined.
         prevalence: Class name -> prevalence for which predictive values are stated too.
         source: Where the pictures are, and whether paths may be shown.
         on_step: Called with the name of each step before it begins.
@@ -189,7 +202,7 @@ def make_report(
     table = open_table(path)
     by_class(prevalence or {}, table.classes)
     on_step("joining the truth")
-    analysis = analyse(table, labels)
+    analysis = analyse(table, labels, label_options=label_options)
     scores, chosen, truth = analysis.scores, analysis.chosen, analysis.true_classes()
     evaluation, subgroups = None, tuple[Subgroups, ...]()
     if analysis.truth is not None:
@@ -222,6 +235,7 @@ def make_report(
         card=analysis.card,
         classes=table.classes,
         truth_source=None if analysis.truth is None else analysis.truth.source,
+        truth_notes=() if analysis.truth is None else analysis.truth.notes,
         flow=analysis.flow,
         evaluation=evaluation,
         subgroups=subgroups,

@@ -29,7 +29,7 @@ LAW = {
     "errors": set(),
     "files": {"errors"},
     "process": {"errors"},
-    "options": {"errors", "process"},
+    "options": {"errors", "process", "results"},  # the last inside a function alone
     "reading": GROUND,
     "model": GROUND | {"reading"},
     "results": GROUND | {"reading"},

@@ -14,6 +14,7 @@ from cxrbatch.errors import TableError
 from cxrbatch.files import shown
 from cxrbatch.reading.outcomes import Outcome, OutcomeKind
 from cxrbatch.results.frames import Results
+from cxrbatch.results.label_files import AS_USUAL, LabelOptions
 from cxrbatch.results.labels import SPLITS
 from cxrbatch.results.statistics.intervals import Groups
 from cxrbatch.results.table import Table, too_large
@@ -162,6 +163,8 @@ class Analysis:
 def analyse(
     results: "str | Path | Table | pd.DataFrame",
     labels: "str | Path | pd.DataFrame | None" = None,
+    *,
+    label_options: LabelOptions = AS_USUAL,
 ) -> Analysis:
     """Check the scores of a table, find the true classes, and choose the images to analyse.
 
@@ -173,16 +176,16 @@ def analyse(
         results: A table's path, an open table, or what `load_results` returned.
         labels: A file of labels, or what `load_labels` returned; None to use the table's column
             truth, or else the names of the folders in its paths.
+        label_options: How labels are read and joined.
 
     Raises:
         TableError: The file is no results table or is damaged, or its scores fail `read_scores`.
-        LabelError: The labels cannot be read, name an image twice or no row, or a class is unknown.
+        LabelError: The labels cannot be read, contradict each other, or fit no row or class.
     """
     opened = Results(results)
     scores = read_scores(opened)
-    truth = find_truth(opened, Path(labels) if isinstance(labels, str) else labels)
-    flow, chosen = _follow(opened, scores, truth)
-    return Analysis(opened, card_of(opened), scores, truth, flow, chosen)
+    truth = find_truth(opened, Path(labels) if isinstance(labels, str) else labels, label_options)
+    return Analysis(opened, card_of(opened), scores, truth, *_follow(opened, scores, truth))
 
 
 def read_scores(results: Results) -> TableScores:

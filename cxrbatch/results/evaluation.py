@@ -8,9 +8,10 @@ from typing import Any, TypeGuard
 import numpy as np
 import pandas as pd
 
-from cxrbatch.errors import LabelError
+from cxrbatch.errors import LabelError, naming_arguments
 from cxrbatch.results.analysis import Analysis, analyse
 from cxrbatch.results.figures import Evaluation, Headline, SubgroupFigures
+from cxrbatch.results.label_files import LabelOptions
 from cxrbatch.results.labels import class_numbers
 from cxrbatch.results.statistics.calculation import evaluate_scores, evaluate_subgroup, headline_of
 from cxrbatch.results.table import Table
@@ -34,6 +35,11 @@ def evaluate(
     results: "str | Path | Table | pd.DataFrame",
     labels: "str | Path | pd.DataFrame | None" = None,
     *,
+    by: str | None = None,
+    label_column: str | None = None,
+    path_column: str | None = None,
+    patient_column: str | None = None,
+    class_map: Mapping[str, str] | None = None,
     prevalence: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> Evaluation:
@@ -47,6 +53,13 @@ def evaluate(
             rows.
         labels: A file of labels, or what `load_labels` returned; None to use the table's own
             column truth, else class-named folders.
+        by: What names the images in the labels: "path", "name" (of the file alone), "sop",
+            "series", "study" or "image_hash"; None to take what joins most labels.
+        label_column: Name of the labels' column with the class; None to find it, as the next two,
+            by its usual names.
+        path_column: Likewise, with the path or file name.
+        patient_column: Likewise, with an id that all images of a person share.
+        class_map: Text of a label -> class name that is meant.
         prevalence: Class name -> prevalence, in (0, 1), for which predictive values are stated too.
         seed: Seed of the random resampling behind bootstrap intervals.
 
@@ -58,7 +71,9 @@ def evaluate(
         LabelError: The labels cannot be used, no true class is known for any scored image, or
             `prevalence` names no class of the table, one twice, or a share outside (0, 1).
     """
-    analysis = analyse(results, labels)
+    options = LabelOptions(by, label_column, path_column, patient_column, class_map or {})
+    with naming_arguments():
+        analysis = analyse(results, labels, label_options=options)
     _require_truth(analysis)
     return evaluate_analysis(analysis, prevalence=prevalence, seed=seed)
 
@@ -67,6 +82,11 @@ def headline(
     results: "str | Path | Table | pd.DataFrame",
     labels: "str | Path | pd.DataFrame | None" = None,
     *,
+    by: str | None = None,
+    label_column: str | None = None,
+    path_column: str | None = None,
+    patient_column: str | None = None,
+    class_map: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> Headline:
     """Calculate only the headline figures of `evaluate`: equal numbers, in less time.
@@ -76,6 +96,11 @@ def headline(
             rows.
         labels: A file of labels, or what `load_labels` returned; None to use the table's own
             column truth, else class-named folders.
+        by: As for `evaluate`, with the next four.
+        label_column: Likewise.
+        path_column: Likewise.
+        patient_column: Likewise.
+        class_map: Likewise.
         seed: Seed of the random resampling behind bootstrap intervals.
 
     Returns:
@@ -85,7 +110,9 @@ def headline(
         TableError: The table cannot be used.
         LabelError: The labels cannot be used, or no true class is known for any scored image.
     """
-    analysis = analyse(results, labels)
+    options = LabelOptions(by, label_column, path_column, patient_column, class_map or {})
+    with naming_arguments():
+        analysis = analyse(results, labels, label_options=options)
     _require_truth(analysis)
     return headline_of(
         analysis.true_classes()[analysis.chosen],

@@ -9,10 +9,9 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from cxrbatch.errors import TableError, UsageError
+from cxrbatch.errors import TableError, UsageError, naming_arguments
 from cxrbatch.results.columns import FACTS, TRUTH_COLUMNS
-from cxrbatch.results.label_files import read_frame
-from cxrbatch.results.labels import IMAGE_KEYS
+from cxrbatch.results.label_files import LabelOptions, read_frame
 from cxrbatch.results.table import Table, open_table
 
 FRAME_NAMES = {"rows": "image_rows", "columns": "image_columns"}
@@ -142,23 +141,44 @@ def heatmaps(results: pd.DataFrame, row: int) -> npt.NDArray[np.float32] | None:
     return maps.reshape(len(table.classes), cells, cells)
 
 
-def load_labels(path: str | Path) -> pd.DataFrame:
-    """Load and check a CSV or Parquet file of labels.
+def load_labels(
+    path: str | Path,
+    *,
+    by: str | None = None,
+    label_column: str | None = None,
+    path_column: str | None = None,
+    patient_column: str | None = None,
+    class_map: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Load and check a file of labels: CSV of any separator and encoding, Excel (.xlsx) or Parquet.
+
+    Columns are found by their usual names in six languages, such as Dateiname, StudyInstanceUID,
+    diagnosis or Patient ID.
 
     Args:
-        path: A file with the column `label` and one of `path`, `sop_instance_uid`, `image_hash`,
-            of which the first that it has names the images; `patient`, `split` and `source` are
-            read too if it has them.
+        path: The file.
+        by: What names the images: "path", "name" (of the file alone), "sop", "series", "study" or
+            "image_hash"; None to read all of them that the file has.
+        label_column: Name of the column with the class. Without such a column the columns of a
+            table with one column per class are read, of which each row marks one.
+        path_column: Name of the column with the path or file name.
+        patient_column: Name of the column with an id that all images of a person share.
+        class_map: Text of a label -> class name that is meant.
 
     Returns:
-        One row per label, in the file's order: the column that names the images as text, then
-        `label`, `patient`, `split` and `source` as categories, null where the file has nothing.
+        One row per label, in the file's order; the index is its line, in Excel and Parquet its row.
+        First come the columns that name the images, as text: path, sop_instance_uid, image_hash,
+        series_instance_uid, study_instance_uid, as far as the file has them; then `label`,
+        `patient`, `split` and `source` as categories, null where the file has nothing.
 
     Raises:
-        LabelError: The file cannot be read, lacks a column, or has a row without a name or label,
-            or with a split other than train, val or test.
+        LabelError: The file cannot be read, lacks a column or has two that may be meant, or has a
+            row with a label and no image, or with a split other than train, val or test.
+        UsageError: `by` is none of these.
     """
-    return read_frame(Path(path), IMAGE_KEYS)
+    options = LabelOptions(by, label_column, path_column, patient_column, class_map or {})
+    with naming_arguments():
+        return read_frame(Path(path), options)
 
 
 def _attrs(table: Table) -> dict[str, Any]:

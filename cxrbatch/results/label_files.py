@@ -1,143 +1,261 @@
-"""Labels from a CSV or Parquet file of any content, checked and read in bounded memory."""
+"""Labels from a file of any usual form, or from a DataFrame, checked and in bounded memory."""
 
-import posixpath
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from sys import getsizeof
+from typing import BinaryIO
 
+import numpy as np
 import pandas as pd
 
-from cxrbatch.errors import LabelError
+from cxrbatch.errors import LabelError, UsageError
 from cxrbatch.files import shown
 from cxrbatch.reading.outcomes import reading_error
-from cxrbatch.reading.sniffing import open_regular
+from cxrbatch.reading.sniffing import HEAD_BYTES, open_regular
+from cxrbatch.results.label_checks import CheckedLabels
+from cxrbatch.results.label_names import JOINS, WantedColumns, choose_columns
 from cxrbatch.results.label_rows import (
-    LONGEST_VALUE,
-    TOO_LONG,
-    csv_chunks,
+    Chunks,
+    LabelTable,
+    encodings_of,
     frame_of,
-    key_column,
-    names_of,
-    parquet_chunks,
+    open_csv,
     text_of,
 )
-from cxrbatch.results.labels import SPLITS, LabelledFile
+from cxrbatch.results.label_tables import open_parquet, open_workbook
+from cxrbatch.results.labels import LabelledFile
 
-_PARQUET_MAGIC = b"PAR1"
-_MOST_DIFFERENT, _MOST_SHOWN = 10_000, 5
-# What all labels of a file may take, so that a command stays below 1 GB: nearly two millions.
-_MOST_BYTES = 512 << 20
-# Bytes that a label takes beside its texts, in a frame or as a `LabelledFile` with what training
-# joins to it; and that a text of several labels takes beside its characters.
-_LABEL_BYTES, _SHARED_BYTES = 249, 100
+_PARQUET, _ZIP = b"PAR1", b"PK\x03\x04"
+_OTHER_FORMS = (
+    (b"\x1f\x8b", "gzip-compressed; unpack it"),
+    (b"\xd0\xcf\x11\xe0", "an old or protected Excel file; save it as .xlsx without a password"),
+    (b"%PDF", "a PDF; give the table itself as CSV or .xlsx"),
+    (b"{\\rtf", "a text with layout; save the table as CSV or .xlsx"),
+)
 
-# Paths that `normpath` may change.
-_NOT_NORMAL = r"(?:^|/)\.{0,2}(?:/|$)"
+_MOST_SHOWN = 5
+_DATAFRAME = "the DataFrame of labels"
+# What all rows that name one image have to agree on.
+_CONSISTENT = ("label", "patient", "split")
 
-_SPLIT = "|".join(("", *SPLITS))
+
+@dataclass(frozen=True, slots=True)
+class LabelOptions:
+    """How a file of labels is read, and how its rows are joined with images.
+
+    Attributes:
+        by: What names the images: a key of `JOINS` ("path", "name", "sop", "series", "study",
+            "accession" or "image_hash"); None to take what joins most.
+        label_column: Name of the column with the class; None to find it by its usual names.
+        path_column: Name of the column with the path or file name; None likewise.
+        patient_column: Name of the column with an id that all images of a person share; None
+            likewise.
+        class_map: Text of a label -> class name that is meant.
+    """
+
+    by: str | None = None
+    label_column: str | None = None
+    path_column: str | None = None
+    patient_column: str | None = None
+    class_map: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check `by`.
+
+        Raises:
+            UsageError: It is no key of `JOINS`.
+        """
+        if self.by is not None and self.by not in JOINS:
+            raise UsageError(f"--by {self.by} is unknown; it is one of {', '.join(JOINS)}")
+
+    def wanted(self, classes: Sequence[str] = ()) -> WantedColumns:
+        """Return the columns to look for in a file whose labels are of these classes."""
+        named = {
+            "label": self.label_column,
+            "path": self.path_column,
+            "patient": self.patient_column,
+        }
+        given = {role: name for role, name in named.items() if name is not None}
+        return WantedColumns(self.by, given, classes)
 
 
-def read_labels(file: Path) -> list[LabelledFile]:
-    """Read and check a file of labels that may name each path only once.
+AS_USUAL = LabelOptions()
+"""Columns are found by their usual names, and what joins most labels joins them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedLabels:
+    """Labels that were read, and how they stand in their file.
+
+    Attributes:
+        name: The file's path, or "the DataFrame of labels".
+        form: What it is: "CSV in UTF-8, separated by commas".
+        unit: What the index of `frame` counts: "line" or "row".
+        header: Names of all columns.
+        columns: Role -> name of the column that was read for it. For flags the role label has the
+            names of all their columns.
+        frame: The labels, as `read_frame` returns them.
+    """
+
+    name: str
+    form: str
+    unit: str
+    header: tuple[str, ...]
+    columns: Mapping[str, str]
+    frame: pd.DataFrame
+
+    def __str__(self) -> str:
+        """Return the file and its form, for a message."""
+        return f"{self.name} ({self.form})"
+
+    @property
+    def kind(self) -> str:
+        """What the labels come from, for a reader who is not to see the file's name."""
+        return "labels" if self.name == _DATAFRAME else "a file of labels"
+
+    def columns_read(self) -> str:
+        """Return which column was read for what: "path = 'Datei', label = 'Befund'"."""
+        return ", ".join(f"{role} = {shown(name)}" for role, name in self.columns.items())
+
+
+def read_frame(
+    labels: Path | pd.DataFrame, options: LabelOptions = AS_USUAL, classes: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Read and check labels of a CSV, XLSX or Parquet file, or of a DataFrame with such columns.
+
+    What the file is, its encoding and separator are found by its content, the columns by their
+    names. Numbers become their text. Spaces around a text are removed, and paths are normalised
+    ("./a" is "a"). A path or image may occur several times. Blank rows are left out.
 
     Args:
-        file: A CSV or Parquet file (told apart by its content, not its name) with the columns path
-            and label; patient, split and source are read too if it has them.
+        labels: The file, or a DataFrame.
+        options: Names of columns, what names the images, and what texts of labels mean.
+        classes: Class names of the model, if known: the columns of flags to read, where the labels
+            have one column for each class.
 
     Returns:
-        One label per row, in the file's order.
+        A row per label, in order. The index is the row's number in its file: the line of CSV, else
+        the row, from 1. The columns are first those of `JOINS` that are there, as text, "" where a
+        row lacks it; then label, patient, split and source as categories, null where nothing is
+        given. Split is one of `SPLITS`.
 
     Raises:
-        LabelError: As for `labels_in`; or two rows have the same path, even with the same label.
+        LabelError: The file is of no such form or would take too much memory, a needed column is
+            missing or may be one of two, a row has a label and nothing that names its image, a
+            split is unknown, a row has several flags, no row has a label, or there are more than
+            fit into 512 MiB.
     """
-    frame = read_frame(file, ("path",))
-    check_each_once(file, frame["path"], frame["label"])
-    return _as_list(frame)
+    return load(labels, options, classes).frame
 
 
-def labels_in(file: Path) -> list[LabelledFile]:
-    """Read and check a file of labels that may name a path several times.
+def load(
+    labels: Path | pd.DataFrame, options: LabelOptions = AS_USUAL, classes: Sequence[str] = ()
+) -> LoadedLabels:
+    """Read labels as `read_frame` does, with how they stand in their file.
 
     Args:
-        file: A CSV or Parquet file (told apart by its content, not its name) with the columns path
-            and label; patient, split and source are read too if it has them.
-
-    Returns:
-        One label per row, in the file's order.
+        labels: As for `read_frame`, with the next two.
+        options: Likewise.
+        classes: Likewise.
 
     Raises:
-        LabelError: As for `read_frame`.
+        LabelError: Likewise.
     """
-    return _as_list(read_frame(file, ("path",)))
-
-
-def read_frame(labels: Path | pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Read and check labels of a CSV or Parquet file, or of a DataFrame with the same columns.
-
-    Numbers in a Parquet file become their text. Spaces around a text are removed, and paths are
-    normalised ("./a" is "a"). A path or image may occur several times.
-
-    Args:
-        labels: The file, whose content, not its name, says whether it is CSV or Parquet; or a
-            DataFrame.
-        keys: Columns that may name the images; the first of them that `labels` has is read.
-
-    Returns:
-        A row per label, in order: that column as text, then label, patient, split and source as
-        categories, null where nothing is given.
-
-    Raises:
-        LabelError: The file cannot be read as CSV or Parquet, a column is missing or doubled, a
-            name or a label is empty, a split is not one of `SPLITS`, there are no rows, or more
-            than fit into 512 MiB.
-    """
+    wanted = options.wanted(classes)
     if isinstance(labels, pd.DataFrame):
-        name = "the DataFrame of labels"
-        key = key_column(list(labels.columns), name, keys)
-        values = labels.reindex(columns=names_of(key)).astype(object)
-        texts = values.where(values.notna(), None).map(text_of)
-        checked = _CheckedLabels(name, "row")
-        checked.add(frame_of(texts.to_dict("list"), range(1, len(texts) + 1)))
-        return checked.frame()
+        return _loaded(_table_of(labels), _DATAFRAME, options, wanted)
     try:
         with open_regular(labels) as stream:
-            is_parquet = stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
-            stream.seek(0)
-            checked = _CheckedLabels(labels, "row" if is_parquet else "line")
-            for chunk in (parquet_chunks if is_parquet else csv_chunks)(stream, labels, keys):
-                checked.add(chunk)
+            head = stream.read(HEAD_BYTES)
+        for encoding in encodings_of(head):
+            with contextlib.suppress(UnicodeDecodeError), open_regular(labels) as stream:
+                table = _open(stream, str(labels), head, encoding, wanted)
+                return _loaded(table, str(labels), options, wanted)
     except LabelError:
         raise
     except Exception as error:
         raise LabelError(f"cannot read labels {labels}: {reading_error(error).detail}") from None
-    return checked.frame()
+    raise LabelError(
+        f"{labels} is neither Excel nor Parquet, nor text in UTF-8, UTF-16 or Windows-1252; save "
+        "it as CSV in UTF-8"
+    )
 
 
-def check_each_once(file: Path | str, names: pd.Series, labels: pd.Series) -> None:
-    """Raise LabelError if two labels name the same image, be their classes equal or not.
+def _open(
+    stream: BinaryIO, file: str, head: bytes, encoding: str, wanted: WantedColumns
+) -> LabelTable:
+    """Find out what a file is, by its first bytes, and read its header."""
+    for magic, what in _OTHER_FORMS:
+        if head.startswith(magic):
+            raise LabelError(f"{file} is {what}")
+    if head.startswith(_PARQUET):
+        return open_parquet(stream, file)
+    if head.startswith(_ZIP):
+        return open_workbook(stream, file, wanted.count_in)
+    return open_csv(stream, encoding, file, wanted.count_in)
+
+
+def _table_of(labels: pd.DataFrame) -> LabelTable:
+    def read(places: Sequence[int]) -> Chunks:
+        values = labels.iloc[:, list(places)].astype(object)
+        texts = values.where(values.notna(), None).map(text_of)
+        columns = [texts.iloc[:, number].tolist() for number in range(len(places))]
+        yield frame_of(columns, places, range(1, len(texts) + 1))
+
+    header = tuple(str(name) for name in labels.columns)
+    return LabelTable("a pandas DataFrame", "row", header, read)
+
+
+def _loaded(
+    table: LabelTable, name: str, options: LabelOptions, wanted: WantedColumns
+) -> LoadedLabels:
+    """Choose the columns, and read and check all rows."""
+    chosen = choose_columns(table.header, wanted, f"{name} ({table.form})")
+    checked = CheckedLabels(name, table.unit, chosen, options.class_map)
+    for chunk in table.read(chosen.all_places):
+        checked.add(chunk)
+    columns = {role: table.header[place] for role, place in chosen.places.items()}
+    if checked.flags:
+        columns["label"] = ", ".join(checked.flags)
+    return LoadedLabels(name, table.form, table.unit, table.header, columns, checked.frame())
+
+
+def read_labels(file: Path, options: LabelOptions = AS_USUAL) -> list[LabelledFile]:
+    """Read and check a file of labels by path that gives each path one label.
 
     Args:
-        file: The file that the labels come from, for the message.
-        names: The name of the image in each label.
-        labels: The class in each label, in the same order.
+        file: As for `read_frame`.
+        options: Names of columns, and what texts of labels mean; the images are named by path.
+
+    Returns:
+        One label per path, in the file's order. Rows without a label, and rows that repeat an
+        earlier one, are left out.
 
     Raises:
-        LabelError: Its message counts the images that are named several times and lists up to
-            five of them, with their classes where these differ.
+        LabelError: As for `read_frame`; or two rows of one path have different labels, patients or
+            splits.
     """
-    doubled = names[names.duplicated()].unique()
-    if not len(doubled):
-        return
-    several = labels.astype(object)[names.isin(doubled[:_MOST_SHOWN])].groupby(names, sort=False)
-    listed = ", ".join(_described(name, own.unique()) for name, own in several)
-    raise LabelError(f"{file} names {len(doubled)} images more than once: {listed}")
+    loaded = load(file, replace(options, by="path"))
+    frame = loaded.frame[loaded.frame["label"].notna()]
+    return _as_list(once_each(loaded, frame["path"], frame))
 
 
-def _described(name: str, labels: Iterable[str]) -> str:
-    different = sorted(labels)
-    if len(different) == 1:
-        return shown(name)
-    return f"{shown(name)} (labels {', '.join(map(shown, different[:_MOST_SHOWN]))})"
+def labels_in(file: Path, options: LabelOptions = AS_USUAL) -> list[LabelledFile]:
+    """Read and check a file of labels that may name a path several times.
+
+    Args:
+        file: As for `read_frame`.
+        options: Names of columns, and what texts of labels mean; the images are named by path.
+
+    Returns:
+        One label per row that has a label, in the file's order.
+
+    Raises:
+        LabelError: As for `read_frame`.
+    """
+    frame = read_frame(file, replace(options, by="path"))
+    return _as_list(frame[frame["label"].notna()])
 
 
 def _as_list(frame: pd.DataFrame) -> list[LabelledFile]:
@@ -145,80 +263,45 @@ def _as_list(frame: pd.DataFrame) -> list[LabelledFile]:
     return [*map(LabelledFile, *columns)]
 
 
-class _CheckedLabels:
-    """Checked labels of a file, as far as they fit into `_MOST_BYTES`."""
+def once_each(loaded: LoadedLabels, names: pd.Series, rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep the first row of each name, and refuse rows that contradict each other.
 
-    def __init__(self, file: Path | str, unit: str) -> None:
-        self._file, self._unit = file, unit
-        self._parts: list[pd.DataFrame] = []
-        self._rows, self._left = 0, _MOST_BYTES
-        self._texts, self._classes = set[str](), set[str]()
+    An empty field contradicts nothing, and is filled from a later row of the same name.
 
-    def add(self, chunk: pd.DataFrame) -> None:
-        """Check the rows of a chunk and keep them.
+    Args:
+        loaded: The labels, for messages.
+        names: What each row names; the index is the number of the row.
+        rows: The same rows, with label, patient and split as categories.
 
-        Raises:
-            LabelError: A row cannot be used, or is one too many.
-        """
-        if chunk.empty:
-            return
-        _check_fields(self._file, self._unit, chunk)
-        key, *others = chunk.columns
-        if key == "path" and (irregular := chunk[key].str.contains(_NOT_NORMAL)).any():
-            chunk.loc[irregular, key] = chunk.loc[irregular, key].map(posixpath.normpath)
-        self._classes.update(chunk["label"].unique())
-        if len(self._classes) > _MOST_DIFFERENT:
-            raise LabelError(
-                f"{self._file} has more than {_MOST_DIFFERENT:,} different labels; "
-                "its column label has to name classes"
-            )
-        for name in others:
-            new = set(chunk[name].unique()) - self._texts
-            self._texts |= new
-            self._left -= sum(_SHARED_BYTES + getsizeof(text) for text in new)
-        taken = (chunk[key].str.len() + _LABEL_BYTES).cumsum()
-        if taken.iloc[-1] > self._left:
-            count = self._rows + int((taken <= self._left).sum()) + 1
-            raise LabelError(
-                f"{self._file} has more labels than fit into {_MOST_BYTES >> 20} MiB, "
-                f"{count:,} by then; divide it"
-            )
-        self._left -= int(taken.iloc[-1])
-        self._rows += len(chunk)
-        self._parts.append(chunk)
-
-    def frame(self) -> pd.DataFrame:
-        """Return all labels as `read_frame` does.
-
-        Raises:
-            LabelError: There are none.
-        """
-        if not self._rows:
-            raise LabelError(f"{self._file} has no rows")
-        labels = pd.concat(self._parts, ignore_index=True)
-        for name in labels.columns[1:]:
-            labels[name] = labels[name].mask(labels[name] == "").astype("category")
-        return labels
-
-
-def _check_fields(file: Path | str, unit: str, chunk: pd.DataFrame) -> None:
-    """Refuse the first row without a name or a label, or with a field that cannot be used.
+    Returns:
+        The rows that are kept, in order.
 
     Raises:
-        LabelError: Names the row and what is wrong with it.
+        LabelError: Two rows of one name have different labels, patients or splits; the message has
+            their numbers.
     """
-    key, *others = chunk.columns
-    lengths = chunk.apply(lambda texts: texts.str.len())
-    # NUL is allowed in names: a path that leads to no file is listed as such later.
-    nul = chunk[others].apply(lambda texts: texts.str.contains("\0", regex=False))
-    problems = pd.DataFrame(
-        {
-            f"{key} or label is empty": (lengths[[key, "label"]] == 0).any(axis=1),
-            TOO_LONG: (lengths > LONGEST_VALUE).any(axis=1),
-            "a field holds a NUL character; write the file again as text": nul.any(axis=1),
-            "split is not train, val or test": ~chunk["split"].str.fullmatch(_SPLIT),
-        }
-    )
-    unusable = problems[problems.any(axis=1)]
-    if len(unusable):
-        raise LabelError(f"{file}, {unit} {unusable.index[0]}: {unusable.iloc[0].idxmax()}")
+    several = names.duplicated(keep=False).to_numpy()
+    if not several.any():
+        return rows
+    groups = pd.factorize(names[several])[0]
+    codes = pd.DataFrame({name: rows.loc[several, name].cat.codes for name in _CONSISTENT})
+    grouped = codes.mask(codes < 0).groupby(groups)
+    low, high = grouped.transform("min"), grouped.transform("max")
+    differ = (low < high).to_numpy()
+    if differ.any():
+        group = groups[differ.any(axis=1).argmax()]
+        numbers = ", ".join(map(str, codes.index[groups == group][:_MOST_SHOWN]))
+        count = len(np.unique(groups[differ.any(axis=1)]))
+        what = " and ".join(
+            name for name, own in zip(_CONSISTENT, differ.T, strict=True) if own.any()
+        )
+        raise LabelError(
+            f"{loaded.name} contradicts itself in the {what} of {count:,} images, as in its "
+            f"{loaded.unit}s {numbers}: correct them, or remove those that are wrong"
+        )
+    rows = rows.copy()
+    for name in _CONSISTENT:
+        own = rows[name].cat.codes.to_numpy().copy()
+        own[several] = high[name].fillna(-1)
+        rows[name] = pd.Categorical.from_codes(own, rows[name].cat.categories)
+    return rows[~names.duplicated().to_numpy()]

@@ -1,48 +1,105 @@
-"""Reads the rows of a CSV or Parquet file of labels, whatever it holds, in bounded memory."""
+"""Reads the rows of labels in CSV of any separator and encoding, in bounded memory."""
 
+import contextlib
 import csv
+import functools
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from cxrbatch.errors import LabelError
-from cxrbatch.results.bounded import BoundedParquet
-from cxrbatch.results.pages import TooLarge, portions, text_lengths
 
 if TYPE_CHECKING:
     import _csv
 
-_OPTIONAL = ("patient", "split", "source")
-
 # Characters of a field, and of a row of CSV.
 LONGEST_VALUE, _LONGEST_ROW = 1 << 16, 1 << 20
 TOO_LONG = f"a field is longer than {LONGEST_VALUE} characters"
-# Rows of CSV that are checked together, and their characters.
+# Rows that are checked together, and their characters.
 _CHUNK_ROWS, _CHUNK_CHARACTERS = 1 << 16, 1 << 22
-# Bytes of the texts of Parquet rows that are checked together.
-_PART_BYTES = 8 << 20
-_BYTES_OF_A_CHARACTER = 4
+# Lines among which the header is looked for: titles and remarks may stand above it.
+_HEAD_LINES = 10
+
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+_ENCODINGS = {
+    "utf-8": "UTF-8",
+    "utf-8-sig": "UTF-8",
+    "cp1252": "Windows-1252",
+    "utf-32": "UTF-32",
+    **dict.fromkeys(("utf-16", "utf-16-le", "utf-16-be"), "UTF-16"),
+}
+_BOMS = (
+    (b"\xff\xfe\0\0", "utf-32"),
+    (b"\0\0\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+)
+_MOST_BLANK = 2_000_000
+
+Count = Callable[[Sequence[str]], int]
+"""Returns how many texts of a row are names that columns of labels have."""
 
 Chunks = Iterator[pd.DataFrame]
-"""Yields the rows of a file some at a time, each time as a DataFrame of texts.
+"""Yields the rows of a file some at a time, each time as a DataFrame of texts without outer spaces.
 
-Its columns are those of `names_of`; its index is the row's number, or the line of CSV, from 1.
+Its columns are positions of columns in the file, from 0; its index is the row's number, or the line
+of CSV, from 1. An empty field, and one that the row lacks, is "".
 """
 
 
-def frame_of(columns: Mapping[str, Sequence[str]], numbers: Sequence[int] | range) -> pd.DataFrame:
+@dataclass(frozen=True, slots=True)
+class LabelTable:
+    """A file of labels whose header was read.
+
+    Attributes:
+        form: What the file is, for a message: "CSV in UTF-8, separated by commas".
+        unit: What numbers its rows in messages: "line" or "row".
+        header: Names of the columns.
+        read: Takes positions of columns and yields the rows below the header, see `Chunks`; rows
+            of blank fields may be left out. May be called once.
+    """
+
+    form: str
+    unit: str
+    header: tuple[str, ...]
+    read: Callable[[Sequence[int]], Chunks]
+
+
+def encodings_of(head: bytes) -> tuple[str, ...]:
+    """Return the encodings that a text which starts with these bytes may have, the likeliest first.
+
+    A byte order mark decides; then NULs in every second byte, which UTF-16 has without a mark.
+    Else it is UTF-8 or, where it is not, Windows-1252.
+    """
+    for mark, encoding in _BOMS:
+        if head.startswith(mark):
+            return (encoding,)
+    halves = head[0::2], head[1::2]
+    for half, other, encoding in ((0, 1, "utf-16-be"), (1, 0, "utf-16-le")):
+        if 2 * halves[half].count(0) > len(halves[half]) > 20 * halves[other].count(0):
+            return (encoding,)
+    return "utf-8", "cp1252"
+
+
+def frame_of(
+    columns: Sequence[Sequence[str]], places: Sequence[int], numbers: Sequence[int] | range
+) -> pd.DataFrame:
     """Make a DataFrame of texts, with the spaces around each text removed.
 
     Args:
-        columns: Column name -> texts.
-        numbers: The index: the number of each row in its file.
+        columns: The texts of each column.
+        places: Names of the columns of the DataFrame.
+        numbers: Its index: the number of each row in its file.
     """
-    texts = pd.DataFrame(columns, numbers, dtype="string")
+    texts = pd.DataFrame(dict(zip(places, columns, strict=True)), numbers, dtype="string")
     return texts.apply(lambda column: column.str.strip())
 
 
@@ -53,7 +110,7 @@ class _Lines:
         characters: Number of characters read.
     """
 
-    def __init__(self, text: TextIO, file: Path) -> None:
+    def __init__(self, text: TextIO, file: str) -> None:
         self._text = text
         self._file = file
         self._left = _LONGEST_ROW
@@ -79,164 +136,152 @@ class _Lines:
         """Start to count the characters of the next row."""
         self._left = _LONGEST_ROW
 
+    def first(self, count: int) -> Iterator[str]:
+        """Yield up to `count` lines, each of which may be as long as a row."""
+        for line in itertools.islice(self, count):
+            self.begin_row()
+            yield line
 
-def csv_chunks(stream: BinaryIO, file: Path, keys: Sequence[str]) -> Chunks:
-    """Yield the rows of a CSV file in UTF-8, some at a time, and close the stream at the end.
 
-    By `csv` and not `pandas.read_csv`, which has no limit for a row without end and does not say
-    on which line of the file a row stands.
+def open_csv(stream: BinaryIO, encoding: str, file: str, count: Count) -> LabelTable:
+    """Find the separator and the header of a CSV file: comma, semicolon, tab or vertical bar.
+
+    A line `sep=;` names the separator. Else it is the one that divides the header into most names
+    of columns; of several, into most parts.
 
     Args:
         stream: The file, opened for reading bytes.
+        encoding: One of `encodings_of`.
         file: Its path, for messages.
-        keys: Columns that may name the images; the first of them that the file has is read.
-
-    Yields:
-        See `Chunks`; a column that the file lacks, and a field that its row lacks, is "".
+        count: Tells the header from other rows.
 
     Raises:
-        LabelError: It is no CSV file in UTF-8, a column is missing or doubled, or a row has too
-            many fields or characters.
+        LabelError: A row has more than 1,048,576 characters, or a field more than 131,072.
+        UnicodeDecodeError: The file is not in this encoding. `LabelTable.read` raises it too.
     """
+    # By `csv` and not `pandas.read_csv`, which has no limit for a row without end, and does not say
+    # on which line of the file a row stands.
+    lines = _Lines(io.TextIOWrapper(stream, encoding=encoding, newline=""), file)
+    with _csv_explained(file):
+        head = list(lines.first(_HEAD_LINES))
+        stated = _SEPARATOR_LINE.fullmatch(head[0]) if head else None
+        tried = [stated[1]] if stated else _SEPARATORS
+        parsed = {sep: _parsed(head, sep) for sep in tried}
+        found = {sep: header_place(rows, count) for sep, rows in parsed.items()}
+        headers = {sep: parsed[sep][at] if parsed[sep] else [] for sep, at in found.items()}
+        separator = max(tried, key=lambda sep: (count(headers[sep]), len(headers[sep])))
+        reader = csv.reader(itertools.chain(head, lines), delimiter=separator)
+        for _ in itertools.islice(reader, found[separator] + 1):
+            lines.begin_row()
+    header = tuple(name.strip() for name in headers[separator])
+    by = _SEPARATORS.get(separator, repr(separator))
+    form = f"CSV in {_ENCODINGS[encoding]}" + (f", separated by {by}" if len(header) > 1 else "")
+    read = functools.partial(_csv_chunks, reader, lines, file, len(header), separator)
+    return LabelTable(form, "line", header, read)
+
+
+def _parsed(head: Sequence[str], separator: str) -> list[list[str]]:
+    """The rows that some lines are with a separator, up to a field that is too long."""
+    rows: list[list[str]] = []
+    with contextlib.suppress(csv.Error):
+        rows.extend(csv.reader(head, delimiter=separator))
+    return rows
+
+
+def header_place(rows: Sequence[Sequence[str]], count: Count) -> int:
+    """Return the position of the header among the first rows of a file.
+
+    It is the first row that has two names of columns, else the first that has one, else the first
+    that is neither blank nor a remark, which starts with #.
+    """
+    some = [place for place, row in enumerate(rows) if any(row) and not _is_remark(row[0])]
+    return max(some, key=lambda place: min(2, count(rows[place])), default=0)
+
+
+def _is_remark(text: str) -> bool:
+    return text.startswith("#") or _SEPARATOR_LINE.fullmatch(text) is not None
+
+
+@contextlib.contextmanager
+def _csv_explained(file: str) -> Iterator[None]:
     try:
-        with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
-            lines = _Lines(text, file)
-            reader = csv.reader(lines)
-            header = next(reader, [])
-            key = key_column(header, file, keys)
-            places = {n: header.index(n) if n in header else len(header) for n in names_of(key)}
-            while rows := list(_some_rows(reader, lines, file, len(header))):
-                columns = {
-                    name: [row[place] if place < len(row) else "" for _, row in rows]
-                    for name, place in places.items()
-                }
-                yield frame_of(columns, [number for number, _ in rows])
-    except UnicodeDecodeError:
-        raise LabelError(f"{file} is not a CSV file in UTF-8") from None
+        yield
     except csv.Error:
         longest = csv.field_size_limit()
         raise LabelError(
-            f"{file} is not a CSV file in UTF-8, or a field has more than {longest:,} characters"
+            f"{file} is no CSV, or a field has more than {longest:,} characters"
         ) from None
 
 
-def _some_rows(
-    reader: "_csv.Reader", lines: _Lines, file: Path, most: int
+def _csv_chunks(
+    reader: "_csv.Reader",
+    lines: _Lines,
+    file: str,
+    width: int,
+    separator: str,
+    places: Sequence[int],
+) -> Chunks:
+    with _csv_explained(file):
+        yield from chunks_of(_csv_rows(reader, lines, file, width, separator), places)
+
+
+def chunks_of(rows: Iterator[tuple[int, Sequence[str]]], places: Sequence[int]) -> Chunks:
+    """Yield some columns of rows, each given with its number, many rows at a time."""
+    while some := list(_some(rows)):
+        columns = [[row[p] if p < len(row) else "" for _, row in some] for p in places]
+        yield frame_of(columns, places, [number for number, _ in some])
+
+
+def _csv_rows(
+    reader: "_csv.Reader", lines: _Lines, file: str, width: int, separator: str
 ) -> Iterator[tuple[int, list[str]]]:
-    """Read rows, with their line numbers, that are checked together."""
-    end = lines.characters + _CHUNK_CHARACTERS
-    for count, row in enumerate(filter(None, reader), 1):
-        lines.begin_row()
-        if len(row) > most:
+    """Yield the rows that are not blank, each with its line number."""
+    blank = 0
+    for row in reader:
+        if row:
+            lines.begin_row()
+        if not any(row) or (row[0][:1] == "\0" and not "".join(row).strip("\0 ")):
+            blank += 1
+            if blank > _MOST_BLANK:
+                raise LabelError(f"{file} has more than {_MOST_BLANK:,} blank rows; remove them")
+            continue
+        if len(row) > width and any(row[width:]):
             raise LabelError(
-                f"{file}, line {reader.line_num}: too many fields; quote those that hold a comma"
+                f"{file}, line {reader.line_num}: more fields than the header; quote those that "
+                f"hold {separator!r}"
             )
         yield reader.line_num, row
-        if lines.characters > end or count == _CHUNK_ROWS:
+
+
+def _some(rows: Iterator[tuple[int, Sequence[str]]]) -> Iterator[tuple[int, Sequence[str]]]:
+    """Yield the next rows, as many as are checked together."""
+    characters = 0
+    for number, row in itertools.islice(rows, _CHUNK_ROWS):
+        yield number, row
+        characters += sum(map(len, row))
+        if characters > _CHUNK_CHARACTERS:
             return
 
 
-def parquet_chunks(stream: BinaryIO, file: Path, keys: Sequence[str]) -> Chunks:
-    """Yield the rows of a Parquet file, some at a time; numbers become their text.
+def text_of(value: object) -> str:
+    """Convert a field to text.
 
-    Args:
-        stream: The file on disk, opened for reading bytes.
-        file: Its path, for messages.
-        keys: Columns that may name the images; the first of them that the file has is read.
-
-    Yields:
-        See `Chunks`; a column that the file lacks, and a null, is "".
+    None, NaN and NaT become "", a float without fraction like 3.0 "3", as a column of whole numbers
+    with gaps holds floats; True "true", bytes the text that they hold in UTF-8, midnight its day.
 
     Raises:
-        LabelError: It is damaged or would take too much memory, a column is missing, doubled or of
-            another type, or a field is too long.
-    """
-    try:
-        parquet = BoundedParquet(stream)
-        schema = parquet.schema
-        key = key_column(schema.names, file, keys)
-        columns = [name for name in names_of(key) if name in schema.names]
-        for name in columns:
-            if not _is_text_or_number(schema.field(name).type):
-                raise LabelError(f"column {name!r} of {file} is neither text nor numbers")
-        for start, batch in parquet.batches(columns):
-            _check_lengths(file, start, batch)
-            # Rows may share a text in the batch; in a frame each row has its own.
-            for first, part in portions(start, batch, _PART_BYTES):
-                texts = dict(zip(columns, map(_texts, part.columns), strict=True))
-                nothing = [""] * len(part)
-                numbers = range(first + 1, first + 1 + len(part))
-                yield frame_of({name: texts.get(name, nothing) for name in names_of(key)}, numbers)
-    except LabelError:
-        raise
-    except TooLarge as error:
-        raise LabelError(f"{file} {error}, more than labels may; write it again") from None
-    except Exception:
-        raise LabelError(f"{file} is not a whole Parquet file; write it again") from None
-
-
-def _check_lengths(file: Path, first: int, batch: pa.RecordBatch) -> None:
-    """Refuse a field that is too long while Arrow still shares its text among rows."""
-    for column in batch.columns:
-        lengths = text_lengths(column)
-        most = LONGEST_VALUE * _BYTES_OF_A_CHARACTER
-        if lengths is not None and (pc.max(lengths).as_py() or 0) > most:
-            number = first + 1 + pc.index(pc.greater(lengths, most), True).as_py()
-            raise LabelError(f"{file}, row {number}: {TOO_LONG}")
-
-
-def _texts(column: pa.Array) -> list[str]:
-    """Convert a column to texts; an entry of a dictionary becomes one text for all its rows."""
-    if not pa.types.is_dictionary(column.type) or len(column.dictionary) > len(column):
-        return [text_of(value) for value in column.to_pylist()]
-    texts = [*map(text_of, column.dictionary.to_pylist()), ""]
-    return [texts[index] for index in column.indices.fill_null(len(texts) - 1).to_pylist()]
-
-
-def text_of(value: str | float | None) -> str:
-    """Convert a field to text: None and NaN to "", and a float without fraction like 3.0 to "3".
-
-    A column of whole numbers with gaps holds floats.
+        UnicodeDecodeError: Bytes are not UTF-8.
     """
     if value is None or value != value:
         return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, bytes):
+        return value.decode()
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return str(value)
-
-
-def names_of(key: str) -> tuple[str, ...]:
-    """Return the columns that are read of labels: `key`, label, patient, split and source.
-
-    `key` is the column that names the images.
-    """
-    return (key, "label", *_OPTIONAL)
-
-
-def key_column(names: Sequence[str], file: Path | str, keys: Sequence[str]) -> str:
-    """Return the name of the column that names the images: the first of `keys` that is in `names`.
-
-    Args:
-        names: Names of the columns of a file of labels.
-        file: The file's path, for messages.
-        keys: Columns that may name the images, the preferred one first.
-
-    Raises:
-        LabelError: None of `keys` or no column label is there, or a column to read occurs twice.
-    """
-    key = next((key for key in keys if key in names), None)
-    if key is None or "label" not in names:
-        lacking = keys[0] if key is None else "label"
-        needed = " or ".join(keys)
-        raise LabelError(f"{file} has no column {lacking!r}; needed: {needed}, and label")
-    if doubled := [c for c in names_of(key) if list(names).count(c) > 1]:
-        raise LabelError(f"{file} has two columns {doubled[0]!r}; rename or remove one")
-    return key
-
-
-def _is_text_or_number(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_null)
-    return any(test(kind) for test in (*tests, *numbers))
+    if isinstance(value, datetime) and value.time() == time():
+        value = value.date()
+    return value.isoformat() if isinstance(value, date) else str(value)

@@ -2,18 +2,15 @@
 
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cxrbatch.errors import LabelError
 from cxrbatch.files import path_to_text, shown
+from cxrbatch.results.label_names import class_of_meaning, meaning_of, without_accents
 
 SPLITS = ("train", "val", "test")
-IMAGE_KEYS = ("path", "sop_instance_uid", "image_hash")
-"""Columns of a results table by which a file of labels may name images; the first it has counts."""
-
 _MOST_LABELS_SHOWN, _MOST_FOLDERS_SHOWN = 8, 5
 
 
@@ -37,10 +34,7 @@ class LabelledFile:
 
 
 def class_numbers(labels: Iterable[str], classes: Sequence[str]) -> dict[str, int]:
-    """Map each label to the index of the class that it names.
-
-    Case, spaces, hyphens and underscores are ignored (see `folded`), except where two classes
-    differ by them alone: those two have to be spelled exactly.
+    """Map each label to the index of the class that it names, see `find_classes`.
 
     Args:
         labels: Labels as written.
@@ -52,9 +46,7 @@ def class_numbers(labels: Iterable[str], classes: Sequence[str]) -> dict[str, in
     Raises:
         LabelError: A label names no class; the message lists such labels and the classes.
     """
-    numbers = folded_numbers(classes)
-    exact = {name: number for number, name in enumerate(classes)}
-    found = {label: exact.get(label, numbers.get(folded(label), -1)) for label in labels}
+    found = find_classes(labels, classes)
     if unknown := sorted(label for label, number in found.items() if number < 0):
         listed = ", ".join(map(shown, unknown[:_MOST_LABELS_SHOWN]))
         more = " …" if unknown[_MOST_LABELS_SHOWN:] else ""
@@ -62,6 +54,29 @@ def class_numbers(labels: Iterable[str], classes: Sequence[str]) -> dict[str, in
             f"{len(unknown)} labels name no class of the model: {listed}{more}; "
             f"its classes are {', '.join(map(shown, classes))}: rename or remove those rows"
         )
+    return found
+
+
+def find_classes(labels: Iterable[str], classes: Sequence[str]) -> dict[str, int]:
+    """Map each label to the index of the class that it names, or to -1.
+
+    A class of exactly this name comes first, then one whose `folded` name is equal: case, accents,
+    spaces, hyphens and underscores are ignored, except where two classes differ by them alone. Last
+    comes a class that is known by the same usual words: "kein Befund" is Normal.
+
+    Args:
+        labels: Labels as written.
+        classes: Class names of the model.
+
+    Returns:
+        Label -> index into `classes`, or -1 where it names none.
+    """
+    exact = {name: number for number, name in enumerate(classes)}
+    alike, usual = folded_numbers(classes), class_of_meaning(classes)
+    found = {}
+    for label in labels:
+        number = exact.get(label, alike.get(folded(label)))
+        found[label] = usual.get(meaning_of(label) or "", -1) if number is None else number
     return found
 
 
@@ -79,12 +94,12 @@ def folded_numbers(classes: Sequence[str]) -> dict[str, int]:
 def folded(name: str) -> str:
     """Return a form of `name` that is equal for names that differ in case or separators alone.
 
-    Spaces, hyphens and underscores inside the name are separators, and are removed; between two
-    digits they become one space: "stage 1-1" is not "stage 11". Unicode compatibility forms (NFKC)
-    count as equal.
+    Spaces, hyphens, dashes and underscores inside the name are separators, and are removed; between
+    two digits they become one space: "stage 1-1" is not "stage 11". Accents are removed. Unicode
+    compatibility forms (NFKC) count as equal.
     """
-    plain = unicodedata.normalize("NFKC", name).casefold().replace("_", " ").strip()
-    parts = [part for part in re.split(r"(?<=\w)[\s_-]+(?=\w)", plain) if part]
+    plain = without_accents(name).casefold().replace("_", " ").strip()
+    parts = [part for part in re.split(r"(?<=\w)[\s_\u2010-\u2015-]+(?=\w)", plain) if part]
     folded = ""
     for part in parts:
         between_digits = folded[-1:].isdigit() and part[0].isdigit()

@@ -260,10 +260,16 @@ OFFSET_BYTES = 8
 def text_lengths(column: pa.Array) -> pa.Array | None:
     """Return the length in bytes of each text of a column, plain or a dictionary array.
 
-    None where the column is not of texts (string or large string).
+    None where the column is not of texts: string or binary, or their large forms.
     """
     texts = column.dictionary if pa.types.is_dictionary(column.type) else column
-    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+    tests = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+    )
+    if not any(test(texts.type) for test in tests):
         return None
     lengths = pc.binary_length(texts)
     return lengths if texts is column else lengths.take(column.indices)

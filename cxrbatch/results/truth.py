@@ -1,6 +1,6 @@
 """The true classes of a table's rows: from labels, from the table itself, or from class folders."""
 
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,12 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cxrbatch.errors import LabelError
-from cxrbatch.files import path_to_text
 from cxrbatch.results.columns import TRUTH_COLUMNS
 from cxrbatch.results.frames import Results
-from cxrbatch.results.label_files import check_each_once, read_frame
-from cxrbatch.results.labels import IMAGE_KEYS, SPLITS, class_numbers, folded, folded_numbers
+from cxrbatch.results.label_files import AS_USUAL, LabelOptions, load
+from cxrbatch.results.label_joining import join
+from cxrbatch.results.labels import SPLITS, class_numbers, folded, folded_numbers
 from cxrbatch.results.statistics.intervals import Groups
 
 UNKNOWN = -1
@@ -36,6 +35,7 @@ class Truth:
         patients: The id of each row's patient as text; null where the labels name no patient.
         labels: Number of labels; without a file of labels, number of rows whose class is known.
         without_row: Number of labels that name no row of the table.
+        notes: What was done with the labels beside joining them, a sentence each; for a reader.
     """
 
     source: str
@@ -44,9 +44,14 @@ class Truth:
     patients: pd.Series
     labels: int
     without_row: int
+    notes: tuple[str, ...] = ()
 
 
-def find_truth(results: Results, labels: "Path | pd.DataFrame | None" = None) -> Truth | None:
+def find_truth(
+    results: Results,
+    labels: "Path | pd.DataFrame | None" = None,
+    options: LabelOptions = AS_USUAL,
+) -> Truth | None:
     """Find the true classes of a table's rows in the first of three places that applies.
 
     These are `labels`, if given; the table's own column truth, if it has one; and the folders in
@@ -54,63 +59,57 @@ def find_truth(results: Results, labels: "Path | pd.DataFrame | None" = None) ->
 
     Args:
         results: The table.
-        labels: A file of labels, or a DataFrame with the same columns; every frame of a file has
-            the label of the file.
+        labels: A file of labels, or a DataFrame with such columns; every frame of a file has the
+            label of the file.
+        options: How labels are read and joined.
 
     Returns:
         None where there are no labels and no column truth, and class folders do not name the class
         of at least 90 % of the scored rows and at least two classes.
 
     Raises:
-        LabelError: Labels cannot be read, name an image twice, an unknown class, or no row.
+        LabelError: Labels cannot be read or contradict each other, or name an unknown class or no
+            row.
         TableError: The table is damaged.
     """
     if labels is not None:
-        return join_labels(results, labels)
+        return join_labels(results, labels, options)
     if results.provenance.get("labelled") is True:
         return _own_truth(results)
     return folder_truth(results)
 
 
-def join_labels(results: Results, labels: "Path | pd.DataFrame") -> Truth:
-    """Give each row of a table the label that names its path, SOP Instance UID or image hash.
+def join_labels(
+    results: Results, labels: "Path | pd.DataFrame", options: LabelOptions = AS_USUAL
+) -> Truth:
+    """Give each row of a table the label that names it, see `join`.
 
-    Of these three columns the first that the labels have is used. Paths in labels are written as in
-    the table, or absolute below the archive's root. A label that names no row is only counted.
+    A label that names no row is only counted.
 
     Args:
         results: The table.
-        labels: A file of labels, or a DataFrame with the same columns.
+        labels: A file of labels, or a DataFrame with such columns.
+        options: How labels are read and joined.
 
     Raises:
-        LabelError: Labels cannot be read, name an image twice or an unknown class, or none of them
-            names a row.
+        LabelError: Labels cannot be read or contradict each other, name an unknown class, or none
+            of them names a row.
         TableError: The table is damaged.
     """
-    frame = read_frame(labels, IMAGE_KEYS)
-    file = "the labels" if isinstance(labels, pd.DataFrame) else labels
-    key = frame.columns[0]
-    classes = frame["label"].cat
-    numbers = class_numbers(classes.categories, results.classes)
-    column = results.read([key])[key]
-    names = frame[key]
-    if key == "path":
-        names = _as_in_table(names, column, str(results.provenance.get("archive_root", "")))
-    check_each_once(file, names, frame["label"])
-    label_of_row = pd.Index(names).get_indexer(column)
-    matched = len(np.unique(label_of_row[label_of_row >= 0]))
-    if not matched:
-        raise LabelError(
-            f"none of the {len(frame)} labels in {file} names a row of {results.name} by its "
-            f"{key}; write it as the table's column {key} has it"
-        )
+    joined = join(results, load(labels, options, results.classes), options.by)
+    joined.check()
+    label_of_row, frame = joined.label_of_row, joined.labels
     return Truth(
-        source=f"a file of labels, joined by {key.replace('_', ' ')}",
-        classes=_at(_mapped(frame["label"], numbers), label_of_row),
+        source=f"{joined.loaded.kind}, joined by {joined.by.replace('_', ' ')}",
+        classes=_at(_mapped(frame["label"], joined.numbers), label_of_row),
         splits=_at(_mapped(frame["split"], _SPLIT_NUMBERS), label_of_row),
-        patients=frame["patient"].reindex(label_of_row).reset_index(drop=True),
+        patients=frame["patient"]
+        .reset_index(drop=True)
+        .reindex(label_of_row)
+        .reset_index(drop=True),
         labels=len(frame),
-        without_row=len(frame) - matched,
+        without_row=len(frame) - joined.matched,
+        notes=tuple(joined.notes()),
     )
 
 
@@ -187,18 +186,6 @@ def _without_labels(source: str, classes: ClassNumbers, splits: ClassNumbers | i
     )
 
 
-def _as_in_table(names: pd.Series, column: pd.Series, root: str) -> pd.Series:
-    """Write paths as the table does: relative to its root, escapes and all."""
-    inside = f"{root.rstrip('/')}/"
-    relative = names.where(~names.str.startswith("/"), names.str.removeprefix(inside))
-    doubtful = relative[relative.str.contains("\\", regex=False)]
-    escaped = doubtful[~doubtful.isin(column)]
-    texts = [path_to_text(os.fsencode(name)) for name in escaped]
-    return relative.mask(
-        relative.index.isin(escaped.index), pd.Series(texts, escaped.index, "string")
-    )
-
-
 def _class_of(folder: str, wanted: dict[str, int], known: dict[str, int]) -> int:
     """The one class that the parts of a folder's path name; `known` keeps what was looked up."""
     found = set()
@@ -210,7 +197,7 @@ def _class_of(folder: str, wanted: dict[str, int], known: dict[str, int]) -> int
     return found.pop() if len(found) == 1 else UNKNOWN
 
 
-def _mapped(names: pd.Series, numbers: dict[str, int]) -> ClassNumbers:
+def _mapped(names: pd.Series, numbers: Mapping[str, int]) -> ClassNumbers:
     """The number of each name of a column of categories; `UNKNOWN` where there is none."""
     return _at([numbers.get(name, UNKNOWN) for name in names.cat.categories], names.cat.codes)
 

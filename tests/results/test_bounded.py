@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cxrbatch.errors import LabelError, TableError
-from cxrbatch.results import bounded, label_files, pages
+from cxrbatch.results import bounded, label_checks, pages
 from cxrbatch.results.bounded import BoundedParquet, open_bounded
 from cxrbatch.results.columns import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
 from cxrbatch.results.label_files import labels_in
@@ -175,7 +175,7 @@ def test_a_long_label_times_rows_is_refused_with_its_row(
 def test_a_shared_name_times_rows_is_copied_for_few_rows_at_a_time(
     tmp_path: Path, pool: pa.MemoryPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(label_files, "_MOST_BYTES", 16 << 20)
+    monkeypatch.setattr(label_checks, "_MOST_BYTES", 16 << 20)
     rows = 200_000
     columns = {"path": shared("x" * 60_000, rows), "label": shared("A", rows)}
     pq.write_table(pa.table(columns), tmp_path / "l")
@@ -188,7 +188,7 @@ def test_a_shared_name_times_rows_is_copied_for_few_rows_at_a_time(
 def test_labels_count_by_the_memory_that_they_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    monkeypatch.setattr(label_files, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(label_checks, "_MOST_BYTES", 1 << 20)
     names = [f"{number:0100d}" for number in range(4000)]
     if form == "csv":
         text = "".join(f"{name},A\n" for name in names)

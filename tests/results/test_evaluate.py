@@ -121,9 +121,12 @@ def test_without_a_truth_there_is_no_evaluation(table: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        ({"path": ["1.png"], "label": [None]}, "row 1: path or label is empty"),
-        ({"path": ["1.png", "1.png"], "label": ["Normal"] * 2}, "more than once: '1.png'"),
-        ({"file": ["1.png"], "label": ["Normal"]}, "has no column 'path'"),
+        ({"path": ["1.png"], "label": [None]}, "none of its 1 rows has a label"),
+        (
+            {"path": ["1.png", "1.png"], "label": ["Normal", "covid"]},
+            "label of 1 images, as in its rows 1, 2",
+        ),
+        ({"films": ["1.png"], "label": ["Normal"]}, "no column names the images"),
         ({"path": ["1.png"], "label": ["Normal"], "split": ["all"]}, "split is not train, val"),
     ],
 )

@@ -160,7 +160,7 @@ def test_labels_of_any_key(tmp_path: Path) -> None:
 
 def test_labels_without_a_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("path,label\n,Normal\n")
-    with pytest.raises(LabelError, match="line 2: path or label is empty"):
+    with pytest.raises(LabelError, match="line 2: it has a label, but path is empty"):
         load_labels(tmp_path / "l.csv")
 
 

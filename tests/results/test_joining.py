@@ -80,14 +80,20 @@ def test_by_uid_and_by_hash(tmp_path: Path) -> None:
     [
         (
             "path,label\na,Cold\nb,Flu\nc,Normal\n",
-            "2 labels name no class of the model: 'Cold', 'Fl",
+            "2 different labels name no class of the model, as in lines 2, 3; the classes are",
         ),
-        ("path,label\na,Normal\na,COVID-19\n", "more than once: 'a' (labels 'COVID-19', 'Normal')"),
-        ("path,label\na,Normal\n/films/a,Normal\n", "names 1 images more than once: 'a'"),
+        (
+            "path,label\na,Normal\na,COVID-19\n",
+            "contradicts itself in the label of 1 images, as in its lines 2, 3",
+        ),
+        ("path,label\na,Normal\n/films/a,COVID-19\n", "as in its lines 2, 3: correct them"),
         ("path,label\nx,Normal\n", "none of the 1 labels"),
-        ("label\nNormal\n", "needed: path or sop_instance_uid or image_hash, and label"),
-        ("path\na\n", "has no column 'label'"),
-        ("image_hash,label\n,Normal\n", "line 2: image_hash or label is empty"),
+        (
+            "label\nNormal\n",
+            "1 column: 'label': no column names the images; name one with --path-column",
+        ),
+        ("path\na\n", "no column names the class; name one with --label-column"),
+        ("image_hash,label\n,Normal\n", "line 2: it has a label, but image_hash is empty"),
     ],
 )
 def test_labels_that_do_not_fit_are_one_line(tmp_path: Path, text: str, expected: str) -> None:

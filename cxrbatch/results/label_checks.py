@@ -1,0 +1,230 @@
+"""Checks rows of labels, names their columns by their roles, and bounds the memory they take."""
+
+import posixpath
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from sys import getsizeof
+from urllib.parse import unquote
+
+import pandas as pd
+
+from cxrbatch.errors import LabelError
+from cxrbatch.results.label_names import KEYS, ChosenColumns
+from cxrbatch.results.label_rows import LONGEST_VALUE, TOO_LONG
+from cxrbatch.results.labels import SPLITS, folded
+
+_MOST_DIFFERENT = 10_000
+# What all labels of a file may take, so that a command stays below 1 GB: nearly two millions.
+_MOST_BYTES = 512 << 20
+# Bytes that a label takes beside its texts, in a frame or as a `LabelledFile` with what training
+# joins to it; and that a text of several labels takes beside its characters.
+_LABEL_BYTES, _SHARED_BYTES = 249, 100
+
+# Paths that `normpath` may change, and paths as a browser shows them.
+_NOT_NORMAL = r"(?:^|/)\.{0,2}(?:/|$)"
+_FILE_URI = re.compile("file:(?://[^/]*)?(?=/)", re.IGNORECASE)
+
+_SPLIT_WORDS = {
+    **dict.fromkeys(
+        ("train", "training", "trainset", "trn", "trainieren", "entrenamiento"), "train"
+    ),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "validierung"), "val"),
+    **dict.fromkeys(("test", "testing", "testset", "tst", "holdout"), "test"),
+}
+_FLAG_WORDS = {
+    word: flag
+    for flag, words in (
+        (1.0, "1 1.0 x yes y true t ja j wahr oui vrai si s sim verdadero vero +"),
+        (0.0, "0 0.0 no n nein non nao false f falsch faux falso -"),
+    )
+    for word in words.split()
+} | {"": -1.0}
+_OTHERS = ("patient", "split", "source")
+
+
+class CheckedLabels:
+    """Checked labels of a file, as far as they fit into `_MOST_BYTES`.
+
+    Attributes:
+        flags: Class name -> position of its column of flags; empty if there is a column label.
+    """
+
+    def __init__(
+        self, file: str, unit: str, chosen: ChosenColumns, class_map: Mapping[str, str]
+    ) -> None:
+        """Begin without labels.
+
+        Args:
+            file: The file, for messages.
+            unit: What numbers its rows: "line" or "row".
+            chosen: Which columns are read.
+            class_map: Text of a label -> class name that is meant.
+        """
+        self._file, self._unit, self._chosen = file, unit, chosen
+        self._exact = dict(class_map)
+        self._folded = {folded(text): name for text, name in class_map.items()}
+        self._parts: list[pd.DataFrame] = []
+        self._rows, self._left = 0, _MOST_BYTES
+        self._texts, self._classes = set[str](), set[str]()
+        self.flags = dict(chosen.flags)
+
+    def add(self, chunk: pd.DataFrame) -> None:
+        """Check the rows of a chunk and keep them.
+
+        Args:
+            chunk: Columns by their position in the file; the index is the number of the row.
+
+        Raises:
+            LabelError: A row cannot be used, or is one too many.
+        """
+        chunk = chunk[(chunk != "").any(axis=1)]
+        if chunk.empty:
+            return
+        self._check_lengths(chunk)
+        labels = pd.DataFrame({role: chunk[place] for role, place in self._chosen.places.items()})
+        if self.flags:
+            labels["label"] = self._class_by_flags(chunk)
+        labels["label"] = labels["label"].map(self._meant(labels["label"].unique()))
+        for name in _OTHERS:
+            if name not in labels:
+                labels[name] = ""
+        labels["split"] = labels["split"].map(_side)
+        keys = [name for name in KEYS if name in labels]
+        self._check_fields(labels, keys)
+        if "path" in labels:
+            labels["path"] = _plain_paths(labels["path"])
+        labels = labels[[*keys, "label", *_OTHERS]]
+        self._count(labels, keys)
+        self._parts.append(labels)
+
+    def frame(self) -> pd.DataFrame:
+        """Return all labels as `read_frame` does.
+
+        Raises:
+            LabelError: There are none.
+        """
+        if not self._rows:
+            raise LabelError(f"{self._file} has no rows")
+        labels = pd.concat(self._parts)
+        self._parts.clear()
+        for name in ("label", *_OTHERS):
+            labels[name] = labels[name].mask(labels[name] == "").astype("category")
+        if labels["label"].isna().all():
+            raise LabelError(f"{self._file}: none of its {self._rows:,} rows has a label")
+        return labels
+
+    def _meant(self, texts: Iterable[str]) -> dict[str, str]:
+        return {t: self._exact.get(t) or self._folded.get(folded(t), t) for t in texts}
+
+    def _class_by_flags(self, chunk: pd.DataFrame) -> pd.Series:
+        """Return for each row the name of the one column of flags that is set, "" if all are blank.
+
+        Raises:
+            LabelError: Several are set, or none and not all are blank, or a field is no flag.
+        """
+        flags = pd.DataFrame(
+            {
+                name: chunk[place].str.casefold().map(_FLAG_WORDS).astype(float)
+                for name, place in self.flags.items()
+            }
+        )
+        if flags.isna().to_numpy().any():
+            flags = self._without_others(flags)
+        count = (flags == 1).sum(axis=1)
+        wrong = (count > 1) | ((count == 0) & (flags == 0).any(axis=1))
+        if wrong.any():
+            row = wrong.idxmax()
+            raise LabelError(
+                f"{self._file}, {self._unit} {row}: {count[row]} of the {len(self.flags)} columns "
+                "of classes are set, where one is expected"
+            )
+        return (flags == 1).idxmax(axis=1).where(count == 1, "")
+
+    def _without_others(self, flags: pd.DataFrame) -> pd.DataFrame:
+        """Leave out columns that hold something else than flags, if only that can tell them."""
+        if self._chosen.are_classes or self._rows:
+            row = flags.isna().any(axis=1).idxmax()
+            raise LabelError(
+                f"{self._file}, {self._unit} {row}: a column of a class holds neither 0 or 1, nor "
+                "yes or no, nor x or nothing; name the column of the class with --label-column"
+            )
+        flags = flags.loc[:, flags.notna().all()]
+        self.flags = {name: self.flags[name] for name in flags}
+        if len(self.flags) < 2:
+            raise LabelError(
+                f"{self._file}: no column names the class; name one with --label-column"
+            )
+        return flags
+
+    def _check_lengths(self, chunk: pd.DataFrame) -> None:
+        long = (chunk.apply(lambda texts: texts.str.len()) > LONGEST_VALUE).any(axis=1)
+        if long.any():
+            raise LabelError(f"{self._file}, {self._unit} {long.idxmax()}: {TOO_LONG}")
+
+    def _check_fields(self, labels: pd.DataFrame, keys: Sequence[str]) -> None:
+        """Refuse the first row whose label has no image, or with a field that cannot be used.
+
+        Raises:
+            LabelError: Names the row and what is wrong with it.
+        """
+        names = " and ".join(keys)
+        # NUL is allowed in paths: one that leads to no file is counted as such later.
+        texts = labels.drop(columns=["path"], errors="ignore")
+        nul = texts.apply(lambda column: column.str.contains("\0", regex=False))
+        problems = pd.DataFrame(
+            {
+                f"it has a label, but {names} is empty": (labels[keys] == "").all(axis=1)
+                & (labels["label"] != ""),
+                "a field holds a NUL character; write the file again as text": nul.any(axis=1),
+                "split is not train, val or test": ~labels["split"].isin(("", *SPLITS)),
+            }
+        )
+        unusable = problems[problems.any(axis=1)]
+        if len(unusable):
+            what = unusable.iloc[0].idxmax()
+            raise LabelError(f"{self._file}, {self._unit} {unusable.index[0]}: {what}")
+
+    def _count(self, labels: pd.DataFrame, keys: Sequence[str]) -> None:
+        """Count the rows and the memory they take.
+
+        Raises:
+            LabelError: There are too many classes, or too many rows for `_MOST_BYTES`.
+        """
+        self._classes.update(labels["label"].unique())
+        if len(self._classes) > _MOST_DIFFERENT:
+            raise LabelError(
+                f"{self._file} has more than {_MOST_DIFFERENT:,} different labels; the column of "
+                "labels has to name classes; name another with --label-column"
+            )
+        for name in ("label", *_OTHERS):
+            new = set(labels[name].unique()) - self._texts
+            self._texts |= new
+            self._left -= sum(_SHARED_BYTES + getsizeof(text) for text in new)
+        lengths = sum((labels[key].str.len() for key in keys), start=pd.Series(0, labels.index))
+        taken = (lengths + _LABEL_BYTES).cumsum()
+        if taken.iloc[-1] > self._left:
+            count = self._rows + int((taken <= self._left).sum()) + 1
+            raise LabelError(
+                f"{self._file} has more labels than fit into {_MOST_BYTES >> 20} MiB, "
+                f"{count:,} by then; divide it"
+            )
+        self._left -= int(taken.iloc[-1])
+        self._rows += len(labels)
+
+
+def _side(text: str) -> str:
+    return _SPLIT_WORDS.get(text.casefold(), text)
+
+
+def _plain_paths(paths: pd.Series) -> pd.Series:
+    """Return paths without "." and "..", and addresses of files as the paths they stand for."""
+    addresses = paths.str.match(_FILE_URI)
+    if addresses.any():
+        plain = paths[addresses].str.replace(_FILE_URI, "", regex=True).map(unquote)
+        paths = paths.mask(addresses, plain)
+    irregular = paths.str.contains(_NOT_NORMAL)
+    return (
+        paths.mask(irregular, paths[irregular].map(posixpath.normpath))
+        if irregular.any()
+        else paths
+    )

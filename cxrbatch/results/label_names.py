@@ -1,0 +1,255 @@
+"""What names in files of labels mean: which column is what, and which class a usual word means.
+
+Names are compared without case, accents, spaces and punctuation, see `plain_name`. The usual names
+are English, German, French, Spanish, Italian and Portuguese.
+"""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cxrbatch.errors import LabelError
+from cxrbatch.files import shown
+
+JOINS = {
+    "path": "path",
+    "name": "path",
+    "sop": "sop_instance_uid",
+    "image_hash": "image_hash",
+    "series": "series_instance_uid",
+    "study": "study_instance_uid",
+}
+"""What may join labels with images -> the column, of labels and of a results table, that names it.
+
+The order is that of preference: from one image to all of a study.
+"""
+
+KEYS = tuple(dict.fromkeys(JOINS.values()))
+"""Columns of labels that may name images."""
+
+_USUAL = {
+    "path": "path file filename filepath filelocation relativepath fullpath image imagefile "
+    "imagefilename imagename imagepath imageindex img imgname imgpath imgfile dicom dicomfile "
+    "dicompath dicomfilename dcm dcmfile picture uri datei dateiname dateipfad pfad bild bilddatei "
+    "bildname bildpfad bildpfade aufnahme fichier nomfichier nomdufichier nomdefichier chemin "
+    "cheminfichier chemindufichier archivo nombrearchivo nombredearchivo nombredelarchivo fichero "
+    "ruta rutaarchivo rutadelarchivo imagen nombreimagen nomefile percorso percorsofile immagine "
+    "nomeimmagine arquivo nomearquivo nomedoarquivo caminho caminhodoarquivo imagem nomeimagem "
+    "ficheiro nomedoficheiro",
+    "sop_instance_uid": "sopinstanceuid sopuid sopinstance sop instanceuid imageuid bilduid "
+    "sopinstanzuid uidsop uidimage uidimagen",
+    "image_hash": "imagehash",
+    "series_instance_uid": "seriesinstanceuid seriesuid serienuid seriesinstanzuid "
+    "serieninstanzuid serieuid uidserie uidseries",
+    "study_instance_uid": "studyinstanceuid studyuid studienuid studieninstanzuid "
+    "studyinstanzuid untersuchungsuid estudiouid uidetude uidestudio uidstudio uidestudo",
+    "label": "label labels labelname classlabel class classname classe clase klasse klassenname "
+    "category kategorie categorie categoria diagnosis diagnose diagnostic diagnostico diagnosi "
+    "finding findings findinglabel findinglabels befund befunde hallazgo hallazgos achado achados "
+    "reperto reperti referto etiqueta etiquette etichetta rotulo target truth groundtruth "
+    "pathology pathologie patologia disease krankheit enfermedad maladie malattia doenca constat",
+    "patient": "patient patientid patientsid patientno patientnr patientnumber patientkey pid "
+    "patid patnr mrn medicalrecordnumber subject subjectid subjectno person personid "
+    "patientennummer patientennr patientenid patientin numeropatient numerodupatient idpatient "
+    "idpaciente paciente pacienteid numeropaciente numerodepaciente numerodelpaciente nhc "
+    "numerodopaciente paziente idpaziente pazienteid numeropaziente codicepaziente",
+    "split": "split partition set subset datasplit aufteilung teilmenge particion "
+    "partizione particao",
+    "source": "source collection dataset quelle herkunft sammlung origine fuente origen fonte "
+    "origem",
+}
+_ROLES = {word: role for role, words in _USUAL.items() for word in words.split()}
+
+_OPTION = {"label": "--label-column", "path": "--path-column", "patient": "--patient-column"}
+
+_MEANINGS = {
+    "Normal": "normal normale normales normali normais normalbefund normalerbefund healthy gesund "
+    "sano sana sain saine sani saudavel nofinding nofindings noabnormality nopathology "
+    "keinbefund keinebefunde ohnebefund unauffallig unauffaellig unauffalligerbefund regelrecht "
+    "ob sansparticularite sansanomalie riendesignaler sinhallazgos sinhallazgo sinalteraciones "
+    "nessunreperto nellanorma semachados semalteracoes nad nilacute",
+    "COVID-19": "covid covid19 covid19pneumonia covidpneumonia covid19pneumonie covidpneumonie "
+    "pneumoniacovid19 pneumoniecovid19 neumoniacovid19 neumoniaporcovid19 polmonitecovid19 "
+    "polmonitedacovid19 sarscov2 sarscov2pneumonia sarscov2pneumonie sarscov2infection "
+    "sarscov2infektion ncov 2019ncov ncov2019 corona coronavirus",
+    "Viral Pneumonia": "viralpneumonia pneumoniaviral viruspneumonie viralepneumonie "
+    "pneumonievirale neumoniaviral neumoniavirica polmonitevirale viralpneumonie "
+    "pneumoniavirica",
+    "Lung Opacity": "lungopacity lungopacities opacity opacities pulmonaryopacity "
+    "pulmonaryopacities verschattung verschattungen lungenverschattung pulmonaleverschattung "
+    "opacite opacites opacitepulmonaire opacidad opacidades opacidadpulmonar opacita "
+    "opacitapolmonare opacidade opacidades opacidadepulmonar",
+}
+_MEANING = {word: meaning for meaning, words in _MEANINGS.items() for word in words.split()}
+
+
+def plain_name(name: str) -> str:
+    """Return the letters and digits of a name, without case and accents.
+
+    "Patienten-ID" becomes "patientenid". Names of other scripts keep their letters and digits too.
+    """
+    return "".join(c for c in without_accents(name).casefold() if c.isalnum())
+
+
+def without_accents(name: str) -> str:
+    """Return a name in Unicode's compatibility form (NFKC), without the accents of its letters."""
+    apart = unicodedata.normalize("NFKD", name)
+    plain = "".join(c for c in apart if not "\u0300" <= c <= "\u036f")
+    return unicodedata.normalize("NFKC", plain)
+
+
+def meaning_of(name: str) -> str | None:
+    """Return what a usual word for a finding means, such as "Normal" for "kein Befund".
+
+    Returns:
+        "Normal", "COVID-19", "Viral Pneumonia" or "Lung Opacity"; None for any other word.
+    """
+    return _MEANING.get(plain_name(name))
+
+
+def class_of_meaning(classes: Sequence[str]) -> dict[str, int]:
+    """Map each meaning (see `meaning_of`) that exactly one class has to the index of the class."""
+    meanings = [meaning_of(name) for name in classes]
+    return {
+        meaning: meanings.index(meaning)
+        for meaning in meanings
+        if meaning is not None and meanings.count(meaning) == 1
+    }
+
+
+_MOST_NAMED, _MOST_FLAGS = 12, 64
+# What a name of a column does not hold, and a path, an id, a date or a person's name may.
+_NO_NAME = frozenset("0123456789/\\.^@")
+
+
+@dataclass(frozen=True, slots=True)
+class WantedColumns:
+    """The columns that a user asked for.
+
+    Attributes:
+        by: A key of `JOINS`, whose column alone names the images; None to read all of `KEYS`.
+        named: Role ("label", "path" or "patient") -> name of the column in the file.
+        classes: Class names of the model, which columns of flags are named by; empty if unknown.
+    """
+
+    by: str | None
+    named: Mapping[str, str]
+    classes: Sequence[str] = ()
+
+    def count_in(self, names: Sequence[str]) -> int:
+        """Return how many texts of a row are usual names of columns, or were asked for."""
+        asked = {plain_name(name) for name in self.named.values()}
+        return sum(name in _ROLES or name in asked for name in map(plain_name, names) if name)
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenColumns:
+    """Which columns of a file of labels are read.
+
+    Attributes:
+        places: Role -> position in the header, from 0. Roles are `KEYS`, label, patient, split and
+            source.
+        flags: Class name -> position of a column that may say for each row whether it is of this
+            class; empty if there is a column label.
+        are_classes: Whether the columns of flags are named like classes; if not, all columns that
+            have no other role are among them.
+    """
+
+    places: Mapping[str, int]
+    flags: Mapping[str, int]
+    are_classes: bool
+
+    @property
+    def all_places(self) -> tuple[int, ...]:
+        """Positions of all columns to read, each once."""
+        return tuple(dict.fromkeys((*self.places.values(), *self.flags.values())))
+
+
+def choose_columns(header: Sequence[str], wanted: WantedColumns, file: str) -> ChosenColumns:
+    """Choose the columns to read by their names.
+
+    A column whose name is asked for comes first, then one that is named as the role is, then one
+    of a usual name.
+
+    Args:
+        header: Names of the columns.
+        wanted: What the user asked for.
+        file: The file and its form, for messages.
+
+    Raises:
+        LabelError: A column that was asked for is missing, no column names the images or the class,
+            or two columns may have one role.
+    """
+    where = f"{file} with {describe_header(header, wanted)}"
+    places = {
+        role: _named_by_user(header, role, name, where) for role, name in wanted.named.items()
+    }
+    keys = KEYS if wanted.by is None else (JOINS[wanted.by],)
+    for role in (*keys, "label", "patient", "split", "source"):
+        if role not in places:
+            place = _usual_place(header, role, where, taken=set(places.values()))
+            places |= {} if place is None else {role: place}
+    if not any(role in places for role in keys):
+        what = "the images" if wanted.by is None else f"the images by {wanted.by}"
+        raise LabelError(f"{where}: no column names {what}; name one with --path-column")
+    places = {role: place for role, place in places.items() if role in keys or role not in KEYS}
+    if "label" in places:
+        return ChosenColumns(places, {}, are_classes=False)
+    flags, are_classes = _flag_columns(header, wanted, set(places.values()))
+    if len({name for name, _ in flags}) < max(2, len(flags)):
+        raise LabelError(f"{where}: no column names the class; name one with --label-column")
+    return ChosenColumns(places, dict(flags), are_classes)
+
+
+def describe_header(header: Sequence[str], wanted: WantedColumns) -> str:
+    """Return the names of a file's columns, up to 12, for a message.
+
+    They are left out where the first row may be no header: if none is known, and one has a digit, a
+    slash, a dot or another sign that names of columns seldom have. It may name a patient.
+    """
+    count = f"{len(header)} columns" if len(header) != 1 else "1 column"
+    if not wanted.count_in(header) and any(_NO_NAME.intersection(name) for name in header):
+        return f"{count} and no header"
+    listed = ", ".join(map(shown, header[:_MOST_NAMED])) + (" …" if header[_MOST_NAMED:] else "")
+    return f"{count}: {listed}" if listed else "no columns"
+
+
+def _named_by_user(header: Sequence[str], role: str, name: str, where: str) -> int:
+    exact = [place for place, own in enumerate(header) if own == name]
+    places = exact or [p for p, own in enumerate(header) if plain_name(own) == plain_name(name)]
+    if len(places) != 1:
+        count = "no column" if not places else f"{len(places)} columns"
+        raise LabelError(f"{where}: {count} {shown(name)}, which {_OPTION[role]} names")
+    return places[0]
+
+
+def _usual_place(header: Sequence[str], role: str, where: str, *, taken: set[int]) -> int | None:
+    """The one column whose name says this role."""
+    places = [p for p, own in enumerate(header) if p not in taken and role_of(own) == role]
+    exact = [place for place in places if plain_name(header[place]) == plain_name(role)]
+    places = exact or places
+    if len(places) > 1:
+        names = " and ".join(shown(header[place]) for place in places[:2])
+        is_one_name = header[places[0]] == header[places[1]]
+        remedy = "rename or remove one"
+        if role in _OPTION and not is_one_name:
+            remedy = f"name one with {_OPTION[role]}"
+        raise LabelError(f"{where}: both {names} may be the column {role}; {remedy}")
+    return places[0] if places else None
+
+
+def role_of(column: str) -> str | None:
+    """Return the role that the name of a column says, such as "path" for "Dateiname", or None."""
+    return _ROLES.get(plain_name(column))
+
+
+def _flag_columns(
+    header: Sequence[str], wanted: WantedColumns, taken: set[int]
+) -> tuple[list[tuple[str, int]], bool]:
+    """The columns that are named like classes, or else all others; and whether it is the former."""
+    free = [(name, p) for p, name in enumerate(header) if p not in taken and plain_name(name)]
+    known = {plain_name(name) for name in wanted.classes}
+    named = [(name, p) for name, p in free if plain_name(name) in known or meaning_of(name)]
+    if len(named) > 1 or wanted.classes:
+        return named, True
+    return (free if len(free) <= _MOST_FLAGS else []), False

@@ -1,0 +1,233 @@
+"""Reads the rows of labels in Parquet and Excel files (.xlsx), in bounded memory.
+
+openpyxl keeps all shared texts of a workbook, and for each row that it passes an empty element. It
+has no limits of its own, so every part of the file is looked through before openpyxl reads it.
+"""
+
+import contextlib
+import functools
+import re
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import IO, TYPE_CHECKING, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cxrbatch.errors import LabelError
+from cxrbatch.files import shown
+from cxrbatch.reading.containers.zip_directory import find_directory
+from cxrbatch.results.bounded import BoundedParquet
+from cxrbatch.results.label_rows import (
+    LONGEST_VALUE,
+    TOO_LONG,
+    Chunks,
+    Count,
+    LabelTable,
+    chunks_of,
+    frame_of,
+    header_place,
+    text_of,
+)
+from cxrbatch.results.pages import TooLarge, portions, text_lengths
+
+if TYPE_CHECKING:
+    from openpyxl.worksheet._read_only import ReadOnlyWorksheet
+
+# Bytes of the texts of Parquet rows that are checked together.
+_PART_BYTES = 8 << 20
+_BYTES_OF_A_CHARACTER = 4
+
+_HEAD_ROWS = 10
+# Excel's own limits.
+_MOST_ROWS, _MOST_COLUMNS = 1 << 20, 1 << 14
+# Bytes of the file, of the zip's directory, of one part once unpacked, and of all parts.
+_LARGEST_FILE, _MOST_DIRECTORY, _LARGEST_PART, _LARGEST_WHOLE = (
+    64 << 20,
+    1 << 20,
+    256 << 20,
+    1 << 30,
+)
+# The start of a row, of a shared text and of an entry in the list of sheets; how many there may be.
+_ITEM = re.compile(rb"<(?:\w{1,20}:)?(row|si|sheet)[\s/>]")
+_MOST_ITEMS = {b"row": _MOST_ROWS, b"si": 4 << 20, b"sheet": 64}
+# Bytes of a part, read by blocks, that may have no start of a row or text.
+_BLOCK, _LARGEST_BARREN, _LONGEST_START = 1 << 20, 2 << 20, 32
+_MARKS = (b"\xfe\xff", b"\xff\xfe", b"\xef\xbb\xbf")
+
+
+def open_parquet(stream: BinaryIO, file: str) -> LabelTable:
+    """Read the names of the columns of a Parquet file.
+
+    Args:
+        stream: The file on disk, opened for reading bytes.
+        file: Its path, for messages.
+
+    Raises:
+        LabelError: The file is damaged, or would take too much memory. `LabelTable.read` raises it
+            too, and where a column is of another type or a field too long.
+    """
+    with _parquet_explained(file):
+        parquet = BoundedParquet(stream)
+        names = tuple(parquet.schema.names)
+    return LabelTable("Parquet", "row", names, functools.partial(_parquet_chunks, parquet, file))
+
+
+@contextlib.contextmanager
+def _parquet_explained(file: str) -> Iterator[None]:
+    try:
+        yield
+    except LabelError:
+        raise
+    except TooLarge as error:
+        raise LabelError(f"{file} {error}, more than labels may; write it again") from None
+    except Exception:
+        raise LabelError(f"{file} is not a whole Parquet file; write it again") from None
+
+
+def _parquet_chunks(parquet: BoundedParquet, file: str, places: Sequence[int]) -> Chunks:
+    names = [parquet.schema.names[place] for place in places]
+    with _parquet_explained(file):
+        for name in names:
+            if not _has_text(parquet.schema.field(name).type):
+                raise LabelError(f"column {name!r} of {file} is neither text nor numbers")
+        for start, batch in parquet.batches(names):
+            _check_lengths(file, start, batch)
+            # Rows may share a text in the batch; in a frame each row has its own.
+            for first, part in portions(start, batch, _PART_BYTES):
+                numbers = range(first + 1, first + 1 + len(part))
+                yield frame_of([*map(_texts, part.columns)], places, numbers)
+
+
+def _check_lengths(file: str, first: int, batch: pa.RecordBatch) -> None:
+    """Refuse a field that is too long while Arrow still shares its text among rows."""
+    for column in batch.columns:
+        lengths = text_lengths(column)
+        most = LONGEST_VALUE * _BYTES_OF_A_CHARACTER
+        if lengths is not None and (pc.max(lengths).as_py() or 0) > most:
+            number = first + 1 + pc.index(pc.greater(lengths, most), True).as_py()
+            raise LabelError(f"{file}, row {number}: {TOO_LONG}")
+
+
+def _texts(column: pa.Array) -> list[str]:
+    """Convert a column to texts; an entry of a dictionary becomes one text for all its rows."""
+    if not pa.types.is_dictionary(column.type) or len(column.dictionary) > len(column):
+        return [text_of(value) for value in column.to_pylist()]
+    texts = [*map(text_of, column.dictionary.to_pylist()), ""]
+    return [texts[index] for index in column.indices.fill_null(len(texts) - 1).to_pylist()]
+
+
+def _has_text(kind: pa.DataType) -> bool:
+    """Whether the values of a column of this type have a text."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return not pa.types.is_nested(kind)
+
+
+def open_workbook(stream: BinaryIO, file: str, count: Count) -> LabelTable:
+    """Read the header of the first sheet with a row that has two names of columns.
+
+    Without one it is the first sheet that has a name of a column, else the first.
+
+    Args:
+        stream: The file on disk, opened for reading bytes.
+        file: Its path, for messages.
+        count: Tells the header from other rows.
+
+    Raises:
+        LabelError: It is no Excel file, is damaged, or would take too much memory.
+    """
+    import openpyxl
+
+    with _explained(file):
+        _check_parts(stream, file)
+        book = openpyxl.load_workbook(stream, read_only=True, data_only=True, keep_links=False)
+        heads = {
+            sheet: list(_rows(sheet, 1, _HEAD_ROWS, _MOST_COLUMNS)) for sheet in book.worksheets
+        }
+        places = {sheet: header_place(rows, count) for sheet, rows in heads.items() if rows}
+        if not places:
+            raise LabelError(f"{file} is an Excel file without rows")
+        sheet = max(places, key=lambda sheet: min(2, count(heads[sheet][places[sheet]])))
+    header = tuple(name.strip() for name in heads[sheet][places[sheet]])
+    form = f"Excel, sheet {shown(sheet.title)}" if len(places) > 1 else "Excel"
+    first = places[sheet] + 2
+    return LabelTable(form, "row", header, functools.partial(_chunks, sheet, file, first))
+
+
+def _chunks(sheet: "ReadOnlyWorksheet", file: str, first: int, places: Sequence[int]) -> Chunks:
+    rows = _rows(sheet, first, _MOST_ROWS, max(places) + 1)
+    with _explained(file):
+        yield from chunks_of(((n, row) for n, row in enumerate(rows, first) if any(row)), places)
+
+
+def _rows(sheet: "ReadOnlyWorksheet", first: int, last: int, width: int) -> Iterator[list[str]]:
+    """Yield rows as texts, without empty fields at their ends."""
+    for values in sheet.iter_rows(first, last, 1, width, values_only=True):  # type: ignore[misc]
+        row = [text_of(value) for value in values]
+        while row and not row[-1]:
+            row.pop()
+        yield row
+
+
+@contextlib.contextmanager
+def _explained(file: str) -> Iterator[None]:
+    """Turn errors of openpyxl, which may quote a cell, into one line, and drop its warnings."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except LabelError:
+        raise
+    except Exception:
+        raise LabelError(f"{file} is not a whole Excel file; save it again, or as CSV") from None
+
+
+def _check_parts(stream: BinaryIO, file: str) -> None:
+    """Refuse a workbook whose parts openpyxl would turn into too many objects.
+
+    Raises:
+        LabelError: The file is of another program, or too large.
+        ReadingError, zipfile.BadZipFile: It is no zip.
+    """
+    directory = find_directory(stream)
+    if directory.file_end > _LARGEST_FILE or directory.end - directory.start > _MOST_DIRECTORY:
+        raise _too_large(file)
+    with zipfile.ZipFile(stream) as parts:
+        names = parts.namelist()
+        if "[Content_Types].xml" not in names:
+            is_ods = "mimetype" in names and "content.xml" in names
+            what = "an OpenDocument file" if is_ods else "a zip, but no Excel file"
+            raise LabelError(f"{file} is {what}; save the table as .xlsx or CSV")
+        sizes = [part.file_size for part in parts.infolist()]
+        if max(sizes) > _LARGEST_PART or sum(sizes) > _LARGEST_WHOLE:
+            raise _too_large(file)
+        for part in parts.infolist():
+            with parts.open(part) as content:
+                _check_part(content, file)
+
+
+def _check_part(content: IO[bytes], file: str) -> None:
+    """Look through a part; one that is no XML stops openpyxl at its first byte."""
+    counts = Counter[bytes]()
+    block, tail, barren = content.read(_BLOCK), b"", 0
+    if block.strip() and not block.lstrip().startswith((b"<", *_MARKS)):
+        return
+    while block:
+        # A document type may define entities that expand. NULs are UTF-16, which would hide one.
+        if b"<!DOCTYPE" in tail + block or b"\0" in block:
+            raise LabelError(
+                f"{file} holds XML that Excel does not write; save it again, or as CSV"
+            )
+        found = Counter(match[1] for match in _ITEM.finditer(tail + block))
+        counts += found
+        barren = 0 if found.keys() & {b"row", b"si"} else barren + len(block)
+        if barren > _LARGEST_BARREN or any(n > _MOST_ITEMS[what] for what, n in counts.items()):
+            raise _too_large(file)
+        block, tail = content.read(_BLOCK), block[-_LONGEST_START:]
+
+
+def _too_large(file: str) -> LabelError:
+    return LabelError(f"{file} is a larger Excel file than labels may be; save it as CSV")

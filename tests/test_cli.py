@@ -15,7 +15,11 @@ from cxrbatch import cli, options
 from cxrbatch.errors import CheckpointError, UsageError
 
 TOP = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{p.name}" for p in (TOP / "docs").glob("*.md")),
+]
 HEAVY = {"torch", "torchvision", "numpy", "pydicom", "pyarrow", "PIL", "scipy", "sklearn"}
 
 Install = Callable[[Callable[..., object]], None]

@@ -296,11 +296,13 @@ def _apply_voi(values: GreyValues, voi: VoiWindow | LookupTable) -> GreyValues:
     """
     if isinstance(voi, LookupTable):
         return voi.look_up(values) / ((1 << voi.bits) - 1)
-    if voi.function == "SIGMOID":
-        # Beyond +-500 the result is 0 or 1 in float32, and exp stays finite.
-        return 1 / (1 + np.exp(np.clip(-4 * (values - voi.center) / voi.width, -500, 500)))
-    if voi.function == "LINEAR_EXACT":
-        return np.clip((values - voi.center) / voi.width + 0.5, 0, 1)
+    if voi.function in ("SIGMOID", "LINEAR_EXACT"):
+        with np.errstate(over="ignore"):  # a width near 0: what becomes infinite is clipped
+            steps = (values - voi.center) / voi.width
+        if voi.function == "LINEAR_EXACT":
+            return np.clip(steps + 0.5, 0, 1)
+        # Beyond +-125 the result is 0 or 1 in float32, and exp stays finite.
+        return 1 / (1 + np.exp(-4 * np.clip(steps, -125, 125)))
     if voi.width == 1:
         return (values > voi.center - 0.5).astype(np.float64)
     return np.clip((values - (voi.center - 0.5)) / (voi.width - 1) + 0.5, 0, 1)

@@ -296,6 +296,29 @@ def test_a_flat_image_has_finite_grey_levels(value: int) -> None:
     assert np.isfinite(display).all()
 
 
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {SLOPE: ("DS", "-1e299"), INTERCEPT: ("DS", "-1e299")},
+        {SLOPE: ("DS", "1e99"), INTERCEPT: ("DS", "-1e99")},
+        {SLOPE: ("DS", "5e-324"), INTERCEPT: ("DS", "0")},
+        window("1", "1e-300", "SIGMOID"),
+        window("5e-324", "5e-324", "LINEAR_EXACT"),
+        window("-9e299", "9e299", "SIGMOID"),
+        window("-1e99", "1e99"),
+    ],
+)
+@pytest.mark.filterwarnings("error")  # a warning would turn the outcome into a failure
+def test_extreme_numbers_give_finite_grey_levels(elements: dict) -> None:
+    cells = ramp().astype(np.uint32) * 1_000_003
+    for stored in (cells, ramp()):
+        data = make_dicom(stored, bits_stored=8 * stored.itemsize, elements=elements)
+        display = read(data).display
+        assert display is not None
+        assert display.min() >= 0
+        assert display.max() <= 1
+
+
 def test_an_inverted_twin_is_equal() -> None:
     first = read(make_dicom(ramp(), photometric="MONOCHROME1", elements=window(2000, 3001)))
     twin = read(make_dicom(4095 - ramp(), elements=window(4096 - 2000, 3001)))

@@ -20,7 +20,8 @@ from pydicom.sequence import Sequence
 
 _TEXT_LENGTH = 64
 _VALUE_BYTES = 4096
-_LARGEST_NUMBER = 1e300
+# Beyond any meaning; products of such numbers and of pixels of 32 bits stay finite.
+_LARGEST_NUMBER = 1e100
 
 # Tried in turn where the declared character set is wrong or missing; each but the last refuses
 # bytes that it cannot hold.
@@ -161,7 +162,7 @@ def integer(dataset: Dataset, tag: int) -> int | None:
 def numbers(dataset: Dataset, tag: int) -> list[float] | None:
     """Return all numbers of an element.
 
-    None if it has no value, or if any of its values is not a finite number.
+    None if it has no value, or if any of its values is no number below 1e100 in size.
     """
     values = values_of(dataset, tag)
     # Python reads 1_500 as a number; DICOM does not.

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from cxrbatch.errors import UsageError
 from cxrbatch.files import text_to_place
 from cxrbatch.reading.codecs import raster
 from cxrbatch.reading.containers.listing import container_kind, members_named, open_member
@@ -70,7 +71,14 @@ def read_radiographs(
     Returns:
         At least one Reading. A file that cannot be opened, is damaged or is no image gives one
         whose `outcome` and `detail` say why and whose `image` is None.
+
+    Raises:
+        UsageError: `path` is no path, or `options` are no ReadingOptions.
     """
+    if not isinstance(path, str | bytes | os.PathLike):
+        raise UsageError(f"path is of the type {type(path).__name__}; give a str, Path or bytes")
+    if not isinstance(options, ReadingOptions):
+        raise UsageError(f"options are of the type {type(options).__name__}; give ReadingOptions")
     return list(iterate_radiographs(path, options))
 
 

@@ -94,9 +94,13 @@ def open_regular(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> B
 
     Raises:
         OSError: The file cannot be opened.
-        ReadingError: `unreadable_file` for a folder, device, named pipe or socket.
+        ReadingError: `unreadable_file` for a folder, device, named pipe or socket, and for a name
+            that no file can have, such as one with a NUL.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except ValueError:  # a NUL, or characters that cannot be written in a file's name
+        raise ReadingError(Outcome.UNREADABLE_FILE, "no file can have this name") from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ReadingError(Outcome.UNREADABLE_FILE, "not a regular file")

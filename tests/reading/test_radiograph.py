@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from makers import make_dicom, ramp
 
+from cxrbatch.errors import UsageError
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import iterate_members_named, read_radiographs
 
@@ -78,6 +79,25 @@ def test_a_member_that_is_missing_is_an_outcome(archive: Path) -> None:
 def test_bytes_never_name_a_member(archive: Path) -> None:
     (reading,) = read_radiographs(f"{archive}!/a/film.dcm".encode())
     assert reading.outcome is Outcome.UNREADABLE_FILE
+
+
+@pytest.mark.parametrize("path", ["a\0b.dcm", b"a\0b.dcm", "\ud800.dcm", Path("\0"), "a.zip!/\0"])
+def test_a_name_that_no_file_can_have_is_an_outcome(path: str | bytes | Path) -> None:
+    (reading,) = read_radiographs(path)
+    assert reading.outcome is Outcome.UNREADABLE_FILE
+    assert reading.detail == "no file can have this name"
+
+
+@pytest.mark.parametrize("path", [None, 0, ["a.dcm"], np.zeros((2, 2)), bytearray(b"a.dcm")])
+def test_what_is_no_path_is_refused_by_its_type(path: object) -> None:
+    with pytest.raises(UsageError, match=f"path .* {type(path).__name__}; give a str"):
+        read_radiographs(path)
+
+
+@pytest.mark.parametrize("options", [None, {"no_voi": "robust"}, "robust"])
+def test_what_are_no_options_is_refused_by_its_type(options: object, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"options .* {type(options).__name__}; give"):
+        read_radiographs(tmp_path / "film.dcm", options)
 
 
 def test_a_container_that_is_none_says_so(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The command line: a group that imports a command only when it is called, and its one edge.
 
 All errors end here, as one line on stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done
-but some images could not be read, 130 or 143 interrupted.
+but some images could not be read, 4 done but what an option asked for does not hold, 130 or 143
+interrupted.
 """
 
 import errno
@@ -10,7 +11,7 @@ import resource
 import select
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib import import_module
 
 import click
@@ -20,6 +21,10 @@ from cxrbatch.process import open_standard_streams
 from cxrbatch.version import VERSION
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+_PREFIX = "CXRBATCH"
+# Variables of one command have half of their letters in common anyway.
+_NEAR = 0.85
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "score": (
@@ -114,6 +119,19 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command as Click does, and warn of variables that name none of its options.
+
+        Each long option gets the variable of its own name too, where Click names it by another:
+        CXRBATCH_SCORE_SHARD is --shard of score.
+        """
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None and command is not None:
+            _warn_of_variables(name, set(_variables(command, f"{_PREFIX}_{name.upper()}")))
+        return name, command, rest
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help text's section "Commands": each name in `COMMANDS` and its summary."""
         with formatter.section("Commands"):
@@ -123,7 +141,7 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={
-        "auto_envvar_prefix": "CXRBATCH",
+        "auto_envvar_prefix": _PREFIX,
         "help_option_names": ["-h", "--help"],
         "show_default": True,
     },
@@ -156,7 +174,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong usage, 3 done but some images could not be read,
-        130 or 143 interrupted.
+        4 done but what an option such as --fail-if-none asked for does not hold, 130 or 143
+        interrupted.
 
     Raises:
         Exception: An error in the program itself, so that Python prints its traceback.
@@ -199,6 +218,34 @@ def _run(args: Sequence[str]) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     return code if isinstance(code, int) else 0
+
+
+def _variables(command: click.Command, prefix: str) -> Iterator[str]:
+    """Name the variables of the environment that a command and its subcommands read."""
+    for option in command.params:
+        if isinstance(option, click.Option) and option.name is not None:
+            longs = (word[2:].replace("-", "_") for word in option.opts if word.startswith("--"))
+            names = [f"{prefix}_{name.upper()}" for name in (option.name, *longs)]
+            option.envvar = option.envvar or names[1:]
+            yield from names
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from _variables(inner, f"{prefix}_{name.upper()}")
+
+
+def _warn_of_variables(command: str, known: Collection[str]) -> None:
+    """Warn of each variable that belongs to this command, or to none, and is not in `known`."""
+    others = tuple(f"{_PREFIX}_{name.upper()}_" for name in COMMANDS if name != command)
+    for variable in sorted(os.environ):
+        if variable.startswith(f"{_PREFIX}_") and not variable.startswith(others):
+            if variable in known:
+                continue
+            from difflib import get_close_matches
+
+            near = get_close_matches(variable, known, n=1, cutoff=_NEAR)
+            remedy = f"; did you mean {near[0]}?" if near else f"; see 'cxrbatch {command} --help'"
+            message = f"warning: {variable} is no option of {command}{remedy}"
+            click.echo(_one_line(message), err=True)
 
 
 def _fail(message: str, code: int) -> int:

@@ -21,6 +21,9 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 SOME_UNREADABLE = 3
 """Exit code of a command that did its work but could not read some images."""
 
+CONDITION_FAILED = 4
+"""Exit code of a command that did its work, where what an option asked for does not hold."""
+
 MAX_PIXELS = 200_000_000
 MOST_IMAGES_AT_ONCE = 65_536
 

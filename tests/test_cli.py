@@ -293,6 +293,43 @@ def test_an_option_can_come_from_the_environment(
     assert cli.main(["probe", "--workers", "2"]) == 2
 
 
+def test_the_variable_of_an_option_has_the_options_name(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    install(options.json_option(lambda as_json: seen.append(as_json)))
+    for value in ("1", "0", "true", "false"):
+        monkeypatch.setenv("CXRBATCH_PROBE_JSON", value)
+        assert cli.main(["probe"]) == 0
+    assert seen == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("variable", "warning"),
+    [
+        ("CXRBATCH_PROBE_WORKER", "no option of probe; did you mean CXRBATCH_PROBE_WORKERS?"),
+        ("CXRBATCH_PROEB_WORKERS", "no option of probe; did you mean CXRBATCH_PROBE_WORKERS?"),
+        ("CXRBATCH_PROBE_ZZZ", "no option of probe; see 'cxrbatch probe --help'"),
+        ("CXRBATCH_SCORE_WORKER", None),
+        ("CXRBATCH_PROBE_AS_JSON", None),
+        ("CXRBATCHES", None),
+    ],
+)
+def test_a_variable_of_no_option_is_told(
+    install: Install,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    warning: str | None,
+) -> None:
+    install(options.json_option(options.workers_option(lambda workers, as_json: None)))
+    monkeypatch.setenv(variable, "1")
+    monkeypatch.setenv("CXRBATCH_PROBE_WORKERS", "5")
+    assert cli.main(["probe"]) == 0
+    expected = f"warning: {variable} is {warning}\n" if warning else ""
+    assert capsys.readouterr().err == expected
+
+
 def test_modalities_are_put_in_capitals(install: Install) -> None:
     seen: list[tuple[str, ...]] = []
     install(options.modality_option(lambda modality: seen.append(modality)))

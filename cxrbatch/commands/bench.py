@@ -50,7 +50,7 @@ def command(
     Example:
       cxrbatch bench archive
     """
-    from cxrbatch.scoring.run import ProgressBar
+    from cxrbatch.scoring.score import ProgressBar
 
     bar = ProgressBar()
     with Interruption(lambda: click.echo("interrupted", err=True)) as interruption, closing(bar):

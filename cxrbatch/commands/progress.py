@@ -8,7 +8,8 @@ import click
 
 from cxrbatch.process import Interruption
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.scoring.run import Progress, ProgressBar
+from cxrbatch.scoring.run import Progress
+from cxrbatch.scoring.score import ProgressBar
 
 
 class CommandBar(ProgressBar):

@@ -1,5 +1,6 @@
 """The commands `cxrbatch score` and `cxrbatch merge`."""
 
+import math
 import os
 import shlex
 from contextlib import closing
@@ -87,6 +88,15 @@ if TYPE_CHECKING:
     help="The cluster, `auto` on one of its nodes.  [default: Ray on this machine alone]",
 )
 @click.option(
+    "--max-failed",
+    metavar="SHARE|N",
+    callback=lambda context, parameter, value: 0 if value is None else _most_failed(value),
+    help="End with exit code 0 where at most so many rows failed, as 0.01, 1% or 25.  [default: 0]",
+)
+@click.option(
+    "--fail-if-none", is_flag=True, help="End with exit code 4 where no image could be scored."
+)
+@click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
@@ -114,6 +124,8 @@ def command(
     part: "Part | None",
     engine: str,
     ray_address: str | None,
+    max_failed: int | float,
+    fail_if_none: bool,
     log_format: str,
     log_paths: bool,
 ) -> int:
@@ -122,7 +134,7 @@ def command(
     ARCHIVE is a folder of DICOM, PNG and JPEG files, whatever their names, or one file. Every
     file becomes a row: scored, or with an outcome code that says why not. So does each member of
     a .zip or .tar and the content of a .gz, .bz2 or .xz, be it a tar or one file; all are read
-    where they lie. The exit code is 3 where some images could not be read.
+    where they lie. The exit code is 3 where more images than --max-failed could not be read.
 
     A run may be stopped at any moment: the same command goes on where it was.
 
@@ -173,7 +185,30 @@ def command(
         )
         told.finished(rows=summary.counts.rows, outcomes=summary.counts.outcomes)
     _print_summary(summary)
-    return shared.SOME_UNREADABLE if summary.failures else 0
+    if not summary.scored:
+        click.echo(
+            "warning: no image was scored; `cxrbatch outcomes` says what each outcome means and "
+            "what to do",
+            err=True,
+        )
+        if fail_if_none:
+            return shared.CONDITION_FAILED
+    allowed = max_failed if isinstance(max_failed, int) else max_failed * summary.counts.rows
+    return shared.SOME_UNREADABLE if summary.failures > allowed else 0
+
+
+def _most_failed(text: str) -> int | float:
+    """Read a number of rows as an int, and a share of them, such as 0.01 or 1%, as a float."""
+    number = text.strip().removesuffix("%")
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    try:
+        share = float(number) / (100 if "%" in text else 1)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise click.BadParameter(f"{text!r} is neither a number of rows nor a share, as 0.01 or 1%")
+    return share
 
 
 def _part_of(text: str) -> "Part":
@@ -260,7 +295,9 @@ def merge(output: Path, parts: tuple[Path, ...], overwrite: bool) -> None:
       cxrbatch merge results.parquet part-1.parquet part-2.parquet
     """
     from cxrbatch.files import check_output, claimed, path_to_text
+    from cxrbatch.scoring.score import check_table_name
 
+    check_table_name(output)
     check_output(output, overwrite=overwrite)
     with claimed(output):
         from cxrbatch.scoring.existing_tables import merge_parts

@@ -4,8 +4,8 @@ In: a folder or file, a checkpoint, options. Out: a Parquet table with a row for
 file, and a `Summary`. Files become rows and inputs in the processes of `workers`; their batches are
 scored by `model.predictor.Predictor`.
 
-    score          the public call `score`, and what the command calls
-    run            a run's options, progress, bar and summary
+    score          the public call `score` with its bar, and what the command calls
+    run            a run's options, progress and summary
     engine         plans a run, scores its missing shards, finishes the table
     plan           the plan on disk, the fingerprint of a run, the log of faulty files
     archive        the walk over an archive, and its manifest on disk

@@ -1,10 +1,9 @@
 """What a run is asked for, what it reports meanwhile, and what it comes to; imports no torch."""
 
-import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from cxrbatch.errors import UsageError
 from cxrbatch.reading.outcomes import Outcome, OutcomeKind
@@ -56,7 +55,6 @@ class Quantisation:
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from tqdm import tqdm
 
     from cxrbatch.model.inference import Backend, Precision
     from cxrbatch.model.preprocessing import Recipe
@@ -213,6 +211,11 @@ class Summary:
     older_schema: str = ""
 
     @property
+    def scored(self) -> int:
+        """Number of rows with scores."""
+        return self.counts.outcomes[Outcome.SCORED]
+
+    @property
     def failures(self) -> int:
         """Number of rows whose outcome is a failure, plus folders that could not be read.
 
@@ -275,73 +278,3 @@ class Progress:
 
     def close(self) -> None:
         """Do nothing; called when the run has ended, also by an error."""
-
-
-class ProgressBar(Progress):
-    """Shows a tqdm bar on stderr, if that is a terminal: files found, then files scored.
-
-    Attributes:
-        files: Number of files to score.
-        kept: Number of these whose rows are on disk.
-    """
-
-    def __init__(self) -> None:
-        self._bar: tqdm[NoReturn] | None = None
-        self.files = 0
-        self.kept = 0
-
-    def found(self, files: int) -> None:
-        """Show that `files` files have been found so far; the first call opens the bar."""
-        if self._bar is None:
-            self._open("looking for files", None, 0)
-        if self._bar is not None:
-            self._bar.update(files - self._bar.n)
-
-    def start(self, files: int, *, done: int) -> None:
-        """Replace the bar by one that counts scored files, from `done` to `files`.
-
-        If `done` is not 0, write a line first: how much of an unfinished run is done and left.
-        """
-        self.close()
-        self.files, self.kept = files, done
-        if done:
-            self._write(
-                f"going on with an unfinished run: {done:,} of {files:,} files are done, "
-                f"{files - done:,} are left"
-            )
-        self._open("scoring", files, done)
-
-    def advance(self, files: int) -> None:
-        """Move the bar by `files` files."""
-        if self._bar is not None:
-            self._bar.update(files)
-
-    def shard_done(self, files: int) -> None:
-        """Add `files` to `kept`, the number of files on disk; the bar does not move."""
-        self.kept += files
-
-    def fewer_workers(self) -> None:
-        """Write a warning above the bar that processes were killed and fewer read from now on."""
-        self._write(
-            "warning: reading processes were killed, most likely as memory is short: fewer read "
-            "at once from now on; use fewer --workers or a machine with more memory"
-        )
-
-    def close(self) -> None:
-        """Remove the bar, if one is open."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def _open(self, what: str, total: int | None, done: int) -> None:
-        from tqdm import tqdm
-
-        # disable=None: no bar where stderr is not a terminal.
-        self._bar = tqdm(
-            desc=what, total=total, initial=done, unit=" files", disable=None, dynamic_ncols=True
-        )
-
-    def _write(self, message: str) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(message, file=sys.stderr)

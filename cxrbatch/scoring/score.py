@@ -1,26 +1,101 @@
-"""The public call that scores an archive into a table.
+"""The public call that scores an archive into a table, and the bar that it shows.
 
 Nothing here imports torch: the processes that read files start before it is loaded.
 """
 
 import os
+import sys
 from collections.abc import Iterable
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from cxrbatch.errors import UsageError, naming_arguments
 from cxrbatch.files import check_output, claimed, writing
 from cxrbatch.process import default_workers
-from cxrbatch.scoring.run import Part, Progress, ProgressBar, ScoringOptions, Summary
+from cxrbatch.scoring.run import Part, Progress, ScoringOptions, Summary
 from cxrbatch.workers.forkserver_client import Forkserver
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from cxrbatch.model.inference import Backend, Precision
     from cxrbatch.scoring.engine import ShardExecutor
 
+_OTHER_FORMATS = frozenset({".csv", ".tsv", ".txt", ".xls", ".xlsx", ".json", ".html"})
+
 READERS = ("cxrbatch.scoring.file_reader",)
 """Modules that the processes which read files import before they are forked."""
+
+
+class ProgressBar(Progress):
+    """Shows a tqdm bar on stderr, if that is a terminal: files found, then files scored.
+
+    Attributes:
+        files: Number of files to score.
+        kept: Number of these whose rows are on disk.
+    """
+
+    def __init__(self) -> None:
+        self._bar: tqdm[NoReturn] | None = None
+        self.files = 0
+        self.kept = 0
+
+    def found(self, files: int) -> None:
+        """Show that `files` files have been found so far; the first call opens the bar."""
+        if self._bar is None:
+            self._open("looking for files", None, 0)
+        if self._bar is not None:
+            self._bar.update(files - self._bar.n)
+
+    def start(self, files: int, *, done: int) -> None:
+        """Replace the bar by one that counts scored files, from `done` to `files`.
+
+        If `done` is not 0, write a line first: how much of an unfinished run is done and left.
+        """
+        self.close()
+        self.files, self.kept = files, done
+        if done:
+            self._write(
+                f"going on with an unfinished run: {done:,} of {files:,} files are done, "
+                f"{files - done:,} are left"
+            )
+        self._open("scoring", files, done)
+
+    def advance(self, files: int) -> None:
+        """Move the bar by `files` files."""
+        if self._bar is not None:
+            self._bar.update(files)
+
+    def shard_done(self, files: int) -> None:
+        """Add `files` to `kept`, the number of files on disk; the bar does not move."""
+        self.kept += files
+
+    def fewer_workers(self) -> None:
+        """Write a warning above the bar that processes were killed and fewer read from now on."""
+        self._write(
+            "warning: reading processes were killed, most likely as memory is short: fewer read "
+            "at once from now on; use fewer --workers or a machine with more memory"
+        )
+
+    def close(self) -> None:
+        """Remove the bar, if one is open."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _open(self, what: str, total: int | None, done: int) -> None:
+        from tqdm import tqdm
+
+        # disable=None: no bar where stderr is not a terminal.
+        self._bar = tqdm(
+            desc=what, total=total, initial=done, unit=" files", disable=None, dynamic_ncols=True
+        )
+
+    def _write(self, message: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(message, file=sys.stderr)
 
 
 def score(
@@ -158,6 +233,7 @@ def score_archive(
         CxrbatchError: As `score`.
     """
     check_call(overwrite, update, engine=engine, ray_address=ray_address, backend=options.backend)
+    check_table_name(output)
     check_output(output, overwrite=True, source=archive)
     reads_here = options.workers and engine == "local" and executor is None
     # torch takes seconds to load: a second run is refused before, and the processes that read
@@ -198,3 +274,17 @@ def check_call(
         raise UsageError("--ray-address goes with --engine ray.")
     if backend != "torch" and engine == "ray":
         raise UsageError("--backend openvino goes with --engine local alone.")
+
+
+def check_table_name(output: Path) -> None:
+    """Refuse an output whose name has the ending of another format than Parquet.
+
+    Raises:
+        UsageError: The name ends in .csv, .xlsx or the like.
+    """
+    if output.suffix.lower() in _OTHER_FORMATS:
+        name = output.with_suffix(".parquet").name
+        raise UsageError(
+            f"{output}: a table is a Parquet file; give -o {name}, and make a CSV file of it with "
+            f"cxrbatch.load_results({name!r}).to_csv({output.with_suffix('.csv').name!r})"
+        )

@@ -28,6 +28,18 @@ def test_show_prints_the_card(tiny_checkpoint: Path, capsys: pytest.CaptureFixtu
     assert "Viral Pneumonia" in capsys.readouterr().out
 
 
+def test_the_variables_of_a_subcommand_are_known(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CXRBATCH_MODELS_SHOW_JSON", "1")
+    assert main(["models", "show", str(tiny_checkpoint)]) == 0
+    shown = capsys.readouterr()
+    assert (json.loads(shown.out)["name"], shown.err) == ("tiny", "")
+    monkeypatch.setenv("CXRBATCH_MODELS_SHOW_JSN", "1")
+    main(["models", "show", str(tiny_checkpoint)])
+    assert "did you mean CXRBATCH_MODELS_SHOW_JSON?" in capsys.readouterr().err
+
+
 def test_import_makes_a_checkpoint(state_dict: Path, tmp_path: Path) -> None:
     output = tmp_path / "net.safetensors"
     arguments = ["models", "import", str(state_dict), "-o", str(output)]

@@ -82,6 +82,40 @@ def test_an_unreadable_image_gives_exit_code_3(archive: Path, tiny_checkpoint: P
     assert open_table(output).rows == 3
 
 
+def test_as_many_images_may_fail_as_allowed(archive: Path, tiny_checkpoint: Path) -> None:
+    """One of four rows fails, and both ways to allow it agree at the limit itself."""
+    film = (archive / "film.png").read_bytes()
+    (archive / "cut.png").write_bytes(film[: len(film) // 2])
+    (archive / "again.png").write_bytes(film)
+    words = ["score", str(archive), "-o", str(archive.parent / "r.parquet")]
+    words += ["--checkpoint", str(tiny_checkpoint)]
+    codes = {
+        allowed: main([*words, "--max-failed", allowed])
+        for allowed in ("0", "1", "0.24", "0.25", "24%", "25%", "1.0")
+    }
+    assert {allowed for allowed, code in codes.items() if code == 0} == {"1", "0.25", "25%", "1.0"}
+    assert set(codes.values()) == {0, 3}
+
+
+@pytest.mark.parametrize(("options", "code"), [([], 0), (["--fail-if-none"], 4)])
+def test_an_archive_without_a_scored_image_is_told(
+    archive: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    code: int,
+) -> None:
+    words = ["score", str(archive), "-o", str(archive.parent / "r.parquet"), *options]
+    words += ["--checkpoint", str(tiny_checkpoint)]
+    assert main(words) == 0
+    assert "no image was scored" not in capsys.readouterr().err
+    (archive / "film.png").unlink()
+    for extra in (["--update"], []):  # also where nothing is left to do
+        assert main([*words, *extra]) == code
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("warning: no image was scored")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -99,6 +133,11 @@ def test_an_unreadable_image_gives_exit_code_3(archive: Path, tiny_checkpoint: P
         (["{archive}", "--engine", "ray", "--backend", "openvino"], 2, "--engine local alone"),
         (["{archive}", "--precision", "int8"], 2, "needs --backend openvino"),
         (["{archive}", "--calibration", "{archive}"], 2, "give both or neither"),
+        (["{archive}", "-o", "{missing}.csv"], 2, "give -o missing.parquet, and make a CSV"),
+        (["{archive}", "-o", "{missing}.XLSX"], 2, "give -o missing.parquet"),
+        (["{archive}", "--max-failed", "110%"], 2, "max-failed"),
+        (["{archive}", "--max-failed", "-1"], 2, "max-failed"),
+        (["{archive}", "--max-failed", "nan"], 2, "max-failed"),
     ],
 )
 def test_mistakes_are_one_line(

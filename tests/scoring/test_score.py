@@ -11,8 +11,8 @@ from PIL import Image
 
 from cxrbatch.errors import CheckpointError, CxrbatchError, UsageError, naming_arguments
 from cxrbatch.results.table import open_table
-from cxrbatch.scoring.run import Progress, ProgressBar, ScoringOptions
-from cxrbatch.scoring.score import score
+from cxrbatch.scoring.run import Progress, ScoringOptions
+from cxrbatch.scoring.score import ProgressBar, score
 
 
 @pytest.fixture

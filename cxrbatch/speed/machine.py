@@ -207,7 +207,7 @@ def native_precisions(device: torch.device) -> list[str]:
 def disk_rate(files: Sequence[Path]) -> float | None:
     """Read files from the disk one after the other, at most about 128 MiB; return bytes per second.
 
-    The system is asked to drop them from memory first. The result is None where it kept them all.
+    The system is asked to drop them from memory first. None if no byte came from the disk then.
     """
     count, seconds, was_dropped = 0, 0.0, False
     block = bytearray(_BLOCK_BYTES)

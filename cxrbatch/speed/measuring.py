@@ -90,7 +90,7 @@ class RunClock:
         self._started = time.perf_counter()
 
     def advance(self, files: int) -> None:
-        """Pass the number of files read on to the `Progress`; note the time of this reading.
+        """Pass the number of files read on to the `Progress`; store the time of this call.
 
         The clock starts anew at each call until `after` files were read.
         """
@@ -101,7 +101,7 @@ class RunClock:
             self._started = self._last_read
 
     def shard_done(self, files: int) -> None:
-        """Pass the number of files on to the `Progress`, and note when files were written last."""
+        """Pass the number of files on to the `Progress`; store when files were written last."""
         self._progress.shard_done(files)
         self._drained = time.perf_counter()
 
@@ -127,7 +127,7 @@ class Measurement:
         precision: Precision of the forward pass.
         capacities: Rates of the machine.
         demands: What one image needs.
-        images: Images scored from file to table; of many, without the first batches.
+        images: Images timed from file to table; of a long run those after its first batches.
         seconds: Time of these images, with the writing of the table.
     """
 
@@ -162,7 +162,7 @@ class Measurement:
 
     @property
     def bottleneck(self) -> str:
-        """Name of the stage in which one image takes longest."""
+        """Name of the stage in which one image takes longest, as in `stages`."""
         return max(self.stages, key=lambda name: self.stages[name])
 
     @property
@@ -201,7 +201,7 @@ class Measurement:
 def measure(
     archive: Path, *, checkpoint: Path, options: ScoringOptions, progress: Progress
 ) -> Measurement:
-    """Measure what a machine could do with an archive and a checkpoint, and time runs of a sample.
+    """Measure the limit of a machine for an archive and a checkpoint, and time runs of a sample.
 
     Args:
         archive: A folder, of which some files are taken at random.

@@ -11,6 +11,7 @@ split, curves and a results table (`outputs`).
     pipeline       the steps of a training in their order, and the files beside the checkpoint
     console        messages, progress bars and figures at the terminal
     labelled_files labels of all sources, each joined with its file, and what does not fit
+    file_index     files, and members of containers, that a label may mean
     cache          decodes every labelled file in worker processes, unless the store has its bytes
     store          the cache file of decoded inputs
     duplicates     pairs of files that show one exposure

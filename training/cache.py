@@ -22,14 +22,15 @@ from cxrbatch.model.preprocessing import ModelInput, Recipe
 from cxrbatch.reading.outcomes import Outcome, ReadingError, reading_error
 from cxrbatch.reading.radiograph import (
     ReadingOptions,
+    iterate_member,
     iterate_radiographs,
     iterate_radiographs_bytes,
 )
 from cxrbatch.reading.readings import Reading, file_limit, memory_for
-from cxrbatch.reading.sniffing import open_regular
 from cxrbatch.results.columns import patient_key, patient_secret, secret_id
 from cxrbatch.results.labels import LabelledFile
 from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.training.file_index import opened
 from cxrbatch.training.store import CacheFile, InputStore, open_store
 from cxrbatch.workers.pool import PoolListener, ReadingPool
 from cxrbatch.workers.scheduler import PendingItem
@@ -87,7 +88,7 @@ class DecodedInputs:
 
 
 def prepare_inputs(
-    files: Sequence[Path],
+    files: Sequence[ArchiveFile],
     *,
     recipe: Recipe,
     workers: int,
@@ -99,7 +100,7 @@ def prepare_inputs(
     A file that cannot be decoded raises nothing: its outcome says why.
 
     Args:
-        files: Absolute paths.
+        files: Files, and members of containers, with absolute paths.
         recipe: How images become network inputs.
         workers: Processes that decode; 0 decodes in this process.
         folder: The folder of the cache; made if it does not exist.
@@ -211,21 +212,24 @@ class InputReader:
     def read(self, file: ArchiveFile) -> DecodedFile:
         """Read, hash and decode one file; in case of a defect, the result's outcome says which.
 
-        A file whose bytes the store has is hashed and not decoded. Of a file that is empty, or
-        larger than any radiograph may be, only the outcome is returned.
+        A file whose bytes the store has is hashed and not decoded. Of a file that is larger than
+        any radiograph may be, only the outcome is returned.
 
         Args:
-            file: The file; its path is absolute.
+            file: The file, or a member of a container; its path is absolute.
         """
         options = ReadingOptions(no_voi=self.recipe.no_voi)
+        most = file_limit(options.max_pixels)
+        if file.fault is not None:
+            return DecodedFile(None, file.fault.outcome)
         try:
-            with open_regular(file.path) as stream:
-                # Of an empty file the name decides, so its content has no one outcome to store.
-                size = os.fstat(stream.fileno()).st_size
-                if not 0 < size <= file_limit(options.max_pixels):
-                    return DecodedFile(None, next(iterate_radiographs(file.path, options)).outcome)
+            with opened(file) as content:
                 # The bytes that are hashed are those that are decoded, whoever writes meanwhile.
-                data = stream.read()
+                is_large = (content.size or 0) > most
+                data = b"" if is_large else content.stream.read(most + 1)
+                if not data or len(data) > most:  # an empty one is what its name says
+                    return DecodedFile(None, _outcome(file, options))
+                content.verify()
         except (OSError, ReadingError, MemoryError) as error:
             return DecodedFile(None, reading_error(error).outcome)
         key = _new_key(self.place)
@@ -253,7 +257,7 @@ class InputReader:
 
 def decode_files(
     store: InputStore,
-    files: Sequence[Path],
+    files: Sequence[ArchiveFile],
     *,
     reader: InputReader,
     workers: int,
@@ -268,7 +272,7 @@ def decode_files(
 
     Args:
         store: The open store.
-        files: Absolute paths.
+        files: Files, and members of containers, with absolute paths.
         reader: Decodes one file.
         workers: Worker processes; 0 reads in this one, where a crash of a decoder ends it.
         limits: Time and memory for one file.
@@ -288,9 +292,7 @@ def decode_files(
     with ReadingPool(
         reader, workers=workers, limits=limits, result_bytes=size, listener=losses
     ) as pool:
-        pending = (
-            PendingItem(i, ArchiveFile(os.fsencode(path), 0)) for i, path in enumerate(files)
-        )
+        pending = (PendingItem(i, file) for i, file in enumerate(files))
         decoded: DecodedFile
         for number, decoded in enumerate(pool.map(pending)):
             key, outcome = decoded.key or losses.keys.get(number), decoded.outcome
@@ -321,11 +323,11 @@ class _LostFiles(PoolListener[ArchiveFile]):
             return
         key = _new_key(self.place)
         try:
-            with open_regular(pending.item.path) as stream:
-                while block := stream.read(1 << 20):
+            with opened(pending.item) as content:
+                while block := content.stream.read(1 << 20):
                     key.update(block)
-                if os.fstat(stream.fileno()).st_ctime_ns < self.began_ns:
-                    self.keys[pending.number] = key.digest()
+            if os.stat(pending.item.path).st_ctime_ns < self.began_ns:
+                self.keys[pending.number] = key.digest()
         except (OSError, ReadingError):
             return
 
@@ -337,3 +339,10 @@ def _new_key(place: CacheFile) -> "hashlib._Hash":
 @lru_cache(maxsize=1)
 def _known_keys(place: CacheFile, count: int, opened_ns: int) -> frozenset[bytes]:
     return place.keys(count)
+
+
+def _outcome(file: ArchiveFile, options: ReadingOptions) -> Outcome:
+    """Read the first frame of a file for its outcome alone."""
+    if file.member is None:
+        return next(iterate_radiographs(file.path, options)).outcome
+    return next(iterate_member(file.path, file.member, file.offset, options)).outcome

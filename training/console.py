@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from cxrbatch.training.cache import UnreadableFile
+    from cxrbatch.training.labelled_files import CollectedLabels
     from cxrbatch.training.loop import EpochMetrics
 
-_LISTED = 20
+_LISTED, _NAMED = 20, 3
 
 
 class Console:
@@ -89,6 +90,32 @@ class Console:
         command = shlex.join([*several, "cxrbatch", *self._words, *flag])
         if os.environ.get("RANK", "0") == "0":
             self.say(f"interrupted after {self.epochs} whole epochs; go on with: {command}")
+
+    def mismatches(self, labels: "CollectedLabels", *, listing: Path | None) -> None:
+        """Write labels and files that do not match to stderr.
+
+        Up to 20 mismatches of each reason have a line, and one more counts the rest. One line, a
+        warning, counts the images without a label and names three of them.
+
+        Args:
+            labels: The labels and their mismatches.
+            listing: The file that lists all of them, if there is one; the lines name it.
+        """
+        where = "--mismatches FILE lists them" if listing is None else f"all are in {listing}"
+        of_reason: dict[str, list[str]] = {}
+        for item in labels.mismatches:
+            line = f"{item.reason}: {shown(item.path)} ({item.detail})"
+            of_reason.setdefault(item.reason, []).append(line)
+        for reason, lines in of_reason.items():
+            self.say(*lines[:_LISTED])
+            if len(lines) > _LISTED:
+                self.say(f"{reason}: {len(lines) - _LISTED:,} more; {where}")
+        if labels.unlabelled:
+            names = ", ".join(map(shown, labels.unlabelled_paths[:_NAMED]))
+            self.say(
+                f"warning: images without a label are left out: {labels.unlabelled:,}, such as "
+                f"{names}; {where}"
+            )
 
     def unreadable(self, items: "Sequence[UnreadableFile]") -> None:
         """Write the first 20 files without an image, each with the reason, to stderr.

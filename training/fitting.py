@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cxrbatch.errors import CxrbatchError
-from cxrbatch.model.card import Card, Normalisation, describe_features
+from cxrbatch.errors import CxrbatchError, UsageError
+from cxrbatch.model.card import MAX_TEXT, Card, Normalisation, describe_features
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.network import RadiographResNet, build_model
 from cxrbatch.model.preprocessing import Recipe
@@ -45,6 +45,24 @@ _MOST_FOR_NORMALISATION = 2000
 _MOST_FEATURES = 20_000
 # Ordinary ones are below 100; the squares of these no longer fit their float32 statistics.
 _LARGEST_FEATURE = 1e15
+
+
+def check_texts(name: str, limits: Sequence[str]) -> None:
+    """Check what a card will hold of the user's words, before any work is done.
+
+    Args:
+        name: Name of the checkpoint.
+        limits: Sentences about what the data cannot show.
+
+    Raises:
+        UsageError: A text cannot be printed on one line, or has more than `MAX_TEXT` characters.
+    """
+    for option, text in (("--name", name), *(("--limit", text) for text in limits)):
+        if not text.isprintable() or len(text) > MAX_TEXT:
+            raise UsageError(
+                f"the {option} cannot be printed or is longer than {MAX_TEXT} characters; "
+                "give one in plain text"
+            )
 
 
 def new_card(

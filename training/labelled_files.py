@@ -1,9 +1,8 @@
 """Collect labels from several sources, join each with its file, and order their classes."""
 
 import os
-import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import chain, islice
@@ -12,15 +11,20 @@ from pathlib import Path
 import pandas as pd
 
 from cxrbatch.errors import LabelError
-from cxrbatch.files import path_to_text, shown, text_to_path, writing, written_whole
+from cxrbatch.files import path_to_text, shown
 from cxrbatch.model.card import check_classes
-from cxrbatch.reading.outcomes import ReadingError
-from cxrbatch.reading.sniffing import HEAD_BYTES, open_regular, sniff
 from cxrbatch.results.label_files import labels_in
-from cxrbatch.results.labels import LabelledFile, files_below, folded, labels_from_folders
-
-_LINES = 20
-_NAMES = 3
+from cxrbatch.results.labels import LabelledFile, folded, labels_from_folders
+from cxrbatch.scoring.archive import ArchiveFile
+from cxrbatch.training.file_index import (
+    LocatedFile,
+    MemberIndex,
+    NotFoundError,
+    files_at,
+    images_below,
+    spellings,
+)
+from cxrbatch.training.split_report import write_listing
 
 
 class MismatchReason(StrEnum):
@@ -40,18 +44,20 @@ class MismatchReason(StrEnum):
         return member
 
     NO_FILE = "label without a file", "correct the path, or say with --root what it is relative to"
-    TWO_FILES = "file under two roots", "write its path in full, or give one --root of the two"
+    TWO_FILES = (
+        "label of several files",
+        "write its path in full, give one --root, or rename one of two members of one name",
+    )
     TWO_LABELS = "file with two labels", "keep the row that is right"
-    TWO_ROWS = "file named twice", "keep one of the rows"
-    NO_LABEL = "file without a label", "label the image to have it used"
+    TWO_ROWS = "file with contradicting rows", "give its rows one patient and one split"
 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A label without exactly one file, or a file without exactly one label.
+    """A label that has not exactly one file, or is not the only one of its file.
 
     Attributes:
-        path: The path in the labels; for a file without a label, the path of the file.
+        path: The path in the labels.
         reason: What is wrong.
         detail: The paths that were tried, or the files and labels found, as text; may be empty.
     """
@@ -60,87 +66,13 @@ class Mismatch:
     reason: MismatchReason
     detail: str = ""
 
-    @property
-    def is_fatal(self) -> bool:
-        """True unless `reason` is a file without a label: training refuses to start if true."""
-        return self.reason is not MismatchReason.NO_LABEL
 
-
-def write_mismatches(mismatches: Sequence[Mismatch], path: Path) -> None:
-    """Write mismatches to a CSV file; if there are none, delete an existing file.
-
-    Raises:
-        TableError: The file cannot be written.
-    """
-    rows = [(m.path, m.reason.value, m.detail, m.reason.remedy) for m in mismatches]
-    write_listing(pd.DataFrame(rows, columns=["path", "reason", "detail", "remedy"]), path)
-
-
-def write_listing(rows: pd.DataFrame, path: Path) -> None:
-    """Write rows to a CSV file in UTF-8; if there are none, delete an existing file.
-
-    Raises:
-        TableError: The file cannot be written.
-    """
-    with writing(path):
-        if rows.empty:
-            path.unlink(missing_ok=True)
-            return
-        with written_whole(path) as file:
-            file.write(
-                rows.to_csv(index=False, lineterminator="\n").encode(errors="backslashreplace")
-            )
-
-
-def describe_mismatches(mismatches: Sequence[Mismatch], *, listing: Path) -> Iterator[str]:
-    """Yield lines for a person: up to 20 mismatches of each fatal reason, and how many more.
-
-    All images without a label share one line, a warning.
-
-    Args:
-        mismatches: All mismatches.
-        listing: File in which all are listed; the lines name it and nothing is written to it.
-    """
-    for reason in MismatchReason:
-        of_kind = [mismatch for mismatch in mismatches if mismatch.reason is reason]
-        if reason is not MismatchReason.NO_LABEL:
-            yield from (f"{reason}: {shown(m.path)} ({m.detail})" for m in of_kind[:_LINES])
-            if len(of_kind) > _LINES:
-                yield f"{reason}: {len(of_kind) - _LINES} more in {listing}"
-        elif of_kind:
-            names = ", ".join(shown(mismatch.path) for mismatch in of_kind[:_NAMES])
-            yield (
-                f"warning: images without a label are left out: {len(of_kind)}, such as {names}; "
-                f"all are in {listing}; {reason.remedy}"
-            )
-
-
-def refuse_mismatches(mismatches: Sequence[Mismatch], *, listing: Path) -> None:
-    """Raise if any mismatch is fatal (see `Mismatch.is_fatal`).
-
-    Args:
-        mismatches: All mismatches.
-        listing: File in which all are listed; the message names it.
-
-    Raises:
-        LabelError: At least one is fatal; the message has the count and remedy of each reason.
-    """
-    counts = Counter(mismatch.reason for mismatch in mismatches if mismatch.is_fatal)
-    if counts:
-        listed = "; ".join(f"{n} x {reason}: {reason.remedy}" for reason, n in counts.items())
-        raise LabelError(f"labels and files do not fit: {listed} (all are in {listing})")
-
-
-_IMAGE_SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg")
-# A labels file may lie in a folder that holds much else, such as a home.
-_MOST_LOOKED_AT = 1_000_000
 _SHOWN = 5
 _MOST_NAMED = 100
 # Where a million labels name no file, the places of the first are enough.
 _MOST_EXPLAINED = 100_000
-
-_Place = tuple[int, int]
-"""Device and inode: they identify a file under any name."""
+_LABEL_IT = "label the image to have it used"
+_NESTED = "an archive inside an archive is not opened"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,38 +80,51 @@ class CollectedLabels:
     """Labels joined with their files.
 
     Attributes:
-        files: The labels that have one file, with the paths that the sources have. If several
-            files have the same relative path, each path is replaced by the absolute one.
-        located: Absolute paths of the files, in the same order.
-        mismatches: Labels and files that do not match; none of them is in `files`.
+        files: The labels that have one file. Their paths are relative to a root, as `path_to_text`
+            writes them, where the labels have relative ones; absolute where these are, or where
+            several files have one relative path.
+        located: The files in the same order, with absolute paths. Members of containers come last,
+            in the order in which they lie in their container.
+        root: The folder that relative paths start from; if there are several, or none, the folder
+            that all files are below.
+        mismatches: Labels without exactly one file and files without exactly one label; none of
+            them is in `files`.
+        unlabelled: Number of images without a label.
+        unlabelled_paths: Paths of these images, or of the first few.
     """
 
     files: tuple[LabelledFile, ...]
-    located: tuple[Path, ...]
+    located: tuple[ArchiveFile, ...]
+    root: Path
     mismatches: tuple[Mismatch, ...]
+    unlabelled: int
+    unlabelled_paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A label with its file: path, device and inode, and the root that it was found below."""
+    """A label with its file, and the root that the file was found below."""
 
     item: LabelledFile
-    location: str
-    place: _Place
+    located: LocatedFile
     root: Path | None
 
 
-def collect_labels(sources: Sequence[Path], *, roots: Sequence[Path] = ()) -> CollectedLabels:
+def collect_labels(
+    sources: Sequence[Path], *, roots: Sequence[Path] = (), all_unlabelled: bool = False
+) -> CollectedLabels:
     """Join the labels of all sources with their files, and find labels and files that do not match.
 
-    A label is a mismatch if it has no file, has files under two roots, or is not the only one of
-    its file. So is an image without a label, if it is one of the first million files below those
-    roots, and folders of class folders, that have a labelled file.
+    A label is a mismatch if it has no file, has several files, or contradicts another label of
+    its file. Images without a label are counted among the first million files below those roots,
+    and folders of class folders, that have a labelled file; members of containers are not counted.
 
     Args:
-        sources: Folders of class folders, and CSV or Parquet files of labels.
+        sources: Folders of class folders, and files of labels.
         roots: Folders in each of which a relative path of a labels file is looked up; if empty,
             the folder of the labels file.
+        all_unlabelled: Whether the paths of all images without a label are returned, not only of
+            the first few.
 
     Raises:
         LabelError: A source or a root cannot be read.
@@ -194,9 +139,19 @@ def collect_labels(sources: Sequence[Path], *, roots: Sequence[Path] = ()) -> Co
         else:
             lost.append(result if len(lost) < _MOST_EXPLAINED else replace(result, detail=""))
     once, doubled = _once_each(found)
-    mismatches = (*lost, *doubled, *_without_label(found))
-    located = tuple(Path(one.location) for one in once)
-    return CollectedLabels(_named_apart(once), located, mismatches)
+    # There is no way into the middle of a compressed tar: its members are read in their order.
+    once.sort(key=_place_in_container)
+    known = {one.located.place[:2] for one in found}
+    unlabelled = images_below([one.root for one in found if one.root is not None], known)
+    paths = list(unlabelled if all_unlabelled else islice(unlabelled, _SHOWN))
+    return CollectedLabels(
+        _named_apart(once),
+        tuple(one.located.file for one in once),
+        _common_root(once),
+        (*lost, *doubled),
+        len(paths) + sum(1 for _ in unlabelled),
+        tuple(paths),
+    )
 
 
 def order_classes(labelled: Sequence[LabelledFile], wanted: Sequence[str]) -> tuple[str, ...]:
@@ -239,99 +194,124 @@ def order_classes(labelled: Sequence[LabelledFile], wanted: Sequence[str]) -> tu
     return order
 
 
+def write_mismatches(labels: CollectedLabels, path: Path) -> None:
+    """Write all mismatches, and the images without a label, to a CSV file.
+
+    Its columns are path, reason, detail and remedy.
+
+    Args:
+        labels: The labels, collected with `all_unlabelled`.
+        path: The file; an existing one is replaced.
+
+    Raises:
+        TableError: The file cannot be written.
+    """
+    rows = [(m.path, m.reason.value, m.detail, m.reason.remedy) for m in labels.mismatches]
+    rows += [(path, "file without a label", "", _LABEL_IT) for path in labels.unlabelled_paths]
+    write_listing(pd.DataFrame(rows, columns=["path", "reason", "detail", "remedy"]), path)
+
+
+def refuse_mismatches(mismatches: Sequence[Mismatch]) -> None:
+    """Raise if there are mismatches.
+
+    Raises:
+        LabelError: The message has the count and remedy of each reason.
+    """
+    if counts := Counter(mismatch.reason for mismatch in mismatches):
+        listed = "; ".join(f"{n:,} x {reason}: {reason.remedy}" for reason, n in counts.items())
+        raise LabelError(
+            f"labels and files do not fit: {listed}; --mismatches FILE lists all of them"
+        )
+
+
 def _find_all(source: Path, roots: Sequence[Path]) -> Iterator[_Found | Mismatch]:
     if source.is_dir():
-        for item in labels_from_folders(source):
-            yield _find(item, {os.path.join(source, os.fsdecode(text_to_path(item.path))): source})
-        return
-    for item in labels_in(source):
-        spellings = [item.path]
-        # A table of scores writes names that are no UTF-8 with escapes.
-        if "\\" in item.path:
-            spellings += _unescaped(item.path)
-        for spelling in spellings:
-            bases = roots or [source.parent]
-            if os.path.isabs(spelling):
-                result = _find(item, {spelling: None})
-            else:
-                result = _find(item, {os.path.join(base, spelling): base for base in bases})
-            if isinstance(result, _Found):
-                break
-        yield result
+        items, roots = labels_from_folders(source), [source]
+    else:
+        items, roots = labels_in(source), roots or [source.parent]
+    members = MemberIndex(item.path for item in items)
+    for item in items:
+        yield _find(item, roots, members)
 
 
-def _find(item: LabelledFile, candidates: Mapping[str, Path | None]) -> _Found | Mismatch:
-    """Find the file of a label among candidate paths, each given with its root."""
-    existing: dict[_Place, tuple[str, Path | None]] = {}
-    faults = []
-    for location, root in candidates.items():
+def _find(item: LabelledFile, roots: Sequence[Path], members: MemberIndex) -> _Found | Mismatch:
+    """Find the file of a label below the roots, by the first spelling of its path that exists."""
+    faults: list[str] = []
+    for path, member in spellings(item.path):
+        existing, missing = _existing(path, member, roots, members)
+        if len(existing) > 1:
+            locations = " and ".join(_location(file) for file, _ in existing)
+            return Mismatch(item.path, MismatchReason.TWO_FILES, locations)
+        if existing:
+            ((located, root),) = existing
+            return _Found(replace(item, path=path_to_text(path, member)), located, root)
+        if not faults or member is not None:
+            faults = missing
+    if item.path.count("!/") > 1:
+        faults = [_NESTED]
+    return Mismatch(item.path, MismatchReason.NO_FILE, "; ".join(faults))
+
+
+def _existing(
+    path: bytes, member: bytes | None, roots: Sequence[Path], members: MemberIndex
+) -> tuple[list[tuple[LocatedFile, Path | None]], list[str]]:
+    """Return the different files of one path, each with its root, and why others are missing."""
+    existing: dict[tuple[int, int, int], tuple[LocatedFile, Path | None]] = {}
+    missing = []
+    bases = [None] if os.path.isabs(path) else [*roots]
+    for root in bases:
+        location = path if root is None else os.path.join(os.fsencode(root), path)
         try:
-            state = os.stat(location)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            faults.append(f"{shown(location)}: {getattr(error, 'strerror', 'no possible path')}")
-            continue
-        if stat.S_ISREG(state.st_mode):
-            existing.setdefault((state.st_dev, state.st_ino), (location, root))
-        else:
-            faults.append(f"{shown(location)}: not a regular file")
-    if not existing:
-        return Mismatch(item.path, MismatchReason.NO_FILE, "; ".join(faults))
-    if len(existing) > 1:
-        locations = " and ".join(shown(location) for location, _ in existing.values())
-        return Mismatch(item.path, MismatchReason.TWO_FILES, locations)
-    ((place, (location, root)),) = existing.items()
-    return _Found(item, os.path.abspath(location), place, root)
+            for located in files_at(location, member, members):
+                existing.setdefault(located.place, (located, root))
+        except NotFoundError as error:
+            missing.append(f"{shown(os.fsdecode(location))}: {error}")
+    return [*existing.values()], missing
 
 
-def _unescaped(text: str) -> list[str]:
-    try:
-        return [os.fsdecode(text_to_path(text))]
-    except ValueError:
-        return []
+def _location(located: LocatedFile) -> str:
+    return shown(path_to_text(located.file.path, located.file.member))
+
+
+def _place_in_container(found: _Found) -> tuple[bytes, int]:
+    file = found.located.file
+    return (b"", 0) if file.member is None else (file.path, file.offset)
+
+
+def _common_root(found: Sequence[_Found]) -> Path:
+    roots = {os.path.abspath(one.root) for one in found if one.root is not None}
+    if len(roots) == 1:
+        return Path(roots.pop())
+    folders = {os.path.dirname(one.located.file.path) for one in found}
+    return Path(os.fsdecode(os.path.commonpath(folders))) if folders else Path()
 
 
 def _once_each(found: Sequence[_Found]) -> tuple[list[_Found], list[Mismatch]]:
-    rows: defaultdict[_Place, list[_Found]] = defaultdict(list)
+    """Keep one label of each file; rows that agree are one, and empty fields are filled."""
+    rows: defaultdict[tuple[int, int, int], list[_Found]] = defaultdict(list)
     for one in found:
-        rows[one.place].append(one)
+        rows[one.located.place].append(one)
     once, doubled = [], []
     for same in rows.values():
-        if len(same) == 1:
-            once.append(same[0])
+        values = {
+            name: {value for one in same if (value := getattr(one.item, name)) is not None}
+            for name in ("label", "patient", "split")
+        }
+        if differing := [name for name, own in values.items() if len(own) > 1]:
+            doubled.append(_contradiction(same, differing))
             continue
-        differ = len({one.item.label for one in same}) > 1
-        named = [f"{shown(one.item.path)} as {shown(one.item.label)}" for one in same[:_MOST_NAMED]]
-        more = f" and {len(same) - len(named):,} more" if same[_MOST_NAMED:] else ""
-        reason = MismatchReason.TWO_LABELS if differ else MismatchReason.TWO_ROWS
-        doubled.append(Mismatch(same[0].item.path, reason, f"{', '.join(named)}{more}"))
+        patient, split = (next(iter(values[name]), None) for name in ("patient", "split"))
+        once.append(replace(same[0], item=replace(same[0].item, patient=patient, split=split)))
     return once, doubled
 
 
-def _without_label(found: Sequence[_Found]) -> Iterator[Mismatch]:
-    """Yield images below the roots that no label names, without decoding them."""
-    labelled = {one.place for one in found}
-    roots = dict.fromkeys(one.root for one in found if one.root is not None)
-    below = ((root, name) for root in roots for name in files_below(root, pass_unreadable=True))
-    for root, name in islice(below, _MOST_LOOKED_AT):
-        location = os.path.join(root, name)
-        place = _unlabelled_image(location, labelled)
-        if place is not None:
-            labelled.add(place)  # roots may overlap; each image is listed once
-            yield Mismatch(path_to_text(os.fsencode(location)), MismatchReason.NO_LABEL)
-
-
-def _unlabelled_image(location: str, labelled: Set[_Place]) -> _Place | None:
-    try:
-        state = os.stat(location)
-        place = state.st_dev, state.st_ino
-        if place in labelled or not stat.S_ISREG(state.st_mode):
-            return None
-        if location.lower().endswith(_IMAGE_SUFFIXES):
-            return place
-        with open_regular(location) as stream:
-            return place if sniff(stream.read(HEAD_BYTES), size=state.st_size) != "other" else None
-    except (OSError, ReadingError):
-        return None
+def _contradiction(same: Sequence[_Found], differing: Sequence[str]) -> Mismatch:
+    if differing[0] != "label":  # an id of a patient is not shown
+        detail = f"{len(same)} rows differ in {' and '.join(differing)}"
+        return Mismatch(same[0].item.path, MismatchReason.TWO_ROWS, detail)
+    named = [f"{shown(one.item.path)} as {shown(one.item.label)}" for one in same[:_MOST_NAMED]]
+    more = f" and {len(same) - len(named):,} more" if same[_MOST_NAMED:] else ""
+    return Mismatch(same[0].item.path, MismatchReason.TWO_LABELS, f"{', '.join(named)}{more}")
 
 
 def _named_apart(found: Sequence[_Found]) -> tuple[LabelledFile, ...]:
@@ -340,7 +320,7 @@ def _named_apart(found: Sequence[_Found]) -> tuple[LabelledFile, ...]:
     return tuple(
         one.item
         if counts[one.item.path] == 1
-        else replace(one.item, path=path_to_text(os.fsencode(one.location)))
+        else replace(one.item, path=path_to_text(one.located.file.path, one.located.file.member))
         for one in found
     )
 

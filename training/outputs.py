@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from cxrbatch.files import path_to_text, writing, written_whole
 from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Precision, describe_device
 from cxrbatch.model.predictor import Predictor
-from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.results.columns import (
     TRUTH_COLUMNS,
     patient_secret,
@@ -195,8 +195,9 @@ def _text(x: float, y: float, text: str, *, kind: str = "tick", anchor: str = "m
 
 def write_results(
     path: Path,
-    files: Mapping[Path, LabelledFile],
+    files: Sequence[tuple[LabelledFile, ArchiveFile]],
     *,
+    root: Path,
     checkpoint: Path,
     workers: int,
     device: torch.device,
@@ -206,11 +207,14 @@ def write_results(
 
     The table is that of `cxrbatch score` with two more columns, truth and split: the label and the
     subset of the row's file. Every frame of a file has a row; a file without an image has one that
-    says why.
+    says why. The paths of the rows are those of the labels; absolute ones below `root` become
+    relative to it.
 
     Args:
         path: The table to write; an existing one is replaced.
-        files: The label, with its split, of each file, by the file's absolute path; at least one.
+        files: The label, with its split, of each file, and the file, with an absolute path; at
+            least one.
+        root: The folder that the paths of labels are relative to, absolute; the table's archive.
         checkpoint: File of the trained checkpoint.
         workers: Worker processes that read.
         device: The device that computes.
@@ -223,31 +227,26 @@ def write_results(
     """
     model = load_checkpoint(checkpoint)
     options = ScoringOptions(workers=workers)
-    base = Path(os.path.commonpath([file.parent for file in files]))
     secret = patient_secret() or secrets.token_bytes(32)
-    reading = ReadingOptions(no_voi=model.card.recipe.no_voi)
-    reader = FileReader(os.fsencode(base), model.card.recipe, reading, secret)
+    reader = FileReader(b"", model.card.recipe, options.reading(model.card.recipe), secret)
     scorer = Predictor(model, batch_size=DEFAULT_BATCH_SIZE, device=device, precision=precision)
-    classes = model.card.classes
     cells = heatmap_size(model)
+    schema = table_schema(model.card.classes, heatmap_size=cells)
     with ReadingPool(
         reader,
         workers=workers,
         limits=options.limits,
         result_bytes=model.card.recipe.size**2,
     ) as pool:
-        entries = [PendingItem(i, _archived(file, base)) for i, file in enumerate(files)]
+        entries = [PendingItem(i, _as_now(file)) for i, (_, file) in enumerate(files)]
         rows = list(score_batches(pool.map(entries), scorer))
-    names = [path_to_text(entry.item.path) for entry in entries]
-    labels = dict(zip(names, files.values(), strict=True))
-    table = _with_truth(
-        rows, labels, classes=classes, schema=table_schema(classes, heatmap_size=cells)
-    )
+    labels = {path_to_text(file.path, file.member): label for label, file in files}
+    table = _with_truth(rows, labels, root=root, classes=model.card.classes, schema=schema)
     made = make_fingerprint(
         checkpoint=model,
         precision=precision,
         device=describe_device(device),
-        archive_root=base,
+        archive_root=root,
         patient_secret=secret,
         options={"labelled": True, "follow_links": True},
     )
@@ -255,7 +254,7 @@ def write_results(
         path,
         [table],
         within=path.parent,
-        schema=table_schema(classes, heatmap_size=cells, labelled=True),
+        schema=table_schema(model.card.classes, heatmap_size=cells, labelled=True),
         files=len(files),
         provenance=lambda counts: {**made, "passed_over": {}, **counts.to_provenance()},
     )
@@ -265,12 +264,19 @@ def _with_truth(
     rows: Sequence[ScoredRow],
     labels: Mapping[str, LabelledFile],
     *,
+    root: Path,
     classes: Sequence[str],
     schema: pa.Schema,
 ) -> pa.Table:
-    table = pa.Table.from_batches([record_batch(rows, classes=classes, schema=schema)])
+    """Make the table; `labels` has the label of each file by its absolute path, as in `rows`."""
+    inside = f"{path_to_text(os.fsencode(root)).rstrip('/')}/"
     # Every frame of a file has the file's label.
     of_rows = [labels[row.path] for row, _ in rows]
+    renamed = [
+        (row._replace(path=label.path.removeprefix(inside)), scores)
+        for label, (row, scores) in zip(of_rows, rows, strict=True)
+    ]
+    table = pa.Table.from_batches([record_batch(renamed, classes=classes, schema=schema)])
     for column, values in zip(
         TRUTH_COLUMNS, zip(*((f.label, f.split) for f in of_rows), strict=True), strict=True
     ):
@@ -278,10 +284,12 @@ def _with_truth(
     return table
 
 
-def _archived(file: Path, base: Path) -> ArchiveFile:
-    path = os.fsencode(file.relative_to(base))
+def _as_now(file: ArchiveFile) -> ArchiveFile:
+    """Take size and time of a file anew; a member keeps those of its listing."""
     try:
-        state = os.stat(file)
+        state = os.stat(file.path)
     except OSError:
-        return ArchiveFile(path, 0)  # gone since it was trained on: its row tells
-    return ArchiveFile(path, state.st_size, modified_ns=modified_ns(state))
+        return file  # gone since it was trained on: its row tells
+    if file.member is not None:
+        return file
+    return replace(file, size=state.st_size, modified_ns=modified_ns(state))

@@ -1,5 +1,6 @@
 """The steps of a training: labels, images, split, network, and the files beside the checkpoint."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ import torch
 
 from cxrbatch.errors import LabelError, UsageError
 from cxrbatch.files import check_output, writing
-from cxrbatch.model.card import MAX_TEXT, Card
+from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.model.weight_files import save_checkpoint
@@ -20,12 +21,11 @@ from cxrbatch.training.console import Console
 from cxrbatch.training.dataset import TrainingData, divide_inputs
 from cxrbatch.training.distributed import ProcessGroup, process_group
 from cxrbatch.training.duplicates import near_duplicates
-from cxrbatch.training.fitting import new_card, train_network
+from cxrbatch.training.fitting import check_texts, new_card, train_network
 from cxrbatch.training.initial import InitialWeights, check_teachers, read_initial
 from cxrbatch.training.labelled_files import (
     CollectedLabels,
     collect_labels,
-    describe_mismatches,
     order_classes,
     refuse_mismatches,
     write_mismatches,
@@ -39,7 +39,7 @@ from cxrbatch.training.trainer import TrainingOptions, TrainingSetup
 
 _MAX_UNREADABLE = 0.05
 _BESIDE = ("split.csv", "augmented.png", "curves.svg", "results.parquet")
-_LISTINGS = ("mismatches.csv", "leaks.csv")
+_LEAKS = "leaks.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ class TrainingRun:
 
     Attributes:
         data: Folders of class folders, and files of labels.
+        mismatches: File to list labels and files in that do not match; None lists none.
         roots: What paths in labels files are relative to; if empty, each file's own folder.
         classes: Order of the classes; if empty, the alphabet's.
         output: The checkpoint to write.
@@ -92,6 +93,7 @@ class TrainingRun:
 
     data: Sequence[Path]
     roots: Sequence[Path]
+    mismatches: Path | None
     classes: Sequence[str]
     output: Path
     name: str
@@ -131,7 +133,7 @@ class TrainingRun:
 
         If `torchrun` started several processes, each calls this; the first alone writes files.
         """
-        self._check_texts()
+        check_texts(self.name, self.limits)
         check_output(self.output, overwrite=self.overwrite or self.continues)
         self._check_sources([*self.data, self.init, *self.teachers])
         initial = None
@@ -163,7 +165,7 @@ class TrainingRun:
             group=group,
             workers=self.workers,
         )
-        listener = _Listener(self, labels, data, leads=group.leads)
+        listener = _Listener(self, data, leads=group.leads)
         steps = self.options.steps(len(data.subsets["train"])) * self.options.epochs
         with self.console.bar("training", steps * self.options.batch_size, "img"):
             checkpoint = train_network(data, setup, initial=initial, listener=listener)
@@ -177,18 +179,14 @@ class TrainingRun:
             tuple(data.unreadable),
         )
 
-    def _check_texts(self) -> None:
-        for option, text in (("--name", self.name), *(("--limit", text) for text in self.limits)):
-            if not text.isprintable() or len(text) > MAX_TEXT:
-                raise UsageError(
-                    f"the {option} cannot be printed or is longer than {MAX_TEXT} characters; "
-                    "give one in plain text"
-                )
+    def _written(self) -> list[Path]:
+        listed = [] if self.mismatches is None else [self.mismatches]
+        return [self.output, *listed, *map(self.beside, (*_BESIDE, _LEAKS))]
 
     def _check_sources(self, sources: Iterable[Path | None]) -> None:
         """Refuse to replace a file that is read, also with `overwrite`."""
         read = set(_inodes(filter(None, sources)))
-        for path in (self.output, *map(self.beside, (*_BESIDE, *_LISTINGS))):
+        for path in self._written():
             if read.intersection(_inodes([path])):
                 raise UsageError(f"{path} is to be read and would be replaced; choose another -o")
 
@@ -206,8 +204,9 @@ class TrainingRun:
             states.clear_states(self.folder)
         for ending in _BESIDE:
             check_output(self.beside(ending), overwrite=self.overwrite or self.resume)
-        for ending in _LISTINGS:
-            check_output(self.beside(ending), overwrite=True)
+        if self.mismatches is not None:
+            check_output(self.mismatches, overwrite=self.overwrite or self.resume)
+        check_output(self.beside(_LEAKS), overwrite=True)
 
     def _prepare(
         self, initial: InitialWeights | None, teachers: Sequence[Checkpoint], *, leads: bool
@@ -230,13 +229,15 @@ class TrainingRun:
         return labels, data
 
     def _collect(self, *, leads: bool) -> CollectedLabels:
-        labels = collect_labels(self.data, roots=self.roots)
-        self._check_sources(labels.located)
-        listing = self.beside("mismatches.csv")
-        if leads and (not self.continues or any(m.is_fatal for m in labels.mismatches)):
-            write_mismatches(labels.mismatches, listing)
-        self.console.say(*describe_mismatches(labels.mismatches, listing=listing))
-        refuse_mismatches(labels.mismatches, listing=listing)
+        listing = self.mismatches
+        labels = collect_labels(
+            self.data, roots=self.roots, all_unlabelled=listing is not None and leads
+        )
+        self._check_sources(Path(os.fsdecode(file.path)) for file in labels.located)
+        if listing is not None and leads:
+            write_mismatches(labels, listing)
+        self.console.mismatches(labels, listing=listing)
+        refuse_mismatches(labels.mismatches)
         return labels
 
     def _decode(self, labels: CollectedLabels) -> DecodedInputs:
@@ -269,24 +270,23 @@ class TrainingRun:
                 patients=patients.counts,
             )
         except LeakError as error:
-            listing = self.beside("leaks.csv")
+            listing = self.beside(_LEAKS)
             write_leaks(error.leaks, listing)
             self.console.say(f"all leaks are listed in {listing}")
             raise
 
-    def begin(self, labels: CollectedLabels, data: TrainingData) -> None:
-        """Write the split, augmented examples and mismatches, before the first step of training.
+    def begin(self, data: TrainingData) -> None:
+        """Write the split and augmented examples, before the first step of training.
 
-        They lie beside the checkpoint: .split.csv, .augmented.png (training images and augmented
-        versions of each), .mismatches.csv. Lists of an earlier run are deleted: .mismatches.csv if
-        labels and files match now, .leaks.csv if no file was dropped for a leak.
+        They lie beside the checkpoint: .split.csv, and .augmented.png with training images and
+        augmented versions of each. The list .leaks.csv of an earlier run is deleted if no file was
+        dropped for a leak.
 
         Raises:
             TableError: A file cannot be written.
         """
-        write_mismatches(labels.mismatches, self.beside("mismatches.csv"))
         if not data.split.report.dropped:
-            write_leaks([], self.beside("leaks.csv"))
+            write_leaks([], self.beside(_LEAKS))
         data.split.write(self.beside("split.csv"))
         write_contact_sheet(
             self.beside("augmented.png"),
@@ -310,7 +310,8 @@ class TrainingRun:
         with writing(self.output):
             write_results(
                 table,
-                {path: file for file, path in pairs if file.split in ("val", "test")},
+                [(label, file) for label, file in pairs if label.split in ("val", "test")],
+                root=labels.root,
                 checkpoint=partial,
                 workers=self.workers,
                 device=self.device,
@@ -334,14 +335,12 @@ def _inodes(paths: Iterable[Path]) -> Iterator[tuple[int, int]]:
 class _Listener(TrainingListener):
     """Shows the progress of a training, and writes split and examples when it starts."""
 
-    def __init__(
-        self, run: TrainingRun, labels: CollectedLabels, data: TrainingData, *, leads: bool
-    ) -> None:
-        self._run, self._labels, self._data, self._leads = run, labels, data, leads
+    def __init__(self, run: TrainingRun, data: TrainingData, *, leads: bool) -> None:
+        self._run, self._data, self._leads = run, data, leads
 
     def started(self) -> None:
         if self._leads:
-            self._run.begin(self._labels, self._data)
+            self._run.begin(self._data)
 
     def stepped(self, images: int) -> None:
         self._run.console.advance(images)

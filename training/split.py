@@ -17,13 +17,13 @@ from cxrbatch.errors import LabelError
 from cxrbatch.files import shown
 from cxrbatch.results.labels import SPLITS, LabelledFile
 from cxrbatch.training.duplicates import DuplicatePair
-from cxrbatch.training.labelled_files import write_listing
 from cxrbatch.training.split_report import (
     LeakError,
     PatientCounts,
     SplitReport,
     find_leaks,
     report_split,
+    write_listing,
 )
 
 # The largest public archives have some 200 radiographs of their most examined patient.

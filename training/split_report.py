@@ -9,10 +9,9 @@ from typing import Any
 import pandas as pd
 
 from cxrbatch.errors import LabelError
-from cxrbatch.files import shown
+from cxrbatch.files import shown, writing, written_whole
 from cxrbatch.results.labels import SPLITS, LabelledFile
 from cxrbatch.training.duplicates import DuplicatePair
-from cxrbatch.training.labelled_files import write_listing
 
 _LINES = 20
 
@@ -91,9 +90,24 @@ def write_leaks(leaks: Sequence[Leak], path: Path) -> None:
     Raises:
         TableError: The file cannot be written or deleted.
     """
+    if not leaks:
+        with writing(path):
+            path.unlink(missing_ok=True)
+        return
     columns = ["first", "first_split", "second", "second_split", "reason"]
     rows = [(k.first.path, k.first.split, k.second.path, k.second.split, k.reason) for k in leaks]
     write_listing(pd.DataFrame(rows, columns=columns), path)
+
+
+def write_listing(rows: pd.DataFrame, path: Path) -> None:
+    """Write rows to a CSV file in UTF-8, with a header; an existing file is replaced.
+
+    Raises:
+        TableError: The file cannot be written.
+    """
+    content = rows.to_csv(index=False, lineterminator="\n").encode(errors="backslashreplace")
+    with writing(path), written_whole(path) as file:
+        file.write(content)
 
 
 @dataclass(frozen=True, slots=True)

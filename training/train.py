@@ -29,6 +29,7 @@ def train(
     *,
     overwrite: bool = False,
     root: Paths = (),
+    mismatches: str | Path | None = None,
     cache: str | Path | None = None,
     name: str | None = None,
     classes: Sequence[str] = (),
@@ -63,6 +64,8 @@ def train(
             `resume` continues that training.
         root: Folders that relative paths in labels files start from; by default the folder of
             each labels file.
+        mismatches: CSV file to list labels and files in that do not match; by default they are
+            counted, and the first are shown.
         cache: Folder to keep decoded images for later runs; by default for this run only.
         name: Name in the checkpoint's card; by default the stem of the output's file name.
         classes: Class names in the order of the scores; by default in alphabetical order.
@@ -131,6 +134,7 @@ def train(
         run = TrainingRun(
             data=_paths("data", data),
             roots=_paths("root", root),
+            mismatches=None if mismatches is None else Path(mismatches),
             classes=classes,
             output=Path(output),
             name=Path(output).stem if name is None else name,
@@ -187,6 +191,12 @@ def _listed(context: click.Context, parameter: click.Parameter, value: str) -> l
     multiple=True,
     metavar="DIR",
     help="What paths in labels files are relative to; may be repeated.  [default: their folder]",
+)
+@click.option(
+    "--mismatches",
+    type=shared.FILE,
+    metavar="FILE",
+    help="List labels without a file, and images without a label, in this CSV file.",
 )
 @click.option(
     "--cache",

@@ -2,8 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,19 @@ from cxrbatch.cli import main
 from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.results.labels import LabelledFile
 from cxrbatch.results.table import open_table
+from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.training.outputs import write_results
 
 
-@pytest.mark.parametrize("name", ["labels.csv", "labels.split.csv", "labels.mismatches.csv"])
+@pytest.mark.parametrize("name", ["labels.csv", "labels.split.csv", "m.csv"])
 def test_labels_are_not_written_over_even_where_asked(
     name: str, level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = labels_csv(level_archive, tmp_path, split=ordinary).rename(tmp_path / name)
     before = labels.read_bytes()
     output = str(tmp_path / "labels.csv")
-    assert main(["train", str(labels), "-o", output, *FAST, "--overwrite"]) == 2
+    listed = ["--mismatches", str(tmp_path / "m.csv")]
+    assert main(["train", str(labels), "-o", output, *FAST, "--overwrite", *listed]) == 2
     assert f"{labels} is to be read and would be replaced" in one_error(capsys)
     assert labels.read_bytes() == before
 
@@ -91,7 +94,7 @@ def test_unusable_labels_fail_in_one_line(
     assert "has no class folders" in one_error(capsys)
 
 
-def test_labels_that_do_not_fit_the_files_are_listed_whole(
+def test_labels_that_do_not_fit_the_files_are_listed_where_asked(
     level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = "".join(f"gone{i:02}.png,dark lung,train\n" for i in range(30))
@@ -101,34 +104,34 @@ def test_labels_that_do_not_fit_the_files_are_listed_whole(
     assert main(command) == 1
     printed = capsys.readouterr().err
     assert printed.count("label without a file: 'gone") == 20
-    assert "label without a file: 10 more in " in printed
+    assert "label without a file: 10 more; --mismatches FILE lists them" in printed
     assert "30 x label without a file: correct the path, or say with --root" in printed
-    listing = tmp_path / "m.mismatches.csv"
+    assert {path.name for path in tmp_path.iterdir()} == {"labels.csv", "extra.png"}
+    listing = tmp_path / "list.csv"
+    assert main([*command, "--mismatches", str(listing)]) == 1
     with listing.open() as lines:
         listed = [(row["path"], row["reason"]) for row in csv.DictReader(lines)]
-    assert listed == [(f"gone{i:02}.png", "label without a file") for i in range(30)]
-    labels_csv(level_archive, tmp_path, split=ordinary)
-    (tmp_path / "extra.png").unlink()
-    assert main([*command, "--classes", "none"]) == 1
-    assert "no image of 'none'" in one_error(capsys)
-    assert not listing.exists()
+    expected = [(f"gone{i:02}.png", "label without a file") for i in range(30)]
+    assert listed == expected
+    assert main([*command, "--mismatches", str(listing)]) == 2
+    assert f"{listing} exists" in one_error(capsys)
 
 
-def test_a_file_without_a_label_is_a_warning_and_is_listed(
+def test_many_files_without_a_label_are_one_line(
     level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    films = tmp_path / "films"
-    shutil.copytree(level_archive, films)
-    (films / "loose\n.png").touch()
-    output = tmp_path / "m.safetensors"
-    assert main(["train", str(films), "-o", str(output), "--classes", "none"]) == 1
-    (line,) = [x for x in capsys.readouterr().err.splitlines() if "without a label" in x]
-    assert line.startswith("warning: images without a label are left out: 1, such as ")
-    assert "loose\\n.png" in line
-    with (tmp_path / "m.mismatches.csv").open(newline="") as lines:
-        (listed,) = csv.DictReader(lines)
-    assert listed["path"] == f"{films}/loose\n.png"
-    assert listed["reason"] == "file without a label"
+    """As where labels.csv lies above a larger archive."""
+    films = shutil.copytree(level_archive, tmp_path / "films")
+    for i in range(2000):
+        (films / f"{i:04}\n.png").touch()
+    command = ["train", str(films), "-o", str(tmp_path / "m.safetensors"), "--classes", "none"]
+    assert main(command) == 1
+    printed = capsys.readouterr().err
+    (line,) = [x for x in printed.splitlines() if "without a label" in x]
+    assert line.startswith("warning: images without a label are left out: 2,000, such as ")
+    assert line.endswith("; --mismatches FILE lists them")
+    assert line.count("\\n.png") == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["films"]
 
 
 @pytest.mark.parametrize(
@@ -235,10 +238,12 @@ def test_an_image_that_goes_away_while_it_trains_costs_its_row_alone(
     films = shutil.copytree(level_archive, tmp_path / "films")
     gone = []
 
-    def removing(path: Path, files: Mapping[Path, LabelledFile], **options: object) -> None:
-        first = next(iter(files))
-        gone.append(first.relative_to(films).as_posix())
-        first.unlink()
+    def removing(
+        path: Path, files: Sequence[tuple[LabelledFile, ArchiveFile]], **options: object
+    ) -> None:
+        label, file = files[0]
+        gone.append(label.path)
+        Path(os.fsdecode(file.path)).unlink()
         write_results(path, files, **options)
 
     monkeypatch.setattr("cxrbatch.training.pipeline.write_results", removing)

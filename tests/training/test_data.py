@@ -19,6 +19,7 @@ from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import read_radiographs
 from cxrbatch.results.labels import LabelledFile
 from cxrbatch.sample.archive_writer import write_sample
+from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.training import cache
 from cxrbatch.training import store as cache_store
 from cxrbatch.training.cache import (
@@ -52,9 +53,13 @@ class Filled:
     patients: list[str | None]
 
 
+def listed(paths: Sequence[Path]) -> list[ArchiveFile]:
+    return [ArchiveFile(os.fsencode(path), 0) for path in paths]
+
+
 def prepared(paths: Sequence[Path], folder: Path, *, workers: int = 0) -> DecodedInputs:
     return prepare_inputs(
-        paths, recipe=RECIPE, workers=workers, folder=folder, progress=lambda n: None
+        listed(paths), recipe=RECIPE, workers=workers, folder=folder, progress=lambda n: None
     )
 
 
@@ -65,7 +70,7 @@ def filled(
     with open_store(cache_file(folder, recipe, secret=SECRET)) as held:
         made = reader(recipe, held.place, held.count, held.opened_ns, SECRET)
         rows, outcomes, patients = decode_files(
-            held, paths, reader=made, workers=1, limits=FEW, progress=lambda n: None
+            held, listed(paths), reader=made, workers=1, limits=FEW, progress=lambda n: None
         )
         return Filled(outcomes, held.in_order(rows), patients)
 

@@ -33,6 +33,10 @@ def write_labels(file: Path, *rows: str) -> Path:
     return file
 
 
+def paths(found: CollectedLabels) -> list[Path]:
+    return [Path(os.fsdecode(file.path)) for file in found.located]
+
+
 def reasons(found: CollectedLabels) -> list[tuple[str, MismatchReason]]:
     return [(mismatch.path, mismatch.reason) for mismatch in found.mismatches]
 
@@ -42,7 +46,7 @@ def test_class_folders(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"A/\xff\\")).touch()
     found = collect_labels([tmp_path])
     assert found.files == tuple(LabelledFile(f"A/{n}", "A") for n in ("x", "y", "\\xff\\\\"))
-    assert [os.fsencode(path) for path in found.located] == [
+    assert [file.path for file in found.located] == [
         os.fsencode(tmp_path) + b"/A/" + name for name in (b"x", b"y", b"\xff\\")
     ]
     assert found.mismatches == ()
@@ -53,7 +57,8 @@ def test_a_file_of_labels_whose_paths_are_relative_to_it(tmp_path: Path) -> None
     labels = write_labels(tmp_path / "l.csv", "images/x.png,A", f"{tmp_path}/y.png,B")
     found = collect_labels([labels])
     assert [file.path for file in found.files] == ["images/x.png", f"{tmp_path}/y.png"]
-    assert found.located == (tmp_path / "images/x.png", tmp_path / "y.png")
+    assert paths(found) == [tmp_path / "images/x.png", tmp_path / "y.png"]
+    assert found.root == tmp_path
     assert found.mismatches == ()
 
 
@@ -63,7 +68,7 @@ def test_several_sources_and_roots(tmp_path: Path) -> None:
     found = collect_labels(
         [labels, tmp_path / "folders"], roots=[tmp_path / "one", tmp_path / "two", tmp_path / "one"]
     )
-    assert [path.relative_to(tmp_path).as_posix() for path in found.located] == [
+    assert [path.relative_to(tmp_path).as_posix() for path in paths(found)] == [
         "one/a.png",
         "two/b.png",
         "folders/C/c.png",
@@ -86,8 +91,9 @@ def test_paths_with_the_escapes_of_a_table_find_their_files(tmp_path: Path) -> N
     (tmp_path / os.fsdecode(b"\xff.png")).touch()
     make(tmp_path, "a\\x62.png")
     found = collect_labels([write_labels(tmp_path / "l.csv", "\\xff.png,A", "a\\x62.png,B")])
-    names = [os.fsencode(path.name) for path in found.located]
+    names = [os.path.basename(file.path) for file in found.located]
     assert names == [b"\xff.png", b"a\\x62.png"]
+    assert [file.path for file in found.files] == ["\\xff.png", "a\\\\x62.png"]
 
 
 def test_every_label_without_a_file_is_listed(tmp_path: Path) -> None:
@@ -109,7 +115,7 @@ def test_every_label_without_a_file_is_listed(tmp_path: Path) -> None:
         "No such file or directory",
     ]
     with pytest.raises(LabelError, match=r"104 x label without a file: correct .*--root"):
-        refuse_mismatches(found.mismatches, listing=tmp_path / "list.csv")
+        refuse_mismatches(found.mismatches)
 
 
 def test_a_path_under_two_roots_is_listed_with_both(tmp_path: Path) -> None:
@@ -123,21 +129,26 @@ def test_a_path_under_two_roots_is_listed_with_both(tmp_path: Path) -> None:
     assert [file.path for file in found.files] == ["b.png"]
 
 
-def test_one_file_by_several_names_is_listed_with_its_labels(tmp_path: Path) -> None:
-    make(tmp_path, "a.png", "b.png", "c.png", "sub/x")
+def test_one_file_by_several_names_has_one_label(tmp_path: Path) -> None:
+    make(tmp_path, "a.png", "b.png", "c.png", "d.png", "sub/x")
     (tmp_path / "link.png").symlink_to("a.png")
     os.link(tmp_path / "b.png", tmp_path / "hard.png")
-    rows = ["a.png,A", "link.png,B", "b.png,A", f"{tmp_path}/hard.png,A", "c.png,A", "c.png,A"]
-    found = collect_labels([write_labels(tmp_path / "l.csv", *rows)])
-    assert found.files == ()
+    rows = ["a.png,A,,", "link.png,B,,", "b.png,A,,val", f"{tmp_path}/hard.png,A,p,"]
+    rows += ["c.png,A,p,", "c.png,A,q,", "d.png,A,p,", "d.png,A,p,"]
+    labels = tmp_path / "l.csv"
+    labels.write_text("path,label,patient,split\n" + "\n".join(rows))
+    found = collect_labels([labels])
+    assert found.files == (
+        LabelledFile("b.png", "A", "p", "val"),
+        LabelledFile("d.png", "A", "p"),
+    )
     assert found.mismatches == (
         Mismatch("a.png", MismatchReason.TWO_LABELS, "'a.png' as 'A', 'link.png' as 'B'"),
-        Mismatch("b.png", MismatchReason.TWO_ROWS, f"'b.png' as 'A', '{tmp_path}/hard.png' as 'A'"),
-        Mismatch("c.png", MismatchReason.TWO_ROWS, "'c.png' as 'A', 'c.png' as 'A'"),
+        Mismatch("c.png", MismatchReason.TWO_ROWS, "2 rows differ in patient"),
     )
 
 
-def test_images_that_no_label_names_are_listed(tmp_path: Path) -> None:
+def test_images_that_no_label_names_are_counted(tmp_path: Path) -> None:
     make(tmp_path, "a.png", "sub/B.PNG", "sub/c.jpeg", "sub/deep/d.jpg", "e.dcm", ".hidden.png")
     make(tmp_path, "notes.txt", "named.png")
     (tmp_path / "film").write_bytes(bytes(128) + b"DICM")
@@ -145,18 +156,23 @@ def test_images_that_no_label_names_are_listed(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to("a.png")
     (tmp_path / "loop").symlink_to(".", target_is_directory=True)
     os.mkfifo(tmp_path / "fifo.png")
-    found = collect_labels([write_labels(tmp_path / "l.csv", "a.png,A", "named.png,B")])
-    names = ["e.dcm", "film", "sub/B.PNG", "sub/c.jpeg", "sub/deep/d.jpg"]
-    assert reasons(found) == [(f"{tmp_path}/{name}", MismatchReason.NO_LABEL) for name in names]
-    refuse_mismatches(found.mismatches, listing=tmp_path / "list.csv")
+    for i in range(3):
+        make(tmp_path, f"z{i}.png")
+    labels = write_labels(tmp_path / "l.csv", "a.png,A", "named.png,B")
+    names = ["e.dcm", "film", *(f"z{i}.png" for i in range(3))]
+    names += ["sub/B.PNG", "sub/c.jpeg", "sub/deep/d.jpg"]
+    everything = collect_labels([labels], all_unlabelled=True)
+    assert everything.unlabelled_paths == tuple(f"{tmp_path}/{name}" for name in names)
+    found = collect_labels([labels])
+    assert found.unlabelled == everything.unlabelled == 8
+    assert found.unlabelled_paths == everything.unlabelled_paths[:5]
+    assert found.mismatches == ()
     assert len(found.files) == 2
 
 
 def test_images_beside_class_folders_have_no_label(tmp_path: Path) -> None:
     make(tmp_path, "A/a.png", "B/b.png", "loose.png")
-    assert reasons(collect_labels([tmp_path])) == [
-        (f"{tmp_path}/loose.png", MismatchReason.NO_LABEL)
-    ]
+    assert collect_labels([tmp_path]).unlabelled_paths == (f"{tmp_path}/loose.png",)
 
 
 def test_sources_and_roots_that_are_not_there_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import traceback
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Flask, Response, jsonify, render_template, request
 from flask.typing import ResponseReturnValue
@@ -28,6 +28,9 @@ from cxrbatch.webapp.runs import MAX_PAGE, summarise_run
 from cxrbatch.webapp.security import AllowedHosts, guard, sign_in_page
 from cxrbatch.webapp.uploads import score_request
 from cxrbatch.workers.worker import WorkerLimits
+
+if TYPE_CHECKING:
+    from cxrbatch.results.label_files import LabelOptions
 
 MAX_BODY_BYTES = 100 << 20
 """Size of the largest request body that is accepted."""
@@ -61,6 +64,8 @@ def create_app(
     hosts: AllowedHosts,
     checkpoint: Path | None = None,
     keep_uploads: Path | None = None,
+    labels: Path | None = None,
+    label_options: "LabelOptions | None" = None,
     cookie: str = "cxrbatch",
 ) -> Flask:
     """Create the app; it reads no file of `folder` before a request comes.
@@ -71,11 +76,15 @@ def create_app(
         hosts: The hosts that a request may name.
         checkpoint: Checkpoint that scores uploads; None for the bundled one.
         keep_uploads: Private folder in which uploads are kept; None to keep none.
+        labels: A file of labels that the tables are evaluated with; None to evaluate them with the
+            truth that they hold.
+        label_options: How labels are read and joined; None for the usual way.
         cookie: Name of the session cookie. Browsers share cookies between the ports of a host, so
             each server of a machine needs another name.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
+        LabelError: The file of labels cannot be read.
         UsageError: The folder for uploads cannot be used.
     """
     app = Flask(__name__)
@@ -92,7 +101,7 @@ def create_app(
     for service in (
         children,
         Library(folder),
-        runs.Evaluations(),
+        runs.Evaluations(labels, label_options),
         images.ImageEncoder(children),
         export.Exporter(),
         uploads.UploadScorer(checkpoint, children),
@@ -266,12 +275,12 @@ def _run_json(file: ServedFile) -> dict[str, Any]:
     run = summarise_run(file)
     evaluation = run.get("evaluation")
     if evaluation is not None:
-        accuracy = evaluation.accuracy
+        accuracy = evaluation.headline.accuracy
         run["accuracy"] = {
             "n": accuracy.n,
             "value": accuracy.value,
             "low": accuracy.low,
             "high": accuracy.high,
-            "auc": {name: figure.value for name, figure in evaluation.auc.items()},
+            "auc": {name: figure.value for name, figure in evaluation.headline.auc.items()},
         }
     return {name: value for name, value in run.items() if name in _RUN_PROPERTIES}

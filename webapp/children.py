@@ -7,6 +7,7 @@ import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,9 @@ from cxrbatch.workers.forkserver_client import Forkserver, ForkserverClosed
 from cxrbatch.workers.worker import WorkerFault, WorkerLimits, WorkerProcess
 
 if TYPE_CHECKING:
+    from cxrbatch.results.analysis import Flow
     from cxrbatch.results.figures import Headline
+    from cxrbatch.results.label_files import LabelOptions
 
 MAX_FRAMES = 16
 """Number of frames of an upload that are read; the frames after them are skipped."""
@@ -199,19 +202,52 @@ def read_upload(reader: FileReader, file: ArchiveFile) -> tuple[LoadedFile, byte
     return LoadedFile.stack(pairs, size=reader.recipe.size), first_png
 
 
-def evaluate_table(path: Path) -> "Headline | str":
+@dataclass(frozen=True, slots=True)
+class RunEvaluation:
+    """The main figures of a run, and the truth that its scores were compared with.
+
+    Attributes:
+        headline: The main figures of `cxrbatch report`.
+        flow: How many images and labels were left out, and why.
+        truth: Where the truth comes from, for a reader: "a file of labels, joined by path".
+        notes: What was done with the labels beside joining them, a sentence each.
+    """
+
+    headline: "Headline"
+    flow: "Flow"
+    truth: str
+    notes: tuple[str, ...]
+
+
+def evaluate_table(
+    path: Path, labels: Path | None = None, options: "LabelOptions | None" = None
+) -> RunEvaluation | str:
     """Compare the scores of a table with the truth, as `cxrbatch report` does.
 
+    Args:
+        path: The table.
+        labels: A file of labels; None to use the table's own truth.
+        options: How labels are read and joined; None for the usual way.
+
     Returns:
-        The main figures of the report, or in a few words why there are none; `NO_TRUTH` where the
-        truth of no scored image is known.
+        The main figures of the report, or in one line why there are none; `NO_TRUTH` where neither
+        labels nor the table tell the truth of an image. The line names no path.
     """
-    # This imports pandas and scikit-learn, which other children do without.
-    from cxrbatch.results.evaluation import headline
+    # These import pandas and scikit-learn, which other children do without.
+    from cxrbatch.results.analysis import analyse
+    from cxrbatch.results.evaluation import headline_of_analysis
+    from cxrbatch.results.label_files import LabelOptions
 
     try:
-        return headline(path)
-    except LabelError:
-        return NO_TRUTH
+        analysis = analyse(path, labels, label_options=options or LabelOptions())
+        if analysis.truth is None:
+            return NO_TRUTH
+        headline = headline_of_analysis(analysis)
+    except LabelError as error:
+        message = str(error).replace(str(path), "the table")
+        if labels is None:
+            return message
+        return f"the labels cannot be used: {message.replace(str(labels), labels.name)}"
     except TableError as error:
         return str(error).replace(str(path), "the table")
+    return RunEvaluation(headline, analysis.flow, analysis.truth.source, analysis.truth.notes)

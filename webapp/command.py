@@ -2,11 +2,15 @@
 
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import click
 
 import cxrbatch.options as shared
+
+if TYPE_CHECKING:
+    from cxrbatch.results.label_files import LabelOptions
 
 _MIN_TOKEN_LENGTH = 16
 
@@ -50,6 +54,14 @@ def _check_token(
     help="Keep uploaded files, and the answers to them, in this private folder.  "
     "[default: nothing is kept]",
 )
+@click.option(
+    "--labels",
+    type=shared.FILE,
+    metavar="FILE",
+    help="CSV, Excel or Parquet with the class of each image, or of each study; runs are evaluated "
+    "with it.  [default: a table's own column truth, or class-named folders]",
+)
+@shared.label_options
 @click.option("--browser", is_flag=True, help="Open the browser.")
 def command(
     folder: Path,
@@ -59,6 +71,9 @@ def command(
     token: str | None,
     checkpoint: Path | None,
     keep_uploads: Path | None,
+    labels: Path | None,
+    label_options: "LabelOptions",
+    check_labels: bool,
     browser: bool,
 ) -> None:
     """Browse results tables, images and reports, and score single files, in a browser.
@@ -73,8 +88,12 @@ def command(
     Example:
       cxrbatch serve results
       cxrbatch serve results --port 9000 --checkpoint model.safetensors --browser
+      cxrbatch serve results --labels labels.csv
       cxrbatch serve results --allow-host cxr.example
     """
+    if check_labels:
+        _show_check(folder, labels, label_options)
+        return
     import secrets
 
     from cxrbatch.webapp.app import create_app
@@ -91,6 +110,8 @@ def command(
             hosts=hosts,
             checkpoint=checkpoint,
             keep_uploads=keep_uploads,
+            labels=labels,
+            label_options=label_options,
             cookie=f"cxrbatch-{port}",
         )
         name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
@@ -102,6 +123,26 @@ def command(
                 click.launch(address)
 
         serve_app(app, listener, token=token, on_ready=print_address)
+
+
+def _show_check(folder: Path, labels: Path | None, options: "LabelOptions") -> None:
+    """Print how labels are read and which images of each table they name."""
+    from cxrbatch.errors import CxrbatchError, UsageError
+    from cxrbatch.results.label_joining import describe_labels
+    from cxrbatch.webapp.library import Library
+
+    if labels is None:
+        raise UsageError("--check-labels needs --labels")
+    tables = Library(folder).tables()
+    if not tables:
+        raise UsageError(f"{folder} has no results table to check the labels with")
+    for table in tables:
+        click.echo(f"{'table':12} {table.name}")
+        try:
+            for title, text in describe_labels(table.path, labels, options):
+                click.echo(f"{title:12} {text}")
+        except CxrbatchError as error:
+            click.echo(f"{'error':12} {error}")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from flask import Blueprint, Response, render_template, request, send_file
 from flask.typing import ResponseReturnValue
@@ -17,7 +17,7 @@ from cxrbatch.errors import CheckpointError, CxrbatchError, TableError
 from cxrbatch.model.card import Card
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.results.table import Table
-from cxrbatch.webapp.children import NO_TRUTH, ChildProcesses, evaluate_table
+from cxrbatch.webapp.children import NO_TRUTH, ChildProcesses, RunEvaluation, evaluate_table
 from cxrbatch.webapp.export import EXPORT_FORMATS
 from cxrbatch.webapp.library import Library, ServedFile, get_service, requested_table
 from cxrbatch.webapp.row_filter import (
@@ -27,12 +27,12 @@ from cxrbatch.webapp.row_filter import (
     parse_number,
     sortable_columns,
 )
-from cxrbatch.webapp.served_table import FileVersion
+from cxrbatch.webapp.served_table import FileVersion, file_version
 from cxrbatch.workers.forkserver_client import ForkserverClosed
 from cxrbatch.workers.worker import WorkerFault, WorkerLimits
 
 if TYPE_CHECKING:
-    from cxrbatch.results.figures import Headline
+    from cxrbatch.results.label_files import LabelOptions
 
 ROWS_PER_PAGE = {"table": 50, "sheet": 60}
 """Layout of the page of rows -> rows on one page."""
@@ -52,52 +52,78 @@ _REPORT_POLICY = (
 )
 _MEANINGS = {code.value: code.meaning for code in (*Outcome, *Flag)}
 
+_Evaluating: TypeAlias = Future[RunEvaluation | str]
+
 blueprint = Blueprint("runs", __name__)
 
 
 class Evaluations:
-    """Evaluates tables against their truth in the background, one at a time; caches the results.
+    """Evaluates tables against the truth in the background, one at a time; caches the results.
 
-    A table's file is evaluated once, and again after it was changed.
+    A table is evaluated once, and again after its file or the file of labels was changed.
     """
 
-    def __init__(self) -> None:
-        """Create an empty cache; the first evaluation starts the first process."""
+    def __init__(
+        self, labels: Path | None = None, label_options: "LabelOptions | None" = None
+    ) -> None:
+        """Create an empty cache; the first evaluation starts the first process.
+
+        Args:
+            labels: A file of labels, which is read once now to see whether it can be; None to
+                compare tables with the truth that they hold.
+            label_options: How labels are read and joined; None for the usual way.
+
+        Raises:
+            LabelError: The file of labels cannot be read.
+        """
+        if labels is not None:
+            from cxrbatch.results.label_files import AS_USUAL, read_frame
+
+            read_frame(labels, label_options or AS_USUAL)
+        self._labels, self._label_options = labels, label_options
         self._children = ChildProcesses(_EVALUATION_LIMITS)
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1)
-        self._futures: dict[FileVersion, Future[Headline | str]] = {}
+        self._futures: dict[tuple[FileVersion, FileVersion | None], _Evaluating] = {}
 
     def close(self) -> None:
         """Stop the evaluation that is being computed, and drop those that wait."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._children.close()
 
-    def get(self, path: Path, version: FileVersion) -> "Headline | str":
+    def get(self, path: Path, version: FileVersion) -> RunEvaluation | str:
         """Return the evaluation of a table, without waiting for its computation.
 
-        The first call for a version of the file starts the computation in the background.
+        The first call for a version of the table and of the labels starts the computation in the
+        background.
 
         Args:
             path: The table's file.
             version: The file's version.
 
         Returns:
-            The headline figures; or a few words why there are none: `PENDING` until the computation
-            ends, `NO_TRUTH` where the truth of no scored image is known, else what failed.
+            The evaluation; or one line why there is none: `PENDING` until the computation ends,
+            `NO_TRUTH` where nothing tells the truth of an image, else what failed.
         """
         with self._lock:
-            future = self._futures.get(version)
+            key = version, self._labels_version()
+            future = self._futures.get(key)
             if future is None:
                 future = self._thread.submit(self._compute, path)
                 if len(self._futures) >= _MAX_EVALUATIONS:
                     del self._futures[next(iter(self._futures))]
-                self._futures[version] = future
+                self._futures[key] = future
         return future.result() if future.done() else PENDING
 
-    def _compute(self, path: Path) -> "Headline | str":
+    def _labels_version(self) -> FileVersion | None:
         try:
-            result = self._children.call(evaluate_table, path)
+            return None if self._labels is None else file_version(self._labels.stat())
+        except OSError:  # the evaluation says that the file is gone
+            return None
+
+    def _compute(self, path: Path) -> RunEvaluation | str:
+        try:
+            result = self._children.call(evaluate_table, path, self._labels, self._label_options)
         except (CxrbatchError, ForkserverClosed):
             return _NOT_EVALUATED
         return _NOT_EVALUATED if isinstance(result, WorkerFault) else result
@@ -108,7 +134,7 @@ def summarise_run(file: ServedFile) -> dict[str, Any]:
 
     Returns:
         The properties of a run in `openapi.json` except `accuracy`. A table that can be read also
-        has `evaluation` (a Headline, or None), `absence` (why there is no evaluation), and
+        has `evaluation` (a RunEvaluation, or None), `absence` (why there is no evaluation), and
         `reports` (number of reports in the table's folder). One that is damaged or gone has `id`,
         `name` and `broken` alone, which says why.
     """

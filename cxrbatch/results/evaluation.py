@@ -113,6 +113,20 @@ def headline(
     options = LabelOptions(by, label_column, path_column, patient_column, class_map or {})
     with naming_arguments():
         analysis = analyse(results, labels, label_options=options)
+    return headline_of_analysis(analysis, seed=seed)
+
+
+def headline_of_analysis(analysis: Analysis, *, seed: int = 0) -> Headline:
+    """Calculate the headline figures of the images that `analyse` chose.
+
+    Args:
+        analysis: The images, their scores and true classes.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        TableError: The table is damaged.
+        LabelError: No true class is known for any scored image.
+    """
     _require_truth(analysis)
     return headline_of(
         analysis.true_classes()[analysis.chosen],

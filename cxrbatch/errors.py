@@ -12,9 +12,14 @@ line prints it without a traceback; a program that uses the library catches `Cxr
 `Interrupted` stands beside them: a signal, which `except Exception` lets pass.
 """
 
+import math
+import numbers
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 _OPTION = re.compile(r"(?<![\w-])(?:--([a-z][a-z-]+)|(-o))\b")
 _ARGUMENTS = {
@@ -81,6 +86,59 @@ def naming_arguments() -> Iterator[None]:
     except CxrbatchError as error:
         error.args = (_OPTION.sub(_argument, str(error)),)
         raise
+
+
+def plain_number(
+    name: str,
+    value: object,
+    kind: type[int] | type[float],
+    low: float,
+    high: float = math.inf,
+) -> int | float:
+    """Return the number that a caller gave for an argument as a plain int or float.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: What the caller gave; numbers of NumPy are converted.
+        kind: int for a whole number, float for any.
+        low: The smallest number that is allowed.
+        high: The largest; whole numbers may be of any size by default.
+
+    Raises:
+        UsageError: It is no number of that kind (True and False are none), NaN or out of the range.
+    """
+    family = numbers.Integral if kind is int else numbers.Real
+    number: Any = value
+    if isinstance(value, bool) or not isinstance(value, family) or not low <= number <= high:
+        limits = f"from {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        whole = "a whole number" if kind is int else "a number"
+        raise UsageError(f"{name} is {repr(value)[:60]}; give {whole} {limits}")
+    return kind(number)
+
+
+def checked_path(name: str, value: object) -> Path:
+    """Return the path that a caller gave for an argument.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: What the caller gave.
+
+    Raises:
+        UsageError: It is neither a text nor a Path, or is a path that no file has: an empty one, or
+            one with a NUL or half a surrogate pair.
+    """
+    path = value.__fspath__() if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str):
+        raise UsageError(f"{name} is of the type {type(value).__name__}; give a text or a Path")
+    if not path:
+        raise UsageError(f"{name} is an empty path; name a file or a folder")
+    try:
+        is_possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        is_possible = False
+    if not is_possible:
+        raise UsageError(f"{name} has a character that no path has, such as NUL")
+    return Path(path)
 
 
 def _argument(option: re.Match[str]) -> str:

@@ -21,7 +21,7 @@ def test_importing_the_package_imports_no_library() -> None:
 def test_every_public_name_is_there_and_listed() -> None:
     for name in cxrbatch.__all__:
         assert getattr(cxrbatch, name) is not None
-    assert set(cxrbatch.__all__) <= set(dir(cxrbatch))
+    assert dir(cxrbatch) == sorted(cxrbatch.__all__)
 
 
 def test_an_unknown_name_is_no_attribute() -> None:

@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel
 
-from cxrbatch.errors import UsageError
+from cxrbatch.errors import UsageError, plain_number
 from cxrbatch.model.card import ARCHITECTURES, Card
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.inference import DTYPES, Precision
@@ -47,13 +46,7 @@ def checked_number(name: str, value: object) -> int | float:
     Raises:
         UsageError: It is no number of that kind (True and False are none), or out of the range.
     """
-    kind, low, high = _NUMBERS[name]
-    plain = value.item() if isinstance(value, np.number) else value
-    if isinstance(plain, bool) or not isinstance(plain, int | kind) or not low <= plain <= high:
-        limits = f"from {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        whole = "a whole number" if kind is int else "a number"
-        raise UsageError(f"{name} is {str(value)[:60]}; give {whole} {limits}")
-    return kind(plain)
+    return plain_number(name, value, *_NUMBERS[name])
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ class Card:
 
         Raises:
             CheckpointError: The text is not JSON, has another format version, or a field is
-                missing, unknown or invalid.
+                missing, unknown or invalid, as an architecture that is not in `ARCHITECTURES`.
         """
         try:
             return cls._from_fields(json.loads(text))
@@ -126,7 +126,7 @@ class Card:
             raise ValueError(f"fields {sorted(set(values) ^ names)} are missing or unknown")
         return cls(
             name=_expect(str, values["name"]),
-            architecture=_expect(str, values["architecture"]),
+            architecture=_known_architecture(_expect(str, values["architecture"])),
             classes=_texts(values["classes"]),
             recipe=Recipe.from_card(values["recipe"]),
             normalisation=_normalisation(values["normalisation"]),
@@ -135,6 +135,11 @@ class Card:
             training=_expect(dict, values["training"]),
             limits=_texts(values["limits"]),
         )
+
+
+def _known_architecture(name: str) -> str:
+    check_architecture(name)
+    return name
 
 
 def check_architecture(name: str) -> None:

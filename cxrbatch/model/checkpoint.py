@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 
 from cxrbatch.errors import CheckpointError
-from cxrbatch.model.card import Card, FeatureStatistics, check_architecture
+from cxrbatch.model.card import Card, FeatureStatistics
 from cxrbatch.reading.outcomes import ReadingError
 from cxrbatch.reading.sniffing import open_regular
 
@@ -130,7 +130,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tensors = {name: file.get_tensor(name) for name in list(file.keys())}
     from cxrbatch.model.soundness import check_tensors  # what is no checkpoint needs no torch
 
-    check_architecture(card.architecture)
     statistics = {name: tensors.pop(name) for name in list(tensors) if name.startswith(FEATURES)}
     checked = check_tensors(
         tensors,

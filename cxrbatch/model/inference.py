@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from cxrbatch.errors import CxrbatchError, UsageError
-from cxrbatch.model.prediction import LEVELS
+from cxrbatch.model.card import Card
+from cxrbatch.model.prediction import LEVELS, Prediction, dequantise
+from cxrbatch.reading.radiograph import Reading
 
 Backend = Literal["torch", "openvino"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
@@ -35,9 +37,11 @@ def choose_device(name: str, backend: Backend = "torch") -> torch.device:
         backend: The library that computes; "openvino" computes on the CPU only.
 
     Raises:
-        UsageError: The device does not exist on this machine, the backend is not installed, or the
-            backend does not compute on the device.
+        UsageError: `name` is no text, the device does not exist on this machine, the backend is not
+            installed, or the backend does not compute on the device.
     """
+    if not isinstance(name, str):
+        raise UsageError(f"--device is {repr(name)[:60]}; give a text such as cpu or cuda:0")
     if backend == "openvino":
         if find_spec("openvino") is None:
             raise UsageError(
@@ -165,6 +169,33 @@ class BatchScores:
             self.probabilities[:count],
             self.heatmaps[:count],
             self.heatmap_scale[:count],
+        )
+
+    def prediction(self, place: int, reading: Reading, card: Card) -> Prediction:
+        """Return the scores of one image, with its heat maps as numbers.
+
+        Args:
+            place: Number of the image among the n, from 0.
+            reading: What was read of it.
+            card: The card of the checkpoint that scored it, with c classes.
+        """
+        maps = dequantise(
+            self.heatmaps[place].tobytes(),
+            scale=float(self.heatmap_scale[place]),
+            classes=len(card.classes),
+            size=self.heatmaps.shape[2:],
+        )
+        logits, probabilities = (
+            dict(zip(card.classes, values[place].tolist(), strict=True))
+            for values in (self.logits, self.probabilities)
+        )
+        return Prediction(
+            reading,
+            label=card.classes[int(self.probabilities[place].argmax())],
+            probabilities=probabilities,
+            logits=logits,
+            heatmaps=dict(zip(card.classes, maps, strict=True)),
+            geometry=card.recipe.geometry,
         )
 
 

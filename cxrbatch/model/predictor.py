@@ -3,7 +3,7 @@
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,7 +12,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cxrbatch.errors import CxrbatchError, NotFiniteError, UsageError, naming_arguments
+from cxrbatch.errors import (
+    CxrbatchError,
+    NotFiniteError,
+    UsageError,
+    checked_path,
+    naming_arguments,
+    plain_number,
+)
 from cxrbatch.model.card import Normalisation
 from cxrbatch.model.checkpoint import Checkpoint, bundled_checkpoint, load_checkpoint
 from cxrbatch.model.fused import FusedResNet, layers_of
@@ -31,7 +38,7 @@ from cxrbatch.model.inference import (
     memory_explained,
     quantise,
 )
-from cxrbatch.model.prediction import Prediction, dequantise, first_reading
+from cxrbatch.model.prediction import Prediction, first_reading
 from cxrbatch.model.soundness import FirstBatchCheck, PlainScores
 from cxrbatch.reading.radiograph import Reading
 
@@ -50,6 +57,7 @@ Predictable: TypeAlias = "str | Path | bytes | npt.NDArray[np.generic] | Reading
 """What `Predictor` takes: a file's path, a display image as an array, or a Reading."""
 
 
+@naming_arguments()
 def load_model(
     path: str | Path | None = None, device: str = "auto", *, batch_size: int = DEFAULT_BATCH_SIZE
 ) -> "Predictor":
@@ -63,15 +71,14 @@ def load_model(
 
     Raises:
         CheckpointError: The file is no checkpoint, or its weights are unsound.
-        UsageError: The device does not exist here, or the batch size is no positive number.
+        UsageError: The device does not exist here, the batch size is no positive whole number, or
+            an argument is of another type.
     """
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise UsageError(f"batch_size is {batch_size!r}; give a whole number from 1")
-    checkpoint = load_checkpoint(bundled_checkpoint() if path is None else Path(path))
-    with naming_arguments():
-        chosen = choose_device(device)
+    images = int(plain_number("batch_size", batch_size, int, 1))
+    place = bundled_checkpoint() if path is None else checked_path("path", path)
+    checkpoint, chosen = load_checkpoint(place), choose_device(device)
     precision = choose_precision("auto", chosen)
-    return Predictor(checkpoint, batch_size=batch_size, device=chosen, precision=precision)
+    return Predictor(checkpoint, batch_size=images, device=chosen, precision=precision)
 
 
 def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
@@ -171,10 +178,12 @@ class Predictor:
         Raises:
             UsageError: The item is none of these, or an array is not a display image.
             CheckpointError: The first scores are not those of plain PyTorch.
-            CxrbatchError: A score is not finite, or the batch does not fit into memory.
+            NotFiniteError: A score is not finite.
+            CxrbatchError: The batch does not fit into memory.
         """
         return self.predict_batch([item])[0]
 
+    @naming_arguments()
     def predict_batch(self, items: Iterable[Predictable]) -> list[Prediction]:
         """Score radiographs; a file that cannot be read or scored has its outcome and no scores.
 
@@ -188,26 +197,33 @@ class Predictor:
             One Prediction for each item, in their order.
 
         Raises:
-            UsageError: An array is not a display image.
+            UsageError: `items` is no list or other iterable, an item is none of these, or an array
+                is not a display image.
             CheckpointError: The first scores are not those of plain PyTorch.
-            CxrbatchError: A score is not finite, or the batch does not fit into memory.
+            NotFiniteError: A score is not finite.
+            CxrbatchError: The batch does not fit into memory.
         """
-        if isinstance(items, str | bytes | os.PathLike | np.ndarray | Reading):
+        is_one = isinstance(items, str | bytes | os.PathLike | np.ndarray | Reading)
+        if is_one or not isinstance(items, Iterable):
             raise UsageError("predict_batch takes several images: give a list, or call predict")
         recipe = self.card.recipe
         prepared = [recipe.prepare_reading(first_reading(i, no_voi=recipe.no_voi)) for i in items]
         inputs = [image for _, image in prepared if image is not None]
         starts = range(0, len(inputs), self.batch_size)
         batches = (np.stack(inputs[start : start + self.batch_size]) for start in starts)
-        scores = (
+        scored = (
             (batch, place)
             for batch in self.score_all(batches)
             for place in range(len(batch.logits))
         )
-        return [
-            Prediction(reading) if image is None else self._prediction(reading, *next(scores))
-            for reading, image in prepared
-        ]
+        predictions = []
+        for reading, image in prepared:
+            if image is None:
+                predictions.append(Prediction(reading))
+            else:
+                batch, place = next(scored)
+                predictions.append(batch.prediction(place, reading, self.card))
+        return predictions
 
     def score(self, inputs: Inputs) -> BatchScores:
         """Score the inputs of one batch, and wait for the scores.
@@ -318,27 +334,6 @@ class Predictor:
     def _batch(self, inputs: Inputs) -> Tensor:
         images = self._transfer.send(inputs, batch_size=self.batch_size)
         return normalised(images, self.card.normalisation)
-
-    def _prediction(self, reading: Reading, batch: BatchScores, place: int) -> Prediction:
-        classes = self.card.classes
-        maps = dequantise(
-            batch.heatmaps[place].tobytes(),
-            scale=float(batch.heatmap_scale[place]),
-            classes=len(classes),
-            size=batch.heatmaps.shape[2:],
-        )
-        return Prediction(
-            reading,
-            label=classes[int(batch.probabilities[place].argmax())],
-            probabilities=_by_class(classes, batch.probabilities[place]),
-            logits=_by_class(classes, batch.logits[place]),
-            heatmaps=dict(zip(classes, maps, strict=True)),
-            geometry=self.card.recipe.geometry,
-        )
-
-
-def _by_class(classes: Sequence[str], values: npt.NDArray[np.float32]) -> dict[str, float]:
-    return {name: float(value) for name, value in zip(classes, values, strict=True)}
 
 
 def _timed(work: Callable[[], Result]) -> tuple[Result, float]:

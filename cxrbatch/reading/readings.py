@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError
@@ -46,8 +46,8 @@ class HeaderFacts:
     """Header values that a table may hold, as short printable text; None where absent or unusable.
 
     `patient_id` with `patient_issuer` (an institution) identifies the patient, `accession_number`
-    the study. They serve only to compute keyed hashes: they are never written to a table and are
-    missing from `repr`.
+    the study. They serve only to compute keyed hashes: they are never written to a table, and are
+    missing from `repr`, from pickles and from copies.
     """
 
     modality: str | None = None
@@ -71,6 +71,10 @@ class HeaderFacts:
     patient_id: str | None = field(default=None, repr=False)
     patient_issuer: str | None = field(default=None, repr=False)
     accession_number: str | None = field(default=None, repr=False)
+
+    def __reduce__(self) -> tuple[type["HeaderFacts"], tuple[object, ...]]:
+        """Pickle and copy the values without those that identify the patient or the study."""
+        return HeaderFacts, tuple(getattr(self, f.name) for f in fields(self) if f.repr)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cxrbatch.errors import TableError
+from cxrbatch.errors import TableError, UsageError
 from cxrbatch.files import shown
 from cxrbatch.results.bounded import BoundedParquet, open_bounded
 from cxrbatch.results.columns import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
@@ -114,9 +114,14 @@ class Table:
             One row for each number, in the order of `rows`.
 
         Raises:
+            UsageError: A number is below 0 or not below the number of rows.
             TableError: The file's data is damaged, or the row groups that are read take more memory
                 than 256 MiB and 128 times the file's size.
         """
+        outside = [row for row in rows if not 0 <= row < self.rows]
+        if outside:
+            last = self.rows - 1
+            raise UsageError(f"row {outside[0]} is not one of the table's rows, 0 to {last}")
         names, wanted = list(columns), np.unique(np.asarray(rows, np.int64))
         batches = []
         with _explained(self.path), open_bounded(self.path) as file:

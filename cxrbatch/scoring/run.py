@@ -1,17 +1,30 @@
 """What a run is asked for, what it reports meanwhile, and what it comes to; imports no torch."""
 
+import math
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxrbatch.errors import UsageError
+from cxrbatch.errors import UsageError, plain_number
 from cxrbatch.reading.outcomes import Outcome, OutcomeKind
 from cxrbatch.reading.readings import memory_for
 from cxrbatch.workers.worker import WorkerLimits
 
 MOST_CHANGE = 0.002
 """Largest allowed change of the area under a class's ROC curve, in either direction."""
+
+# Kind and range of the options that are numbers; a file may be read for a day at most.
+_NUMBERS: dict[str, tuple[type[int] | type[float], float, float]] = {
+    **dict.fromkeys(("batch_size", "max_pixels", "commit_every"), (int, 1, math.inf)),
+    "workers": (int, 0, math.inf),
+    "deadline": (float, 0.1, 86_400),
+}
+_LONGEST_PART = 40
+_NAMES = {
+    "backend": ("torch", "openvino"),
+    "precision": ("auto", "fp32", "bf16", "fp16", "int8"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +92,15 @@ class Part:
         """Make a part from text such as "2/8", the second of eight parts.
 
         Raises:
-            UsageError: It is not two whole numbers and a slash, or the first is below 1 or above
-                the second.
+            UsageError: It is no text of two whole numbers with a slash between, or the first is
+                below 1 or above the second.
         """
+        if not isinstance(text, str):
+            raise UsageError(f"{text!r:.60} is not like '2/8', the second of eight parts.")
         number, _, of = text.partition("/")
-        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-            raise UsageError(f"{text!r} is not like 2/8, the second of eight parts.")
+        is_pair = number.isdecimal() and of.isdecimal() and len(text) < _LONGEST_PART
+        if not (is_pair and 1 <= int(number) <= int(of)):
+            raise UsageError(f"{text[:60]!r} is not like 2/8, the second of eight parts.")
         return cls(int(number), int(of))
 
     def __str__(self) -> str:
@@ -157,23 +173,43 @@ class ScoringOptions:
             least_size=recipe.least_size if self.fast_decode else None,
         )
 
-    def check(self) -> None:
-        """Check the numbers, `backend` and `precision`, which the command line checks by itself.
+    def checked(self) -> "ScoringOptions":
+        """Return the same options with plain numbers, as a table's provenance can hold them.
 
         Raises:
-            UsageError: A number is below its minimum, or a name is unknown.
+            UsageError: A value is of another type, a number is out of its range, or a name is
+                unknown; the message names the option, as in --batch-size.
         """
-        least = {"batch_size": 1, "workers": 0, "max_pixels": 1, "deadline": 0.1, "commit_every": 1}
-        for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {minimum}")
-        names = {
-            "backend": ("torch", "openvino"),
-            "precision": ("auto", "fp32", "bf16", "fp16", "int8"),
-        }
-        for name, known in names.items():
+        for name in ("follow_links", "fast_decode"):
+            check_flag(name, getattr(self, name))
+        for name, known in _NAMES.items():
             if getattr(self, name) not in known:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; choose {', '.join(known)}")
+                raise _refused(name, getattr(self, name), f"choose {', '.join(known)}")
+        if not isinstance(self.device, str):
+            raise _refused("device", self.device, "give a text such as cpu or cuda:0")
+        numbers: dict[str, Any] = {
+            name: plain_number(f"--{name.replace('_', '-')}", getattr(self, name), *limits)
+            for name, limits in _NUMBERS.items()
+        }
+        return replace(self, **numbers)
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse the value of an argument that is neither True nor False.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: What the caller gave.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} is {repr(value)[:60]}; give True or False")
+
+
+def _refused(name: str, value: object, remedy: str) -> UsageError:
+    return UsageError(f"--{name.replace('_', '-')} is {repr(value)[:60]}; {remedy}")
 
 
 @dataclass(slots=True)

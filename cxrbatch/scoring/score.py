@@ -8,12 +8,12 @@ import sys
 from collections.abc import Iterable
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from cxrbatch.errors import UsageError, naming_arguments
+from cxrbatch.errors import UsageError, checked_path, naming_arguments
 from cxrbatch.files import check_output, claimed, writing
 from cxrbatch.process import default_workers
-from cxrbatch.scoring.run import Part, Progress, ScoringOptions, Summary
+from cxrbatch.scoring.run import Part, Progress, ScoringOptions, Summary, check_flag
 from cxrbatch.workers.forkserver_client import Forkserver
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def score(
     device: str = "auto",
     follow_links: bool = False,
     max_pixels: int = 200_000_000,
-    modality: Iterable[str] = (),
+    modality: str | Iterable[str] = (),
     fast_decode: bool = False,
     deadline: float = 60.0,
     commit_every: int = 4096,
@@ -141,10 +141,10 @@ def score(
         device: "auto", "cpu", "cuda" or "cuda:N".
         follow_links: Follow symbolic links, each folder once.
         max_pixels: Refuse an image that claims more pixels, before it is decoded.
-        modality: DICOM modalities that are scored too, beside CR, DX and RG.
+        modality: DICOM modalities that are scored too, beside CR, DX and RG: one, or several.
         fast_decode: Decode grey JPEG and JPEG 2000 at a reduced size: faster, and changes scores
             slightly.
-        deadline: Seconds after which a file is given up.
+        deadline: Seconds after which a file is given up, 0.1 to 86,400.
         commit_every: Files that are put on the disk at a time.
         shard: "2/8" scores the second of eight equal parts, for `merge_parts` to join.
         engine: "local" scores in this process, "ray" on all nodes of a Ray cluster.
@@ -155,39 +155,39 @@ def score(
         The counts of the table and the speed of the run.
 
     Raises:
-        UsageError: The arguments contradict each other, the archive is missing or empty, or the
-            output or an unfinished run was made by other arguments.
+        UsageError: An argument is of another type or out of its range, the arguments contradict
+            each other, the archive is missing or empty, or the output or an unfinished run was made
+            by other arguments.
         CheckpointError: The checkpoint cannot be used.
         LabelError: The calibration images cannot be used.
         TableError: The table cannot be written.
         CxrbatchError: A score is not finite, or no process can be started.
     """
-    if progress is True:
-        progress = ProgressBar()
-    listener = progress or Progress()
+    for name, value in (("overwrite", overwrite), ("update", update)):
+        check_flag(name, value)
+    if not isinstance(progress, bool | Progress):
+        raise UsageError("progress is neither True nor False nor a Progress object")
+    listener = ProgressBar() if progress is True else progress or Progress()
     with naming_arguments(), closing(listener):
         options = ScoringOptions(
             batch_size=batch_size,
             workers=default_workers() if workers is None else workers,
             backend=backend,
             precision=precision,
-            calibration=None if calibration is None else Path(calibration),
+            calibration=_given("calibration", calibration),
             device=device,
             follow_links=follow_links,
             max_pixels=max_pixels,
-            modalities=frozenset(code.strip().upper() for code in modality),
+            modalities=_codes(modality),
             deadline=deadline,
             commit_every=commit_every,
             part=Part.from_text(shard),
             fast_decode=fast_decode,
         )
-        options.check()
-        if not os.fspath(archive):
-            raise UsageError("archive is an empty path; name a folder or a file")
         return score_archive(
-            Path(archive),
-            Path(output),
-            checkpoint=None if checkpoint is None else Path(checkpoint),
+            checked_path("archive", archive),
+            checked_path("output", output),
+            checkpoint=_given("checkpoint", checkpoint),
             options=options,
             overwrite=overwrite,
             update=update,
@@ -195,6 +195,18 @@ def score(
             ray_address=ray_address,
             progress=listener,
         )
+
+
+def _given(name: str, path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else checked_path(name, path)
+
+
+def _codes(modality: str | Iterable[str]) -> frozenset[str]:
+    is_one = isinstance(modality, str) or not isinstance(modality, Iterable)
+    codes: list[Any] = [modality] if is_one else [*modality]
+    if not all(isinstance(code, str) for code in codes):
+        raise UsageError("modality is no text; give a DICOM modality such as 'MG', or several")
+    return frozenset(code.strip().upper() for code in codes)
 
 
 def score_archive(
@@ -210,7 +222,7 @@ def score_archive(
     ray_address: str | None = None,
     executor: "ShardExecutor | None" = None,
 ) -> Summary:
-    """Score an archive into a table, as `score` does, with options that are checked already.
+    """Score an archive into a table, as `score` does, with paths that are checked already.
 
     Messages of errors name options of the command line, as in --batch-size, not arguments.
 
@@ -232,6 +244,7 @@ def score_archive(
     Raises:
         CxrbatchError: As `score`.
     """
+    options = options.checked()
     check_call(overwrite, update, engine=engine, ray_address=ray_address, backend=options.backend)
     check_table_name(output)
     check_output(output, overwrite=True, source=archive)
@@ -264,12 +277,15 @@ def check_call(
 
     Raises:
         UsageError: `overwrite` and `update` are both set, the engine is unknown, `ray_address` is
-            given without the engine "ray", or a backend other than "torch" is given with it.
+            no text or given without the engine "ray", or a backend other than "torch" is given
+            with it.
     """
     if engine not in ("local", "ray"):
         raise UsageError(f"--engine {engine!r} is unknown; give 'local' or 'ray'.")
     if overwrite and update:
         raise UsageError("--update keeps what --overwrite replaces; give one of them.")
+    if ray_address is not None and not isinstance(ray_address, str):
+        raise UsageError(f"--ray-address is {repr(ray_address)[:60]}; give a text")
     if ray_address and engine != "ray":
         raise UsageError("--ray-address goes with --engine ray.")
     if backend != "torch" and engine == "ray":

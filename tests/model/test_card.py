@@ -109,6 +109,12 @@ def test_what_is_no_json_object_is_refused(text: str) -> None:
         Card.from_json(text)
 
 
+def test_an_architecture_that_nobody_knows_is_refused(tiny_card: Card) -> None:
+    for name in ("vgg16", "", "ResNet18"):
+        with pytest.raises(CheckpointError, match=f"^unknown architecture '{name}'; known: resnet"):
+            Card.from_json(changed(tiny_card, {"architecture": name}))
+
+
 def test_name_that_no_terminal_can_print_is_refused(tiny_card: Card) -> None:
     """`models show` and every report print it."""
     with pytest.raises(CheckpointError, match="card is invalid"):

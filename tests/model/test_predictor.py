@@ -1,5 +1,8 @@
 """One image by itself, as a path, an array or a Reading, scores as its row of a table does."""
 
+import copy
+import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cxrbatch.cli import main
-from cxrbatch.errors import UsageError
+from cxrbatch.errors import NotFiniteError, UsageError
 from cxrbatch.model.prediction import Prediction, dequantise
 from cxrbatch.model.predictor import Predictor, load_model
 from cxrbatch.reading.outcomes import Flag, Outcome
@@ -160,7 +163,7 @@ def test_what_is_no_path_array_or_reading_is_refused(predictor: Predictor, item:
         predictor.predict(item)
 
 
-@pytest.mark.parametrize("items", ["a.dcm", Path("a.dcm"), np.zeros((9, 9))])
+@pytest.mark.parametrize("items", ["a.dcm", Path("a.dcm"), np.zeros((9, 9)), None, 5])
 def test_one_image_is_no_batch(predictor: Predictor, items: object) -> None:
     with pytest.raises(UsageError, match="give a list, or call predict"):
         predictor.predict_batch(items)
@@ -168,12 +171,41 @@ def test_one_image_is_no_batch(predictor: Predictor, items: object) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [({"batch_size": 0}, "batch_size is 0"), ({"batch_size": 1.5}, "1.5"), ({"device": "x"}, "x")],
+    [
+        *(({"batch_size": size}, "batch_size is") for size in (0, 1.5, "8", None, True, [1])),
+        *(({"device": device}, "device") for device in ("x", None, 0, "cuda:x", "")),
+        *(({"path": path}, "path") for path in (5, b"a", "", "a\0b", "\ud800")),
+    ],
 )
 def test_arguments_of_load_model_are_checked(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words) as raised:
         load_model(**arguments)
     assert "--" not in str(raised.value)
+
+
+def test_scores_that_are_not_finite_name_an_argument(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cxrbatch.model.inference.BatchScores.are_finite", False)
+    with pytest.raises(NotFiniteError, match="try a wider precision, or another checkpoint"):
+        predictor.predict(np.zeros((64, 64)))
+
+
+def test_a_pickle_holds_no_patient_and_no_study(archive: Path, predictor: Predictor) -> None:
+    """The facts that a table may hold come through; a copy identifies nobody either."""
+    films = (read_radiographs(path)[0] for path in sorted(archive.rglob("*.dcm")))
+    film = next(film for film in films if film.outcome is Outcome.SCORED)
+    ids = {"patient_id": "Zq7Canary-1", "patient_issuer": "Zq7Canary-2"}
+    facts = replace(film.facts, **ids, accession_number="Zq7Canary-3")
+    prediction = predictor.predict(replace(film, facts=facts))
+    content = pickle.dumps(prediction)
+    assert b"Zq7Canary" not in content
+    found = pickle.loads(content)
+    assert found.probabilities == prediction.probabilities
+    assert repr(found.reading.facts) == repr(facts)
+    assert found.reading.facts.patient_id is found.reading.facts.accession_number is None
+    assert copy.deepcopy(facts).patient_issuer is None
+    assert facts.patient_id == "Zq7Canary-1"
 
 
 def test_a_batch_of_nothing_is_nothing(predictor: Predictor) -> None:

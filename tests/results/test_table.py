@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cxrbatch.errors import TableError
+from cxrbatch.errors import TableError, UsageError
 from cxrbatch.reading.readings import HeaderFacts
 from cxrbatch.results.columns import (
     FACTS,
@@ -362,6 +362,9 @@ def test_a_few_rows_come_in_the_order_asked_for(tmp_path: Path) -> None:
     table = open_table(path)
     assert table.take([99, 0, 8, 7, 50], ["frame"])["frame"].to_pylist() == [99, 0, 8, 7, 50]
     assert table.take([], ["frame", "path"]).num_rows == 0
+    for rows, wrong in (([0, -1], -1), ([100], 100)):
+        with pytest.raises(UsageError, match=f"row {wrong} is not one of the table's rows, 0 to 9"):
+            table.take(rows, ["frame"])
 
 
 # Tables of an older schema

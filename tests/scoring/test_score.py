@@ -1,5 +1,6 @@
 """The public call: paths of any type, arguments in its errors, a bar or none."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -68,8 +69,28 @@ def test_progress_is_reported_to_an_object(archive: Path, tiny_checkpoint: Path)
         ({"engine": "x"}, "engine 'x' is unknown"),
         ({"ray_address": "auto"}, "ray_address goes with engine ray"),
         ({"engine": "ray", "backend": "openvino"}, "backend openvino goes with engine local"),
-        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
-        ({"workers": -1}, "workers is -1"),
+        ({"batch_size": 0}, "batch_size is 0; give a whole number from 1"),
+        *(({"batch_size": size}, "batch_size is") for size in (1.5, "x", None, True, math.nan)),
+        *(({"workers": count}, "workers is") for count in (-1, 0.0, "2", False)),
+        *(({"deadline": time}, "deadline is") for time in (0, math.nan, math.inf, "60", None)),
+        ({"deadline": 86_401}, "deadline is 86401; give a number from 0.1 to 86400"),
+        *(({"max_pixels": count}, "max_pixels is") for count in (0, 1e6, "1")),
+        ({"commit_every": 0}, "commit_every is 0"),
+        *(({"checkpoint": path}, "checkpoint") for path in (5, "", "a\0b", b"a")),
+        *(({"calibration": path}, "calibration") for path in (5, "", "a\0b")),
+        *(({"output": path}, "output") for path in (None, "", "a\0b", "\ud800", "x.csv")),
+        *(({"modality": codes}, "modality is no text") for codes in (5, [5], None, ["MG", None])),
+        *(({name: 1}, f"^{name} is 1; give True") for name in ("follow_links", "fast_decode")),
+        *(({name: "no"}, f"^{name} is 'no'; give True") for name in ("overwrite", "update")),
+        *(({"progress": value}, "progress is neither") for value in (None, 1, print)),
+        *(
+            ({"shard": part}, "is not like '?2/8")
+            for part in (5, None, "1", "0/2", "1/" + "9" * 5000)
+        ),
+        ({"engine": ["ray"]}, "engine .* is unknown"),
+        ({"engine": "ray", "ray_address": 5}, "ray_address is 5"),
+        ({"backend": ["torch"]}, "backend is"),
+        ({"device": 0}, "device is 0; give a text"),
         ({"backend": "other"}, "backend is 'other'; choose torch, openvino"),
         ({"precision": "fp8"}, "precision is 'fp8'; choose auto"),
         ({"shard": "3/2"}, "'3/2' is not like 2/8"),
@@ -81,10 +102,11 @@ def test_errors_name_arguments(
     arguments: dict[str, Any], words: str, archive: Path, tiny_checkpoint: Path
 ) -> None:
     output = archive.parent / "r.parquet"
-    arguments = {"workers": 0, **arguments}
+    plain = {"output": output, "checkpoint": tiny_checkpoint, "workers": 0, "progress": False}
     with pytest.raises(UsageError, match=words) as raised:
-        score(archive, output, checkpoint=tiny_checkpoint, progress=False, **arguments)
+        score(archive, **{**plain, **arguments})
     assert "--" not in str(raised.value)
+    assert len(str(raised.value)) < 300
     assert not output.exists()
     assert not output.with_name("r.parquet.partial").exists()
 
@@ -102,9 +124,27 @@ def test_a_film_of_the_archive_is_never_replaced(archive: Path, tiny_checkpoint:
         score(archive, inside, checkpoint=tiny_checkpoint, overwrite=True, progress=False)
 
 
-def test_an_empty_path_is_no_archive(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="empty path"):
-        score("", tmp_path / "r.parquet", progress=False)
+@pytest.mark.parametrize(
+    ("place", "words"), [("", "empty path"), (None, "NoneType"), ("a\0b", "NUL"), (b"a", "bytes")]
+)
+def test_what_is_no_path_is_no_archive(tmp_path: Path, place: str, words: str) -> None:
+    with pytest.raises(UsageError, match=f"^archive .*{words}"):
+        score(place, tmp_path / "r.parquet", progress=False)
+
+
+def test_one_text_is_one_modality_and_numbers_of_numpy_are_numbers(
+    archive: Path, tiny_checkpoint: Path
+) -> None:
+    output = archive.parent / "r.parquet"
+    given: list[dict[str, Any]] = [
+        {"modality": "mg", "batch_size": np.int64(4), "deadline": np.float32(60), "workers": 0},
+        {"modality": iter(["MG"]), "batch_size": 4, "deadline": 60, "workers": np.uint8(0)},
+    ]
+    for arguments in given:
+        score(archive, output, checkpoint=tiny_checkpoint, progress=False, **arguments)
+    made = open_table(output).provenance
+    assert made["modalities"] == ["CR", "DX", "MG", "RG"]
+    assert made["seconds_per_file"] == 60.0
 
 
 def test_an_existing_output_names_its_remedy(archive: Path, tiny_checkpoint: Path) -> None:

@@ -210,12 +210,14 @@ class RunEvaluation:
         headline: The main figures of `cxrbatch report`.
         flow: How many images and labels were left out, and why.
         truth: Where the truth comes from, for a reader: "a file of labels, joined by path".
+        is_from_labels: Whether that is a file of labels, not the table itself.
         notes: What was done with the labels beside joining them, a sentence each.
     """
 
     headline: "Headline"
     flow: "Flow"
     truth: str
+    is_from_labels: bool
     notes: tuple[str, ...]
 
 
@@ -250,4 +252,5 @@ def evaluate_table(
         return f"the labels cannot be used: {message.replace(str(labels), labels.name)}"
     except TableError as error:
         return str(error).replace(str(path), "the table")
-    return RunEvaluation(headline, analysis.flow, analysis.truth.source, analysis.truth.notes)
+    truth = analysis.truth
+    return RunEvaluation(headline, analysis.flow, truth.source, labels is not None, truth.notes)

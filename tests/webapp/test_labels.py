@@ -87,9 +87,9 @@ def test_a_run_shows_the_figures_of_its_report_with_these_labels(
 def test_labels_that_are_replaced_are_read_again(folder: Path, tmp_path: Path) -> None:
     labels = written(tmp_path / "labels.csv", range(12))
     with labelled_app(folder, labels) as app:
-        assert "12, of which 0 name no row" in page_of(app)
+        assert "12; each names a row" in page_of(app)
         written(labels, range(5))
-        assert "5, of which 0 name no row" in page_of(app)
+        assert "5; each names a row" in page_of(app)
         labels.unlink()
         page = page_of(app)
     assert "The labels cannot be used: cannot read labels labels.csv: " in page
@@ -116,7 +116,7 @@ def test_labels_that_do_not_fit_a_table_are_told_on_its_page(
 def test_options_say_which_columns_are_read(folder: Path, tmp_path: Path) -> None:
     labels = written(tmp_path / "labels.csv", range(12), column="Spalte 7")
     with labelled_app(folder, labels, path_column="Spalte 7", by="path") as app:
-        assert "12, of which 0 name no row" in page_of(app)
+        assert "12; each names a row" in page_of(app)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from cxrbatch.results.label_files import LabelOptions
     from cxrbatch.results.statistics.intervals import Estimate
 
-WORSE = 4
-"""Exit code: the second table is worse than allowed."""
-
 # Sums in another order differ in the last bits.
 _ROUNDING = 1e-12
 
@@ -237,7 +234,7 @@ def compare(
         click.echo(
             f"error: the second is worse by {found.loss:.4f}, over {fail_if_worse:g}", err=True
         )
-        click.get_current_context().exit(WORSE)
+        click.get_current_context().exit(shared.CONDITION_FAILED)
 
 
 def _show_check(table: Path, labels: Path | None, options: "LabelOptions") -> None:

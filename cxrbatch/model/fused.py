@@ -200,7 +200,11 @@ class FusedResNet:
         return x
 
     def score(self, images: Tensor) -> Scores:
-        """Compute logits and heat maps of images of shape (n, 1, size, size), as `features`."""
+        """Compute logits, shape (n, classes), and heat maps, shape (n, classes, h, w); float32.
+
+        Args:
+            images: As for `features`.
+        """
         return score_features(self.features(images), self._weight, self._bias)
 
 

@@ -94,6 +94,9 @@ class OpenVinoResNet:
 
         Args:
             images: Shape (batch_size, 1, size, size), float32, normalised.
+
+        Returns:
+            Logits, shape (batch_size, classes), and heat maps, shape (batch_size, classes, h, w).
         """
         return score_features(self.features(images), self._weight, self._bias)
 

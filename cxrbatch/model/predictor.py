@@ -100,9 +100,8 @@ class Predictor:
     """A checkpoint's network on a device, which scores radiographs and computes their heat maps.
 
     Every forward pass has the same shape: a shorter batch is filled up with black images. So the
-    kernels, and with them the last bits, are the same for every image: one image by itself, the
-    same image in a batch, and its row in a table of `cxrbatch score` agree bit for bit. A GPU
-    moreover never plans for a second shape.
+    same kernels compute every image, and the scores of an image by itself, in a batch, and in its
+    row of a table that was scored with the same batch size agree to the last bit.
 
     Attributes:
         card: The checkpoint's card: classes, recipe, temperature, operating points.
@@ -233,13 +232,17 @@ class Predictor:
 
         Raises:
             CheckpointError: The first scores are not those of plain PyTorch.
-            CxrbatchError: A score is not finite, as when float16 overflows, or the batch does not
-                fit into memory.
+            NotFiniteError: A score is not finite, as when float16 overflows.
+            CxrbatchError: The batch does not fit into memory.
         """
         return self.launch(inputs)()
 
     def score_all(self, batches: Iterable[Inputs]) -> Iterator[BatchScores]:
-        """Yield batches' scores in order, each as by `score`, computing `ahead` batches ahead."""
+        """Score batches, and yield their scores in order, while `ahead` more are being computed.
+
+        Args:
+            batches: The inputs of each batch, as for `score`, which also says what is raised.
+        """
         launched: deque[Launched] = deque()
         for inputs in batches:
             launched.append(self.launch(inputs))
@@ -255,7 +258,8 @@ class Predictor:
             inputs: As for `score`.
 
         Returns:
-            A function that waits for the scores and returns them. Both raise errors as `score`.
+            A function that waits for the scores and returns them. It raises errors as `score`, and
+            so does this call.
         """
         check, self._check = self._check, None
         if check is None:

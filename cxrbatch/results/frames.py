@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from cxrbatch.errors import TableError, UsageError, naming_arguments
+from cxrbatch.errors import TableError, UsageError, checked_path, naming_arguments
 from cxrbatch.results.columns import FACTS, TRUTH_COLUMNS
 from cxrbatch.results.label_files import LabelOptions, read_frame
 from cxrbatch.results.table import Table, open_table
@@ -100,8 +100,9 @@ def load_results(path: str | Path) -> pd.DataFrame:
     Raises:
         TableError: The file is no results table, has another major schema version, is damaged, or
             expands to more memory than a table of its size may.
+        UsageError: `path` is no path.
     """
-    table = open_table(Path(path))
+    table = open_table(checked_path("path", path))
     frame = _to_pandas(table, [name for name in table.columns if name not in _HEATMAPS])
     lists = frame["image_flags"]
     frame["image_flags"] = [None if flags is None else list(flags) for flags in lists]

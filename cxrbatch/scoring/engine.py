@@ -188,7 +188,12 @@ class Engine:
 
     @cached_property
     def predictor(self) -> Predictor:
-        """The network, ready to score on `device`; built at the first use, then kept."""
+        """The network, ready to score on `device`; built at the first access, then kept.
+
+        Raises:
+            CheckpointError: The weights are not finite at the run's precision.
+            CxrbatchError: There is too little memory for it.
+        """
         quantisation = self.summary.quantisation
         return Predictor(
             self._model,

@@ -175,3 +175,9 @@ def test_an_older_table_is_loaded_with_the_columns_of_today(
     older = load_results(path)
     pd.testing.assert_frame_equal(older, today)
     assert older.attrs["provenance"]["schema_version"] == version
+
+
+@pytest.mark.parametrize("path", [None, 5, b"r.parquet", "", "a\0b"])
+def test_what_is_no_path_is_no_table(path: str) -> None:
+    with pytest.raises(UsageError, match=r"^path "):
+        load_results(path)

@@ -240,7 +240,7 @@ _LABEL_OPTIONS = (
     ),
     click.option(
         "--by",
-        type=click.Choice(["path", "name", "sop", "series", "study", "image_hash"]),
+        type=click.Choice(["path", "name", "sop", "series", "study", "accession", "image_hash"]),
         help="What names an image in the labels; name is the file's alone.  [default: what joins "
         "most labels]",
     ),

@@ -54,7 +54,7 @@ def evaluate(
         labels: A file of labels, or what `load_labels` returned; None to use the table's own
             column truth, else class-named folders.
         by: What names the images in the labels: "path", "name" (of the file alone), "sop",
-            "series", "study" or "image_hash"; None to take what joins most labels.
+            "series", "study", "accession" or "image_hash"; None to take what joins most labels.
         label_column: Name of the labels' column with the class; None to find it, as the next two,
             by its usual names.
         path_column: Likewise, with the path or file name.

@@ -156,8 +156,8 @@ def load_labels(
 
     Args:
         path: The file.
-        by: What names the images: "path", "name" (of the file alone), "sop", "series", "study" or
-            "image_hash"; None to read all of them that the file has.
+        by: What names the images: "path", "name" (of the file alone), "sop", "series", "study",
+            "accession" or "image_hash"; None to read all of them that the file has.
         label_column: Name of the column with the class. Without such a column the columns of a
             table with one column per class are read, of which each row marks one.
         path_column: Name of the column with the path or file name.
@@ -167,8 +167,9 @@ def load_labels(
     Returns:
         One row per label, in the file's order; the index is its line, in Excel and Parquet its row.
         First come the columns that name the images, as text: path, sop_instance_uid, image_hash,
-        series_instance_uid, study_instance_uid, as far as the file has them; then `label`,
-        `patient`, `split` and `source` as categories, null where the file has nothing.
+        series_instance_uid, study_instance_uid, accession_key, as far as the file has them; then
+        `label`, `patient`, `split` and `source` as categories, null where the file has nothing.
+        `accession_key` is a hash of the accession number under the user's patient secret.
 
     Raises:
         LabelError: The file cannot be read, lacks a column or has two that may be meant, or has a

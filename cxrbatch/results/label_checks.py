@@ -9,7 +9,8 @@ from urllib.parse import unquote
 import pandas as pd
 
 from cxrbatch.errors import LabelError
-from cxrbatch.results.label_names import KEYS, ChosenColumns
+from cxrbatch.results.columns import accession_key, patient_secret, secret_file
+from cxrbatch.results.label_names import ACCESSION_NUMBER, KEYS, ChosenColumns
 from cxrbatch.results.label_rows import LONGEST_VALUE, TOO_LONG
 from cxrbatch.results.labels import SPLITS, folded
 
@@ -89,8 +90,10 @@ class CheckedLabels:
             if name not in labels:
                 labels[name] = ""
         labels["split"] = labels["split"].map(_side)
+        self._check_fields(labels, [n for n in (*KEYS, ACCESSION_NUMBER) if n in labels])
+        if ACCESSION_NUMBER in labels:
+            labels["accession_key"] = self._accession_keys(labels[ACCESSION_NUMBER])
         keys = [name for name in KEYS if name in labels]
-        self._check_fields(labels, keys)
         if "path" in labels:
             labels["path"] = _plain_paths(labels["path"])
         labels = labels[[*keys, "label", *_OTHERS]]
@@ -112,6 +115,15 @@ class CheckedLabels:
         if labels["label"].isna().all():
             raise LabelError(f"{self._file}: none of its {self._rows:,} rows has a label")
         return labels
+
+    def _accession_keys(self, numbers: pd.Series) -> pd.Series:
+        secret = patient_secret()
+        if secret is None:
+            raise LabelError(
+                f"{self._file} names images by accession number, and the patient secret "
+                f"{secret_file()} cannot be read; mend it, or choose another column with --by"
+            )
+        return numbers.map(lambda number: accession_key(number, secret) or "").astype("string")
 
     def _meant(self, texts: Iterable[str]) -> dict[str, str]:
         return {t: self._exact.get(t) or self._folded.get(folded(t), t) for t in texts}

@@ -138,7 +138,7 @@ def read_frame(
         A row per label, in order. The index is the row's number in its file: the line of CSV, else
         the row, from 1. The columns are first those of `JOINS` that are there, as text, "" where a
         row lacks it; then label, patient, split and source as categories, null where nothing is
-        given. Split is one of `SPLITS`.
+        given. Split is one of `SPLITS`. An accession number is replaced by its `accession_key`.
 
     Raises:
         LabelError: The file is of no such form or would take too much memory, a needed column is

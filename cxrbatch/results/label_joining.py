@@ -12,12 +12,13 @@ import pandas as pd
 from cxrbatch.errors import LabelError
 from cxrbatch.files import shown
 from cxrbatch.reading.outcomes import Outcome
+from cxrbatch.results.columns import patient_secret, secret_file, secret_id
 from cxrbatch.results.frames import Results
 from cxrbatch.results.label_files import LabelOptions, LoadedLabels, load, once_each
 from cxrbatch.results.label_names import JOINS
 from cxrbatch.results.labels import find_classes
 
-GROUPS = ("series", "study")
+GROUPS = ("series", "study", "accession")
 """Joins whose label is that of several images."""
 
 _MOST_SHOWN = 5
@@ -118,12 +119,21 @@ def join(results: Results, loaded: LoadedLabels, by: str | None) -> JoinedLabels
             two that join equally many labels, the one that is earlier in `JOINS` is taken.
 
     Raises:
-        LabelError: Two labels of one image contradict each other.
+        LabelError: Two labels of one image contradict each other; or only accession numbers name
+            images, and the table has no keys of theirs under the user's patient secret.
         TableError: The table is damaged.
     """
     frame = loaded.frame
     known = frame[frame["label"].notna()]
     tried = [by] if by is not None else [by for by, column in JOINS.items() if column in frame]
+    if "accession" in tried and not _has_our_keys(results):
+        tried.remove("accession")
+        if not tried:
+            raise LabelError(
+                f"{results.name} has no accession keys, or they were made under another patient "
+                f"secret than {secret_file()}: score again with this secret, or name images in "
+                f"{loaded.name} by another column, see --by"
+            )
     matches: dict[str, int] = {}
     best: tuple[str, pd.Series, pd.Series] | None = None
     for one in tried:
@@ -203,6 +213,14 @@ def _by_class(rows: pd.DataFrame, numbers: Mapping[str, int]) -> pd.DataFrame:
     meant = [text if numbers[text] < 0 else f"class {numbers[text]}" for text in texts]
     codes, classes = pd.factorize(np.array(meant, object))
     return rows.assign(label=pd.Categorical.from_codes(codes[rows["label"].cat.codes], classes))
+
+
+def _has_our_keys(results: Results) -> bool:
+    """Whether the table's accession keys can be compared with those of this user."""
+    secret = patient_secret()
+    if secret is None or results.provenance.get("patient_secret_id") != secret_id(secret):
+        return False
+    return bool(results.read(["accession_key"])["accession_key"].notna().any())
 
 
 def _plain(results: Results, labels: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series]:

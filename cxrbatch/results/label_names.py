@@ -18,6 +18,7 @@ JOINS = {
     "image_hash": "image_hash",
     "series": "series_instance_uid",
     "study": "study_instance_uid",
+    "accession": "accession_key",
 }
 """What may join labels with images -> the column, of labels and of a results table, that names it.
 
@@ -25,7 +26,10 @@ The order is that of preference: from one image to all of a study.
 """
 
 KEYS = tuple(dict.fromkeys(JOINS.values()))
-"""Columns of labels that may name images."""
+"""Columns of labels that may name images, once they are read."""
+
+ACCESSION_NUMBER = "accession_number"
+"""A column of files of labels, which is replaced by `accession_key` while it is read."""
 
 _USUAL = {
     "path": "path file filename filepath filelocation relativepath fullpath image imagefile "
@@ -43,6 +47,12 @@ _USUAL = {
     "serieninstanzuid serieuid uidserie uidseries",
     "study_instance_uid": "studyinstanceuid studyuid studienuid studieninstanzuid "
     "studyinstanzuid untersuchungsuid estudiouid uidetude uidestudio uidstudio uidestudo",
+    "accession_key": "accessionkey",
+    ACCESSION_NUMBER: "accessionnumber accession accessionno accessionnr accessionid "
+    "accnumber accno accnr acc zugangsnummer zugangsnr auftragsnummer auftragsnr auftrag "
+    "anforderungsnummer anforderungsnr untersuchungsnummer numeroaccession numerodaccession "
+    "numeroacces numerodacces numeroaccesion numeroacceso numerodeacceso numerodeaccesion "
+    "numeroaccesso numerodiaccesso numeroaccessione numeroacesso numerodeacesso",
     "label": "label labels labelname classlabel class classname classe clase klasse klassenname "
     "category kategorie categorie categoria diagnosis diagnose diagnostic diagnostico diagnosi "
     "finding findings findinglabel findinglabels befund befunde hallazgo hallazgos achado achados "
@@ -147,8 +157,8 @@ class ChosenColumns:
     """Which columns of a file of labels are read.
 
     Attributes:
-        places: Role -> position in the header, from 0. Roles are `KEYS`, label, patient, split and
-            source.
+        places: Role -> position in the header, from 0. Roles are `KEYS`, `ACCESSION_NUMBER`, label,
+            patient, split and source.
         flags: Class name -> position of a column that may say for each row whether it is of this
             class; empty if there is a column label.
         are_classes: Whether the columns of flags are named like classes; if not, all columns that
@@ -185,6 +195,7 @@ def choose_columns(header: Sequence[str], wanted: WantedColumns, file: str) -> C
         role: _named_by_user(header, role, name, where) for role, name in wanted.named.items()
     }
     keys = KEYS if wanted.by is None else (JOINS[wanted.by],)
+    keys += (ACCESSION_NUMBER,) if "accession_key" in keys else ()
     for role in (*keys, "label", "patient", "split", "source"):
         if role not in places:
             place = _usual_place(header, role, where, taken=set(places.values()))
@@ -193,6 +204,8 @@ def choose_columns(header: Sequence[str], wanted: WantedColumns, file: str) -> C
         what = "the images" if wanted.by is None else f"the images by {wanted.by}"
         raise LabelError(f"{where}: no column names {what}; name one with --path-column")
     places = {role: place for role, place in places.items() if role in keys or role not in KEYS}
+    if "accession_key" in places:
+        places.pop(ACCESSION_NUMBER, None)
     if "label" in places:
         return ChosenColumns(places, {}, are_classes=False)
     flags, are_classes = _flag_columns(header, wanted, set(places.values()))

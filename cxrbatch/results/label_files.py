@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from cxrbatch.errors import LabelError, UsageError
@@ -36,8 +37,8 @@ _OTHER_FORMS = (
 
 _MOST_SHOWN = 5
 _DATAFRAME = "the DataFrame of labels"
-# What all rows that name one image have to agree on.
-_CONSISTENT = ("label", "patient", "split")
+CONSISTENT = ("label", "patient", "split")
+"""What all rows that name one image have to agree on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +239,9 @@ def read_labels(file: Path, options: LabelOptions = AS_USUAL) -> list[LabelledFi
     """
     loaded = load(file, replace(options, by="path"))
     frame = loaded.frame[loaded.frame["label"].notna()]
-    return _as_list(once_each(loaded, frame["path"], frame))
+    names = pd.factorize(frame["path"])[0]
+    once = once_each(loaded, names, frame[list(CONSISTENT)])
+    return _as_list(frame.loc[once.index].assign(**once))
 
 
 def labels_in(file: Path, options: LabelOptions = AS_USUAL) -> list[LabelledFile]:
@@ -263,15 +266,18 @@ def _as_list(frame: pd.DataFrame) -> list[LabelledFile]:
     return [*map(LabelledFile, *columns)]
 
 
-def once_each(loaded: LoadedLabels, names: pd.Series, rows: pd.DataFrame) -> pd.DataFrame:
+def once_each(
+    loaded: LoadedLabels, names: npt.NDArray[np.int64], rows: pd.DataFrame
+) -> pd.DataFrame:
     """Keep the first row of each name, and refuse rows that contradict each other.
 
     An empty field contradicts nothing, and is filled from a later row of the same name.
 
     Args:
         loaded: The labels, for messages.
-        names: What each row names; the index is the number of the row.
-        rows: The same rows, with label, patient and split as categories.
+        names: Shape (rows,), a number for what each row names.
+        rows: The same rows, with the columns `CONSISTENT` as categories; the index is the number of
+            the row in its file.
 
     Returns:
         The rows that are kept, in order.
@@ -280,28 +286,37 @@ def once_each(loaded: LoadedLabels, names: pd.Series, rows: pd.DataFrame) -> pd.
         LabelError: Two rows of one name have different labels, patients or splits; the message has
             their numbers.
     """
-    several = names.duplicated(keep=False).to_numpy()
+    series = pd.Series(names)
+    several = series.duplicated(keep=False).to_numpy()
     if not several.any():
-        return rows
-    groups = pd.factorize(names[several])[0]
-    codes = pd.DataFrame({name: rows.loc[several, name].cat.codes for name in _CONSISTENT})
+        return rows.copy()
+    groups = names[several]
+    codes = pd.DataFrame({name: rows.loc[several, name].cat.codes for name in CONSISTENT})
     grouped = codes.mask(codes < 0).groupby(groups)
     low, high = grouped.transform("min"), grouped.transform("max")
-    differ = (low < high).to_numpy()
-    if differ.any():
-        group = groups[differ.any(axis=1).argmax()]
-        numbers = ", ".join(map(str, codes.index[groups == group][:_MOST_SHOWN]))
-        count = len(np.unique(groups[differ.any(axis=1)]))
-        what = " and ".join(
-            name for name, own in zip(_CONSISTENT, differ.T, strict=True) if own.any()
-        )
-        raise LabelError(
-            f"{loaded.name} contradicts itself in the {what} of {count:,} images, as in its "
-            f"{loaded.unit}s {numbers}: correct them, or remove those that are wrong"
-        )
+    if (differ := (low < high).to_numpy()).any():
+        raise _contradiction(loaded, groups, codes.index, differ)
     rows = rows.copy()
-    for name in _CONSISTENT:
+    for name in CONSISTENT:
         own = rows[name].cat.codes.to_numpy().copy()
         own[several] = high[name].fillna(-1)
         rows[name] = pd.Categorical.from_codes(own, rows[name].cat.categories)
-    return rows[~names.duplicated().to_numpy()]
+    return rows[~series.duplicated().to_numpy()]
+
+
+def _contradiction(
+    loaded: LoadedLabels,
+    groups: npt.NDArray[np.int64],
+    numbers: pd.Index,
+    differ: npt.NDArray[np.bool_],
+) -> LabelError:
+    """Name the first rows that differ, each given with its name and whether its columns differ."""
+    wrong = differ.any(axis=1)
+    own = numbers[groups == groups[wrong.argmax()]]
+    listed = ", ".join(map(str, own[:_MOST_SHOWN]))
+    what = [name for name, column in zip(CONSISTENT, differ.T, strict=True) if column.any()]
+    return LabelError(
+        f"{loaded.name} contradicts itself in the {' and '.join(what)} of "
+        f"{len(np.unique(groups[wrong])):,} images, as in its {loaded.unit}s {listed}: correct "
+        "them, or remove those that are wrong"
+    )

@@ -1,6 +1,5 @@
 """Joins labels with the rows of a results table: by path, UID or hash."""
 
-import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cxrbatch.errors import LabelError
 from cxrbatch.files import shown
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results.columns import patient_secret, secret_file, secret_id
 from cxrbatch.results.frames import Results
-from cxrbatch.results.label_files import LabelOptions, LoadedLabels, load, once_each
+from cxrbatch.results.label_files import CONSISTENT, LabelOptions, LoadedLabels, load, once_each
 from cxrbatch.results.label_names import JOINS
 from cxrbatch.results.labels import find_classes
 
@@ -123,9 +124,42 @@ def join(results: Results, loaded: LoadedLabels, by: str | None) -> JoinedLabels
             images, and the table has no keys of theirs under the user's patient secret.
         TableError: The table is damaged.
     """
-    frame = loaded.frame
-    known = frame[frame["label"].notna()]
-    tried = [by] if by is not None else [by for by, column in JOINS.items() if column in frame]
+    known = loaded.frame[loaded.frame["label"].notna()]
+    matches: dict[str, int] = {}
+    best: tuple[str, pa.Array, pa.Array] | None = None
+    for one in _to_try(results, loaded, by):
+        names, rows = _NAMES.get(one, _plain)(results, known[JOINS[one]])
+        matches[one] = int(np.count_nonzero(_positions(names, rows) >= 0))
+        if best is None or matches[one] > matches[best[0]]:
+            best = one, names, rows
+        if matches[one] == len(known):
+            break
+    assert best is not None
+    by, names, rows = best
+    given = np.asarray(pc.not_equal(names, ""))
+    names = names.filter(pa.array(given))
+    numbers = find_classes(known["label"].cat.categories, results.classes)
+    codes = np.asarray(names.dictionary_encode().indices, np.int64)
+    labels = once_each(loaded, codes, _by_class(known.loc[given, list(CONSISTENT)], numbers))
+    is_first = ~pd.Series(codes).duplicated()
+    labels["label"] = known.loc[given, "label"][is_first.array]
+    return JoinedLabels(
+        loaded=loaded,
+        table=results.name,
+        classes=results.classes,
+        by=by,
+        matches=matches,
+        labels=labels,
+        label_of_row=_positions(rows, names.filter(pa.array(is_first))),
+        unlabelled=len(loaded.frame) - len(known),
+        repeated=len(names) - len(labels),
+        numbers=numbers,
+    )
+
+
+def _to_try(results: Results, loaded: LoadedLabels, by: str | None) -> list[str]:
+    """What may join the labels; accession numbers only if their keys can be compared."""
+    tried = [by] if by is not None else [b for b, column in JOINS.items() if column in loaded.frame]
     if "accession" in tried and not _has_our_keys(results):
         tried.remove("accession")
         if not tried:
@@ -134,32 +168,7 @@ def join(results: Results, loaded: LoadedLabels, by: str | None) -> JoinedLabels
                 f"secret than {secret_file()}: score again with this secret, or name images in "
                 f"{loaded.name} by another column, see --by"
             )
-    matches: dict[str, int] = {}
-    best: tuple[str, pd.Series, pd.Series] | None = None
-    for one in tried:
-        names, rows = _NAMES.get(one, _plain)(results, known, JOINS[one])
-        matches[one] = int((names.isin(rows) & (names != "")).sum())
-        if best is None or matches[one] > matches[best[0]]:
-            best = one, names, rows
-        if matches[one] == len(known):
-            break
-    assert best is not None
-    by, names, rows = best
-    given = names[names != ""]
-    numbers = find_classes(known["label"].cat.categories, results.classes)
-    once = once_each(loaded, given, _by_class(known.loc[given.index], numbers))
-    return JoinedLabels(
-        loaded=loaded,
-        table=results.name,
-        classes=results.classes,
-        by=by,
-        matches=matches,
-        labels=known.loc[once.index].assign(patient=once["patient"], split=once["split"]),
-        label_of_row=pd.Index(given[once.index]).get_indexer(rows),
-        unlabelled=len(frame) - len(known),
-        repeated=len(given) - len(once),
-        numbers=numbers,
-    )
+    return tried
 
 
 def describe_labels(table: Path, labels: Path, options: LabelOptions) -> Iterator[tuple[str, str]]:
@@ -223,24 +232,26 @@ def _has_our_keys(results: Results) -> bool:
     return bool(results.read(["accession_key"])["accession_key"].notna().any())
 
 
-def _plain(results: Results, labels: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series]:
-    return labels[column], results.read([column])[column]
+def _plain(results: Results, names: pd.Series) -> tuple[pa.Array, pa.Array]:
+    """The name of each label and of each row as they are."""
+    return _texts(names), _texts(results.read([names.name])[names.name])
 
 
-def _paths(results: Results, labels: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series]:
+def _paths(results: Results, paths: pd.Series) -> tuple[pa.Array, pa.Array]:
     """The path of each label, as the table spells it if it has it, and of each row."""
-    rows = results.read([column])[column]
+    rows = _texts(results.read(["path"])["path"])
     root = str(results.provenance.get("archive_root", "")).rstrip("/")
-    names = labels[column].str.removeprefix(f"{root}/")
-    found = names.isin(rows)
-    lost = ~found & (names != "")
-    if lost.any():
-        names = names.mask(lost, _respelled(names[lost], rows, is_alone=not found.any()))
+    names = _texts(paths.str.removeprefix(f"{root}/"))
+    found = _positions(names, rows) >= 0
+    lost = pa.array(~found & np.asarray(pc.not_equal(names, "")))
+    if pc.any(lost).as_py():
+        spelled = _respelled(names.filter(lost), rows, is_alone=not found.any())
+        names = pc.replace_with_mask(names, lost, spelled)
     return names, rows
 
 
-def _respelled(names: pd.Series, rows: pd.Series, *, is_alone: bool) -> pd.Series:
-    """Find paths in the table by their `_plain_path`; those that are not found stay as they are.
+def _respelled(names: pa.Array, rows: pa.Array, *, is_alone: bool) -> pa.Array:
+    """Find paths in the table by their `_plain_paths`; those that are not found stay as they are.
 
     Args:
         names: Paths of labels that the table does not have.
@@ -248,49 +259,68 @@ def _respelled(names: pd.Series, rows: pd.Series, *, is_alone: bool) -> pd.Serie
         is_alone: Whether no path is found. Then the folders in front that all paths of the labels
             share, or all of the table, are left out one by one until a path is found.
     """
-    spellings = pd.Series(rows.unique())
-    wanted, own = _plain_path(names), _plain_path(spellings)
+    spellings = rows.unique()
+    wanted, own = _plain_paths(names), _plain_paths(spellings)
     for one, other in _without_folders(wanted, own) if is_alone else [(wanted, own)]:
-        if (found := one.isin(other)).any():
-            is_unique = ~other.duplicated(keep=False)
-            spelled = one[found].map(pd.Series(spellings[is_unique].array, other[is_unique]))
-            return names.mask(found, spelled.fillna(names[found]))
+        places = _positions(one, other)
+        if (places >= 0).any():
+            places[np.append(_is_repeated(other), False)[places]] = -1
+            found = spellings.take(pa.array(places, mask=places < 0))
+            return pc.coalesce(found, names)
     return names
 
 
-def _plain_path(paths: pd.Series) -> pd.Series:
-    """Return paths in Unicode's composed form, divided by slashes alone, without a first slash."""
-    composed = paths.map(lambda path: unicodedata.normalize("NFC", path))
-    return composed.str.replace(r"\\+", "/", regex=True).str.lstrip("/")
+def _plain_paths(paths: pa.Array) -> pa.Array:
+    """Return paths in Unicode's composed form, divided by single slashes, without a first one."""
+    divided = pc.replace_substring_regex(paths, r"[/\\]+", "/")
+    return pc.utf8_ltrim(pc.utf8_normalize(divided, form="NFC"), "/")
 
 
-def _without_folders(wanted: pd.Series, own: pd.Series) -> Iterator[tuple[pd.Series, pd.Series]]:
+def _without_folders(wanted: pa.Array, own: pa.Array) -> Iterator[tuple[pa.Array, pa.Array]]:
     """Yield paths of labels and of a table, either without more and more of its first folders."""
     yield wanted, own
     yield from ((shorter, own) for shorter in _shortened(wanted))
     yield from ((wanted, shorter) for shorter in _shortened(own))
 
 
-def _shortened(paths: pd.Series) -> Iterator[pd.Series]:
+def _shortened(paths: pa.Array) -> Iterator[pa.Array]:
     """Leave out the folders one by one that all paths share."""
-    first, last = paths.min().split("/"), paths.max().split("/")
-    for one, other in zip(first[:-1], last[:-1], strict=False):
+    ends = pc.min_max(paths).as_py()
+    first, last = ((ends[end] or "").split("/")[:-1] for end in ("min", "max"))
+    for one, other in zip(first, last, strict=False):
         if one != other:
             return
-        paths = paths.str.partition("/")[2]
+        paths = pc.replace_substring_regex(paths, "^[^/]*/", "", max_replacements=1)
         yield paths
 
 
-def _file_names(results: Results, labels: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series]:
+def _file_names(results: Results, paths: pd.Series) -> tuple[pa.Array, pa.Array]:
     """The file name of each label and row, null in rows whose file is not alone with its name."""
-    rows = results.read([column])[column]
-    names = _file_name(pd.Series(rows.unique()))
-    alone = pd.Series(names.mask(names.duplicated(keep=False)).array, rows.unique())
-    return _file_name(labels[column]), rows.map(alone)
+    rows = _texts(results.read(["path"])["path"]).dictionary_encode()
+    names = _last_parts(rows.dictionary)
+    alone = pc.if_else(pa.array(_is_repeated(names)), None, names)
+    return _last_parts(_texts(paths)), alone.take(rows.indices)
 
 
-def _file_name(paths: pd.Series) -> pd.Series:
-    return _plain_path(paths).str.rpartition("/")[2]
+def _last_parts(paths: pa.Array) -> pa.Array:
+    return pc.replace_substring_regex(_plain_paths(paths), "^.*/", "")
+
+
+def _is_repeated(texts: pa.Array) -> npt.NDArray[np.bool_]:
+    codes = np.asarray(texts.dictionary_encode().indices, np.int64)
+    repeated: npt.NDArray[np.bool_] = np.bincount(codes)[codes] > 1
+    return repeated
+
+
+def _positions(texts: pa.Array, among: pa.Array) -> npt.NDArray[np.int64]:
+    """The position of each text among others, or -1. By Arrow: pandas makes an object of each."""
+    places = pc.index_in(texts, among, skip_nulls=True).fill_null(-1)
+    return np.asarray(places).astype(np.int64)
+
+
+def _texts(texts: pd.Series) -> pa.Array:
+    array = pa.array(texts, pa.large_string())
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
 _NAMES = {"path": _paths, "name": _file_names}

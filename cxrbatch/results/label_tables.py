@@ -41,8 +41,8 @@ _PART_BYTES = 8 << 20
 _BYTES_OF_A_CHARACTER = 4
 
 _HEAD_ROWS = 10
-# Excel's own limits.
-_MOST_ROWS, _MOST_COLUMNS = 1 << 20, 1 << 14
+# Excel's own limit of rows. Each row is filled up to the last column that is read.
+_MOST_ROWS, _MOST_COLUMNS = 1 << 20, 1 << 10
 # Bytes of the file, of the zip's directory, of one part once unpacked, and of all parts.
 _LARGEST_FILE, _MOST_DIRECTORY, _LARGEST_PART, _LARGEST_WHOLE = (
     64 << 20,
@@ -144,32 +144,44 @@ def open_workbook(stream: BinaryIO, file: str, count: Count) -> LabelTable:
     with _explained(file):
         _check_parts(stream, file)
         book = openpyxl.load_workbook(stream, read_only=True, data_only=True, keep_links=False)
-        heads = {
-            sheet: list(_rows(sheet, 1, _HEAD_ROWS, _MOST_COLUMNS)) for sheet in book.worksheets
+        heads = {sheet: list(_head(sheet)) for sheet in book.worksheets}
+        found = {
+            sheet: rows[header_place([texts for _, texts in rows], count)]
+            for sheet, rows in heads.items()
+            if rows
         }
-        places = {sheet: header_place(rows, count) for sheet, rows in heads.items() if rows}
-        if not places:
+        if not found:
             raise LabelError(f"{file} is an Excel file without rows")
-        sheet = max(places, key=lambda sheet: min(2, count(heads[sheet][places[sheet]])))
-    header = tuple(name.strip() for name in heads[sheet][places[sheet]])
-    form = f"Excel, sheet {shown(sheet.title)}" if len(places) > 1 else "Excel"
-    first = places[sheet] + 2
-    return LabelTable(form, "row", header, functools.partial(_chunks, sheet, file, first))
+        sheet = max(found, key=lambda sheet: min(2, count(found[sheet][1])))
+    number, texts = found[sheet]
+    header = tuple(name.strip() for name in texts)
+    form = f"Excel, sheet {shown(sheet.title)}" if len(found) > 1 else "Excel"
+    return LabelTable(form, "row", header, functools.partial(_chunks, sheet, file, number + 1))
+
+
+def _head(sheet: "ReadOnlyWorksheet") -> Iterator[tuple[int, list[str]]]:
+    """Yield the first rows, without the empty fields at their ends."""
+    for number, values in _filled(sheet, 1, _HEAD_ROWS, _MOST_COLUMNS):
+        width = max(place for place, value in enumerate(values, 1) if value is not None)
+        yield number, [text_of(value) for value in values[:width]]
 
 
 def _chunks(sheet: "ReadOnlyWorksheet", file: str, first: int, places: Sequence[int]) -> Chunks:
-    rows = _rows(sheet, first, _MOST_ROWS, max(places) + 1)
+    rows = _filled(sheet, first, _MOST_ROWS, max(places) + 1)
+    texts = ((number, [text_of(values[place]) for place in places]) for number, values in rows)
     with _explained(file):
-        yield from chunks_of(((n, row) for n, row in enumerate(rows, first) if any(row)), places)
+        for chunk in chunks_of(texts, range(len(places))):
+            yield chunk.set_axis([*places], axis=1)
 
 
-def _rows(sheet: "ReadOnlyWorksheet", first: int, last: int, width: int) -> Iterator[list[str]]:
-    """Yield rows as texts, without empty fields at their ends."""
-    for values in sheet.iter_rows(first, last, 1, width, values_only=True):  # type: ignore[misc]
-        row = [text_of(value) for value in values]
-        while row and not row[-1]:
-            row.pop()
-        yield row
+def _filled(
+    sheet: "ReadOnlyWorksheet", first: int, last: int, width: int
+) -> Iterator[tuple[int, tuple[object, ...]]]:
+    """Yield the number and the values of each row that is not empty, all of one width."""
+    rows = sheet.iter_rows(first, last, 1, width, values_only=True)  # type: ignore[misc]
+    for number, values in enumerate(rows, first):
+        if values.count(None) < len(values):
+            yield number, values
 
 
 @contextlib.contextmanager

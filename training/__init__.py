@@ -10,8 +10,9 @@ split, curves and a results table (`outputs`).
     train          the public function `train`, and the command `cxrbatch train`, which calls it
     pipeline       the steps of a training in their order, and the files beside the checkpoint
     console        messages, progress bars and figures at the terminal
-    labelled_files labels of all sources, each joined with its file, and what does not fit
-    file_index     files, and members of containers, that a label may mean
+    labelled_files labels of all sources, each joined with its files
+    file_index     finds the files that labels name: by path, name or header, also in zips and tars
+    mismatches     what does not fit, images without a label, the order of the classes
     cache          decodes every labelled file in worker processes, unless the store has its bytes
     store          the cache file of decoded inputs
     duplicates     pairs of files that show one exposure

@@ -22,15 +22,13 @@ from cxrbatch.model.preprocessing import ModelInput, Recipe
 from cxrbatch.reading.outcomes import Outcome, ReadingError, reading_error
 from cxrbatch.reading.radiograph import (
     ReadingOptions,
-    iterate_member,
-    iterate_radiographs,
     iterate_radiographs_bytes,
 )
 from cxrbatch.reading.readings import Reading, file_limit, memory_for
 from cxrbatch.results.columns import patient_key, patient_secret, secret_id
 from cxrbatch.results.labels import LabelledFile
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.training.file_index import opened
+from cxrbatch.training.file_index import opened, read_first_frame
 from cxrbatch.training.store import CacheFile, InputStore, open_store
 from cxrbatch.workers.pool import PoolListener, ReadingPool
 from cxrbatch.workers.scheduler import PendingItem
@@ -228,7 +226,7 @@ class InputReader:
                 is_large = (content.size or 0) > most
                 data = b"" if is_large else content.stream.read(most + 1)
                 if not data or len(data) > most:  # an empty one is what its name says
-                    return DecodedFile(None, _outcome(file, options))
+                    return DecodedFile(None, read_first_frame(file, options).outcome)
                 content.verify()
         except (OSError, ReadingError, MemoryError) as error:
             return DecodedFile(None, reading_error(error).outcome)
@@ -339,10 +337,3 @@ def _new_key(place: CacheFile) -> "hashlib._Hash":
 @lru_cache(maxsize=1)
 def _known_keys(place: CacheFile, count: int, opened_ns: int) -> frozenset[bytes]:
     return place.keys(count)
-
-
-def _outcome(file: ArchiveFile, options: ReadingOptions) -> Outcome:
-    """Read the first frame of a file for its outcome alone."""
-    if file.member is None:
-        return next(iterate_radiographs(file.path, options)).outcome
-    return next(iterate_member(file.path, file.member, file.offset, options)).outcome

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cxrbatch.training.cache import UnreadableFile
     from cxrbatch.training.labelled_files import CollectedLabels
     from cxrbatch.training.loop import EpochMetrics
+    from cxrbatch.training.mismatches import Mismatch
 
 _LISTED, _NAMED = 20, 3
 
@@ -45,15 +46,20 @@ class Console:
         for line in lines if self._enabled else ():
             click.echo(line, err=True)
 
+    def show(self, *lines: tuple[str, str]) -> None:
+        """Write lines of a title and a text to stdout; nothing if the console is disabled."""
+        for title, text in lines if self._enabled else ():
+            click.echo(f"{title:12} {text}")
+
     @contextmanager
-    def bar(self, title: str, total: int, unit: str) -> Iterator[None]:
+    def bar(self, title: str, total: int | None, unit: str) -> Iterator[None]:
         """Show a progress bar on stderr until the context ends; `advance` moves it.
 
         If the console is disabled, or stderr is not a terminal, no bar is shown.
 
         Args:
             title: Text before the bar.
-            total: Number of units at which the bar is full.
+            total: Number of units at which the bar is full; None if it is not known.
             unit: Name of a unit, such as "file".
 
         Yields:
@@ -104,7 +110,7 @@ class Console:
         where = "--mismatches FILE lists them" if listing is None else f"all are in {listing}"
         of_reason: dict[str, list[str]] = {}
         for item in labels.mismatches:
-            line = f"{item.reason}: {shown(item.path)} ({item.detail})"
+            line = f"{item.reason}: {_row_of(item)} ({item.detail})"
             of_reason.setdefault(item.reason, []).append(line)
         for reason, lines in of_reason.items():
             self.say(*lines[:_LISTED])
@@ -164,6 +170,10 @@ class Console:
         click.echo(f"table:      {shown(str(table))}")
         click.echo(f"checkpoint: {shown(str(checkpoint))}")
         click.echo("for research only; not a medical device")
+
+
+def _row_of(item: "Mismatch") -> str:
+    return f"{item.row}: {shown(item.path)}" if item.path else item.row
 
 
 def _print_figures(name: str, figures: Mapping[str, Any]) -> None:

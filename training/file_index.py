@@ -4,28 +4,32 @@ Worker processes import this module to read headers, so it imports neither torch
 """
 
 import os
+import re
 import stat
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
-from cxrbatch.files import path_to_text, text_to_path, text_to_place
+from cxrbatch.files import path_to_text, shown, text_to_path, text_to_place
 from cxrbatch.reading.containers import Member, OpenMember
 from cxrbatch.reading.containers.listing import list_members, open_member
-from cxrbatch.reading.outcomes import ReadingError, reading_error
-from cxrbatch.reading.sniffing import HEAD_BYTES, open_regular, sniff
-from cxrbatch.results.labels import files_below
-from cxrbatch.scoring.archive import ArchiveFile, modified_ns
+from cxrbatch.reading.outcomes import Outcome, reading_error
+from cxrbatch.reading.radiograph import iterate_member, iterate_radiographs
+from cxrbatch.reading.readings import Reading, ReadingOptions
+from cxrbatch.reading.sniffing import open_regular
+from cxrbatch.results.columns import accession_key, patient_secret
+from cxrbatch.scoring.archive import ArchiveFile, Walk, modified_ns
+from cxrbatch.workers.pool import ReadingPool
+from cxrbatch.workers.scheduler import PendingItem
+from cxrbatch.workers.worker import WorkerLimits
 
 _INSIDE = "!/"
-_IMAGE_SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg")
-# A labels file may lie in a folder that holds much else, such as a home.
-_MOST_LOOKED_AT = 1_000_000
+_NESTED = "an archive inside an archive is not opened"
+_RASTER_SUFFIXES = (b".png", b".jpg", b".jpeg")
 _NO_OFFSET = -1
 
 
@@ -41,8 +45,26 @@ class LocatedFile(NamedTuple):
     place: tuple[int, int, int]
 
 
+class Hit(NamedTuple):
+    """A file that a label may mean.
+
+    Attributes:
+        located: The file.
+        root: The folder below which it was found; None for an absolute path.
+        path: Its path relative to `root`, or absolute, as `path_to_text` writes it.
+    """
+
+    located: LocatedFile
+    root: Path | None
+    path: str
+
+
 class NotFoundError(Exception):
-    """Nothing that can be read lies at a path; the text says why, in a few words."""
+    """Nothing that can be read lies at a path, or no file has a name; the text says why."""
+
+
+Finder = Callable[[str], list[Hit]]
+"""Returns the files that one text of a label means, at least one, or raises NotFoundError."""
 
 
 def spellings(text: str) -> Iterator[tuple[bytes, bytes | None]]:
@@ -79,7 +101,7 @@ class MemberIndex:
         Args:
             texts: Paths in labels; those that name no member are skipped.
         """
-        places = (place for text in texts if _INSIDE in text for place in spellings(text))
+        places = (place for text in texts if "!" in text for place in spellings(text))
         self._wanted = {member for _, member in places if member is not None}
         self._members: dict[bytes, dict[bytes, list[Member]]] = {}
         self._faults: dict[bytes, str] = {}
@@ -139,6 +161,167 @@ def files_at(path: bytes, member: bytes | None, members: MemberIndex) -> list[Lo
     ]
 
 
+def find_by_path(texts: Sequence[str], roots: Sequence[Path]) -> Finder:
+    """Return a function that finds the file at a path, by the first spelling that exists.
+
+    Several files are found if roots have different files of this path, or a container several
+    members of this name.
+
+    Args:
+        texts: All paths that may be asked for.
+        roots: Folders that relative paths start from.
+    """
+    members = MemberIndex(texts)
+
+    def find(text: str) -> list[Hit]:
+        faults: list[str] = []
+        for path, member in spellings(text):
+            existing, missing = _existing(path, member, roots, members)
+            if existing:
+                return existing
+            if not faults or member is not None:
+                faults = missing
+        raise NotFoundError(_NESTED if text.count(_INSIDE) > 1 else "; ".join(faults))
+
+    return find
+
+
+def _existing(
+    path: bytes, member: bytes | None, roots: Sequence[Path], members: MemberIndex
+) -> tuple[list[Hit], list[str]]:
+    """Return the different files of one path below the roots, and why others are missing."""
+    existing: dict[tuple[int, int, int], Hit] = {}
+    missing = []
+    bases = [None] if os.path.isabs(path) else [*roots]
+    for root in bases:
+        location = path if root is None else os.path.join(os.fsencode(root), path)
+        try:
+            for located in files_at(location, member, members):
+                existing.setdefault(located.place, Hit(located, root, path_to_text(path, member)))
+        except NotFoundError as error:
+            missing.append(f"{shown(os.fsdecode(location))}: {error}")
+    return [*existing.values()], missing
+
+
+def find_by_name(texts: Iterable[str], roots: Sequence[Path]) -> Finder:
+    """Return a function that finds the files below the roots with the name that a path ends with.
+
+    Args:
+        texts: All names or paths that may be asked for.
+        roots: The folders; members of their containers are found, too.
+    """
+    wanted = {_name(text) for text in texts}
+    index: defaultdict[str, dict[tuple[int, int, int], Hit]] = defaultdict(dict)
+    for root, file in _files_below(roots):
+        if (name := _name(path_to_text(file.path, file.member))) in wanted:
+            hit = _hit(root, file)
+            index[name].setdefault(hit.located.place, hit)
+    return _finder(index, _name, "no file below the roots has this name")
+
+
+def find_by_header(
+    keys: Iterable[str],
+    roots: Sequence[Path],
+    *,
+    column: str,
+    workers: int,
+    progress: Callable[[int], object],
+) -> Finder:
+    """Read the header of each DICOM file once; return a function that finds files by a value.
+
+    Args:
+        keys: All values that may be asked for.
+        roots: The folders; members of their containers are read, too.
+        column: What is compared: "sop_instance_uid", "series_instance_uid", "study_instance_uid" or
+            "accession_key".
+        workers: Processes that read; 0 reads in this process.
+        progress: Called with 1 after each header.
+
+    Raises:
+        CxrbatchError: No process can be started.
+    """
+    wanted = {key for key in keys if key}
+    index: defaultdict[str, dict[tuple[int, int, int], Hit]] = defaultdict(dict)
+    waiting: deque[tuple[Path, ArchiveFile]] = deque()
+
+    def entries() -> Iterator[PendingItem[ArchiveFile]]:
+        for number, (root, file) in enumerate(_files_below(roots)):
+            waiting.append((root, file))
+            path = os.path.join(os.fsencode(root), file.path)
+            yield PendingItem(number, replace(file, path=path))
+
+    reader = HeaderReader(column, patient_secret() or b"")
+    with ReadingPool(reader, workers=workers, limits=WorkerLimits(), result_bytes=1024) as pool:
+        for key in pool.map(entries()):
+            root, file = waiting.popleft()
+            progress(1)
+            if key in wanted:
+                hit = _hit(root, file)
+                index[key].setdefault(hit.located.place, hit)
+    what = column.replace("_", " ").removesuffix(" key")
+    return _finder(index, str, f"no DICOM file below the roots has this {what}")
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderReader:
+    """Reads one value of a DICOM header, and no pixel; runs in worker processes.
+
+    Attributes:
+        column: The value, as for `find_by_header`.
+        secret: Key of the hash that replaces an accession number.
+    """
+
+    column: str
+    secret: bytes = field(repr=False)
+
+    def read(self, file: ArchiveFile) -> str:
+        """Return the value of a file, whose path is absolute; "" if it has none or is no DICOM."""
+        if (file.member or file.path).lower().endswith(_RASTER_SUFFIXES):
+            return ""
+        # No modality is accepted, so that no pixel is read.
+        facts = read_first_frame(file, ReadingOptions(modalities=frozenset())).facts
+        if self.column == "accession_key":
+            return accession_key(facts.accession_number, self.secret) or ""
+        return str(getattr(facts, self.column) or "")
+
+    def failed(self, file: ArchiveFile, outcome: Outcome, detail: str) -> str:
+        """Return "": the header of a file that ended its worker process is not known."""
+        return ""
+
+
+def _files_below(roots: Sequence[Path]) -> Iterator[tuple[Path, ArchiveFile]]:
+    """Yield the files below folders, and the members of their containers, each with its root."""
+    for root in dict.fromkeys(roots):
+        for file in Walk(root, follow_links=True):
+            if file.member is not None or file.fault is None:
+                yield root, file
+
+
+def _hit(root: Path, file: ArchiveFile) -> Hit:
+    location = os.path.abspath(os.path.join(os.fsencode(root), file.path))
+    state = os.stat(location)
+    place = state.st_dev, state.st_ino, _NO_OFFSET if file.member is None else file.offset
+    located = LocatedFile(replace(file, path=location), place)
+    return Hit(located, root, path_to_text(file.path, file.member))
+
+
+def _name(text: str) -> str:
+    return normalize("NFC", re.split(r"[/\\]", text)[-1])
+
+
+def _finder(
+    index: Mapping[str, Mapping[tuple[int, int, int], Hit]],
+    key_of: Callable[[str], str],
+    missing: str,
+) -> Finder:
+    def find(text: str) -> list[Hit]:
+        if hits := index.get(key_of(text)):
+            return [*hits.values()]
+        raise NotFoundError(missing)
+
+    return find
+
+
 @contextmanager
 def opened(file: ArchiveFile) -> Iterator[OpenMember]:
     """Open a file, or a member of a container, as a stream of its bytes.
@@ -160,41 +343,8 @@ def opened(file: ArchiveFile) -> Iterator[OpenMember]:
         yield OpenMember(stream, os.fstat(stream.fileno()).st_size, verify=lambda: None)
 
 
-def images_below(roots: Iterable[Path], known: set[tuple[int, int]]) -> Iterator[str]:
-    """Yield the paths of images below folders, without decoding them; containers are not opened.
-
-    At most a million files are looked at. An image is a file whose name or first bytes say so.
-
-    Args:
-        roots: The folders; each is walked once.
-        known: Device and inode of files that are left out. Those of the yielded ones are added, as
-            folders may overlap.
-
-    Yields:
-        The absolute path, as `path_to_text` writes it.
-    """
-    folders = dict.fromkeys(os.path.abspath(root) for root in roots)
-    below = (
-        os.path.join(folder, name)
-        for folder in folders
-        for name in files_below(Path(folder), pass_unreadable=True)
-    )
-    for location in islice(below, _MOST_LOOKED_AT):
-        place = _place_of_image(location)
-        if place is not None and place not in known:
-            known.add(place)
-            yield path_to_text(os.fsencode(location))
-
-
-def _place_of_image(location: str) -> tuple[int, int] | None:
-    try:
-        state = os.stat(location)
-        place = state.st_dev, state.st_ino
-        if not stat.S_ISREG(state.st_mode):
-            return None
-        if location.lower().endswith(_IMAGE_SUFFIXES):
-            return place
-        with open_regular(location) as stream:
-            return place if sniff(stream.read(HEAD_BYTES), size=state.st_size) != "other" else None
-    except (OSError, ReadingError):
-        return None
+def read_first_frame(file: ArchiveFile, options: ReadingOptions) -> Reading:
+    """Read the first frame of a file, or of a member of a container, whose path is absolute."""
+    if file.member is None:
+        return next(iterate_radiographs(file.path, options))
+    return next(iterate_member(file.path, file.member, file.offset, options))

@@ -2,77 +2,36 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from cxrbatch.errors import LabelError
+from cxrbatch.errors import LabelError, UsageError
 from cxrbatch.files import path_to_text, shown
-from cxrbatch.model.card import check_classes
-from cxrbatch.results.label_files import labels_in
-from cxrbatch.results.labels import LabelledFile, folded, labels_from_folders
+from cxrbatch.results.label_files import AS_USUAL, LabelOptions, LoadedLabels, load
+from cxrbatch.results.label_names import JOINS
+from cxrbatch.results.labels import LabelledFile, find_classes, labels_from_folders
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.training.file_index import (
-    LocatedFile,
-    MemberIndex,
+    Finder,
+    Hit,
     NotFoundError,
-    files_at,
-    images_below,
-    spellings,
+    find_by_header,
+    find_by_name,
+    find_by_path,
 )
-from cxrbatch.training.split_report import write_listing
+from cxrbatch.training.mismatches import Mismatch, MismatchReason, images_below
 
-
-class MismatchReason(StrEnum):
-    """Why a label and a file do not match.
-
-    Attributes:
-        remedy: What a user can do about it.
-    """
-
-    remedy: str
-
-    def __new__(cls, value: str, remedy: str) -> "MismatchReason":
-        """Make a member with a text and a remedy."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.remedy = remedy
-        return member
-
-    NO_FILE = "label without a file", "correct the path, or say with --root what it is relative to"
-    TWO_FILES = (
-        "label of several files",
-        "write its path in full, give one --root, or rename one of two members of one name",
-    )
-    TWO_LABELS = "file with two labels", "keep the row that is right"
-    TWO_ROWS = "file with contradicting rows", "give its rows one patient and one split"
-
-
-@dataclass(frozen=True, slots=True)
-class Mismatch:
-    """A label that has not exactly one file, or is not the only one of its file.
-
-    Attributes:
-        path: The path in the labels.
-        reason: What is wrong.
-        detail: The paths that were tried, or the files and labels found, as text; may be empty.
-    """
-
-    path: str
-    reason: MismatchReason
-    detail: str = ""
-
-
-_SHOWN = 5
-_MOST_NAMED = 100
+_SHOWN, _CLASSES = 5, 64
 # Where a million labels name no file, the places of the first are enough.
 _MOST_EXPLAINED = 100_000
-_LABEL_IT = "label the image to have it used"
-_NESTED = "an archive inside an archive is not opened"
+_FILES = "files: by path, name, sop, series, study or accession"
+_SEVERAL = ("sop", "series", "study", "accession")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +50,7 @@ class CollectedLabels:
             them is in `files`.
         unlabelled: Number of images without a label.
         unlabelled_paths: Paths of these images, or of the first few.
+        notes: How each source was read and joined, as lines of a title and a text.
     """
 
     files: tuple[LabelledFile, ...]
@@ -99,190 +59,248 @@ class CollectedLabels:
     mismatches: tuple[Mismatch, ...]
     unlabelled: int
     unlabelled_paths: tuple[str, ...]
+    notes: tuple[tuple[str, str], ...]
+
+    def counts(self) -> Iterator[tuple[str, str]]:
+        """Yield lines, of a title and a text, about files, classes, patients and subsets."""
+        yield "files", f"{len(self.files):,}"
+        for title, name in (("classes", "label"), ("split", "split"), ("sources", "source")):
+            values = Counter(value for f in self.files if (value := getattr(f, name)) is not None)
+            if values:
+                some = [f"{shown(text)} {count:,}" for text, count in values.most_common(_CLASSES)]
+                more = ", …" if len(values) > _CLASSES else ""
+                yield title, ", ".join(some) + more
+        patients = [file.patient for file in self.files if file.patient is not None]
+        yield (
+            "patients",
+            f"{len({*patients}):,}, named by the labels for {len(patients):,} files; headers name "
+            "others when images are read",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelSources:
+    """Where labels and their files are.
+
+    Attributes:
+        data: Folders of class folders, and files of labels.
+        roots: Folders that relative paths start from, and in which files are looked for by other
+            names; if empty, the folder of each labels file.
+        options: How files of labels are read, and what names a file in them.
+        classes: Class names in the wanted order; if empty, those of the labels are taken.
+        workers: Processes that read headers, where labels name images by UID or accession number.
+    """
+
+    data: Sequence[Path]
+    roots: Sequence[Path] = ()
+    options: LabelOptions = AS_USUAL
+    classes: Sequence[str] = ()
+    workers: int = 0
+
+
+class _Row(NamedTuple):
+    """A label; until its file is found, its path is what names the file."""
+
+    item: LabelledFile
+    number: int
+    source: "_Source"
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A label with its file, and the root that the file was found below."""
+class _Source:
+    """A file of labels, or a folder of class folders, and what joined its labels with files."""
 
+    name: str
+    unit: str
+    by: str
+
+    def rows(self, numbers: Iterable[int]) -> str:
+        listed = ", ".join(map(str, numbers))
+        return f"{self.name}, {self.unit} {listed}" if self.unit else self.name
+
+
+class _Found(NamedTuple):
+    """A label with one of its files."""
+
+    row: _Row
     item: LabelledFile
-    located: LocatedFile
-    root: Path | None
+    hit: Hit
 
 
 def collect_labels(
-    sources: Sequence[Path], *, roots: Sequence[Path] = (), all_unlabelled: bool = False
+    sources: LabelSources,
+    *,
+    all_unlabelled: bool = False,
+    bar: Callable[[], AbstractContextManager[object]] = nullcontext,
+    progress: Callable[[int], object] = int,
 ) -> CollectedLabels:
     """Join the labels of all sources with their files, and find labels and files that do not match.
 
-    A label is a mismatch if it has no file, has several files, or contradicts another label of
-    its file. Images without a label are counted among the first million files below those roots,
-    and folders of class folders, that have a labelled file; members of containers are not counted.
+    A label that names a UID or an accession number is the label of each file that has it; any
+    other one is a mismatch if it has several files. Without `by`, the first of path, name, SOP,
+    series, study and accession that finds a file joins the labels of a source. A label without a
+    file is a mismatch, and so is one that contradicts another label of its file. Images without a
+    label are counted among the first million files below the roots, and folders of class folders,
+    that have a labelled file; members of containers are not counted.
 
     Args:
-        sources: Folders of class folders, and files of labels.
-        roots: Folders in each of which a relative path of a labels file is looked up; if empty,
-            the folder of the labels file.
+        sources: Where labels and files are.
         all_unlabelled: Whether the paths of all images without a label are returned, not only of
             the first few.
+        bar: Its context is entered while headers are read.
+        progress: Called with 1 after each header.
 
     Raises:
         LabelError: A source or a root cannot be read.
+        UsageError: Labels name images by hash, which files do not have.
     """
-    if missing := [root for root in roots if not root.is_dir()]:
+    if missing := [root for root in sources.roots if not root.is_dir()]:
         raise LabelError(f"--root {missing[0]} is not a folder")
     found: list[_Found] = []
     lost: list[Mismatch] = []
-    for result in chain.from_iterable(_find_all(source, roots) for source in sources):
-        if isinstance(result, _Found):
-            found.append(result)
-        else:
-            lost.append(result if len(lost) < _MOST_EXPLAINED else replace(result, detail=""))
+    notes: list[tuple[str, str]] = []
+    for path in sources.data:
+        joined = _class_folders(path)
+        if joined is None:
+            joined = _labels_file(path, sources, bar, progress)
+        notes += joined.notes
+        found += joined.found
+        lost += joined.lost
     once, doubled = _once_each(found)
     # There is no way into the middle of a compressed tar: its members are read in their order.
     once.sort(key=_place_in_container)
-    known = {one.located.place[:2] for one in found}
-    unlabelled = images_below([one.root for one in found if one.root is not None], known)
+    known = {one.hit.located.place[:2] for one in found}
+    unlabelled = images_below([one.hit.root for one in found if one.hit.root is not None], known)
     paths = list(unlabelled if all_unlabelled else islice(unlabelled, _SHOWN))
     return CollectedLabels(
         _named_apart(once),
-        tuple(one.located.file for one in once),
+        tuple(one.hit.located.file for one in once),
         _common_root(once),
         (*lost, *doubled),
         len(paths) + sum(1 for _ in unlabelled),
         tuple(paths),
+        tuple(notes),
     )
 
 
-def order_classes(labelled: Sequence[LabelledFile], wanted: Sequence[str]) -> tuple[str, ...]:
-    """Return the class names in the order of the logits.
+class _Joined(NamedTuple):
+    """The labels of one source, joined with files; `notes` as in `CollectedLabels`."""
 
-    Args:
-        labelled: All labelled files.
-        wanted: All class names in the wanted order; if empty, they are sorted.
+    found: list[_Found]
+    lost: list[Mismatch]
+    notes: list[tuple[str, str]]
 
-    Raises:
-        LabelError: One class only, two spellings of one class, a label that is not in `wanted`,
-            a wanted class without an image, or a name that cannot be a column of a table.
-    """
-    counts = Counter(item.label for item in labelled)
-    spellings: dict[str, str] = {}
-    for name in sorted(counts):
-        other = spellings.setdefault(folded(name), name)
-        if other != name:
-            raise LabelError(
-                f"one class in two spellings: {shown(other)} ({counts[other]} images) and "
-                f"{shown(name)} ({counts[name]}); write both alike"
+    @property
+    def finds(self) -> bool:
+        """Whether any label names a file, or several where it should name one."""
+        return bool(self.found) or any(m.reason is MismatchReason.TWO_FILES for m in self.lost)
+
+
+def _class_folders(folder: Path) -> _Joined | None:
+    if not folder.is_dir():
+        return None
+    source = _Source(shown(str(folder)), "", "path")
+    rows = [_Row(item, 0, source) for item in labels_from_folders(folder)]
+    found, lost = _join(rows, find_by_path([], [folder]))
+    return _Joined(found, lost, [("labels", f"{folder}: class folders, {len(rows):,} files")])
+
+
+def _labels_file(
+    path: Path,
+    sources: LabelSources,
+    bar: Callable[[], AbstractContextManager[object]],
+    progress: Callable[[int], object],
+) -> _Joined:
+    """Read a file of labels, and join it by what is asked for or by the first that finds a file."""
+    loaded = load(path, sources.options, sources.classes)
+    frame = loaded.frame[loaded.frame["label"].notna()]
+    given = sources.options.by
+    tried = [by for by, column in JOINS.items() if column in frame and by in (given or by)]
+    if "image_hash" in tried:
+        tried.remove("image_hash")
+    if not tried:
+        raise UsageError(f"--by image_hash joins rows of a table; {path} is joined with {_FILES}")
+    roots = sources.roots or [path.parent]
+
+    def finder(by: str, keys: Sequence[str]) -> Finder:
+        if by in ("path", "name"):
+            return (find_by_path if by == "path" else find_by_name)(keys, roots)
+        with bar():
+            return find_by_header(
+                keys, roots, column=JOINS[by], workers=sources.workers, progress=progress
             )
-    order = tuple(wanted) or tuple(sorted(counts))
-    if empty := [name for name in order if name not in counts]:
-        raise LabelError(
-            f"no image of {_listed(empty)}; label some, or take the name out of --classes"
-        )
-    if unknown := sorted(counts.keys() - set(order)):
-        raise LabelError(
-            f"the label {_listed(unknown)} is not in --classes; add it there, or remove its rows"
-        )
-    if len(counts) < 2:
-        raise LabelError(f"all images are {_listed(counts)}; training needs at least two classes")
-    try:
-        check_classes(order)
-    except ValueError as error:
-        raise LabelError(
-            f"{error}; rename its folder, or correct the labels or --classes"
-        ) from None
-    return order
+
+    attempts = (_joined_by(by, loaded, frame, finder, sources.classes) for by in tried)
+    first = next(attempts)
+    return next((joined for joined in chain([first], attempts) if joined.finds), first)
 
 
-def write_mismatches(labels: CollectedLabels, path: Path) -> None:
-    """Write all mismatches, and the images without a label, to a CSV file.
-
-    Its columns are path, reason, detail and remedy.
-
-    Args:
-        labels: The labels, collected with `all_unlabelled`.
-        path: The file; an existing one is replaced.
-
-    Raises:
-        TableError: The file cannot be written.
-    """
-    rows = [(m.path, m.reason.value, m.detail, m.reason.remedy) for m in labels.mismatches]
-    rows += [(path, "file without a label", "", _LABEL_IT) for path in labels.unlabelled_paths]
-    write_listing(pd.DataFrame(rows, columns=["path", "reason", "detail", "remedy"]), path)
-
-
-def refuse_mismatches(mismatches: Sequence[Mismatch]) -> None:
-    """Raise if there are mismatches.
-
-    Raises:
-        LabelError: The message has the count and remedy of each reason.
-    """
-    if counts := Counter(mismatch.reason for mismatch in mismatches):
-        listed = "; ".join(f"{n:,} x {reason}: {reason.remedy}" for reason, n in counts.items())
-        raise LabelError(
-            f"labels and files do not fit: {listed}; --mismatches FILE lists all of them"
-        )
+def _joined_by(
+    by: str,
+    loaded: LoadedLabels,
+    frame: pd.DataFrame,
+    finder: Callable[[str, Sequence[str]], Finder],
+    classes: Sequence[str],
+) -> _Joined:
+    rows = _rows(frame, _Source(loaded.name, loaded.unit, by), classes)
+    found, lost = _join(rows, finder(by, [row.item.path for row in rows]))
+    files = len({one.hit.located.place for one in found})
+    count = len(rows) - len(lost)
+    several = "; a label holds for each file that has it" if by in _SEVERAL else ""
+    notes = [
+        ("labels", f"{loaded.name}: {loaded.form}"),
+        ("columns", loaded.columns_read()),
+        ("joined", f"{count:,} of {len(rows):,} labels by {by}, {files:,} files{several}"),
+    ]
+    return _Joined(found, lost, notes)
 
 
-def _find_all(source: Path, roots: Sequence[Path]) -> Iterator[_Found | Mismatch]:
-    if source.is_dir():
-        items, roots = labels_from_folders(source), [source]
-    else:
-        items, roots = labels_in(source), roots or [source.parent]
-    members = MemberIndex(item.path for item in items)
-    for item in items:
-        yield _find(item, roots, members)
+def _rows(frame: pd.DataFrame, source: _Source, classes: Sequence[str]) -> list[_Row]:
+    """Make the label of each row; its path is what `source.by` names the file by."""
+    columns = [
+        frame[name].astype(object).where(frame[name].notna(), None)
+        for name in (JOINS[source.by], "label", "patient", "split", "source")
+    ]
+    meant = find_classes(frame["label"].cat.categories, classes)
+    name_of = {text: classes[number] for text, number in meant.items() if number >= 0}
+    columns[1] = columns[1].map(lambda text: name_of.get(text, text))
+    items = zip(frame.index, map(LabelledFile, *columns), strict=True)
+    return [_Row(item, int(number), source) for number, item in items]
 
 
-def _find(item: LabelledFile, roots: Sequence[Path], members: MemberIndex) -> _Found | Mismatch:
-    """Find the file of a label below the roots, by the first spelling of its path that exists."""
-    faults: list[str] = []
-    for path, member in spellings(item.path):
-        existing, missing = _existing(path, member, roots, members)
-        if len(existing) > 1:
-            locations = " and ".join(_location(file) for file, _ in existing)
-            return Mismatch(item.path, MismatchReason.TWO_FILES, locations)
-        if existing:
-            ((located, root),) = existing
-            return _Found(replace(item, path=path_to_text(path, member)), located, root)
-        if not faults or member is not None:
-            faults = missing
-    if item.path.count("!/") > 1:
-        faults = [_NESTED]
-    return Mismatch(item.path, MismatchReason.NO_FILE, "; ".join(faults))
-
-
-def _existing(
-    path: bytes, member: bytes | None, roots: Sequence[Path], members: MemberIndex
-) -> tuple[list[tuple[LocatedFile, Path | None]], list[str]]:
-    """Return the different files of one path, each with its root, and why others are missing."""
-    existing: dict[tuple[int, int, int], tuple[LocatedFile, Path | None]] = {}
-    missing = []
-    bases = [None] if os.path.isabs(path) else [*roots]
-    for root in bases:
-        location = path if root is None else os.path.join(os.fsencode(root), path)
+def _join(rows: Sequence[_Row], find: Finder) -> tuple[list[_Found], list[Mismatch]]:
+    found: list[_Found] = []
+    lost: list[Mismatch] = []
+    for row in rows:
         try:
-            for located in files_at(location, member, members):
-                existing.setdefault(located.place, (located, root))
+            hits = find(row.item.path)
         except NotFoundError as error:
-            missing.append(f"{shown(os.fsdecode(location))}: {error}")
-    return [*existing.values()], missing
+            detail = str(error) if len(lost) < _MOST_EXPLAINED else ""
+            lost.append(_mismatch(row, MismatchReason.NO_FILE, detail))
+            continue
+        if len(hits) > 1 and row.source.by not in _SEVERAL:
+            named = " and ".join(shown(_absolute(hit)) for hit in hits[:_SHOWN])
+            lost.append(_mismatch(row, MismatchReason.TWO_FILES, named))
+            continue
+        found += [_Found(row, replace(row.item, path=hit.path), hit) for hit in hits]
+    return found, lost
 
 
-def _location(located: LocatedFile) -> str:
-    return shown(path_to_text(located.file.path, located.file.member))
+def _mismatch(row: _Row, reason: MismatchReason, detail: str) -> Mismatch:
+    path = row.item.path if row.source.by in ("path", "name") else ""
+    return Mismatch(row.source.rows([row.number]), path, reason, detail)
 
 
 def _place_in_container(found: _Found) -> tuple[bytes, int]:
-    file = found.located.file
+    file = found.hit.located.file
     return (b"", 0) if file.member is None else (file.path, file.offset)
 
 
 def _common_root(found: Sequence[_Found]) -> Path:
-    roots = {os.path.abspath(one.root) for one in found if one.root is not None}
+    roots = {os.path.abspath(one.hit.root) for one in found if one.hit.root is not None}
     if len(roots) == 1:
         return Path(roots.pop())
-    folders = {os.path.dirname(one.located.file.path) for one in found}
+    folders = {os.path.dirname(one.hit.located.file.path) for one in found}
     return Path(os.fsdecode(os.path.commonpath(folders))) if folders else Path()
 
 
@@ -290,7 +308,7 @@ def _once_each(found: Sequence[_Found]) -> tuple[list[_Found], list[Mismatch]]:
     """Keep one label of each file; rows that agree are one, and empty fields are filled."""
     rows: defaultdict[tuple[int, int, int], list[_Found]] = defaultdict(list)
     for one in found:
-        rows[one.located.place].append(one)
+        rows[one.hit.located.place].append(one)
     once, doubled = [], []
     for same in rows.values():
         values = {
@@ -301,30 +319,27 @@ def _once_each(found: Sequence[_Found]) -> tuple[list[_Found], list[Mismatch]]:
             doubled.append(_contradiction(same, differing))
             continue
         patient, split = (next(iter(values[name]), None) for name in ("patient", "split"))
-        once.append(replace(same[0], item=replace(same[0].item, patient=patient, split=split)))
+        once.append(same[0]._replace(item=replace(same[0].item, patient=patient, split=split)))
     return once, doubled
 
 
 def _contradiction(same: Sequence[_Found], differing: Sequence[str]) -> Mismatch:
-    if differing[0] != "label":  # an id of a patient is not shown
-        detail = f"{len(same)} rows differ in {' and '.join(differing)}"
-        return Mismatch(same[0].item.path, MismatchReason.TWO_ROWS, detail)
-    named = [f"{shown(one.item.path)} as {shown(one.item.label)}" for one in same[:_MOST_NAMED]]
-    more = f" and {len(same) - len(named):,} more" if same[_MOST_NAMED:] else ""
-    return Mismatch(same[0].item.path, MismatchReason.TWO_LABELS, f"{', '.join(named)}{more}")
+    numbers = [f"{one.row.source.rows([one.row.number])}" for one in same[:_SHOWN]]
+    more = f" and {len(same) - len(numbers):,} more" if same[_SHOWN:] else ""
+    detail = f"{' and '.join(differing)} differ: {'; '.join(numbers)}{more}"  # no id is shown
+    reason = MismatchReason.TWO_LABELS if differing[0] == "label" else MismatchReason.TWO_ROWS
+    first = same[0]
+    return Mismatch(first.row.source.rows([first.row.number]), first.item.path, reason, detail)
 
 
 def _named_apart(found: Sequence[_Found]) -> tuple[LabelledFile, ...]:
     """Replace a relative path that several files have by their absolute paths."""
     counts = Counter(one.item.path for one in found)
     return tuple(
-        one.item
-        if counts[one.item.path] == 1
-        else replace(one.item, path=path_to_text(one.located.file.path, one.located.file.member))
+        one.item if counts[one.item.path] == 1 else replace(one.item, path=_absolute(one.hit))
         for one in found
     )
 
 
-def _listed(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(map(shown, listed[:_SHOWN])) + (" …" if len(listed) > _SHOWN else "")
+def _absolute(hit: Hit) -> str:
+    return path_to_text(hit.located.file.path, hit.located.file.member)

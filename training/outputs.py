@@ -3,7 +3,7 @@
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
@@ -15,9 +15,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from cxrbatch.files import path_to_text, writing, written_whole
+from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Precision, describe_device
 from cxrbatch.model.predictor import Predictor
+from cxrbatch.reading.outcomes import OutcomeKind
 from cxrbatch.results.columns import (
     TRUTH_COLUMNS,
     patient_secret,
@@ -32,6 +34,7 @@ from cxrbatch.scoring.plan import heatmap_size, make_fingerprint
 from cxrbatch.scoring.run import ScoringOptions
 from cxrbatch.scoring.table_writer import ScoredRow, write_table
 from cxrbatch.training.augment import augmentation, kept_random_state
+from cxrbatch.training.cache import UnreadableFile
 from cxrbatch.training.dataset import ImageSubset
 from cxrbatch.training.loop import EpochMetrics, best_epoch
 from cxrbatch.workers.pool import ReadingPool
@@ -42,6 +45,31 @@ _MOST_CELL = 224
 _GAP, _LINE = 4, 18
 _FONT_SIZE = 12
 _INK = 230
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """The files that a training wrote, and the labelled files that it could not use.
+
+    Attributes:
+        checkpoint: Path of the checkpoint.
+        results: Path of the results table of validation and test, with the columns truth and split.
+        split: Path of the labels file with the split of every file.
+        card: The checkpoint's card; `card.training` has history and figures. None in all
+            processes but the first, if `torchrun` started several, and after a check of labels.
+        unreadable: Labelled files without an image, which were left out.
+    """
+
+    checkpoint: Path
+    results: Path
+    split: Path
+    card: Card | None
+    unreadable: tuple[UnreadableFile, ...]
+
+    @property
+    def all_read(self) -> bool:
+        """False if reading a file failed; a file that is no radiograph is not a failure."""
+        return not any(item.outcome.kind is OutcomeKind.FAILED for item in self.unreadable)
 
 
 def write_contact_sheet(

@@ -14,7 +14,6 @@ from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.model.weight_files import save_checkpoint
-from cxrbatch.reading.outcomes import OutcomeKind
 from cxrbatch.training import states
 from cxrbatch.training.cache import DecodedInputs, UnreadableFile, prepare_inputs
 from cxrbatch.training.console import Console
@@ -23,15 +22,15 @@ from cxrbatch.training.distributed import ProcessGroup, process_group
 from cxrbatch.training.duplicates import near_duplicates
 from cxrbatch.training.fitting import check_texts, new_card, train_network
 from cxrbatch.training.initial import InitialWeights, check_teachers, read_initial
-from cxrbatch.training.labelled_files import (
-    CollectedLabels,
-    collect_labels,
-    order_classes,
-    refuse_mismatches,
-    write_mismatches,
-)
+from cxrbatch.training.labelled_files import CollectedLabels, LabelSources, collect_labels
 from cxrbatch.training.loop import EpochMetrics, TrainingListener, options_fingerprint
-from cxrbatch.training.outputs import write_contact_sheet, write_curves, write_results
+from cxrbatch.training.mismatches import order_classes, refuse_mismatches, write_mismatches
+from cxrbatch.training.outputs import (
+    TrainingResult,
+    write_contact_sheet,
+    write_curves,
+    write_results,
+)
 from cxrbatch.training.split import Split, check_split, join_patients, split_files
 from cxrbatch.training.split_report import LeakError, write_leaks
 from cxrbatch.training.store import remove_stores
@@ -42,40 +41,14 @@ _BESIDE = ("split.csv", "augmented.png", "curves.svg", "results.parquet")
 _LEAKS = "leaks.csv"
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """The files that a training wrote, and the labelled files that it could not use.
-
-    Attributes:
-        checkpoint: Path of the checkpoint.
-        results: Path of the results table of validation and test, with the columns truth and split.
-        split: Path of the labels file with the split of every file.
-        card: The checkpoint's card; `card.training` has history and figures. None in all
-            processes but the first, if `torchrun` started several.
-        unreadable: Labelled files without an image, which were left out.
-    """
-
-    checkpoint: Path
-    results: Path
-    split: Path
-    card: Card | None
-    unreadable: tuple[UnreadableFile, ...]
-
-    @property
-    def all_read(self) -> bool:
-        """False if reading a file failed; a file that is no radiograph is not a failure."""
-        return not any(item.outcome.kind is OutcomeKind.FAILED for item in self.unreadable)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRun:
     """One call of `train`, with its arguments resolved.
 
     Attributes:
-        data: Folders of class folders, and files of labels.
+        sources: Where labels and files are, and the order of the classes.
         mismatches: File to list labels and files in that do not match; None lists none.
-        roots: What paths in labels files are relative to; if empty, each file's own folder.
-        classes: Order of the classes; if empty, the alphabet's.
+        check_only: Only show how labels and files fit; write nothing.
         output: The checkpoint to write.
         name: Name in the checkpoint's card.
         limits: Sentences for the card about what the data cannot show.
@@ -91,10 +64,9 @@ class TrainingRun:
         console: Shows messages and progress.
     """
 
-    data: Sequence[Path]
-    roots: Sequence[Path]
+    sources: LabelSources
     mismatches: Path | None
-    classes: Sequence[str]
+    check_only: bool
     output: Path
     name: str
     limits: Sequence[str]
@@ -134,8 +106,10 @@ class TrainingRun:
         If `torchrun` started several processes, each calls this; the first alone writes files.
         """
         check_texts(self.name, self.limits)
+        if self.check_only:
+            return self._check()
         check_output(self.output, overwrite=self.overwrite or self.continues)
-        self._check_sources([*self.data, self.init, *self.teachers])
+        self._check_sources([*self.sources.data, self.init, *self.teachers])
         initial = None
         if self.init:
             initial = read_initial(self.init, architecture=self.options.architecture)
@@ -171,13 +145,11 @@ class TrainingRun:
             checkpoint = train_network(data, setup, initial=initial, listener=listener)
         if checkpoint is not None:
             self._write(checkpoint, labels, data)
-        return TrainingResult(
-            self.output,
-            self.beside("results.parquet"),
-            self.beside("split.csv"),
-            None if checkpoint is None else checkpoint.card,
-            tuple(data.unreadable),
-        )
+        return self._result(None if checkpoint is None else checkpoint.card, data.unreadable)
+
+    def _result(self, card: Card | None, unreadable: Sequence[UnreadableFile]) -> TrainingResult:
+        results, split = self.beside("results.parquet"), self.beside("split.csv")
+        return TrainingResult(self.output, results, split, card, tuple(unreadable))
 
     def _written(self) -> list[Path]:
         listed = [] if self.mismatches is None else [self.mismatches]
@@ -216,7 +188,7 @@ class TrainingRun:
         All that can be refused without reading an image is refused before one is read.
         """
         labels = self._collect(leads=leads)
-        classes = order_classes(labels.files, self.classes)
+        classes = order_classes(labels.files, self.sources.classes)
         check_teachers(teachers, classes=classes, geometry=self.recipe.geometry)
         check_split(labels.files)
         inputs = self._decode(labels)
@@ -230,15 +202,32 @@ class TrainingRun:
 
     def _collect(self, *, leads: bool) -> CollectedLabels:
         listing = self.mismatches
-        labels = collect_labels(
-            self.data, roots=self.roots, all_unlabelled=listing is not None and leads
-        )
+        labels = self._collected(all_unlabelled=listing is not None and leads)
         self._check_sources(Path(os.fsdecode(file.path)) for file in labels.located)
         if listing is not None and leads:
-            write_mismatches(labels, listing)
+            write_mismatches(labels.mismatches, labels.unlabelled_paths, listing)
+        self.console.say(*(f"{title}: {text}" for title, text in labels.notes))
         self.console.mismatches(labels, listing=listing)
         refuse_mismatches(labels.mismatches)
         return labels
+
+    def _collected(self, *, all_unlabelled: bool = False) -> CollectedLabels:
+        return collect_labels(
+            self.sources,
+            all_unlabelled=all_unlabelled,
+            bar=lambda: self.console.bar("reading headers", None, "file"),
+            progress=self.console.advance,
+        )
+
+    def _check(self) -> TrainingResult:
+        """Show how labels and files fit, and raise what would stop the training."""
+        labels = self._collected()
+        self.console.show(*labels.notes, *labels.counts())
+        self.console.mismatches(labels, listing=None)
+        refuse_mismatches(labels.mismatches)
+        order_classes(labels.files, self.sources.classes)
+        check_split(labels.files)
+        return self._result(None, ())
 
     def _decode(self, labels: CollectedLabels) -> DecodedInputs:
         count = len(labels.files)

@@ -1,8 +1,9 @@
 """The function `train`, from labelled files to a checkpoint, and the command that calls it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +18,8 @@ from cxrbatch.training.console import Console
 if TYPE_CHECKING:  # the command's --help imports neither numpy nor torch
     from cxrbatch.model.inference import Precision
     from cxrbatch.model.preprocessing import Geometry
-    from cxrbatch.training.pipeline import TrainingResult
+    from cxrbatch.results.label_files import LabelOptions
+    from cxrbatch.training.outputs import TrainingResult
 
 Paths = str | Path | Sequence[str | Path]
 """One path, or several."""
@@ -29,6 +31,12 @@ def train(
     *,
     overwrite: bool = False,
     root: Paths = (),
+    by: str | None = None,
+    label_column: str | None = None,
+    path_column: str | None = None,
+    patient_column: str | None = None,
+    class_map: Mapping[str, str] | None = None,
+    check_labels: bool = False,
     mismatches: str | Path | None = None,
     cache: str | Path | None = None,
     name: str | None = None,
@@ -57,13 +65,22 @@ def train(
     """Train a classifier on labelled radiographs, as the command `cxrbatch train` does.
 
     Args:
-        data: Folders of class folders, and CSV or Parquet files of labels.
+        data: Folders of class folders, and files of labels as `load_labels` reads them.
         output: The checkpoint to write; split, examples, curves and results are written beside it.
         overwrite: Replace these files if they exist, and delete the saved state of a training to
             the same output that was stopped. Without it, either raises UsageError, unless
             `resume` continues that training.
-        root: Folders that relative paths in labels files start from; by default the folder of
-            each labels file.
+        root: Folders that relative paths in labels files start from, and below which files are
+            looked for by name or header; by default the folder of each labels file.
+        by: What names a file in the labels: "path", "name", "sop", "series", "study" or
+            "accession"; None takes the first of these that finds a file. For the last four the
+            headers of all DICOM files below the roots are read, and a label holds for each file
+            that has the UID or number.
+        label_column: Name of the labels' column with the class; None finds it by its usual names.
+        path_column: Name of the column with the path or file name; None likewise.
+        patient_column: Name of the column with an id of the patient; None likewise.
+        class_map: Text of a label -> class name that is meant.
+        check_labels: Only show how labels and files fit, and write nothing; the result has no card.
         mismatches: CSV file to list labels and files in that do not match; by default they are
             counted, and the first are shown.
         cache: Folder to keep decoded images for later runs; by default for this run only.
@@ -101,14 +118,17 @@ def train(
         The paths of the files written, the checkpoint's card, and the files without an image.
 
     Raises:
-        UsageError: The arguments contradict each other or the files that exist.
+        UsageError: The arguments contradict each other or the files that exist, or name images by
+            their hash.
         LabelError: Labels and files do not match or cannot be split, or more than 5 % of the
             files have no image.
         CheckpointError: `init` or `teacher` cannot be used.
         CxrbatchError: The loss diverged, or a file cannot be written.
     """
     from cxrbatch.model.inference import choose_device, choose_precision
+    from cxrbatch.results.label_files import LabelOptions
     from cxrbatch.training.distributed import local_device
+    from cxrbatch.training.labelled_files import LabelSources
     from cxrbatch.training.pipeline import TrainingRun
     from cxrbatch.training.trainer import TrainingOptions, checked_number
 
@@ -116,6 +136,9 @@ def train(
     with nullcontext() if console is progress else naming_arguments():
         if isinstance(classes, str):
             raise UsageError(f"classes is the text {classes[:60]!r}; give a list of names")
+        processes = int(
+            checked_number("workers", default_workers() if workers is None else workers)
+        )
         chosen = local_device(choose_device(device))
         options = TrainingOptions(
             architecture=arch,
@@ -132,10 +155,17 @@ def train(
             seed=seed,
         )
         run = TrainingRun(
-            data=_paths("data", data),
-            roots=_paths("root", root),
+            sources=LabelSources(
+                data=_paths("data", data),
+                roots=_paths("root", root),
+                options=LabelOptions(
+                    by, label_column, path_column, patient_column, dict(class_map or {})
+                ),
+                classes=classes,
+                workers=processes,
+            ),
             mismatches=None if mismatches is None else Path(mismatches),
-            classes=classes,
+            check_only=check_labels,
             output=Path(output),
             name=Path(output).stem if name is None else name,
             limits=[limit] if isinstance(limit, str) else limit,
@@ -143,9 +173,7 @@ def train(
             init=_initial_file(init),
             teachers=_paths("teacher", teacher),
             cache=None if cache is None else Path(cache),
-            workers=int(
-                checked_number("workers", default_workers() if workers is None else workers)
-            ),
+            workers=processes,
             device=chosen,
             drop_leaks=drop_leaks,
             resume=resume,
@@ -192,6 +220,7 @@ def _listed(context: click.Context, parameter: click.Parameter, value: str) -> l
     metavar="DIR",
     help="What paths in labels files are relative to; may be repeated.  [default: their folder]",
 )
+@shared.label_options
 @click.option(
     "--mismatches",
     type=shared.FILE,
@@ -281,11 +310,12 @@ def _listed(context: click.Context, parameter: click.Parameter, value: str) -> l
 @shared.device_option
 @shared.precision_option()
 @click.option("--resume", is_flag=True, help="Go on with a training that was stopped.")
-def command(**arguments: object) -> int:
+def command(label_options: "LabelOptions", **arguments: object) -> int:
     """Train a model on class folders or files of labels.
 
-    Each DATA is a folder of class folders (DATA/<class>/…) or a CSV or Parquet file with the
-    columns path and label and, optionally, patient, source and split (train, val or test).
+    Each DATA is a folder of class folders (DATA/<class>/…) or a CSV, Excel or Parquet file with
+    a column for the class, one for the path, UID or accession number and, optionally, for patient,
+    source and split (train, val or test).
     Without a split, patients are divided 8 : 1 : 1; pictures that are nearly equal count as one
     patient's. The epoch with the best macro AUC on validation is kept; test is looked at once.
 
@@ -305,6 +335,7 @@ def command(**arguments: object) -> int:
     \b
     Examples:
       cxrbatch train labels.csv -o model.safetensors --epochs 8
+      cxrbatch train labels.xlsx --root /films -o model.safetensors --by study --check-labels
       cxrbatch train a.csv b.parquet --root /films -o model.safetensors --cache inputs
       torchrun --nproc-per-node 2 -m cxrbatch train labels.csv -o model.safetensors
     """
@@ -313,5 +344,6 @@ def command(**arguments: object) -> int:
         # All of it before signals raise: an import may swallow an exception.
         import_module("cxrbatch.training.pipeline")
         interruption.arm()
-        result = train(**cast(dict[str, Any], arguments), progress=console)
+        labels = {f.name: getattr(label_options, f.name) for f in fields(label_options)}
+        result = train(**cast(dict[str, Any], {**arguments, **labels}), progress=console)
     return 0 if result.all_read else shared.SOME_UNREADABLE

@@ -1,10 +1,13 @@
 """What tests of the command `train` are called with, and what they look for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from cxrbatch.results.label_files import AS_USUAL, LabelOptions
+from cxrbatch.training.labelled_files import CollectedLabels, LabelSources, collect_labels
 
 PngMaker = Callable[[Path, np.ndarray], Path]
 FAST = ["--size", "32", "--epochs", "1", "--draws", "8", "--batch-size", "8", "--workers", "0"]
@@ -20,6 +23,19 @@ def labels_csv(
         lines.append(f"{path},{path.parent.name},{split(path.parent.name, int(path.stem))}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n" + extra)
     return folder / "labels.csv"
+
+
+def collect(
+    data: Sequence[Path],
+    *,
+    roots: Sequence[Path] = (),
+    classes: Sequence[str] = (),
+    all_unlabelled: bool = False,
+    options: LabelOptions = AS_USUAL,
+) -> CollectedLabels:
+    """Collect labels; headers are read in this process."""
+    sources = LabelSources(data=data, roots=roots, options=options, classes=classes)
+    return collect_labels(sources, all_unlabelled=all_unlabelled)
 
 
 def ordinary(label: str, number: int) -> str:

@@ -4,14 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+from calls import collect
 
 from cxrbatch.errors import LabelError
 from cxrbatch.results.labels import LabelledFile
-from cxrbatch.training.labelled_files import (
-    CollectedLabels,
+from cxrbatch.training.labelled_files import CollectedLabels
+from cxrbatch.training.mismatches import (
     Mismatch,
     MismatchReason,
-    collect_labels,
     order_classes,
     refuse_mismatches,
 )
@@ -44,7 +44,7 @@ def reasons(found: CollectedLabels) -> list[tuple[str, MismatchReason]]:
 def test_class_folders(tmp_path: Path) -> None:
     make(tmp_path, "A/x", "A/y")
     (tmp_path / os.fsdecode(b"A/\xff\\")).touch()
-    found = collect_labels([tmp_path])
+    found = collect([tmp_path])
     assert found.files == tuple(LabelledFile(f"A/{n}", "A") for n in ("x", "y", "\\xff\\\\"))
     assert [file.path for file in found.located] == [
         os.fsencode(tmp_path) + b"/A/" + name for name in (b"x", b"y", b"\xff\\")
@@ -55,7 +55,7 @@ def test_class_folders(tmp_path: Path) -> None:
 def test_a_file_of_labels_whose_paths_are_relative_to_it(tmp_path: Path) -> None:
     make(tmp_path, "images/x.png", "y.png")
     labels = write_labels(tmp_path / "l.csv", "images/x.png,A", f"{tmp_path}/y.png,B")
-    found = collect_labels([labels])
+    found = collect([labels])
     assert [file.path for file in found.files] == ["images/x.png", f"{tmp_path}/y.png"]
     assert paths(found) == [tmp_path / "images/x.png", tmp_path / "y.png"]
     assert found.root == tmp_path
@@ -65,7 +65,7 @@ def test_a_file_of_labels_whose_paths_are_relative_to_it(tmp_path: Path) -> None
 def test_several_sources_and_roots(tmp_path: Path) -> None:
     make(tmp_path, "one/a.png", "two/b.png", "folders/C/c.png", "own/a.png")
     labels = write_labels(tmp_path / "own" / "l.csv", "a.png,A", "b.png,B")
-    found = collect_labels(
+    found = collect(
         [labels, tmp_path / "folders"], roots=[tmp_path / "one", tmp_path / "two", tmp_path / "one"]
     )
     assert [path.relative_to(tmp_path).as_posix() for path in paths(found)] == [
@@ -79,7 +79,7 @@ def test_several_sources_and_roots(tmp_path: Path) -> None:
 
 def test_one_path_in_two_sources_is_told_apart(tmp_path: Path) -> None:
     make(tmp_path, "one/A/x.png", "two/A/x.png", "two/A/y.png")
-    found = collect_labels([tmp_path / "one", tmp_path / "two"])
+    found = collect([tmp_path / "one", tmp_path / "two"])
     assert [file.path for file in found.files] == [
         f"{tmp_path}/one/A/x.png",
         f"{tmp_path}/two/A/x.png",
@@ -90,7 +90,7 @@ def test_one_path_in_two_sources_is_told_apart(tmp_path: Path) -> None:
 def test_paths_with_the_escapes_of_a_table_find_their_files(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff.png")).touch()
     make(tmp_path, "a\\x62.png")
-    found = collect_labels([write_labels(tmp_path / "l.csv", "\\xff.png,A", "a\\x62.png,B")])
+    found = collect([write_labels(tmp_path / "l.csv", "\\xff.png,A", "a\\x62.png,B")])
     names = [os.path.basename(file.path) for file in found.located]
     assert names == [b"\xff.png", b"a\\x62.png"]
     assert [file.path for file in found.files] == ["\\xff.png", "a\\\\x62.png"]
@@ -103,7 +103,7 @@ def test_every_label_without_a_file_is_listed(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     lost = ["folder", "fifo", "loop", "nul\0", "x" * 300, *(f"gone{i}.png" for i in range(99))]
     labels = write_labels(tmp_path / "l.csv", "there.png,A", *(f"{name},A" for name in lost))
-    found = collect_labels([labels])
+    found = collect([labels])
     assert [file.path for file in found.files] == ["there.png"]
     assert reasons(found) == [(name, MismatchReason.NO_FILE) for name in lost]
     assert [m.detail.rpartition(": ")[2] for m in found.mismatches[:6]] == [
@@ -122,9 +122,12 @@ def test_a_path_under_two_roots_is_listed_with_both(tmp_path: Path) -> None:
     make(tmp_path, "one/a.png", "two/a.png", "two/b.png", "l/x")
     (tmp_path / "one" / "b.png").symlink_to(tmp_path / "two" / "b.png")
     labels = write_labels(tmp_path / "l" / "l.csv", "a.png,A", "b.png,B")
-    found = collect_labels([labels], roots=[tmp_path / "one", tmp_path / "two"])
+    found = collect([labels], roots=[tmp_path / "one", tmp_path / "two"])
     assert found.mismatches[0] == Mismatch(
-        "a.png", MismatchReason.TWO_FILES, f"'{tmp_path}/one/a.png' and '{tmp_path}/two/a.png'"
+        f"{labels}, line 2",
+        "a.png",
+        MismatchReason.TWO_FILES,
+        f"'{tmp_path}/one/a.png' and '{tmp_path}/two/a.png'",
     )
     assert [file.path for file in found.files] == ["b.png"]
 
@@ -137,14 +140,19 @@ def test_one_file_by_several_names_has_one_label(tmp_path: Path) -> None:
     rows += ["c.png,A,p,", "c.png,A,q,", "d.png,A,p,", "d.png,A,p,"]
     labels = tmp_path / "l.csv"
     labels.write_text("path,label,patient,split\n" + "\n".join(rows))
-    found = collect_labels([labels])
+    found = collect([labels])
     assert found.files == (
         LabelledFile("b.png", "A", "p", "val"),
         LabelledFile("d.png", "A", "p"),
     )
+    lines = [f"{labels}, line {number}" for number in range(9)]
     assert found.mismatches == (
-        Mismatch("a.png", MismatchReason.TWO_LABELS, "'a.png' as 'A', 'link.png' as 'B'"),
-        Mismatch("c.png", MismatchReason.TWO_ROWS, "2 rows differ in patient"),
+        Mismatch(
+            lines[2], "a.png", MismatchReason.TWO_LABELS, f"label differ: {lines[2]}; {lines[3]}"
+        ),
+        Mismatch(
+            lines[6], "c.png", MismatchReason.TWO_ROWS, f"patient differ: {lines[6]}; {lines[7]}"
+        ),
     )
 
 
@@ -161,9 +169,9 @@ def test_images_that_no_label_names_are_counted(tmp_path: Path) -> None:
     labels = write_labels(tmp_path / "l.csv", "a.png,A", "named.png,B")
     names = ["e.dcm", "film", *(f"z{i}.png" for i in range(3))]
     names += ["sub/B.PNG", "sub/c.jpeg", "sub/deep/d.jpg"]
-    everything = collect_labels([labels], all_unlabelled=True)
+    everything = collect([labels], all_unlabelled=True)
     assert everything.unlabelled_paths == tuple(f"{tmp_path}/{name}" for name in names)
-    found = collect_labels([labels])
+    found = collect([labels])
     assert found.unlabelled == everything.unlabelled == 8
     assert found.unlabelled_paths == everything.unlabelled_paths[:5]
     assert found.mismatches == ()
@@ -172,15 +180,15 @@ def test_images_that_no_label_names_are_counted(tmp_path: Path) -> None:
 
 def test_images_beside_class_folders_have_no_label(tmp_path: Path) -> None:
     make(tmp_path, "A/a.png", "B/b.png", "loose.png")
-    assert collect_labels([tmp_path]).unlabelled_paths == (f"{tmp_path}/loose.png",)
+    assert collect([tmp_path]).unlabelled_paths == (f"{tmp_path}/loose.png",)
 
 
 def test_sources_and_roots_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=r"cannot read labels .*none: No such file"):
-        collect_labels([tmp_path / "none"])
+        collect([tmp_path / "none"])
     make(tmp_path, "a.png")
     with pytest.raises(LabelError, match=r"--root .*a\.png is not a folder"):
-        collect_labels([write_labels(tmp_path / "l.csv", "a.png,A")], roots=[tmp_path / "a.png"])
+        collect([write_labels(tmp_path / "l.csv", "a.png,A")], roots=[tmp_path / "a.png"])
 
 
 def test_classes_come_in_the_alphabets_order_or_as_wanted() -> None:

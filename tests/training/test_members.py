@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from calls import FAST
+from calls import FAST, collect
 from PIL import Image
 
 from cxrbatch.cli import main
@@ -16,7 +16,8 @@ from cxrbatch.reading.radiograph import read_radiographs
 from cxrbatch.results.frames import load_results
 from cxrbatch.scoring.score import score
 from cxrbatch.training.cache import prepare_inputs
-from cxrbatch.training.labelled_files import CollectedLabels, MismatchReason, collect_labels
+from cxrbatch.training.labelled_files import CollectedLabels
+from cxrbatch.training.mismatches import MismatchReason
 
 RECIPE = Recipe(size=32)
 
@@ -48,7 +49,7 @@ def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
 
 def collected(folder: Path, *rows: str) -> CollectedLabels:
     (folder / "labels.csv").write_text("path,label\n" + "".join(f"{row}\n" for row in rows))
-    return collect_labels([folder / "labels.csv"])
+    return collect([folder / "labels.csv"])
 
 
 def test_each_member_gives_what_reading_it_by_itself_gives(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from calls import collect
 
 from cxrbatch.errors import CxrbatchError, LabelError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
@@ -19,7 +20,7 @@ from cxrbatch.training.cache import UnreadableFile, prepare_inputs
 from cxrbatch.training.dataset import ImageSubset, TrainingData, divide_inputs
 from cxrbatch.training.fitting import LIMITS, new_card, train_network
 from cxrbatch.training.initial import InitialWeights, read_initial
-from cxrbatch.training.labelled_files import collect_labels, order_classes
+from cxrbatch.training.mismatches import order_classes
 from cxrbatch.training.model_evaluation import logits_to_probabilities, predict
 from cxrbatch.training.split import split_files
 from cxrbatch.training.trainer import TrainingOptions, TrainingSetup
@@ -161,7 +162,7 @@ def test_a_run_can_start_from_a_checkpoint(tmp_path: Path, made: Checkpoint) -> 
 
 
 def prepared(root: Path, cache: Path) -> TrainingData:
-    labelled = collect_labels([root])
+    labelled = collect([root])
     inputs = prepare_inputs(
         labelled.located, recipe=RECIPE, workers=0, folder=cache, progress=lambda n: None
     )

@@ -5,7 +5,7 @@ A results table and labels flow in; one HTML page without scripts, and JSON, flo
     command    the commands `report` and `compare`
     report     `write_report`: everything that a report says
     comparison `write_comparison`: everything that a comparison says
-    copies     equal and nearly equal pictures
+    matching   copies within a table, and the images that two tables share
     gallery    images to show, read from the archive in child processes
     charts     curves and histograms as SVG
     page       templates, every foreign text made visible, and files written whole

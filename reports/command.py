@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,24 +14,28 @@ from cxrbatch.process import default_workers
 
 if TYPE_CHECKING:
     from cxrbatch.reports.comparison import ComparisonValues
-    from cxrbatch.results.figures import Figure
+    from cxrbatch.results.counting import ExclusionStep, ImageCounts
+    from cxrbatch.results.figures import Evaluation, Figure
     from cxrbatch.results.label_files import LabelOptions
     from cxrbatch.results.statistics.intervals import Estimate
 
 # Sums in another order differ in the last bits.
 _ROUNDING = 1e-12
+_HEADLINE = {"accuracy": "accuracy", "balanced": "balanced_accuracy", "macro AUC": "macro_auc"}
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def _page_options(command: Decorated) -> Decorated:
-    """Add `--json`, `--labels` with its options, `--archive`, `--show-paths` and `--overwrite`.
+    """Add the options that both commands have, `--labels` with its options among them.
 
-    They pass `figures`, `labels` and `archive`, each a Path or None, two bools, and what
-    `label_options` passes.
+    They pass `figures`, `labels` and `archive`, each a Path or None, the bools `keep_copies`,
+    `keep_flagged`, `show_paths` and `overwrite`, and what `label_options` passes.
     """
     for option in (
         shared.overwrite_option,
+        click.option("--keep-flagged", is_flag=True, help="Count laterals and films of no chest."),
+        click.option("--keep-copies", is_flag=True, help="Count each of several equal images."),
         click.option(
             "--show-paths", is_flag=True, help="Name files in the page, which may tell of persons."
         ),
@@ -116,6 +120,8 @@ def report(
     label_options: "LabelOptions",
     check_labels: bool,
     archive: Path | None,
+    keep_copies: bool,
+    keep_flagged: bool,
     prevalence: dict[str, float],
     show_paths: bool,
     overwrite: bool,
@@ -123,8 +129,9 @@ def report(
     """Make one HTML page of a results table: what was scored, and how good it is.
 
     The page stands alone: no script, no request, and no path, UID or patient datum unless asked
-    for. With a truth it has figures with 95 % intervals; of labels that name a split, its side
-    test alone is evaluated. Pictures are read from the archive anew.
+    for. With a truth it has figures with 95 % intervals, of the split's side test if the labels
+    name one. Laterals, films of no chest and copies count only in figures beside. Pictures are read
+    from the archive anew.
 
     Research use only: the model is not a medical device.
 
@@ -145,25 +152,20 @@ def report(
         figures=figures,
         labels=labels,
         label_options=label_options,
+        keep_copies=keep_copies,
+        keep_flagged=keep_flagged,
         prevalence=prevalence,
         source=PictureSource(archive, show_paths, default_workers()),
         overwrite=overwrite,
         on_step=_show_step,
     )
     flow = found.flow
-    click.echo(
-        f"analysed     {flow.analysed:,} of {flow.scored:,} scored images, {flow.rows:,} rows"
-    )
+    whole = f"{flow.scored:,} scored images, {flow.rows:,} rows"
+    click.echo(f"analysed     {flow.analysed:,} of {whole}")
     click.echo(f"truth        {found.truth_source or 'none: --labels gives one'}")
-    for note in found.truth_notes:
-        click.echo(f"labels       {note}")
-    if flow.side is not None:
-        aside = sum(step.count for step in flow.aside)
-        click.echo(f"split        test alone; {aside:,} images of other sides are not analysed")
-    if flow.not_held_out:
-        click.echo(
-            f"split        {flow.not_held_out:,} analysed images are of its side train or val"
-        )
+    notes = (f"labels       {note}" for note in found.truth_notes)
+    figures_of = _headline(found.evaluation) if found.evaluation else ()
+    _show((*notes, *_left_out(flow), *figures_of), found.warnings)
     _show_page(output)
 
 
@@ -189,6 +191,8 @@ def compare(
     check_labels: bool,
     archive: Path | None,
     fail_if_worse: float | None,
+    keep_copies: bool,
+    keep_flagged: bool,
     show_paths: bool,
     overwrite: bool,
 ) -> None:
@@ -218,12 +222,13 @@ def compare(
         figures=figures,
         labels=labels,
         label_options=label_options,
+        keep_copies=keep_copies,
+        keep_flagged=keep_flagged,
         source=PictureSource(archive, show_paths, default_workers()),
         overwrite=overwrite,
         on_step=_show_step,
     )
-    for line in _lines(found):
-        click.echo(line)
+    _show(_lines(found), found.warnings)
     if output is not None:
         _show_page(output)
     if fail_if_worse is None:
@@ -257,21 +262,60 @@ def _show_page(output: Path) -> None:
     click.echo(f"page         {output} ({output.stat().st_size / 1e6:.1f} MB)")
 
 
+def _show(lines: Iterable[str], warnings: Sequence[str]) -> None:
+    for line in lines:
+        click.echo(line)
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _left_out(counts: "ImageCounts") -> Iterator[str]:
+    """A line for each reason for which scored images are not analysed, in the order of the flow."""
+    if counts.unlabelled:
+        yield f"unlabelled   {counts.unlabelled:,} scored images have no truth"
+    if counts.side is not None:
+        aside = sum(step.count for step in counts.aside)
+        yield f"split        {counts.side} alone; {aside:,} images of other sides are not analysed"
+    if counts.not_held_out:
+        yield f"split        {counts.not_held_out:,} analysed images are of its side train or val"
+    if counts.flagged:
+        yield f"flagged      {_listed(counts.flagged)} left out; --keep-flagged counts them"
+    if counts.copies:
+        yield f"copies       {_listed(counts.copies)} left out; --keep-copies counts them"
+
+
+def _listed(steps: "Sequence[ExclusionStep]") -> str:
+    parts = ", ".join(f"{step.name.replace('_', ' ')} {step.count:,}" for step in steps)
+    return f"{sum(step.count for step in steps):,} ({parts})"
+
+
+def _headline(evaluation: "Evaluation") -> Iterator[str]:
+    """The main figures, beside those of all images where flagged images or copies are left out."""
+    for title, name in _HEADLINE.items():
+        figure: Figure = getattr(evaluation, name)
+        text = f"{title.ljust(12)} {_value(figure)} (n={figure.n:,})"
+        if evaluation.all_images is not None:
+            whole: Figure = getattr(evaluation.all_images, name)
+            text += f", all {_value(whole)} (n={whole.n:,})"
+        yield text
+
+
+def _value(figure: "Figure") -> str:
+    return f"undefined: {figure.undefined}" if figure.value is None else f"{figure.value:.4f}"
+
+
 def _lines(found: "ComparisonValues") -> Iterator[str]:
     differences, pairs = found.differences, found.pairs
     width = max(12, *(len(f"AUC {_plain(name)}") for name in pairs.classes))
-    side = f", the side {pairs.side} alone" if pairs.side else ""
     yield f"first        {_plain(pairs.names[0])}"
     yield f"second       {_plain(pairs.names[1])}"
     yield from (f"labels       {note}" for note in pairs.truth_notes)
-    yield f"images       {len(pairs.truth):,} in both, joined by {' and '.join(pairs.key)}{side}"
-    yield f"left out     {pairs.unpaired[0]:,} of the first, {pairs.unpaired[1]:,} of the second"
+    yield f"images       {pairs.counts.scored:,} in both, joined by {' and '.join(pairs.key)}"
+    yield f"unpaired     {pairs.unpaired[0]:,} of the first, {pairs.unpaired[1]:,} of the second"
+    yield from _left_out(pairs.counts)
+    yield f"compared     {pairs.counts.analysed:,} images"
     one, other = found.evaluations
-    for title, name in (
-        ("accuracy", "accuracy"),
-        ("balanced", "balanced_accuracy"),
-        ("macro AUC", "macro_auc"),
-    ):
+    for title, name in _HEADLINE.items():
         figures = getattr(one, name), getattr(other, name), getattr(differences, name)
         yield _line(title.ljust(width), *figures)
     for a, b, of, test in zip(
@@ -279,6 +323,9 @@ def _lines(found: "ComparisonValues") -> Iterator[str]:
     ):
         p = "" if test is None else f", DeLong p {test.p:.3g}"
         yield _line(f"AUC {_plain(a.name)}".ljust(width), a.auc, b.auc, of) + p
+    if one.all_images and other.all_images:
+        first, second = one.all_images.accuracy, other.all_images.accuracy
+        yield f"all images   accuracy {_value(first)} -> {_value(second)} (n={first.n:,})"
     yield (
         f"right alone  first {differences.second_only:,}, second {differences.first_only:,}, "
         f"McNemar p {differences.mcnemar_p:.3g}"

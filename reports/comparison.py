@@ -1,65 +1,36 @@
 """A comparison of two tables on the same images: the second is measured against the first."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
 
-from cxrbatch.errors import LabelError, TableError
-from cxrbatch.files import shown
 from cxrbatch.reports.gallery import AS_SCORED, GalleryImage, PictureSource, gallery_images
-from cxrbatch.reports.page import OnStep, as_text, check_outputs, no_steps, render, write_outputs
-from cxrbatch.results.analysis import Positions, analyse, card_of, model_name, read_scores
+from cxrbatch.reports.matching import Pairs, pair_up
+from cxrbatch.reports.page import (
+    OnStep,
+    as_text,
+    check_outputs,
+    no_steps,
+    render,
+    warnings_of,
+    write_outputs,
+)
+from cxrbatch.results.counting import Positions
 from cxrbatch.results.figures import Evaluation
-from cxrbatch.results.frames import Results
 from cxrbatch.results.label_files import AS_USUAL, LabelOptions
-from cxrbatch.results.statistics.calculation import Comparison, compare_scores, evaluate_scores
-from cxrbatch.results.statistics.intervals import Classes, Estimate, Groups, Probabilities
+from cxrbatch.results.statistics.calculation import (
+    Comparison,
+    compare_scores,
+    evaluate_scores,
+    headline_of,
+)
+from cxrbatch.results.statistics.intervals import Estimate
 from cxrbatch.results.table import Table, open_table
-from cxrbatch.results.truth import patients_of
 
-_KEYS = (("path", "frame"), ("sop_instance_uid", "frame"), ("image_hash",))
-# What decides which input an image becomes.
-_INPUT_OPTIONS = ("recipe", "fast_decode")
 _MOST_FLIPS_SHOWN = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """Images that both tables have scores of, and whose truth is known.
-
-    Attributes:
-        key: The columns by which they were joined.
-        classes: In the order of the first table.
-        names: Names of the two models.
-        truth_source: Where the truth comes from.
-        truth_notes: What was done with the labels beside joining them, a sentence each.
-        side: "test" if only that side of the labels' split is compared, else None.
-        not_held_out: Images analysed of the first table that are on a side train or val.
-        truth: Shape (n,), class indices.
-        groups: Shape (n,), the number of each image's patient.
-        rows: Of each table, shape (n,), row numbers from 0.
-        probabilities: Of each table, shape (n, classes), both in the order of `classes`.
-        unpaired: Images analysed of the first table that the second has no score of; and scored
-            images of the second table that are not among those analysed.
-    """
-
-    key: tuple[str, ...]
-    classes: tuple[str, ...]
-    names: tuple[str, str]
-    truth_source: str
-    truth_notes: tuple[str, ...]
-    side: str | None
-    not_held_out: int
-    truth: Classes
-    groups: Groups
-    rows: tuple[Positions, Positions]
-    probabilities: tuple[Probabilities, Probabilities]
-    unpaired: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +67,12 @@ class ComparisonValues:
     flips: tuple[Flips, ...]
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to mend before the figures are believed, a line each without "warning: "."""
+        images = [image for flips in self.flips for pair in flips.shown for image in pair]
+        return warnings_of(self.pairs.counts, images)
+
+    @property
     def loss(self) -> float | None:
         """First - second in balanced accuracy or in macro AUC, whichever is larger.
 
@@ -120,10 +97,9 @@ class ComparisonValues:
             "joined_by": list(self.pairs.key),
             "truth": self.pairs.truth_source,
             "truth_notes": list(self.pairs.truth_notes),
-            "side": self.pairs.side,
-            "not_held_out": self.pairs.not_held_out,
-            "images": len(self.pairs.truth),
+            "images": self.pairs.counts.analysed,
             "unpaired": list(self.pairs.unpaired),
+            "flow": asdict(self.pairs.counts),
             "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
             "differences": _differences(self.differences),
             "flips": {flips.title: flips.count for flips in self.flips},
@@ -139,6 +115,8 @@ def write_comparison(
     figures: Path | None = None,
     labels: Path | None = None,
     label_options: LabelOptions = AS_USUAL,
+    keep_copies: bool = False,
+    keep_flagged: bool = False,
     source: PictureSource = AS_SCORED,
     overwrite: bool = False,
     on_step: OnStep = no_steps,
@@ -152,6 +130,8 @@ def write_comparison(
         figures: A JSON file to write the same figures to, or None.
         labels: A file of labels; None to use the first table's column truth, or its folders.
         label_options: How labels are read and joined.
+        keep_copies: Whether all of several equal images are compared.
+        keep_flagged: Whether images flagged as lateral or as no chest are compared.
         source: Where the pictures are, and whether paths may be shown.
         overwrite: Whether existing outputs are replaced.
         on_step: Called with the name of each step before it begins.
@@ -166,15 +146,19 @@ def write_comparison(
     check_outputs([output, figures], [first, second, labels], overwrite=overwrite)
     on_step("reading the tables")
     tables = open_table(first), open_table(second)
-    pairs = pair_up(*tables, labels, label_options)
-    on_step("evaluating each")
-    one, other = pairs.probabilities
-    evaluations = (
-        evaluate_scores(pairs.truth, one, pairs.groups, classes=pairs.classes),
-        evaluate_scores(pairs.truth, other, pairs.groups, classes=pairs.classes),
+    pairs = pair_up(
+        *tables,
+        labels,
+        label_options=label_options,
+        keep_copies=keep_copies,
+        keep_flagged=keep_flagged,
     )
+    on_step("evaluating each")
+    evaluations = _evaluation(pairs, 0), _evaluation(pairs, 1)
     on_step("comparing")
-    differences = compare_scores(pairs.truth, other, one, pairs.groups)
+    compared = pairs.compared
+    one, other = compared.probabilities
+    differences = compare_scores(compared.truth, other, one, compared.groups)
     on_step("reading the pictures")
     flips = _flips(tables, pairs, source)
     made = tables[0].provenance, tables[1].provenance
@@ -183,107 +167,29 @@ def write_comparison(
     return values
 
 
-def pair_up(
-    first: Table, second: Table, labels: Path | None = None, options: LabelOptions = AS_USUAL
-) -> Pairs:
-    """Join two tables image by image, and find the truth by the labels and rows of the first table.
-
-    The key is path and frame; where no image has both in both tables, SOP Instance UID and frame;
-    then the hash of the network's input, which two recipes do not share. Where both tables were
-    made with one recipe, an image whose hash differs in the second table is another picture and
-    is not paired. Images of the first table that `analyse` does not choose are left out.
-
-    Raises:
-        TableError: A table is damaged, or they have other classes or no image in common.
-        LabelError: There is no truth, or the labels cannot be used.
-    """
-    if set(first.classes) != set(second.classes):
-        names, others = (", ".join(map(shown, table.classes)) for table in (first, second))
-        raise TableError(
-            f"{first.path} has the classes {names}, {second.path} {others}; only models of the "
-            "same classes can be compared"
-        )
-    analysis = analyse(first, labels, label_options=options)
-    other = Results(second)
-    other_scores = read_scores(other)
-    if analysis.truth is None:
-        raise LabelError(f"nothing tells the truth about the images of {first.path}; give --labels")
-    if not len(analysis.chosen):
-        raise LabelError(f"no scored image of {first.path} has a truth; give other --labels")
-    key, places = _joined((analysis.results, other), (analysis.rows, other_scores.rows))
-    paired = np.flatnonzero(places >= 0)
-    places, rows = places[paired], analysis.rows[paired]
-    order = [second.classes.index(name) for name in first.classes]
-    return Pairs(
-        key=key,
-        classes=first.classes,
-        names=(model_name(analysis.card), model_name(card_of(other))),
-        truth_source=analysis.truth.source,
-        truth_notes=analysis.truth.notes,
-        side=analysis.flow.side,
-        not_held_out=analysis.flow.not_held_out,
-        truth=analysis.true_classes()[analysis.chosen][paired],
-        groups=patients_of(analysis.results, analysis.truth, rows),
-        rows=(rows, other_scores.rows[places]),
-        probabilities=(
-            analysis.probabilities[paired],
-            other_scores.probabilities[places][:, order],
-        ),
-        unpaired=(
-            len(analysis.chosen) - len(paired),
-            len(other_scores.rows) - len(np.unique(places)),
-        ),
+def _evaluation(pairs: Pairs, number: int) -> Evaluation:
+    """The figures of one of the tables on the compared images, and its headline on all images."""
+    scores, whole = (
+        (of.truth, of.probabilities[number], of.groups) for of in (pairs.compared, pairs.all_images)
     )
-
-
-def _joined(
-    results: tuple[Results, Results], rows: tuple[Positions, Positions]
-) -> tuple[tuple[str, ...], Positions]:
-    """The key that joins them, and for each row of the first its place in `rows[1]`, or -1."""
-    for key in _KEYS:
-        first, second = (_names(of, own, key) for of, own in zip(results, rows, strict=True))
-        once = second[second.notna() & ~second.duplicated()]
-        found = pd.Index(once).get_indexer(first)
-        places = np.where(found >= 0, np.append(once.index, -1)[found], -1)
-        places = np.where(_same_pictures(results, rows, places), places, -1)
-        if (places >= 0).any():
-            return key, places.astype(np.int64)
-    raise TableError(
-        f"{results[0].name} and {results[1].name} have no image in common: neither by path, nor by "
-        "SOP Instance UID, nor by image hash"
-    )
-
-
-def _same_pictures(
-    results: tuple[Results, Results], rows: tuple[Positions, Positions], places: Positions
-) -> npt.NDArray[np.bool_]:
-    """Whether joined images have one hash, or were made into inputs in two ways."""
-    made = [[of.provenance.get(name) for name in _INPUT_OPTIONS] for of in results]
-    if made[0] != made[1]:
-        return np.ones(len(places), np.bool_)
-    key = ("image_hash",)
-    first, second = (_names(of, own, key) for of, own in zip(results, rows, strict=True))
-    other = second.reindex(places).reset_index(drop=True)
-    return np.asarray((first == other).fillna(True), np.bool_)
-
-
-def _names(results: Results, rows: Positions, key: Sequence[str]) -> pd.Series:
-    """One text per row, null where a part of it is unknown."""
-    columns = results.read(key).iloc[rows].reset_index(drop=True)
-    parts = [columns[name].astype("string") for name in key]
-    return parts[0] if len(parts) == 1 else parts[0].str.cat(parts[1:], sep="\n")
+    evaluation = evaluate_scores(*scores, classes=pairs.classes)
+    if len(pairs.all_images.truth) == len(pairs.compared.truth):
+        return evaluation
+    headline = headline_of(*whole, classes=pairs.classes, side=pairs.counts.side)
+    return replace(evaluation, all_images=headline)
 
 
 def _flips(tables: tuple[Table, Table], pairs: Pairs, source: PictureSource) -> tuple[Flips, ...]:
-    predicted = [p.argmax(axis=1) for p in pairs.probabilities]
-    right = [classes == pairs.truth for classes in predicted]
+    compared = pairs.compared
+    predicted = [p.argmax(axis=1) for p in compared.probabilities]
+    right = [classes == compared.truth for classes in predicted]
     flipped = predicted[0] != predicted[1]
     kinds = {
         "Only the second is right": flipped & right[1],
         "Only the first is right": flipped & right[0],
         "Both are wrong, in different ways": flipped & ~right[0] & ~right[1],
     }
-    certainty = pairs.probabilities[0].max(axis=1) + pairs.probabilities[1].max(axis=1)
+    certainty = sum(p.max(axis=1) for p in compared.probabilities)
     chosen = {
         title: np.flatnonzero(of)[np.argsort(-certainty[of], kind="stable")[:_MOST_FLIPS_SHOWN]]
         for title, of in kinds.items()
@@ -300,14 +206,14 @@ def _images(
     table: Table, pairs: Pairs, number: int, positions: Positions, source: PictureSource
 ) -> dict[int, GalleryImage]:
     """The images at some positions, as the table of this number scores them."""
-    probabilities = pairs.probabilities[number][positions]
+    probabilities = pairs.compared.probabilities[number][positions]
     names = [pairs.classes[c] for c in probabilities.argmax(axis=1)]
     images = gallery_images(
         table,
-        pairs.rows[number][positions].tolist(),
+        pairs.compared.rows[number][positions].tolist(),
         [table.classes.index(name) for name in names],
         probabilities.max(axis=1, initial=0.0).astype(float).tolist(),
-        [pairs.classes[c] for c in pairs.truth[positions]],
+        [pairs.classes[c] for c in pairs.compared.truth[positions]],
         source,
     )
     return dict(zip(positions.tolist(), images, strict=True))

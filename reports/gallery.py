@@ -17,7 +17,7 @@ from PIL import Image
 
 from cxrbatch.model.prediction import grey_picture, heat_picture
 from cxrbatch.reading.outcomes import Flag
-from cxrbatch.results.analysis import Positions
+from cxrbatch.results.counting import Positions
 from cxrbatch.results.table import Table
 from cxrbatch.scoring.file_reader import MISSING, UNKNOWN_ORIGIN, Origin, revisit
 from cxrbatch.workers.forkserver_client import Forkserver

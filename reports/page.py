@@ -1,12 +1,14 @@
-"""Renders a page that stands alone: one file, no script, no request, foreign text shown as text.
+"""Renders a page that stands alone, writes it with its figures, and warns of what it lacks.
 
-Its Content-Security-Policy allows pictures as data: URLs and the one style sheet, by its hash.
+A page is one file without script and request, and shows foreign text as text. Its
+Content-Security-Policy allows pictures as data: URLs and the one style sheet, by its hash.
 """
 
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.resources import files
@@ -19,6 +21,8 @@ from markupsafe import Markup
 from cxrbatch.errors import UsageError
 from cxrbatch.files import check_output, written_whole
 from cxrbatch.reports import charts
+from cxrbatch.reports.gallery import WITHHELD, GalleryImage
+from cxrbatch.results.counting import ImageCounts
 from cxrbatch.results.figures import Figure
 from cxrbatch.version import VERSION
 
@@ -184,3 +188,42 @@ def write_outputs(
     if json_file is not None:
         with written_whole(json_file) as file:
             file.write(json.dumps(figures, indent=1, allow_nan=False).encode())
+
+
+def warnings_of(counts: ImageCounts, images: Iterable[GalleryImage]) -> tuple[str, ...]:
+    """Return lines that say what is wrong with the archive or its labels, and what to do.
+
+    They count groups of equal images with several true classes, images that share a SOP Instance
+    UID with another picture, and wanted pictures that could not be read from the archive. A
+    picture that is not shown as text may be burned into it is no such picture.
+
+    Args:
+        counts: The images that the page is about.
+        images: The images that the page wants to show.
+    """
+    return (*_counting_warnings(counts), *_picture_warnings(images))
+
+
+def _counting_warnings(counts: ImageCounts) -> Iterator[str]:
+    if counts.contradictions:
+        yield (
+            f"groups of equal images with several true classes: {counts.contradictions:,}; correct "
+            "the labels: of each group the first image counts, unless --keep-copies is given"
+        )
+    if counts.shared_uids:
+        yield (
+            "images that share a SOP Instance UID with another picture: "
+            f"{counts.shared_uids:,}; if they are different films, correct the UIDs or give "
+            "--keep-copies"
+        )
+
+
+def _picture_warnings(images: Iterable[GalleryImage]) -> Iterator[str]:
+    wanted = [image.picture.absence for image in images]
+    absent = Counter(why for why in wanted if why and why != WITHHELD)
+    if absent:
+        reasons = ", ".join(f"{why} ({n:,})" for why, n in absent.most_common())
+        yield (
+            f"{absent.total():,} of {len(wanted):,} wanted pictures are not shown: {reasons}; "
+            "name the folder where the archive is now by --archive"
+        )

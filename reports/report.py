@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from cxrbatch.reading.outcomes import Flag
-from cxrbatch.reports.copies import Copies, as_bits, find_copies
 from cxrbatch.reports.gallery import (
     AS_SCORED,
     Choices,
@@ -18,8 +16,18 @@ from cxrbatch.reports.gallery import (
     choose,
     gallery_images,
 )
-from cxrbatch.reports.page import OnStep, as_text, check_outputs, no_steps, render, write_outputs
+from cxrbatch.reports.matching import Copies, find_copies
+from cxrbatch.reports.page import (
+    OnStep,
+    as_text,
+    check_outputs,
+    no_steps,
+    render,
+    warnings_of,
+    write_outputs,
+)
 from cxrbatch.results.analysis import Analysis, Flow, analyse
+from cxrbatch.results.counting import as_bits, equal_images
 from cxrbatch.results.evaluation import (
     FEW,
     Subgroups,
@@ -67,7 +75,7 @@ class ReportValues:
         evaluation: None without a truth.
         subgroups: Empty without a truth.
         distribution: Of the scores.
-        copies: Equal and nearly equal pictures.
+        copies: Equal and nearly equal images.
         choices: The images of the gallery, as positions that `shown` has.
         shown: Position among the analysed images -> image, for all of `choices`.
         root: The archive's folder; None where paths may not be shown.
@@ -89,6 +97,11 @@ class ReportValues:
     shown: Mapping[int, GalleryImage]
     root: str | None
     paths: Mapping[int, str]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to mend before the figures are believed, a line each without "warning: "."""
+        return warnings_of(self.flow, self.shown.values())
 
     def page(self) -> bytes:
         """Return the HTML page of the report, encoded in UTF-8."""
@@ -133,6 +146,8 @@ def write_report(
     figures: Path | None = None,
     labels: Path | None = None,
     label_options: LabelOptions = AS_USUAL,
+    keep_copies: bool = False,
+    keep_flagged: bool = False,
     prevalence: Mapping[str, float] | None = None,
     source: PictureSource = AS_SCORED,
     overwrite: bool = False,
@@ -144,8 +159,10 @@ def write_report(
         table: The results table.
         output: The HTML page to write.
         figures: A JSON file to write the same figures to, or None.
-        labels: As for `make_report`, with the next three.
+        labels: As for `make_report`, with the next five.
         label_options: Likewise.
+        keep_copies: Likewise.
+        keep_flagged: Likewise.
         prevalence: Likewise.
         source: Likewise.
         overwrite: Whether existing outputs are replaced.
@@ -166,6 +183,8 @@ def write_report(
         table,
         labels=labels,
         label_options=label_options,
+        keep_copies=keep_copies,
+        keep_flagged=keep_flagged,
         prevalence=prevalence,
         source=source,
         on_step=on_step,
@@ -179,6 +198,8 @@ def make_report(
     *,
     labels: Path | None = None,
     label_options: LabelOptions = AS_USUAL,
+    keep_copies: bool = False,
+    keep_flagged: bool = False,
     prevalence: Mapping[str, float] | None = None,
     source: PictureSource = AS_SCORED,
     on_step: OnStep = no_steps,
@@ -189,6 +210,8 @@ def make_report(
         path: The results table.
         labels: A file of labels; None to use the table's column truth, else class-named folders.
         label_options: How labels are read and joined.
+        keep_copies: Whether all of several equal images are analysed.
+        keep_flagged: Whether images flagged as lateral or as no chest are analysed.
         prevalence: Class name -> prevalence for which predictive values are stated too.
         source: Where the pictures are, and whether paths may be shown.
         on_step: Called with the name of each step before it begins.
@@ -202,7 +225,13 @@ def make_report(
     table = open_table(path)
     by_class(prevalence or {}, table.classes)
     on_step("joining the truth")
-    analysis = analyse(table, labels, label_options=label_options)
+    analysis = analyse(
+        table,
+        labels,
+        label_options=label_options,
+        keep_copies=keep_copies,
+        keep_flagged=keep_flagged,
+    )
     scores, chosen, truth = analysis.scores, analysis.chosen, analysis.true_classes()
     evaluation, subgroups = None, tuple[Subgroups, ...]()
     if analysis.truth is not None:
@@ -211,11 +240,12 @@ def make_report(
         on_step("evaluating subgroups")
         subgroups = evaluate_subgroups(analysis)
     on_step("looking for copies")
-    hashes = analysis.results.read(["image_hash", "dhash"]).iloc[scores.rows]
-    pictures = pd.factorize(hashes["image_hash"])[0]
+    hashes = analysis.results.read(["dhash"])["dhash"].iloc[scores.rows]
+    equal = equal_images([analysis.facts])
     copies = find_copies(
-        pictures,
-        as_bits(hashes["dhash"]),
+        equal,
+        analysis.facts.pictures,
+        as_bits(hashes),
         logits=scores.logits,
         rows=scores.rows,
         truth=truth,
@@ -226,7 +256,7 @@ def make_report(
         scores.predicted[chosen],
         analysis.probabilities,
         None if analysis.truth is None else truth[chosen],
-        pictures[chosen],
+        equal[chosen],
         classes=table.classes,
     )
     on_step("reading the pictures")

@@ -16,6 +16,7 @@ never while an archive is scored.
     label_files    options of reading labels; a file of any form to labels
     label_joining  labels joined with the rows of a table
     truth          the true classes of a table, from labels, its own column or class folders
+    counting       which scored images count; equal and nearly equal images
     analysis       checked scores with their truth: the images that are analysed, and the flow
     evaluation     `evaluate` and `headline`: the figures of a table against the truth; subgroups
     figures        these figures as plain values, and as a DataFrame

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,15 @@ import pandas as pd
 from cxrbatch.errors import TableError
 from cxrbatch.files import shown
 from cxrbatch.reading.outcomes import Outcome, OutcomeKind
+from cxrbatch.results.counting import (
+    ExclusionStep,
+    ImageCounts,
+    ImageFacts,
+    Positions,
+    count_images,
+)
 from cxrbatch.results.frames import Results
 from cxrbatch.results.label_files import AS_USUAL, LabelOptions
-from cxrbatch.results.labels import SPLITS
 from cxrbatch.results.statistics.intervals import Groups
 from cxrbatch.results.table import Table, too_large
 from cxrbatch.results.truth import UNKNOWN, ClassNumbers, Truth, find_truth, patients_of
@@ -25,8 +31,6 @@ from cxrbatch.results.truth import UNKNOWN, ClassNumbers, Truth, find_truth, pat
 _FEW_SCORED, _LEAST_BYTES = 1_000_000, 16
 # Softmax in float32 over up to 256 classes is exact to some 1e-5.
 _TOLERANCE = 1e-3
-
-Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +55,7 @@ class TableScores:
 
 
 @dataclass(frozen=True, slots=True)
-class ExclusionStep:
-    """A number of images that are not analysed, all for one reason.
-
-    Attributes:
-        name: Code of the reason: an outcome code, or a side of the split.
-        meaning: The reason in words, for a reader.
-        count: Number of images.
-    """
-
-    name: str
-    meaning: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(ImageCounts):
     """Counts from the files found to the images analysed; they add up at each step.
 
     Source: Bossuyt et al., "STARD 2015", BMJ 2015, item 19.
@@ -77,14 +66,6 @@ class Flow:
         rows: Number of files, or frames of them: excluded + failed + scored.
         excluded: Rows that are no radiographs, by outcome, the most frequent first.
         failed: Rows that could not be read, by outcome, the most frequent first.
-        scored: Number of images with a score: unlabelled + aside + analysed.
-        unlabelled: Number of scored images whose true class is unknown; 0 without a truth.
-        aside: Scored images with a true class that are not analysed as they are not on the side
-            test of the split, by side; empty if no such image is on that side.
-        analysed: Number of images that the figures describe.
-        side: "test" if only that side of the split is analysed, else None.
-        not_held_out: Number of analysed images that the labels put on the side train or val: a
-            model may have learned from them, or been chosen by them.
         labels: Number of labels that the truth comes from; None without a truth.
         labels_without_row: Number of labels that name no row of the table.
         labelled_unscored: Number of rows with a true class and without a score.
@@ -95,12 +76,6 @@ class Flow:
     rows: int
     excluded: tuple[ExclusionStep, ...]
     failed: tuple[ExclusionStep, ...]
-    scored: int
-    unlabelled: int
-    aside: tuple[ExclusionStep, ...]
-    analysed: int
-    side: str | None
-    not_held_out: int
     labels: int | None
     labels_without_row: int
     labelled_unscored: int
@@ -116,7 +91,10 @@ class Analysis:
         scores: The scored rows of the table.
         truth: True class, split and patient of every row; None where no true class is known.
         flow: How many images were left out, and why.
+        facts: Flags and identities of the scored images.
         chosen: Shape (n,), the analysed images as positions in the arrays of `scores`.
+        all_images: Positions of the analysed images and of those that were left out for a flag or
+            as copies.
     """
 
     results: Results
@@ -124,7 +102,9 @@ class Analysis:
     scores: TableScores
     truth: Truth | None
     flow: Flow
+    facts: ImageFacts
     chosen: Positions
+    all_images: Positions
 
     @property
     def rows(self) -> Positions:
@@ -165,18 +145,23 @@ def analyse(
     labels: "str | Path | pd.DataFrame | None" = None,
     *,
     label_options: LabelOptions = AS_USUAL,
+    keep_copies: bool = False,
+    keep_flagged: bool = False,
 ) -> Analysis:
     """Check the scores of a table, find the true classes, and choose the images to analyse.
 
-    The chosen images are the scored ones whose true class is known. If any of them is on the side
-    `test` of the labels' split, only those on that side are chosen, as the model may have learned
-    from the others. Where no true class is known, all scored images are chosen.
+    The chosen images are the scored ones whose true class is known; where no true class is known at
+    all, all scored ones. If any of them is on the side `test` of the labels' split, only those on
+    that side are chosen, as the model may have learned from the others. Of these, images flagged as
+    lateral or as no chest, and all but the first of equal images, are left out.
 
     Args:
         results: A table's path, an open table, or what `load_results` returned.
         labels: A file of labels, or what `load_labels` returned; None to use the table's column
             truth, or else the names of the folders in its paths.
         label_options: How labels are read and joined.
+        keep_copies: Whether all of several equal images are chosen.
+        keep_flagged: Whether images flagged as lateral or as no chest are chosen.
 
     Raises:
         TableError: The file is no results table or is damaged, or its scores fail `read_scores`.
@@ -185,7 +170,24 @@ def analyse(
     opened = Results(results)
     scores = read_scores(opened)
     truth = find_truth(opened, Path(labels) if isinstance(labels, str) else labels, label_options)
-    return Analysis(opened, card_of(opened), scores, truth, *_follow(opened, scores, truth))
+    facts = ImageFacts.read(opened, scores.rows)
+    counted = count_images(
+        [facts],
+        None if truth is None else truth.classes[scores.rows],
+        None if truth is None else truth.splits[scores.rows],
+        keep_copies=keep_copies,
+        keep_flagged=keep_flagged,
+    )
+    return Analysis(
+        results=opened,
+        card=card_of(opened),
+        scores=scores,
+        truth=truth,
+        flow=_flow(opened, scores, truth, counted.counts),
+        facts=facts,
+        chosen=counted.analysed,
+        all_images=counted.all_images,
+    )
 
 
 def read_scores(results: Results) -> TableScores:
@@ -286,45 +288,23 @@ def model_name(card: Mapping[str, Any]) -> str:
     return name if isinstance(name, str) and name else "a model without a name"
 
 
-def _follow(results: Results, scores: TableScores, truth: Truth | None) -> tuple[Flow, Positions]:
-    """Count the steps, and choose the positions, in `scores`, of the images to analyse."""
+def _flow(results: Results, scores: TableScores, truth: Truth | None, counts: ImageCounts) -> Flow:
+    """Add to the counts of scored images those of files, outcomes and labels."""
     excluded, failed = (
         _steps(scores.outcomes, kind) for kind in (OutcomeKind.EXCLUDED, OutcomeKind.FAILED)
     )
-    scored = len(scores.rows)
-    chosen = np.arange(scored)
-    aside: tuple[ExclusionStep, ...] = ()
-    unlabelled, side, unscored, seen = 0, None, 0, 0
-    if truth is not None:
-        known = truth.classes[scores.rows] != UNKNOWN
-        splits = truth.splits[scores.rows]
-        unlabelled = int(scored - known.sum())
-        unscored = int((truth.classes != UNKNOWN).sum() - known.sum())
-        is_test = splits == SPLITS.index("test")
-        if (known & is_test).any():
-            side, aside = "test", _sides(splits[known & ~is_test])
-            known &= is_test
-        seen = int((known & (splits != UNKNOWN) & ~is_test).sum())
-        chosen = np.flatnonzero(known)
-    flow = Flow(
+    labelled = 0 if truth is None else int((truth.classes != UNKNOWN).sum())
+    return Flow(
+        **{field.name: getattr(counts, field.name) for field in fields(counts)},
         passed_over=dict(results.provenance.get("passed_over", {})),
         files=scores.files,
         rows=results.rows,
         excluded=excluded,
         failed=failed,
-        scored=scored,
-        unlabelled=unlabelled,
-        aside=aside,
-        analysed=len(chosen),
-        side=side,
-        not_held_out=seen,
         labels=None if truth is None else truth.labels,
         labels_without_row=0 if truth is None else truth.without_row,
-        labelled_unscored=unscored,
+        labelled_unscored=0 if truth is None else labelled - counts.scored + counts.unlabelled,
     )
-    assert flow.rows == scored + sum(step.count for step in (*excluded, *failed))
-    assert scored == flow.analysed + unlabelled + sum(step.count for step in aside)
-    return flow, chosen
 
 
 def _steps(outcomes: Mapping[str, int], kind: OutcomeKind) -> tuple[ExclusionStep, ...]:
@@ -334,16 +314,6 @@ def _steps(outcomes: Mapping[str, int], kind: OutcomeKind) -> tuple[ExclusionSte
         if code.kind is kind and outcomes.get(code)
     ]
     return tuple(sorted(found, key=lambda step: -step.count))
-
-
-def _sides(splits: ClassNumbers) -> tuple[ExclusionStep, ...]:
-    names = {UNKNOWN: "no side of the split"} | dict(enumerate(SPLITS))
-    counts = {name: int((splits == number).sum()) for number, name in names.items()}
-    return tuple(
-        ExclusionStep(name, "not analysed, as the labels name a side test", n)
-        for name, n in counts.items()
-        if n
-    )
 
 
 def _edited(results: Results, what: str) -> TableError:

@@ -1,7 +1,7 @@
 """The one evaluation of a table against the truth, whole and by subgroups of its images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -40,13 +40,18 @@ def evaluate(
     path_column: str | None = None,
     patient_column: str | None = None,
     class_map: Mapping[str, str] | None = None,
+    keep_copies: bool = False,
+    keep_flagged: bool = False,
     prevalence: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> Evaluation:
     """Compare the scores of a table with the true classes: the figures of `cxrbatch report`.
 
     The images are the scored ones whose true class is known. If any of them is on the side `test`
-    of the labels' split, only those on that side are evaluated.
+    of the labels' split, only those on that side are evaluated. Of these, images flagged as lateral
+    or as no chest, and all but the first of equal images, are left out: `all_images` of the result
+    has the main figures with them. Images are equal that have one SOP Instance UID and frame
+    number, or one image hash.
 
     Args:
         results: A table's path, an open table, or what `load_results` returned, or some of its
@@ -60,6 +65,8 @@ def evaluate(
         path_column: Likewise, with the path or file name.
         patient_column: Likewise, with an id that all images of a person share.
         class_map: Text of a label -> class name that is meant.
+        keep_copies: Whether all of several equal images are evaluated.
+        keep_flagged: Whether images flagged as lateral or as no chest are evaluated.
         prevalence: Class name -> prevalence, in (0, 1), for which predictive values are stated too.
         seed: Seed of the random resampling behind bootstrap intervals.
 
@@ -73,9 +80,15 @@ def evaluate(
     """
     options = LabelOptions(by, label_column, path_column, patient_column, class_map or {})
     with naming_arguments():
-        analysis = analyse(results, labels, label_options=options)
-    _require_truth(analysis)
-    return evaluate_analysis(analysis, prevalence=prevalence, seed=seed)
+        analysis = analyse(
+            results,
+            labels,
+            label_options=options,
+            keep_copies=keep_copies,
+            keep_flagged=keep_flagged,
+        )
+        _require_truth(analysis)
+        return evaluate_analysis(analysis, prevalence=prevalence, seed=seed)
 
 
 def headline(
@@ -87,6 +100,8 @@ def headline(
     path_column: str | None = None,
     patient_column: str | None = None,
     class_map: Mapping[str, str] | None = None,
+    keep_copies: bool = False,
+    keep_flagged: bool = False,
     seed: int = 0,
 ) -> Headline:
     """Calculate only the headline figures of `evaluate`: equal numbers, in less time.
@@ -101,6 +116,8 @@ def headline(
         path_column: Likewise.
         patient_column: Likewise.
         class_map: Likewise.
+        keep_copies: Whether all of several equal images are evaluated.
+        keep_flagged: Whether images flagged as lateral or as no chest are evaluated.
         seed: Seed of the random resampling behind bootstrap intervals.
 
     Returns:
@@ -112,12 +129,18 @@ def headline(
     """
     options = LabelOptions(by, label_column, path_column, patient_column, class_map or {})
     with naming_arguments():
-        analysis = analyse(results, labels, label_options=options)
-    return headline_of_analysis(analysis, seed=seed)
+        analysis = analyse(
+            results,
+            labels,
+            label_options=options,
+            keep_copies=keep_copies,
+            keep_flagged=keep_flagged,
+        )
+        return headline_of_analysis(analysis, seed=seed)
 
 
 def headline_of_analysis(analysis: Analysis, *, seed: int = 0) -> Headline:
-    """Calculate the headline figures of the images that `analyse` chose.
+    """Calculate the headline figures of the images that `analyse` chose, and of all images.
 
     Args:
         analysis: The images, their scores and true classes.
@@ -125,17 +148,11 @@ def headline_of_analysis(analysis: Analysis, *, seed: int = 0) -> Headline:
 
     Raises:
         TableError: The table is damaged.
-        LabelError: No true class is known for any scored image.
+        LabelError: No true class is known for any scored image, or all with one are flagged.
     """
     _require_truth(analysis)
-    return headline_of(
-        analysis.true_classes()[analysis.chosen],
-        analysis.probabilities,
-        analysis.patients(),
-        classes=analysis.results.classes,
-        side=analysis.flow.side,
-        seed=seed,
-    )
+    of_all = _of_all_images(analysis, seed=seed)
+    return replace(_headline(analysis, seed=seed), all_images=of_all)
 
 
 def evaluate_analysis(
@@ -156,7 +173,7 @@ def evaluate_analysis(
         LabelError: `prevalence` names no class, one twice, or a share outside (0, 1).
     """
     temperature = analysis.card.get("temperature")
-    return evaluate_scores(
+    evaluation = evaluate_scores(
         analysis.true_classes()[analysis.chosen],
         analysis.probabilities,
         analysis.patients(),
@@ -167,6 +184,25 @@ def evaluate_analysis(
         thresholds=_thresholds(analysis.card),
         seed=seed,
     )
+    return replace(evaluation, all_images=_of_all_images(analysis, seed=seed))
+
+
+def _headline(analysis: Analysis, *, seed: int) -> Headline:
+    return headline_of(
+        analysis.true_classes()[analysis.chosen],
+        analysis.probabilities,
+        analysis.patients(),
+        classes=analysis.results.classes,
+        side=analysis.flow.side,
+        seed=seed,
+    )
+
+
+def _of_all_images(analysis: Analysis, *, seed: int) -> Headline | None:
+    """The headline with the images that were left out for a flag or as copies, if there are any."""
+    if len(analysis.all_images) == len(analysis.chosen):
+        return None
+    return _headline(replace(analysis, chosen=analysis.all_images), seed=seed)
 
 
 def by_class(prevalence: Mapping[str, float], classes: tuple[str, ...]) -> dict[str, float]:
@@ -193,8 +229,13 @@ def _require_truth(analysis: Analysis) -> None:
     name = analysis.results.name
     if analysis.truth is None:
         raise LabelError(f"nothing tells the truth about the images of {name}; give labels")
-    if not len(analysis.chosen):
+    if not len(analysis.all_images):
         raise LabelError(f"no scored image of {name} has a truth; give other labels")
+    if not len(analysis.chosen):
+        raise LabelError(
+            f"all scored images of {name} with a truth are flagged as lateral or as no chest; "
+            "--keep-flagged counts them"
+        )
 
 
 def _thresholds(card: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -218,6 +218,8 @@ class Evaluation:
         uncalibrated: Of the softmax of the logits; None without logits.
         temperature: Divisor of the logits, from the card; None where not stated.
         triage: None where no class is called Normal.
+        all_images: The same of all images with a truth, those left out for a flag or as copies
+            among them; None where none was left out.
     """
 
     images: int
@@ -234,15 +236,17 @@ class Evaluation:
     uncalibrated: Calibration | None
     temperature: float | None
     triage: Triage | None
+    all_images: "Headline | None" = None
 
     def to_frame(self) -> "pd.DataFrame":
         """Return every figure as a row of a DataFrame.
 
         Returns:
-            The columns `name`, such as "accuracy", "auc", "youden (these images) sensitivity" or
-            "calibration ece"; `class`, null where the figure is of no single class; `value`, `low`
-            and `high`, NaN where undefined; `n`, the images that the figure describes; `method` of
-            the interval; and `undefined`, why there is no value or no interval.
+            The columns `name`, such as "accuracy", "all_images accuracy", "auc", "calibration ece"
+            or "youden (these images) sensitivity"; `class`, null where the figure is of no single
+            class; `value`, `low` and `high`, NaN where undefined; `n`, the images that the figure
+            describes; `method` of the interval; and `undefined`, why there is no value or no
+            interval.
         """
         import pandas as pd
 
@@ -268,6 +272,7 @@ class Headline:
         macro_f1: Likewise.
         macro_auc: Likewise.
         auc: Class name -> area under the ROC curve of the class against all others.
+        all_images: As in `Evaluation`.
     """
 
     images: int
@@ -278,6 +283,7 @@ class Headline:
     macro_f1: Figure
     macro_auc: Figure
     auc: Mapping[str, Figure]
+    all_images: "Headline | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +321,9 @@ def _figures_in(
                 yield from _figures_in(item, (f"{item.name} ({item.chosen_on})",), of)
             elif isinstance(item, RuleOut):
                 yield from _figures_in(item, (*names[:-1], f"sensitivity {item.target}"), of)
+    elif isinstance(part, Mapping):
+        for name, item in part.items():
+            yield from _figures_in(item, names, name)
     elif is_dataclass(part):
         for field in fields(part):
             yield from _figures_in(getattr(part, field.name), (*names, field.name), of)

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from cxrbatch.reports.copies import MOST_APART, MOST_BITS, find_copies, near_pairs
+from cxrbatch.reports.matching import find_copies
+from cxrbatch.results.counting import MOST_APART, MOST_BITS, near_pairs
 
 
 def test_near_pairs_are_those_of_a_comparison_of_all_with_all() -> None:
@@ -33,7 +34,8 @@ def test_a_crowd_of_one_hash_is_bounded_and_said_to_be() -> None:
 
 def test_equal_pictures_with_two_truths_come_first() -> None:
     copies = find_copies(
-        np.array([0, 1, 0, 2, 1, -1, 0]),
+        np.array([0, 1, 0, 2, 1, 3, 0]),
+        np.array([0, 1, 0, 2, 4, -1, 0]),
         np.array([0, 2**40 - 1, 0, 1, 2**40 - 1, 0, 0], np.uint64),
         logits=np.zeros((7, 2), np.float32),
         rows=np.arange(10, 17),
@@ -43,6 +45,7 @@ def test_equal_pictures_with_two_truths_come_first() -> None:
     )
     assert (copies.groups, copies.images, copies.conflicts) == (2, 5, 1)
     assert [group.rows for group in copies.listed] == [(12, 15), (11, 13, 17)]
+    assert [group.pictures for group in copies.listed] == [2, 1]
     assert [group.labels for group in copies.listed] == [("A", "B"), ("A",)]
     assert (copies.near_pairs, copies.near_conflicts) == (1, 1)
     assert (copies.near_listed[0].rows, copies.near_listed[0].bits) == ((11, 14), 1)

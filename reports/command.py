@@ -236,9 +236,8 @@ def compare(
     if found.loss is None:
         raise CxrbatchError("neither balanced accuracy nor macro AUC is defined: nothing to judge")
     if found.loss > fail_if_worse + _ROUNDING:
-        click.echo(
-            f"error: the second is worse by {found.loss:.4f}, over {fail_if_worse:g}", err=True
-        )
+        message = f"the second is worse by {found.loss:.4f}, over {fail_if_worse:g}"
+        click.echo(f"error: {message}", err=True)
         click.get_current_context().exit(shared.CONDITION_FAILED)
 
 

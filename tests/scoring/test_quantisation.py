@@ -234,7 +234,7 @@ def test_what_cannot_be_read_is_counted(far_apart: Path, tmp_path: Path, score: 
         (",COVID-19\n", ",Normal\n", "0 calibration images of 'COVID-19'"),
         ("/Normal/1", "/Normal/gone", "15 calibration images of 'Normal'"),
         ("/classes/", "/elsewhere/", "(78 files could not be read); at least 25 of each class"),
-        ("path,label", "path,class", "has no column 'label'"),
+        ("path,label", "path,remark", "'remark'"),
     ],
 )
 def test_labels_that_do_not_fit_are_one_line(

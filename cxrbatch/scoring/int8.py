@@ -64,7 +64,8 @@ def read_labelled(labels: Path, card: Card, options: ScoringOptions) -> Labelled
     by a hash of their paths. If the labels name splits, only files of the split "val" are read.
 
     Args:
-        labels: Folder of class folders, or a CSV or Parquet file with paths relative to its folder.
+        labels: Folder of class folders, or a file of labels as `read_labels` reads it, whose paths
+            are relative to its folder.
         card: Card of the model: its classes and its recipe.
         options: Options of the run: workers, limits and how files are read.
 
@@ -154,7 +155,7 @@ def quantise_network(checkpoint: Checkpoint, labels: Path, options: ScoringOptio
 
     Args:
         checkpoint: The network's checkpoint.
-        labels: Folder of class folders, or a CSV or Parquet file of labels.
+        labels: Folder of class folders, or a file of labels, as for `read_labelled`.
         options: Options of the run.
 
     Returns:

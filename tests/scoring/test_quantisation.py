@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from listeners import Silent
 from PIL import Image
@@ -217,6 +218,19 @@ def test_where_labels_have_splits_val_counts(far_apart: Path, tmp_path: Path, sc
     test = labels_of(far_apart, tmp_path / "test.csv", split="test")
     with pytest.raises(LabelError, match="0 calibration images of 'Normal'"):
         score(far_apart, "t.parquet", precision="int8", calibration=test)
+
+
+def test_labels_as_an_office_writes_them_are_read_too(
+    far_apart: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    plain = labels_of(far_apart, tmp_path / "l.csv")
+    rows = pd.read_csv(plain).rename(columns={"path": "Datei", "label": "Befund"})
+    rows["Befund"] = rows["Befund"].replace({"Normal": "kein Befund"})
+    rows.to_csv(tmp_path / "office.csv", sep=";", encoding="utf-16", index=False)
+    card, options = load_checkpoint(tiny_checkpoint).card, ScoringOptions(workers=0)
+    one, other = (read_labelled(tmp_path / name, card, options) for name in ("l.csv", "office.csv"))
+    assert np.array_equal(one.inputs, other.inputs)
+    assert np.array_equal(one.classes, other.classes)
 
 
 def test_what_cannot_be_read_is_counted(far_apart: Path, tmp_path: Path, score: Score) -> None:

@@ -113,6 +113,7 @@ def test_labels_that_do_not_fit_the_files_are_listed_where_asked(
         listed = [(row["path"], row["reason"]) for row in csv.DictReader(lines)]
     expected = [(f"gone{i:02}.png", "label without a file") for i in range(30)]
     assert listed == expected
+    capsys.readouterr()
     assert main([*command, "--mismatches", str(listing)]) == 2
     assert f"{listing} exists" in one_error(capsys)
 

@@ -68,6 +68,7 @@ KINDS = {
     "sop": ("SOPInstanceUID", by_film(lambda n: f"1.2.3.{n}")),
     "series": ("SeriesInstanceUID", by_study(lambda n: f"1.2.4.{n}")),
     "study": ("Study Instance UID", by_study(lambda n: f"1.2.5.{n}")),
+    "accession": ("Accession Number", by_study(lambda n: f"{CANARY}-{n}")),
 }
 
 
@@ -102,8 +103,8 @@ def test_each_way_to_name_a_film_finds_it(
 def test_a_label_of_a_study_without_films_names_its_line_alone(
     films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = KINDS["study"][1].rename(columns={"key": "study_uid"})
-    rows.loc[99] = ["1.2.5.99", "dark"]
+    rows = KINDS["accession"][1].rename(columns={"key": "accession"})
+    rows.loc[99] = [f"{CANARY}-gone", "dark"]
     labels = tmp_path / "labels.csv"
     rows.to_csv(labels, index=False)
     listing = tmp_path / "list.csv"
@@ -111,7 +112,7 @@ def test_a_label_of_a_study_without_films_names_its_line_alone(
     assert main([*command, *FAST, "--mismatches", str(listing)]) == 1
     printed = capsys.readouterr()
     row = f"{labels}, line 22"
-    missing = "no DICOM file below the roots has this study instance uid"
+    missing = "no DICOM file below the roots has this accession"
     assert f"label without a file: {row} ({missing})" in printed.err
     (listed,) = pd.read_csv(listing, keep_default_na=False).to_dict("records")
     assert (listed["path"], listed["row"], listed["detail"]) == ("", row, missing)

@@ -244,6 +244,8 @@ def evaluate_table(
         analysis = analyse(path, labels, label_options=options or LabelOptions())
         if analysis.truth is None:
             return NO_TRUTH
+        if len(analysis.all_images) > len(analysis.chosen) == 0:
+            return "all scored images with a truth are flagged as lateral or as no chest"
         headline = headline_of_analysis(analysis)
     except LabelError as error:
         message = str(error).replace(str(path), "the table")

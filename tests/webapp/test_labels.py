@@ -80,8 +80,19 @@ def test_a_run_shows_the_figures_of_its_report_with_these_labels(
     assert f"n = {flow.analysed}" in page
     assert "a file of labels, joined by path" in page
     assert "13, of which 3 name no row of the table" in page
-    assert f"<dd>{flow.unlabelled} without a label" in page
+    assert f"<dd>{flow.unlabelled} without a label; 1: " in page
+    whole = expected.all_images
+    assert whole is not None
+    assert whole.images == accuracy.n + 1
+    assert f"n = {whole.images}" in page
     assert PATIENT not in page
+
+
+def test_a_run_of_flagged_films_alone_says_so(folder: Path, tmp_path: Path) -> None:
+    labels = written(tmp_path / "labels.csv", range(0, 5, 4))
+    with labelled_app(folder, labels) as app:
+        page = page_of(app)
+    assert "All scored images with a truth are flagged as lateral or as no chest." in page
 
 
 def test_labels_that_are_replaced_are_read_again(folder: Path, tmp_path: Path) -> None:

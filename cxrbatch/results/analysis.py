@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cxrbatch.errors import TableError
+from cxrbatch.errors import TableError, UsageError, checked_path
 from cxrbatch.files import shown
 from cxrbatch.reading.outcomes import Outcome, OutcomeKind
 from cxrbatch.results.counting import (
@@ -166,10 +166,15 @@ def analyse(
     Raises:
         TableError: The file is no results table or is damaged, or its scores fail `read_scores`.
         LabelError: The labels cannot be read, contradict each other, or fit no row or class.
+        UsageError: `results` or `labels` is of another type.
     """
+    if isinstance(labels, pd.Series):
+        raise UsageError("labels is a Series; give a DataFrame with a column that names the images")
+    if labels is not None and not isinstance(labels, pd.DataFrame):
+        labels = checked_path("labels", labels)
     opened = Results(results)
     scores = read_scores(opened)
-    truth = find_truth(opened, Path(labels) if isinstance(labels, str) else labels, label_options)
+    truth = find_truth(opened, labels, label_options)
     facts = ImageFacts.read(opened, scores.rows)
     counted = count_images(
         [facts],

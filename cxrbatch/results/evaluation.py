@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
 
-from cxrbatch.errors import LabelError, naming_arguments
+from cxrbatch.errors import LabelError, UsageError, naming_arguments, plain_number
 from cxrbatch.results.analysis import Analysis, analyse
 from cxrbatch.results.figures import Evaluation, Headline, SubgroupFigures
 from cxrbatch.results.label_files import LabelOptions
@@ -77,9 +78,11 @@ def evaluate(
         TableError: The table cannot be used.
         LabelError: The labels cannot be used, no true class is known for any scored image, or
             `prevalence` names no class of the table, one twice, or a share outside (0, 1).
+        UsageError: An argument is of another type, or `seed` is negative.
     """
-    options = LabelOptions(by, label_column, path_column, patient_column, class_map or {})
+    seed = int(plain_number("seed", seed, int, low=0))
     with naming_arguments():
+        options = LabelOptions(by, label_column, path_column, patient_column, class_map or {})
         analysis = analyse(
             results,
             labels,
@@ -126,9 +129,11 @@ def headline(
     Raises:
         TableError: The table cannot be used.
         LabelError: The labels cannot be used, or no true class is known for any scored image.
+        UsageError: An argument is of another type, or `seed` is negative.
     """
-    options = LabelOptions(by, label_column, path_column, patient_column, class_map or {})
+    seed = int(plain_number("seed", seed, int, low=0))
     with naming_arguments():
+        options = LabelOptions(by, label_column, path_column, patient_column, class_map or {})
         analysis = analyse(
             results,
             labels,
@@ -180,7 +185,7 @@ def evaluate_analysis(
         classes=analysis.results.classes,
         logits=analysis.scores.logits[analysis.chosen],
         temperature=float(temperature) if _is_between(temperature, high=_HOTTEST) else None,
-        prevalence=by_class(prevalence or {}, analysis.results.classes),
+        prevalence=by_class({} if prevalence is None else prevalence, analysis.results.classes),
         thresholds=_thresholds(analysis.card),
         seed=seed,
     )
@@ -215,14 +220,18 @@ def by_class(prevalence: Mapping[str, float], classes: tuple[str, ...]) -> dict[
         classes: Class names of the table.
 
     Raises:
-        LabelError: A name is no class, two names are one class, or a share is not in (0, 1).
+        LabelError: A name is no class, two names are one class, or a share is no number in (0, 1).
+        UsageError: `prevalence` is no mapping, or a name is no text.
     """
+    if not isinstance(prevalence, Mapping) or not all(isinstance(n, str) for n in prevalence):
+        raise UsageError("prevalence is no dict of class names; give one such as {'Normal': 0.8}")
     numbers = class_numbers(prevalence, classes)
     if len(set(numbers.values())) < len(numbers):
         raise LabelError("a class has two prevalences; give one")
-    if any(not 0.0 < share < 1.0 for share in prevalence.values()):
+    shares: list[Any] = [*prevalence.values()]
+    if not all(isinstance(share, Real) and 0.0 < float(share) < 1.0 for share in shares):
         raise LabelError("a prevalence is not between 0 and 1; give a share such as 0.05")
-    return {classes[numbers[name]]: share for name, share in prevalence.items()}
+    return {classes[numbers[name]]: float(share) for name, share in prevalence.items()}
 
 
 def _require_truth(analysis: Analysis) -> None:

@@ -46,6 +46,7 @@ class Results:
         Raises:
             TableError: The file cannot be used as a results table, or the DataFrame was not made
                 by `load_results`.
+            UsageError: `results` is none of these.
         """
         self._source: Table | pd.DataFrame = results
         self.size: int | None = None
@@ -54,7 +55,8 @@ class Results:
             if not {"path", "classes", "provenance"} <= set(made):
                 raise TableError("the DataFrame has lost its attrs; load it with load_results")
         else:
-            table = results if isinstance(results, Table) else open_table(Path(results))
+            opened = results if isinstance(results, Table) else None
+            table = opened or open_table(checked_path("results", results))
             self._source, self.rows, self.size = table, table.rows, table.size
             made = _attrs(table)
         self.name: str = made["path"]
@@ -174,11 +176,11 @@ def load_labels(
     Raises:
         LabelError: The file cannot be read, lacks a column or has two that may be meant, or has a
             row with a label and no image, or with a split other than train, val or test.
-        UsageError: `by` is none of these.
+        UsageError: `by` is none of these, or `path` is no path.
     """
-    options = LabelOptions(by, label_column, path_column, patient_column, class_map or {})
     with naming_arguments():
-        return read_frame(Path(path), options)
+        options = LabelOptions(by, label_column, path_column, patient_column, class_map or {})
+        return read_frame(checked_path("path", path), options)
 
 
 def _attrs(table: Table) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cxrbatch.errors import LabelError, TableError
+from cxrbatch.errors import CxrbatchError, LabelError, TableError
 from cxrbatch.results.columns import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
 from cxrbatch.results.evaluation import evaluate, headline
 from cxrbatch.results.figures import Headline
@@ -135,6 +135,31 @@ def test_a_frame_of_labels_is_checked_as_a_file_is(
 ) -> None:
     with pytest.raises(LabelError, match=expected):
         evaluate(table, pd.DataFrame(labels))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"prevalence": [("Normal", 0.1)]}, "prevalence is no dict of class names"),
+        ({"prevalence": {1: 0.1}}, "prevalence is no dict of class names"),
+        ({"prevalence": {"Normal": "0.1"}}, "a prevalence is not between 0 and 1"),
+        ({"prevalence": {"Normal": None}}, "a prevalence is not between 0 and 1"),
+        ({"seed": -1}, "seed is -1; give a whole number from 0"),
+        ({"seed": "a"}, "seed is 'a'; give a whole number"),
+        ({"seed": None}, "seed is None; give a whole number"),
+        ({"labels": pd.Series(["Normal"] * 99)}, "labels is a Series; give a DataFrame with"),
+        ({"labels": ["Normal"]}, "labels is of the type list; give a text or a Path"),
+        ({"results": 5}, "results is of the type int; give a text or a Path"),
+    ],
+)
+def test_an_argument_of_another_type_is_one_line(
+    table: Path, arguments: dict[str, object], expected: str
+) -> None:
+    given = {"results": table, "labels": table.with_name("l.csv"), **arguments}
+    with pytest.raises(CxrbatchError) as caught:
+        evaluate(**given)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_frame_of_another_origin_is_refused(table: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from runs import check, write_checkpoint, write_films  # isort: skip
 
-from forged_labels import forged_labels
+from forged_labels import damaged_labels, forged_labels
 from forged_tables import Forger, forged_tables
 
 import cxrbatch.reports.comparison
@@ -107,6 +107,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="part of a name")
     parser.add_argument("--commands", default="report,compare,merge,update,serve,labels,train")
+    parser.add_argument(
+        "--damaged", type=int, default=300, help="number of damaged files of labels"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     random.seed(options.seed)
@@ -128,6 +131,7 @@ def main() -> None:
         rows = [f"{film.relative_to(folder / 'archive')},Normal" for film in films]
         rows[0] = rows[0].replace("Normal", "COVID-19")
         labels.write_text("\n".join(["path,label", *rows]))
+        pairs = [(path, name) for path, name in (row.rsplit(",", 1) for row in rows)]
         bad = 0
         served = folder / "served"
         served.mkdir()
@@ -154,6 +158,7 @@ def main() -> None:
         for tables, place, commands in (
             (forged_tables(Forger(real)), table, words),
             (forged_labels(), file, label_words),
+            (damaged_labels(pairs, options.damaged, options.seed), file, label_words),
         ):
             for what, write in tables:
                 if options.only not in what or not commands.keys() & set(wanted):

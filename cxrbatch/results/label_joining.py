@@ -68,8 +68,8 @@ class JoinedLabels:
         count, rows = self.unknown()
         if count:
             raise LabelError(
-                f"{self.loaded}: {count:,} different labels name no class of the model, as in "
-                f"{rows}; the classes are {', '.join(map(shown, self.classes))}; say which is "
+                f"{self.loaded}: labels name no class of the model, {count:,} different texts, as "
+                f"in {rows}; the classes are {', '.join(map(shown, self.classes))}; say which is "
                 "meant with --map TEXT=CLASS, or remove those rows"
             )
         if not self.matched:
@@ -105,9 +105,9 @@ class JoinedLabels:
                 f"{images:,} images"
             )
         if self.unlabelled:
-            yield f"{self.unlabelled:,} rows have no label yet and are not used"
+            yield f"rows without a label, which are not used: {self.unlabelled:,}"
         if self.repeated:
-            yield f"{self.repeated:,} rows repeat what an earlier row says and count once"
+            yield f"rows that repeat an earlier row, which count once: {self.repeated:,}"
 
 
 def join(results: Results, loaded: LoadedLabels, by: str | None) -> JoinedLabels:
@@ -204,7 +204,7 @@ def describe_labels(table: Path, labels: Path, options: LabelOptions) -> Iterato
         )
     count, rows = joined.unknown()
     if count:
-        yield "no class", f"{count:,} different labels, as in {rows}: say with --map TEXT=CLASS"
+        yield "no class", f"different texts: {count:,}, as in {rows}; say with --map TEXT=CLASS"
     classes = (f"{shown(n)} {labels_of_class.get(k, 0):,}" for k, n in enumerate(results.classes))
     yield "classes", ", ".join(classes)
     scored = (results.read(["outcome"])["outcome"] == Outcome.SCORED.value).to_numpy(bool)

@@ -80,7 +80,7 @@ def test_by_uid_and_by_hash(tmp_path: Path) -> None:
     [
         (
             "path,label\na,Cold\nb,Flu\nc,Normal\n",
-            "2 different labels name no class of the model, as in lines 2, 3; the classes are",
+            "labels name no class of the model, 2 different texts, as in lines 2, 3; the",
         ),
         (
             "path,label\na,Normal\na,COVID-19\n",

@@ -131,7 +131,7 @@ def forged_labels() -> Forged:
 _SHEET = b'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>'
 _HEAD = (
     b'<row r="1"><c r="A1" t="inlineStr"><is><t>path</t></is></c>'
-    b'<c r="ALL1" t="inlineStr"><is><t>label</t></is></c></row>'
+    b'<c r="IV1" t="inlineStr"><is><t>label</t></is></c></row>'
 )
 _STRINGS = b'<sst xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main">'
 
@@ -157,7 +157,7 @@ def _workbooks() -> Forged:
             "a million rows of two texts",
             "xl/worksheets/sheet1.xml",
             _SHEET + _HEAD,
-            b'<row><c t="inlineStr"><is><t>abcdefghij</t></is></c><c r="ALL2" t="inlineStr"><is>'
+            b'<row><c t="inlineStr"><is><t>abcdefghij</t></is></c><c r="IV2" t="inlineStr"><is>'
             b"<t>A</t></is></c></row>",
             1_000_000,
         ),

@@ -42,7 +42,7 @@ _BYTES_OF_A_CHARACTER = 4
 
 _HEAD_ROWS = 10
 # Excel's own limit of rows. Each row is filled up to the last column that is read.
-_MOST_ROWS, _MOST_COLUMNS = 1 << 20, 1 << 10
+_MOST_ROWS, _MOST_COLUMNS = 1 << 20, 1 << 8
 # Bytes of the file, of the zip's directory, of one part once unpacked, and of all parts.
 _LARGEST_FILE, _MOST_DIRECTORY, _LARGEST_PART, _LARGEST_WHOLE = (
     64 << 20,

@@ -5,6 +5,7 @@ is not needed to print `--help`.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -26,6 +27,17 @@ CONDITION_FAILED = 4
 
 MAX_PIXELS = 200_000_000
 MOST_IMAGES_AT_ONCE = 65_536
+
+
+def finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    """Return the value of an option whose callback this is, if it is a finite number.
+
+    Raises:
+        BadParameter: It is infinite or NaN, which is in every range of Click's.
+    """
+    if not math.isfinite(value):
+        raise click.BadParameter("not a finite number", context, parameter)
+    return value
 
 
 def output_option(help: str) -> Callable[[Decorated], Decorated]:

@@ -1,6 +1,5 @@
 """The function `train`, from labelled files to a checkpoint, and the command that calls it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
@@ -198,13 +197,6 @@ def _initial_file(init: str | Path | None) -> Path | None:
     return None if init is None else Path(init)
 
 
-def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
-    # Click's ranges let nan through: it is neither below nor above anything.
-    if not math.isfinite(value):
-        raise click.BadParameter("not a finite number", context, parameter)
-    return value
-
-
 def _listed(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
     return [name.strip() for name in value.split(",") if name.strip()]
 
@@ -266,7 +258,7 @@ def _listed(context: click.Context, parameter: click.Parameter, value: str) -> l
 @click.option(
     "--learning-rate",
     type=click.FloatRange(min=0, max=1, min_open=True),
-    callback=_finite,
+    callback=shared.finite,
     default=1e-3,
     help="Peak of the schedule.",
 )
@@ -293,7 +285,7 @@ def _listed(context: click.Context, parameter: click.Parameter, value: str) -> l
 @click.option(
     "--teacher-weight",
     type=click.FloatRange(min=0, max=1),
-    callback=_finite,
+    callback=shared.finite,
     default=0.7,
     help="Share of the teachers in the loss.",
 )

@@ -57,7 +57,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--deadline",
-    type=click.FloatRange(min=0.1),
+    type=click.FloatRange(min=0.1, max=86_400),
+    callback=shared.finite,
     default=60.0,
     metavar="SECONDS",
     help="Give a file up that takes longer to read.",

@@ -188,7 +188,7 @@ def score(
             checked_path("archive", archive),
             checked_path("output", output),
             checkpoint=_given("checkpoint", checkpoint),
-            options=options,
+            options=options.checked(),
             overwrite=overwrite,
             update=update,
             engine=engine,
@@ -222,7 +222,7 @@ def score_archive(
     ray_address: str | None = None,
     executor: "ShardExecutor | None" = None,
 ) -> Summary:
-    """Score an archive into a table, as `score` does, with paths that are checked already.
+    """Score an archive into a table, as `score` does, with arguments that are checked already.
 
     Messages of errors name options of the command line, as in --batch-size, not arguments.
 
@@ -244,7 +244,6 @@ def score_archive(
     Raises:
         CxrbatchError: As `score`.
     """
-    options = options.checked()
     check_call(overwrite, update, engine=engine, ray_address=ray_address, backend=options.backend)
     check_table_name(output)
     check_output(output, overwrite=True, source=archive)

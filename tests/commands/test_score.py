@@ -138,6 +138,8 @@ def test_an_archive_without_a_scored_image_is_told(
         (["{archive}", "--max-failed", "110%"], 2, "max-failed"),
         (["{archive}", "--max-failed", "-1"], 2, "max-failed"),
         (["{archive}", "--max-failed", "nan"], 2, "max-failed"),
+        (["{archive}", "--deadline", "nan"], 2, "not a finite number"),
+        (["{archive}", "--deadline", "inf"], 2, "deadline"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -19,7 +19,7 @@ from cxrbatch.model.prediction import grey_picture, heat_picture
 from cxrbatch.reading.outcomes import Flag
 from cxrbatch.results.counting import Positions
 from cxrbatch.results.table import Table
-from cxrbatch.scoring.file_reader import MISSING, UNKNOWN_ORIGIN, Origin, revisit
+from cxrbatch.scoring.file_reader import UNKNOWN_ORIGIN, Origin, revisit
 from cxrbatch.workers.forkserver_client import Forkserver
 from cxrbatch.workers.worker import WorkerFault, WorkerLimits, WorkerProcess
 
@@ -94,6 +94,7 @@ _HEAT_OPACITY = 0.75
 
 WITHHELD = "not shown: its header says that text may be burned into it"
 NOT_AT_HAND = "the archive is not at hand"
+NOT_READ = "could not be read again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +278,7 @@ def _joined(
     drawn: _Drawn | WorkerFault, table: Table, heatmaps: bytes | None, number: int, geometry: str
 ) -> DataPicture:
     if isinstance(drawn, WorkerFault) or drawn.absence:
-        return _absent(MISSING if isinstance(drawn, WorkerFault) else drawn.absence)
+        return _absent(NOT_READ if isinstance(drawn, WorkerFault) else drawn.absence)
     heat = b""
     if heatmaps:
         levels = np.frombuffer(heatmaps, np.uint8).reshape(len(table.classes), -1)[number]

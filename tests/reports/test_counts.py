@@ -185,3 +185,32 @@ def test_compare_finds_the_copies_of_the_second_table_too(
     for order in (paths, paths[::-1]):
         assert cli.main(["compare", *order, "--json", str(figures), "--overwrite"]) == 0
         assert json.loads(figures.read_text())["images"] == 9
+
+
+def test_a_wrong_archive_is_told(
+    make_table: TableMaker,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cxrbatch.reports.gallery._SECONDS", 300.0)
+
+    def burned_in(columns: Columns) -> None:
+        columns["image_flags"][0] = ["burned_in_risk"]
+
+    table = make_table(RIGHT, films=len(RIGHT), edit=burned_in)
+    report(table)
+    assert "warning" not in capsys.readouterr().err
+    other = tmp_path / "other"
+    (other / "films").mkdir(parents=True)
+    films = tmp_path / "archive" / "films"
+    (other / "films" / "1.png").write_bytes((films / "2.png").read_bytes())
+    report(table, "--archive", str(other))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert re.fullmatch(
+        r"warning: 9 of 10 wanted pictures are not shown: not in the archive any more \(8\), "
+        r"changed since it was scored \(1\); name the folder where the archive is now by --archive",
+        line,
+    )
+    assert cli.main(["compare", str(table), str(table), "--archive", str(other)]) == 0
+    assert "wanted pictures" not in capsys.readouterr().err  # the two do not differ

@@ -1,4 +1,4 @@
-"""ROC and precision-recall curves of many resamples at once, operating points, DeLong's variance.
+"""ROC and precision-recall curves of many resamples at once, operating points, DeLong's areas.
 
 For resamples, scores are sorted once; a resample is a weight per image, and its curves are running
 sums.
@@ -258,18 +258,20 @@ class Contrast(NamedTuple):
 def delong_area(
     positive: npt.NDArray[np.bool_], score: Probabilities, groups: Groups
 ) -> Area | None:
-    """Calculate an area under a ROC curve and its variance from DeLong's structural components.
+    """Calculate an area under a ROC curve and each group's influence on it.
 
-    The components are summed over each group: with one image per group the variance is DeLong's,
-    with several that for clustered data. No library of ours has it.
+    The influences come from DeLong's structural components, summed over each group: the sum of
+    their squares is the variance of the area, with one image per group DeLong's, with several that
+    for clustered data. No library of ours has it.
 
     Args:
         positive: Shape (n,).
         score: Shape (n,).
-        groups: Shape (n,), the number of each image's group, usually its patient.
+        groups: Shape (n,), the number of each image's group, usually its patient, from 0.
 
     Returns:
-        None where fewer than two groups have positive images, or negative ones.
+        The area and the influence of each group, shape (groups,); None where fewer than two groups
+        have positive images, or negative ones.
 
     Source: DeLong et al., Biometrics 1988, in the form of Sun and Xu, IEEE Signal Processing
     Letters 2014; Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 1997.
@@ -289,7 +291,7 @@ def delong_area(
 
 
 def mean_area(areas: list[Area]) -> Area:
-    """Return the mean of the areas of different classes on the same images, with its variance."""
+    """Return the mean of areas on the same images, and each group's mean influence on them."""
     influence = np.mean([a.influence for a in areas], axis=0)
     return Area(float(np.mean([a.value for a in areas])), influence)
 

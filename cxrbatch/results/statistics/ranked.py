@@ -296,8 +296,9 @@ def area_figure(value: float | None, found: Area | None, groups: Groups, reason:
 
     Args:
         value: The area; None where undefined.
-        found: The same with its variance; None where there are too few patients: the figure then
-            has no interval. Nor has it one where the variance is 0.
+        found: The same with the patients' influences, whose squares add up to its variance; None
+            where there are too few patients. Then, or with a variance of 0, the figure has no
+            interval.
         groups: Shape (n,), the number of each image's patient.
         reason: Why the area has no value, for a reader; used only if it has none.
     """

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,14 +109,14 @@ class Console:
             listing: The file that lists all of them, if there is one; the lines name it.
         """
         where = "--mismatches FILE lists them" if listing is None else f"all are in {listing}"
-        of_reason: dict[str, list[str]] = {}
+        counts: Counter[str] = Counter()
         for item in labels.mismatches:
-            line = f"{item.reason}: {_row_of(item)} ({item.detail})"
-            of_reason.setdefault(item.reason, []).append(line)
-        for reason, lines in of_reason.items():
-            self.say(*lines[:_LISTED])
-            if len(lines) > _LISTED:
-                self.say(f"{reason}: {len(lines) - _LISTED:,} more; {where}")
+            counts[item.reason] += 1
+            if counts[item.reason] <= _LISTED:
+                self.say(f"{item.reason}: {_row_of(item)} ({item.detail})")
+        for reason, count in counts.items():
+            if count > _LISTED:
+                self.say(f"{reason}: {count - _LISTED:,} more; {where}")
         if labels.unlabelled:
             names = ", ".join(map(shown, labels.unlabelled_paths[:_NAMED]))
             self.say(

@@ -161,7 +161,7 @@ def files_at(path: bytes, member: bytes | None, members: MemberIndex) -> list[Lo
     ]
 
 
-def find_by_path(texts: Sequence[str], roots: Sequence[Path]) -> Finder:
+def find_by_path(texts: Iterable[str], roots: Sequence[Path]) -> Finder:
     """Return a function that finds the file at a path, by the first spelling that exists.
 
     Several files are found if roots have different files of this path, or a container several

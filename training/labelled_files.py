@@ -3,9 +3,9 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import pandas as pd
 
 from cxrbatch.errors import LabelError, UsageError
 from cxrbatch.files import path_to_text, shown
-from cxrbatch.results.label_files import AS_USUAL, LabelOptions, LoadedLabels, load
+from cxrbatch.results.label_files import AS_USUAL, LabelOptions, load
 from cxrbatch.results.label_names import JOINS
 from cxrbatch.results.labels import LabelledFile, find_classes, labels_from_folders
 from cxrbatch.scoring.archive import ArchiveFile
@@ -98,14 +98,6 @@ class LabelSources:
     workers: int = 0
 
 
-class _Row(NamedTuple):
-    """A label; until its file is found, its path is what names the file."""
-
-    item: LabelledFile
-    number: int
-    source: "_Source"
-
-
 @dataclass(frozen=True, slots=True)
 class _Source:
     """A file of labels, or a folder of class folders, and what joined its labels with files."""
@@ -114,16 +106,24 @@ class _Source:
     unit: str
     by: str
 
-    def rows(self, numbers: Iterable[int]) -> str:
-        listed = ", ".join(map(str, numbers))
-        return f"{self.name}, {self.unit} {listed}" if self.unit else self.name
+    def row(self, number: int) -> str:
+        return f"{self.name}, {self.unit} {number}" if self.unit else self.name
+
+
+class _Row(NamedTuple):
+    """A label; until its file is found, its path is what names the file."""
+
+    item: LabelledFile
+    number: int
+    source: _Source
 
 
 class _Found(NamedTuple):
-    """A label with one of its files."""
+    """A label with one of its files, and where the label stands."""
 
-    row: _Row
     item: LabelledFile
+    number: int
+    source: _Source
     hit: Hit
 
 
@@ -190,19 +190,14 @@ class _Joined(NamedTuple):
     lost: list[Mismatch]
     notes: list[tuple[str, str]]
 
-    @property
-    def finds(self) -> bool:
-        """Whether any label names a file, or several where it should name one."""
-        return bool(self.found) or any(m.reason is MismatchReason.TWO_FILES for m in self.lost)
-
 
 def _class_folders(folder: Path) -> _Joined | None:
     if not folder.is_dir():
         return None
     source = _Source(shown(str(folder)), "", "path")
-    rows = [_Row(item, 0, source) for item in labels_from_folders(folder)]
-    found, lost = _join(rows, find_by_path([], [folder]))
-    return _Joined(found, lost, [("labels", f"{folder}: class folders, {len(rows):,} files")])
+    items = labels_from_folders(folder)
+    found, lost = _join((_Row(item, 0, source) for item in items), find_by_path([], [folder]))
+    return _Joined(found, lost, [("labels", f"{folder}: class folders, {len(items):,} files")])
 
 
 def _labels_file(
@@ -222,7 +217,8 @@ def _labels_file(
         raise UsageError(f"--by image_hash joins rows of a table; {path} is joined with {_FILES}")
     roots = sources.roots or [path.parent]
 
-    def finder(by: str, keys: Sequence[str]) -> Finder:
+    def finder(by: str) -> Finder:
+        keys = frame[JOINS[by]]
         if by in ("path", "name"):
             return (find_by_path if by == "path" else find_by_name)(keys, roots)
         with bar():
@@ -230,32 +226,36 @@ def _labels_file(
                 keys, roots, column=JOINS[by], workers=sources.workers, progress=progress
             )
 
-    attempts = (_joined_by(by, loaded, frame, finder, sources.classes) for by in tried)
-    first = next(attempts)
-    return next((joined for joined in chain([first], attempts) if joined.finds), first)
-
-
-def _joined_by(
-    by: str,
-    loaded: LoadedLabels,
-    frame: pd.DataFrame,
-    finder: Callable[[str, Sequence[str]], Finder],
-    classes: Sequence[str],
-) -> _Joined:
-    rows = _rows(frame, _Source(loaded.name, loaded.unit, by), classes)
-    found, lost = _join(rows, finder(by, [row.item.path for row in rows]))
+    first = by, find = tried[0], finder(tried[0])
+    while len(tried) > 1 and not _finds(find, frame[JOINS[by]]):
+        if by == tried[-1]:
+            by, find = first
+            break
+        by = tried[tried.index(by) + 1]
+        find = finder(by)
+    source = _Source(loaded.name, loaded.unit, by)
+    found, lost = _join(_rows(frame, source, sources.classes), find)
     files = len({one.hit.located.place for one in found})
-    count = len(rows) - len(lost)
+    count = len(frame) - len(lost)
     several = "; a label holds for each file that has it" if by in _SEVERAL else ""
     notes = [
         ("labels", f"{loaded.name}: {loaded.form}"),
         ("columns", loaded.columns_read()),
-        ("joined", f"{count:,} of {len(rows):,} labels by {by}, {files:,} files{several}"),
+        ("joined", f"{count:,} of {len(frame):,} labels by {by}, {files:,} files{several}"),
     ]
     return _Joined(found, lost, notes)
 
 
-def _rows(frame: pd.DataFrame, source: _Source, classes: Sequence[str]) -> list[_Row]:
+def _finds(find: Finder, keys: Iterable[str]) -> bool:
+    """Return whether any key names a file, or several."""
+    for key in keys:
+        with suppress(NotFoundError):
+            find(key)
+            return True
+    return False
+
+
+def _rows(frame: pd.DataFrame, source: _Source, classes: Sequence[str]) -> Iterator[_Row]:
     """Make the label of each row; its path is what `source.by` names the file by."""
     columns = [
         frame[name].astype(object).where(frame[name].notna(), None)
@@ -265,10 +265,10 @@ def _rows(frame: pd.DataFrame, source: _Source, classes: Sequence[str]) -> list[
     name_of = {text: classes[number] for text, number in meant.items() if number >= 0}
     columns[1] = columns[1].map(lambda text: name_of.get(text, text))
     items = zip(frame.index, map(LabelledFile, *columns), strict=True)
-    return [_Row(item, int(number), source) for number, item in items]
+    return (_Row(item, int(number), source) for number, item in items)
 
 
-def _join(rows: Sequence[_Row], find: Finder) -> tuple[list[_Found], list[Mismatch]]:
+def _join(rows: Iterable[_Row], find: Finder) -> tuple[list[_Found], list[Mismatch]]:
     found: list[_Found] = []
     lost: list[Mismatch] = []
     for row in rows:
@@ -282,13 +282,14 @@ def _join(rows: Sequence[_Row], find: Finder) -> tuple[list[_Found], list[Mismat
             named = " and ".join(shown(_absolute(hit)) for hit in hits[:_SHOWN])
             lost.append(_mismatch(row, MismatchReason.TWO_FILES, named))
             continue
-        found += [_Found(row, replace(row.item, path=hit.path), hit) for hit in hits]
+        item, number, source = row
+        found += [_Found(replace(item, path=hit.path), number, source, hit) for hit in hits]
     return found, lost
 
 
 def _mismatch(row: _Row, reason: MismatchReason, detail: str) -> Mismatch:
     path = row.item.path if row.source.by in ("path", "name") else ""
-    return Mismatch(row.source.rows([row.number]), path, reason, detail)
+    return Mismatch(row.source.row(row.number), path, reason, detail)
 
 
 def _place_in_container(found: _Found) -> tuple[bytes, int]:
@@ -311,6 +312,9 @@ def _once_each(found: Sequence[_Found]) -> tuple[list[_Found], list[Mismatch]]:
         rows[one.hit.located.place].append(one)
     once, doubled = [], []
     for same in rows.values():
+        if len(same) == 1:
+            once += same
+            continue
         values = {
             name: {value for one in same if (value := getattr(one.item, name)) is not None}
             for name in ("label", "patient", "split")
@@ -324,12 +328,12 @@ def _once_each(found: Sequence[_Found]) -> tuple[list[_Found], list[Mismatch]]:
 
 
 def _contradiction(same: Sequence[_Found], differing: Sequence[str]) -> Mismatch:
-    numbers = [f"{one.row.source.rows([one.row.number])}" for one in same[:_SHOWN]]
+    numbers = [one.source.row(one.number) for one in same[:_SHOWN]]
     more = f" and {len(same) - len(numbers):,} more" if same[_SHOWN:] else ""
     detail = f"{' and '.join(differing)} differ: {'; '.join(numbers)}{more}"  # no id is shown
     reason = MismatchReason.TWO_LABELS if differing[0] == "label" else MismatchReason.TWO_ROWS
     first = same[0]
-    return Mismatch(first.row.source.rows([first.row.number]), first.item.path, reason, detail)
+    return Mismatch(first.source.row(first.number), first.item.path, reason, detail)
 
 
 def _named_apart(found: Sequence[_Found]) -> tuple[LabelledFile, ...]:

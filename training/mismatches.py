@@ -88,7 +88,7 @@ def order_classes(labelled: Sequence[LabelledFile], wanted: Sequence[str]) -> tu
         if other != name:
             raise LabelError(
                 f"one class in two spellings: {shown(other)} ({counts[other]} images) and "
-                f"{shown(name)} ({counts[name]}); write both alike"
+                f"{shown(name)} ({counts[name]}); write both alike, or give --map TEXT=CLASS"
             )
     order = tuple(wanted) or tuple(sorted(counts))
     if empty := [name for name in order if name not in counts]:

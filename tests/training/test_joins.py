@@ -186,3 +186,26 @@ def test_a_check_shows_what_fits_and_writes_nothing(
     assert main(command) == 1
     assert "1 x label without a file" in one_error(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["labels.csv"]
+
+
+def test_nothing_that_a_training_writes_or_prints_names_a_patient_or_a_study(
+    films: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = KINDS["accession"][1].rename(columns={"key": "accession"})
+    rows["Patienten-ID"] = [f"{CANARY}-p{number // 2}" for number in range(len(rows))]
+    labels = tmp_path / "labels.csv"
+    rows.to_csv(labels, index=False)
+    work = tmp_path / "work"
+    work.mkdir()
+    command = ["train", str(labels), "--root", str(films), "-o", str(work / "m.safetensors"), *FAST]
+    assert main([*command, "--mismatches", str(work / "list.csv")]) == 0
+    printed = capfd.readouterr()
+    written = [path for path in work.rglob("*") if path.is_file()]
+    assert {path.suffix for path in written} >= {".safetensors", ".csv", ".parquet", ".svg"}
+    for text in [(printed.out + printed.err).encode(), *(path.read_bytes() for path in written)]:
+        assert CANARY.encode() not in text
+    table = pd.read_parquet(work / "m.results.parquet")
+    assert set(table["path"]) <= {where(number) for number in range(40)}
+    split = pd.read_csv(work / "m.split.csv")
+    assert split.groupby("patient")["split"].nunique().max() == 1
+    assert split["patient"].nunique() == 10

@@ -31,11 +31,12 @@ _SMALL_IMAGE = 1 << 17
 
 @dataclass(frozen=True, slots=True)
 class Palette:
-    """The three tables of PALETTE COLOR, of one length.
+    """The red, green and blue lookup tables of a PALETTE COLOR image, all of one length.
 
     Attributes:
-        entries: Shape (entries, 3), red, green, blue in [0, 1].
-        first: The stored value that the first entry belongs to.
+        entries: Shape (entries, 3), float64: red, green and blue, each in [0, 1].
+        first: The stored value that the first entry belongs to. Lower values take the first
+            entry too, values after the last entry take the last.
     """
 
     entries: GreyValues
@@ -143,11 +144,12 @@ def expand_segments(codes: list[int], *, count: int) -> GreyValues | None:
     entry. Indirect segments, a copy of earlier ones, are refused: writers do not use them.
 
     Args:
-        codes: Opcodes, lengths and values, one number each.
+        codes: Opcodes, lengths and values, one number each. Codes after the last entry are ignored.
         count: Entries that the descriptor announces.
 
     Returns:
-        The entries, shape (count,); None if the segments do not give `count` of them.
+        The entries, shape (count,), float64. None if the segments give fewer or more entries than
+        `count`, if the first segment is linear, or for an indirect segment or unknown opcode.
     """
     entries: list[float] = []
     position = 0

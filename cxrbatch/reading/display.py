@@ -105,7 +105,7 @@ def _arrow_array(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
 
 
 def every_value(cells: NDArray[Any]) -> NDArray[Any]:
-    """Return 0 to 255 for uint8 cells, 0 to 65,535 for uint16 cells: an array of their type."""
+    """Return all values of the type of `cells`, ascending: 0 to 255 (uint8), 65,535 (uint16)."""
     return np.arange(1 << (8 * cells.dtype.itemsize), dtype=cells.dtype)
 
 
@@ -155,14 +155,14 @@ class LookupTable:
     bits: int
 
     def look_up(self, values: GreyValues) -> GreyValues:
-        """Return the table's entry for each value; its first or last entry for values outside."""
+        """Return each value's entry, same shape; the first or last entry for values outside."""
         index = np.clip(values - self.first, 0, len(self.entries) - 1)
         return self.entries[index.astype(np.int64)]
 
 
 @dataclass(frozen=True, slots=True)
 class VoiWindow:
-    """Window Center (0028,1050), Width and VOI LUT Function: LINEAR, LINEAR_EXACT or SIGMOID."""
+    """Window Center, Width (modality units), VOI LUT Function: LINEAR, LINEAR_EXACT, SIGMOID."""
 
     center: float
     width: float
@@ -321,12 +321,12 @@ def _apply_full_range(values: GreyValues, transforms: DisplayTransforms) -> Grey
 
 
 def robust_range(values: GreyValues, weights: GreyValues) -> tuple[float, float]:
-    """Return the 0.5th and the 99.5th percentile of pixels, by nearest rank; (0, 0) without any.
+    """Return the 0.5th and the 99.5th percentile of pixels, by nearest rank: two of `values`.
 
-    Both ends are counted alike, so that a negative has exactly the mirrored range.
+    Both ends are counted alike, so a negative has the mirrored range. (0, 0) if there is no pixel.
 
     Args:
-        values: Any shape.
+        values: Any shape, in any order.
         weights: Same shape; how many pixels have each value.
     """
     counted = weights.reshape(-1) > 0
@@ -343,7 +343,7 @@ def robust_range(values: GreyValues, weights: GreyValues) -> tuple[float, float]
 
 
 def apply_range(values: GreyValues, limits: tuple[float, float]) -> GreyValues:
-    """Map `limits` (low, high) to 0 and 1, clipping; all 0 unless low is below high."""
+    """Map values linearly, `limits` (low, high) to 0 and 1; clip; all 0 unless low < high."""
     low, high = limits
     if not high > low:
         return np.zeros_like(values)

@@ -118,9 +118,13 @@ def iterate_radiographs_bytes(
 ) -> Iterator[Reading]:
     """Read the content of a DICOM, PNG or JPEG file that is in memory.
 
+    Args:
+        data: All bytes of the file.
+        options: Which images are read, and up to which size.
+
     Yields:
         A Reading, or one for each frame, decoded when it is asked for. Content that cannot be read
-        gives one that says why; nothing is raised because of it.
+        gives a Reading that says why; only KeyboardInterrupt and SystemExit are raised.
     """
     return _without_errors(lambda: _read_stream(io.BytesIO(data), len(data), options))
 
@@ -146,7 +150,8 @@ def iterate_members_named(
 
     Yields:
         The Readings of each member that is a file; nothing if there is no such member. A container
-        that cannot be read before a member is found gives a Reading that says why.
+        that cannot be read before a member is found gives a Reading that says why; an error in the
+        container after that ends the iteration silently.
     """
     count = 0
     try:
@@ -171,7 +176,7 @@ def iterate_member(
     Args:
         container: Path of the container.
         name: The member's name, as `containers.listing.list_members` gave it.
-        offset: The member's offset, likewise.
+        offset: The member's `offset` from the same listing.
         options: Which images are read, and up to which size.
 
     Yields:

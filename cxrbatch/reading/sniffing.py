@@ -154,14 +154,15 @@ def unopened_container(stream: BinaryIO, head: bytes) -> str | None:
     """Name the format of a file that holds other files and is not opened, such as 7z.
 
     Args:
-        stream: The file; read only where `head` may begin a disc image or a web response.
+        stream: The file; read only where `head` may begin a disc image or a web response, which
+            moves its position.
         head: The file's first `HEAD_BYTES` bytes, or the whole file if it is shorter.
 
     Returns:
         The format and the remedy, in one line for a user; None for any other file.
 
     Raises:
-        ReadingError: As reading the stream does.
+        OSError, ReadingError: Raised by a read of `stream`; passed on.
 
     Source: the signatures are those of the formats; ECMA-119 8.1.2 for ISO 9660; RFC 9110 and
     2387 and DICOM PS3.18 for messages.

@@ -111,8 +111,8 @@ def decode_frame(frame: bytes, *, shape: FrameShape, transfer_syntax: str) -> De
         transfer_syntax: UID, a key of `DECODERS`.
 
     Returns:
-        Samples of shape `shape.shape`, unsigned, as stored. The decoders of grey JPEG and JPEG
-        2000 may halve rows and columns up to `shape.halvings` times, rounded up.
+        The frame; its cells have the shape `shape.shape`, unsigned, as stored. The decoders of grey
+        JPEG and JPEG 2000 may halve rows and columns up to `shape.halvings` times, rounded up.
 
     Raises:
         ReadingError: `truncated`, `corrupt`, or `unsupported_image` for bits allocated that the
@@ -136,12 +136,12 @@ def decode_frame(frame: bytes, *, shape: FrameShape, transfer_syntax: str) -> De
 
 
 def halvings(rows: int, columns: int, *, least_size: int | None) -> int:
-    """Return how often both sides may be halved, 0 to 3 times, and not fall below a size.
+    """Return how often, 0 to 3, an image can be halved while its shorter side keeps a size.
 
     Args:
         rows: Height in pixels.
         columns: Width in pixels.
-        least_size: The size in pixels; None allows no halving.
+        least_size: The size in pixels; 0 is returned if it is None or the side is shorter already.
     """
     if least_size is None:
         return 0

@@ -83,20 +83,22 @@ class RasterImage:
 def read_png(
     stream: BinaryIO, *, size: int, max_pixels: int, no_voi: str = "robust"
 ) -> RasterImage:
-    """Decode a PNG of any colour type and depth; transparent parts become black.
+    """Decode a PNG of any colour type and depth into a grey image: colours become luminance.
 
-    The image is turned upright by its EXIF orientation. Samples that use fewer bits than the PNG
-    gives them are shown as `significant_bits` describes.
+    Transparent parts become black. The image is turned upright by its EXIF orientation. Samples
+    that use fewer bits than the PNG's depth are stretched to black and white, by the chunk sBIT
+    or by `no_voi`.
 
     Args:
         stream: At the start of the file.
         size: Bytes in the file.
         max_pixels: Largest claim of rows x columns x channels that is decoded.
-        no_voi: As in `ReadingOptions`: how the range of grey levels is chosen if no chunk names it.
+        no_voi: How 16-bit samples with unused upper bits become grey levels if no sBIT names the
+            range: "robust" stretches percentiles of the image, "full_range" the bits in use.
 
     Raises:
         ReadingError: `truncated` if the file or its image data end early, `corrupt` for damaged
-            data, `too_large` over `max_pixels` or for data that inflate beyond any radiograph.
+            data or no PNG, `too_large` over `max_pixels` or if data inflate beyond a radiograph.
     """
     chunks = read_chunks(stream, size=size, max_samples=max_pixels)
     _check_png(chunks)
@@ -210,14 +212,14 @@ def read_jpeg(
 ) -> RasterImage:
     """Decode a JPEG of 8 or 12 bits, progressive or not, grey, YCbCr, RGB, CMYK or YCCK.
 
-    The image is turned upright by its EXIF orientation.
+    Colours become luminance. The image is turned upright by its EXIF orientation.
 
     Args:
         stream: At the start of the file.
         size: Bytes in the file.
         max_pixels: Largest claim of rows x columns x components that is decoded.
-        least_size: As in `ReadingOptions`: a grey JPEG of 8 bits is halved up to 3 times while both
-            sides keep so many pixels; None decodes in full.
+        least_size: A grey JPEG of 8 bits is halved up to 3 times while both sides keep so many
+            pixels; None decodes in full.
 
     Raises:
         ReadingError: `truncated`, `corrupt`, `too_large` over `max_pixels` or for too many scans,

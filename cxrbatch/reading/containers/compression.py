@@ -165,7 +165,7 @@ class DecompressedFile(_SeekableStream):
         return len(data)
 
     def tell(self) -> int:
-        """Position, as an offset in the decompressed bytes."""
+        """Return the position: the number of decompressed bytes before the next one to read."""
         return self._position
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
@@ -291,10 +291,10 @@ class CachedSlice:
         return self._position
 
     def cache_all(self) -> None:
-        """Read the range to its end into memory; the position stays as it is.
+        """Read all bytes of the range into memory; do not move the position.
 
         Raises:
-            ReadingError: `truncated` if it is shorter than claimed.
+            ReadingError: `truncated` if the source ends before `limit` bytes of the range.
         """
         self._cache_to(self.limit)
         if len(self._cache) < self.limit:

@@ -78,7 +78,7 @@ def describe(header: DicomHeader, *, accepted: frozenset[str]) -> Description:
     person, and may name one. Manufacturer and model are free text.
 
     Args:
-        header: Of any object.
+        header: Of any DICOM object, also of one without an image.
         accepted: Values of Modality that are scored, in capitals.
     """
     dataset, sop_class = header.dataset, header.sop_class or ""

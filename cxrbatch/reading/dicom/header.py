@@ -106,9 +106,8 @@ class DicomHeader:
         stream: The file, inflated if it was deflated.
         size: Bytes in `stream`; None if it is inflated, as its size is not known.
         failure: Why parsing ended early, or None; what came before is in `dataset`.
-        deviations: How the file breaks the standard although it can be read: short reasons for
-            a person, without values of the header. They become the detail of a Reading with the
-            flag `nonconforming`.
+        deviations: How the file breaks the standard although it can be read: short reasons without
+            header values, for the detail of a Reading with the flag `nonconforming`.
         groups: The functional groups sequences that are there, by tag.
     """
 
@@ -186,13 +185,13 @@ class ElementCollector:
 
         Args:
             position: Offset of the first element.
-            last: The tag in front of the first element, to note elements out of order.
+            last: The tag in front of the first element: a lower or equal one is a deviation.
 
         Returns:
             Where the pixel data lie; None if the stream ends without any.
 
         Raises:
-            ReadingError: As of `ElementReader`.
+            ReadingError: `truncated`, `corrupt` or `too_large`, as raised by `ElementReader`.
         """
         reader, encoding = self._reader, self.encoding
         while (head := reader.head(position, encoding)) is not None:
@@ -221,8 +220,8 @@ class ElementCollector:
     def collect_behind(self, pixels: PixelElement, *, size: int) -> None:
         """Add wanted elements that lie behind uncompressed pixel data, out of their order.
 
-        An element in front of the pixel data counts before its twin behind them. If the bytes
-        cannot be read as elements to the end, none is added and a deviation is noted.
+        Of an element both in front and behind, the one in front counts. If the bytes cannot be
+        read as elements to the end, none is added and a deviation is recorded.
 
         Args:
             pixels: The pixel data; nothing is added for a length of `UNDEFINED`.
@@ -249,14 +248,15 @@ class ElementCollector:
 def read_header(stream: BinaryIO, *, size: int) -> DicomHeader:
     """Read the elements in front of the pixel data, and those behind uncompressed pixel data.
 
-    A damaged header raises nothing: its error becomes `failure`, with what was read before.
+    Any error in the data set, also an OSError or bytes that are no DICOM, becomes `failure`; the
+    elements read before it are kept. The position of `stream` afterwards is undefined.
 
     Args:
         stream: At the start of the file.
         size: Bytes in the file.
 
     Raises:
-        OSError, ReadingError: As reading the first bytes of `stream` does.
+        OSError, ReadingError: From a read of the first 512 bytes; OSError also of the file meta.
     """
     start = preamble_length(stream.read(HEAD_BYTES), size=size)
     reader = ElementReader(stream, size=size)

@@ -64,7 +64,8 @@ def read_dicom(stream: BinaryIO, *, size: int, options: ReadingOptions) -> Itera
         gives such a Reading, and the next frames are still read.
 
     Raises:
-        OSError, ReadingError: As reading the first bytes of `stream` does.
+        OSError, ReadingError: From a read of the first 512 bytes of `stream`; OSError also of the
+            file meta. Later errors give a Reading.
     """
     with quietly():
         header = read_header(stream, size=size)

@@ -307,7 +307,7 @@ def _entries(data: bytes, *, count: int, bits: int, little: bool) -> GreyValues 
 
 
 def read_palette(dataset: Dataset, *, is_signed: bool, little: bool) -> Palette | None:
-    """Read the red, green and blue tables of a PALETTE COLOR image.
+    """Read the three tables of a PALETTE COLOR image: plain ones or, in their place, segmented.
 
     Args:
         dataset: The image's header.
@@ -315,7 +315,7 @@ def read_palette(dataset: Dataset, *, is_signed: bool, little: bool) -> Palette 
         little: Whether the header is in little endian.
 
     Returns:
-        The palette; None if any of the tables is missing or invalid, or if their lengths differ.
+        The palette; None if a table (red, green, blue) is missing or invalid, or lengths differ.
     """
     tables = []
     first = 0

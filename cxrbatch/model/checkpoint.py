@@ -154,8 +154,9 @@ def opened_safetensors(path: Path, *, framework: str) -> "Iterator[safe_open]":
         The open file, of which no tensor is read yet.
 
     Raises:
-        CheckpointError: The file is missing, larger than `MOST_BYTES`, no regular file or no
-            safetensors file, or reading it in the `with` body fails.
+        CheckpointError: The file is missing, larger than `MOST_BYTES` (1 GiB), no regular file or
+            no safetensors file. It also replaces an OSError, ReadingError or SafetensorError (as
+            for an unknown tensor name) of the `with` body; other errors pass.
     """
     try:
         # os.stat, not is_file: a name that is too long has its own reason.
@@ -193,7 +194,7 @@ def check_bytes(size: int, path: Path) -> None:
 
 
 def unreadable_checkpoint(path: Path, error: OSError | ReadingError) -> CheckpointError:
-    """Make the error to raise for a checkpoint that cannot be read.
+    """Return, without raising it, the error for a checkpoint that cannot be read.
 
     Args:
         path: The file.

@@ -1,11 +1,9 @@
 """The ResNet as it scores, built from a checkpoint's tensors, with heat maps in the same pass.
 
-The architecture is torchvision's (`network.py`). This form of it scores: it needs no torchvision,
-whose import would delay the first score by 1.5 s, and a batch of ResNet-18 takes 0.87 of
-torchvision's time (bf16 under autocast, one CPU thread; 0.89 in fp32).
-In inference a batch norm is a scale and a shift per channel, which the convolution before it can
-do as well; and oneDNN's convolutions add the shortcut and apply ReLU to what is still in a
-register, instead of reading and writing all activations once more.
+The architecture is torchvision's (`network.py`). This form needs no torchvision, whose import takes
+1.5 s, and scores a batch of ResNet-18 in 0.87 of its time (bf16, one CPU thread; 0.89 in fp32). A
+batch norm is a scale and a shift per channel, which the convolution before it can do as well; and
+oneDNN's convolutions add the shortcut and apply ReLU while values are still in a register.
 """
 
 import re
@@ -77,7 +75,11 @@ class Layers(NamedTuple):
 
 
 def layers_of(tensors: Mapping[str, Tensor]) -> Layers:
-    """Group a torchvision ResNet's state dict by layer, in the order of computing; copy nothing."""
+    """Group a torchvision ResNet's whole state dict into stem, residual blocks and head.
+
+    Blocks are in the order of computing. Nothing is copied; tensors of no layer are ignored. What
+    is missing is not always noticed (else KeyError): `soundness.check_tensors` comes first.
+    """
 
     def convolution(name: str, norm: str, *, stride: int = 1) -> Convolution:
         values = ("running_mean", "running_var", "weight", "bias")
@@ -119,10 +121,10 @@ class Scores(NamedTuple):
 
 
 def score_features(activations: Tensor, weight: Tensor, bias: Tensor) -> Scores:
-    """Compute logits and heat maps from the last convolutional layer's activations.
+    """Compute logits (n, classes) and heat maps (n, classes, h, w) from the last activations.
 
-    The head runs in float32 whatever the precision of the trunk: it is a thousandth of the work,
-    and rounding logits to bfloat16 would make equal probabilities out of different ones.
+    Heat maps are those of `class_activation_maps`: without the bias, negative sums set to 0. All
+    is computed in float32: rounding to bfloat16 would make different logits equal.
 
     Args:
         activations: Shape (n, k, h, w).
@@ -203,7 +205,7 @@ class FusedResNet:
         """Compute logits, shape (n, classes), and heat maps, shape (n, classes, h, w); float32.
 
         Args:
-            images: As for `features`.
+            images: Shape (n, 1, size, size), normalised, channels last.
         """
         return score_features(self.features(images), self._weight, self._bias)
 
@@ -250,18 +252,17 @@ def fold(
 
 
 def pool_stem(x: Tensor) -> Tensor:
-    """Max-pool the stem's output by 3 x 3 windows, two pixels apart: h and w are halved."""
+    """Max-pool by 3 x 3 windows with stride 2 and padding 1: h and w are halved, rounded up."""
     return max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
 
 def pool_positive(x: Tensor) -> Tensor:
-    """Compute `pool_stem` of values that are neither negative nor NaN, in half its time in bf16.
+    """Max-pool as `pool_stem` (3 x 3, stride 2, padding 1): half of its time in bf16.
 
-    Such floats are in the order of their bits, so they are compared as integers, which a processor
-    does more of at once. The maximum is taken along one axis, then along the other.
+    Floats are compared as integers, unchecked. Same type; h and w are halved, rounded up.
 
     Args:
-        x: Shape (n, channels, h, w), channels last, neither negative nor NaN.
+        x: Shape (n, channels, h, w), channels last, 16- or 32-bit floats, neither negative nor NaN.
     """
     bits = x.view(torch.int16 if x.element_size() == 2 else torch.int32).permute(0, 2, 3, 1)
     rows = _largest_of_three(bits)

@@ -70,11 +70,12 @@ def choose_precision(
 ) -> Precision:
     """Return the precision to compute with; all but "auto" are checked and returned unchanged.
 
-    "auto" becomes bf16 where the processor computes in it natively, else fp32.
+    "auto" becomes bf16 if `device` computes in it natively, else fp32: a GPU of compute capability
+    8.0 or more, or a CPU with AVX512_BF16 or AMX.
 
     Args:
         precision: What the user asks for.
-        device: The device that computes.
+        device: The device that computes, a GPU or the CPU.
         backend: The library that computes.
 
     Raises:
@@ -176,7 +177,7 @@ class BatchScores:
 
         Args:
             place: Number of the image among the n, from 0.
-            reading: What was read of it.
+            reading: The Reading that the image came from; it goes into the result.
             card: The card of the checkpoint that scored it, with c classes.
         """
         maps = dequantise(

@@ -38,6 +38,9 @@ def dequantise(stored: bytes, *, scale: float, classes: int, size: tuple[int, in
 
     Returns:
         Shape (classes, h, w), float32, within scale / 510 of the maps before they were stored.
+
+    Raises:
+        ValueError: `stored` has another length.
     """
     levels = np.frombuffer(stored, dtype=np.uint8).reshape(classes, *size)
     return levels.astype(np.float32) * np.float32(scale / LEVELS)
@@ -128,7 +131,8 @@ def overlay_picture(image: GreyImage, heatmap: Heatmap, geometry: Geometry) -> I
         image: The radiograph.
         heatmap: Shape (h, w), not negative; its largest value is drawn at an opacity of 60 %, and
             other values in proportion.
-        geometry: How the image became the network's input, as for `place_heatmap`.
+        geometry: How the image became the network's input: "squeeze", or "pad" with borders, which
+            are cropped from the heat map.
     """
     image = with_square_pixels(image)
     relative = heatmap / max(float(heatmap.max()), _SMALLEST)
@@ -196,10 +200,12 @@ class Prediction:
             class_name: The class; None for the predicted one.
 
         Returns:
-            Shape (rows, columns) of `image`, float32, not negative; comparable between classes.
+            Shape (rows, columns) of `image`, float32, not negative. A value is what a cell of the
+            small map (7 x 7 for 224 px) adds to the class's logit, 0 where that is negative: so
+            values compare between classes and between images of one model.
 
         Raises:
-            UsageError: There are no scores, or no class has this name.
+            UsageError: There are no scores or no image, or no class has this name.
         """
         return place_heatmap(self._raw(class_name), self._grey(), self.geometry)
 
@@ -210,10 +216,11 @@ class Prediction:
             class_name: The class; None for the predicted one.
 
         Returns:
-            An RGB picture of full size; where pixels are not square, one axis is shrunk.
+            An RGB picture of full size; where pixels are not square, one axis is shrunk. The map's
+            largest value is drawn at an opacity of 60 %, other values in proportion.
 
         Raises:
-            UsageError: There are no scores, or no class has this name.
+            UsageError: There are no scores or no image, or no class has this name.
         """
         return overlay_picture(self._grey(), self._raw(class_name), self.geometry)
 
@@ -232,11 +239,15 @@ class Prediction:
 
 
 def first_reading(item: object, *, no_voi: str) -> Reading:
-    """Read what is to be predicted: a file's first frame; an array or a Reading as it is.
+    """Return the Reading of a file's first frame or of an array; a Reading is returned unchanged.
+
+    A file that cannot be read gives a Reading without an image, whose outcome says why.
 
     Args:
-        item: A path, a display image as for `array_reading`, or a Reading.
-        no_voi: How a radiograph without a VOI transform becomes grey levels, as of a recipe.
+        item: A path; a display image, shape (rows, columns), floats in [0, 1], uint8 or uint16; or
+            a Reading.
+        no_voi: How a radiograph without a VOI transform becomes grey levels: "robust" or
+            "full_range", as in a recipe.
 
     Raises:
         UsageError: `item` is of another type, or the array is not a display image.

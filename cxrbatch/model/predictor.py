@@ -82,7 +82,7 @@ def load_model(
 
 
 def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
-    """Scale uint8 images to what the network sees, in float32.
+    """Return the network's float input for uint8 images: (u / 255 - mean) / std of each level u.
 
     Args:
         images: Shape (n, 1, size, size), uint8.
@@ -172,7 +172,8 @@ class Predictor:
         """Score one radiograph; a table scored with the same batch size has the same bits.
 
         Args:
-            item: A path, an array or a Reading, as for `predict_batch`.
+            item: A file's path (its first frame is scored), a display image as an array of shape
+                (rows, columns), or a Reading; `predict_batch` describes them.
 
         Raises:
             UsageError: The item is none of these, or an array is not a display image.
@@ -241,7 +242,10 @@ class Predictor:
         """Score batches, and yield their scores in order, while `ahead` more are being computed.
 
         Args:
-            batches: The inputs of each batch, as for `score`, which also says what is raised.
+            batches: The inputs of each batch, shape (n, size, size), uint8, 1 <= n <= batch_size.
+
+        Raises:
+            CheckpointError, NotFiniteError, CxrbatchError: In the cases that `score` lists.
         """
         launched: deque[Launched] = deque()
         for inputs in batches:
@@ -255,11 +259,11 @@ class Predictor:
         """Begin to score the inputs of one batch, and return without waiting.
 
         Args:
-            inputs: As for `score`.
+            inputs: Shape (n, size, size), uint8, 1 <= n <= batch_size.
 
         Returns:
-            A function that waits for the scores and returns them. It raises errors as `score`, and
-            so does this call.
+            A function that waits for the scores and returns them. This call and that function
+            raise the errors that `score` lists.
         """
         check, self._check = self._check, None
         if check is None:

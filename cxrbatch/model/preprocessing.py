@@ -165,7 +165,8 @@ def image_hash(prepared: ModelInput) -> str:
         prepared: Shape (size, size), uint8.
 
     Returns:
-        The first 128 bits of SHA-256 over size and pixels, 32 hexadecimal digits.
+        The first 128 bits of SHA-256, as 32 hexadecimal digits. Hashed are the size as ASCII, such
+        as "224x224:", and the pixels row by row.
     """
     digest = hashlib.sha256(f"{prepared.shape[0]}x{prepared.shape[1]}:".encode())
     digest.update(np.ascontiguousarray(prepared).data)
@@ -259,7 +260,7 @@ def _area_weights(source: int, extent: int, target: int) -> "csr_array":
 
 
 def with_square_pixels(image: GreyImage) -> GreyImage:
-    """Resize an image so that its pixels are square, by shrinking the axis with smaller pixels.
+    """Return an image with square pixels: the axis along which pixels are smaller is shrunk.
 
     An image whose pixels are square is returned unchanged.
     """

@@ -179,7 +179,7 @@ def check_images(size: int) -> Images:
 def check_network(
     tensors: Mapping[str, Tensor], normalisation: Normalisation, *, source: object
 ) -> None:
-    """Score two test images in plain PyTorch, and raise an error if an activation is out of range.
+    """Score two test images by plain PyTorch, and raise an error if an activation is too large.
 
     Args:
         tensors: The network's weights, float32.

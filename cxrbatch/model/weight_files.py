@@ -63,7 +63,8 @@ def save_checkpoint(
 
     Raises:
         CheckpointError: The file cannot be written, as when the disk is full.
-        WeightsError: As for `packed_checkpoint`.
+        WeightsError: A weight or a statistic is not finite, or a weight is too large for float16;
+            nothing is written.
     """
     content = packed_checkpoint(model=model, card=card, features=features)
     action, remedy = f"cannot write checkpoint {path}", "free space, then run again"
@@ -136,7 +137,7 @@ def import_state_dict(source: Path, *, card: Card) -> "RadiographResNet":
     """Read a file of PyTorch weights, and build the network of the card with them.
 
     Args:
-        source: A file as for `read_state_dict`.
+        source: A PyTorch or safetensors file of named tensors, which `read_state_dict` reads.
         card: Names the architecture, the classes and the normalisation.
 
     Returns:
@@ -165,7 +166,7 @@ def read_state_dict(source: Path) -> "dict[str, Tensor]":
 
     A three-channel stem is folded into one channel by summing its filters, which is exact for a
     grey image given three times. A `state_dict` or `model` entry and a `module.` prefix, as
-    training scripts write them, are taken off. Feature statistics of a checkpoint are left out.
+    training scripts write them, are removed. Feature statistics of a checkpoint are left out.
 
     Args:
         source: The file; its name and ending do not matter.

@@ -105,10 +105,11 @@ class LazyGroup(click.Group):
             cmd_name: The command's name, a key of `COMMANDS`.
 
         Returns:
-            The command; None if there is none of this name.
+            The command; None if `COMMANDS` has no such name.
 
         Raises:
             CxrbatchError: A limit (ulimit) lets this process map less memory than 1 GiB.
+            ImportError: The module cannot be imported.
         """
         if cmd_name not in COMMANDS:
             return None
@@ -122,10 +123,17 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command as Click does, and warn of variables that name none of its options.
+        """Find the command as Click does; warn on stderr of variables that are none of its options.
 
-        Each long option gets the variable of its own name too, where Click names it by another:
-        CXRBATCH_SCORE_SHARD is --shard of score.
+        Those are environment variables that start with CXRBATCH_ and belong to no other command.
+        The command found is changed: each long option reads the variable of its own name too, where
+        Click names it by another, as CXRBATCH_SCORE_SHARD is --shard of score.
+
+        Returns:
+            The command's name, the command, and the words after its name.
+
+        Raises:
+            click.UsageError: There is no command of this name.
         """
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None and command is not None:

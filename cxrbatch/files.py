@@ -80,9 +80,9 @@ def text_to_place(text: str) -> tuple[bytes, bytes | None]:
 
 
 def shown(name: str) -> str:
-    """Quote a name for a message, as `repr` does: unprintable characters are escaped.
+    """Return a name quoted for a message, as `repr` does: unprintable characters are escaped.
 
-    Of a name of more than 200 characters the first and the last 100 are kept.
+    Of a name of more than 200 characters the first and the last 100 are kept, with "…" between.
     """
     if len(name) > _LONGEST_SHOWN:
         name = f"{name[: _LONGEST_SHOWN // 2]}…{name[-_LONGEST_SHOWN // 2 :]}"
@@ -238,7 +238,7 @@ def disk_errors(
 
 
 def writing(output: Path) -> AbstractContextManager[None]:
-    """Replace an OSError in this context by a TableError: "cannot write …" and the reason."""
+    """Return a context that replaces an OSError by a TableError: "cannot write …", the reason."""
     return disk_errors(f"cannot write {output}")
 
 

@@ -263,8 +263,12 @@ def score_file() -> ResponseReturnValue:
     """Score the file in the request's field `file`; answer with its frames and scores as JSON.
 
     Raises:
-        HTTPException: As for `score_request`.
+        BadRequest: The request has not exactly one file, as the field `file`.
+        CxrbatchError: The checkpoint cannot be used, a score is not finite, memory is short, or no
+            process can be started.
+        InsufficientStorage: The file cannot be written to the folder for uploads.
         ServerBusy: Too many requests wait.
+        UnsupportedMediaType: The file begins neither as DICOM nor as PNG nor as JPEG.
     """
     upload = score_request()
     card = upload.card

@@ -107,7 +107,8 @@ class ChildProcesses:
             kwargs: Keyword arguments, which are pickled.
 
         Returns:
-            The function's result, or a WorkerFault where the child crashed or exceeded a limit.
+            The function's result; or a WorkerFault where the function raised an exception, or the
+            child crashed or exceeded a limit.
 
         Raises:
             CxrbatchError: No process can be started.
@@ -150,11 +151,12 @@ def encode_row_image(
         path: The row's `path`.
         frame: The row's `frame`.
         image_hash: The row's `image_hash`.
-        is_thumbnail: Whether to return a small WebP file instead of a PNG file of full size.
+        is_thumbnail: Whether to return a WebP file of at most 192 x 192 pixels instead of a PNG
+            file of full size.
 
     Returns:
         The content of the image file as bytes; or, as a text of one line, why there is none: the
-        archive has no such file any more, or the image has another hash.
+        archive has no such file any more, it cannot be read, or its image has another hash.
     """
     reading = revisit(origin, path, frame, image_hash)
     if isinstance(reading, str):
@@ -169,11 +171,12 @@ def encode_row_image(
 
 
 def encode_png(image: GreyImage, *, max_edge: int | None = None) -> bytes:
-    """Encode a display image as an 8-bit greyscale PNG with square pixels.
+    """Encode a display image as an 8-bit greyscale PNG.
 
     Args:
         image: The display image.
-        max_edge: Largest number of rows and columns of the PNG; None for those of the image.
+        max_edge: Largest number of rows and columns of the PNG, to which a larger image is shrunk;
+            None for no limit. Pixels that are not square are made square by shrinking.
 
     Returns:
         The content of the PNG file.
@@ -184,15 +187,15 @@ def encode_png(image: GreyImage, *, max_edge: int | None = None) -> bytes:
 
 
 def read_upload(reader: FileReader, file: ArchiveFile) -> tuple[LoadedFile, bytes]:
-    """Read the first `MAX_FRAMES` frames of an uploaded file, each once.
+    """Read the first `MAX_FRAMES` (16) frames of an uploaded file; decode each of them once.
 
     Args:
         reader: Reads the file as a run does.
         file: The file; its path is relative to the reader's base folder.
 
     Returns:
-        Rows and network inputs of the frames; and the first frame, made smaller, as PNG, which is
-        empty where the first frame gave no image.
+        Rows and network inputs of the frames; and the first frame as PNG, shrunk to at most 1600
+        rows and columns, or b"" where the first frame gave no image.
     """
     pairs, first_png = [], b""
     for reading, row in islice(reader.frames(file), MAX_FRAMES):

@@ -89,7 +89,11 @@ def send_export(id: str, form: str) -> Response:
     Raises:
         BadRequest: A parameter of the query is invalid.
         NotFound: There is no such table, or `form` is another format.
-        HTTPException: As for `Exporter.write`, which also says what else is raised.
+        CxrbatchError: The export would be larger than `MAX_EXPORT_BYTES` (2 GiB).
+        InsufficientStorage: The disk of temporary files is full.
+        ServerBusy: Too many requests wait, or the server's memory or export space is used up.
+        ServiceUnavailable: The client is gone.
+        TableError: The table is damaged.
     """
     _, table = requested_table(id)
     if form not in EXPORT_FORMATS:
@@ -105,7 +109,7 @@ def send_export(id: str, form: str) -> Response:
 
 
 class Exporter:
-    """Writes exports to the disk, and limits the disk space of all that are not sent yet."""
+    """Writes exports to temporary files, and limits the disk space of all files not closed yet."""
 
     def __init__(self) -> None:
         """Create an exporter that has written nothing."""
@@ -124,7 +128,7 @@ class Exporter:
             The open file, at its start; to be closed by the caller.
 
         Raises:
-            CxrbatchError: The export would be larger than `MAX_EXPORT_BYTES`.
+            CxrbatchError: The export would be larger than `MAX_EXPORT_BYTES` (2 GiB).
             InsufficientStorage: The disk of temporary files is full.
             ServerBusy: Too many requests wait, other exports fill the space for exports, or memory
                 is short.
@@ -144,13 +148,15 @@ class Exporter:
             return file
 
     def reserve(self, count: int) -> None:
-        """Count bytes that are about to be written to the disk, if the space for exports allows.
+        """Count bytes that are about to be written; all exports together may have 4 GiB.
+
+        `release` takes the bytes of a file off the count when the file is closed.
 
         Args:
             count: Number of bytes.
 
         Raises:
-            ServerBusy: All exports together would be larger than 4 GiB; nothing is counted.
+            ServerBusy: All exports together would have more than 4 GiB; nothing is counted.
         """
         with self._lock:
             if self._bytes + count > _MAX_TOTAL_BYTES:
@@ -158,7 +164,7 @@ class Exporter:
             self._bytes += count
 
     def release(self, count: int) -> None:
-        """Stop counting the bytes of a file that was closed.
+        """Take the bytes of a file that was closed off the count of `reserve`.
 
         Args:
             count: Number of bytes that were reserved for the file.

@@ -45,7 +45,8 @@ blueprint = Blueprint("images", __name__)
 class ImageEncoder:
     """Encodes images of rows as PNG or WebP in child processes, and caches thumbnails.
 
-    A table's thumbnails are kept as long as the table is open; at 2000 of them all are dropped.
+    A table's thumbnails are cached as long as the table is open. When the cache has 2000 of a
+    table, all of them are dropped before the next one is stored.
     """
 
     def __init__(self, children: ChildProcesses) -> None:
@@ -61,17 +62,23 @@ class ImageEncoder:
         )
 
     def encode(self, table: ServedTable, row: RowValues, *, is_thumbnail: bool) -> bytes | str:
-        """Read the image of a row again, and encode it; a cached thumbnail is returned at once.
+        """Read the image of a row again from the table's archive, and encode it.
+
+        A cached thumbnail is returned without reading; so is the reason why there is none.
 
         Args:
             table: The table.
             row: All columns of the row.
-            is_thumbnail: Whether to return a small WebP file instead of a PNG file of full size.
+            is_thumbnail: Whether to return a WebP file of at most 192 x 192 pixels instead of a
+                PNG file of full size.
 
         Returns:
-            The content of the image file as bytes; or, as a text of one line, why there is none.
+            The content of the image file as bytes; or, as a text of one line, why there is none:
+            the row has no image, its file is gone, unreadable or was changed since the run, or the
+            table does not say where its archive is.
 
         Raises:
+            CxrbatchError: No process can be started.
             ServerBusy: Too many requests wait.
         """
         thumbnails = self._thumbnails.setdefault(table, {}) if is_thumbnail else {}
@@ -97,10 +104,11 @@ class ImageEncoder:
 
 
 def heat_map_png(levels: npt.NDArray[np.uint8]) -> bytes:
-    """Draw a heat map as a square PNG to lay over its image; a stronger level is less transparent.
+    """Draw a heat map as a PNG of 256 x 256 pixels and one colour, to lay over its image.
 
     Args:
-        levels: Shape (h, w), uint8, on the scale that all classes of the image share.
+        levels: Shape (h, w), uint8, on the scale that all classes of the image share: 0 becomes
+            transparent, 255 opaque.
 
     Returns:
         The content of the PNG file.
@@ -115,8 +123,8 @@ def heat_map_png(levels: npt.NDArray[np.uint8]) -> bytes:
 def show_image(id: str, number: int) -> ResponseReturnValue:
     """Answer with the page of one image, its scores, and links to the images before and after it.
 
-    Those are its neighbours among the rows that the query selects, in the query's order. `at` in
-    the query is the image's probable place among them, from 0.
+    The images before and after are neighbours among the rows that the query of the address selects,
+    in the query's order. `at` in the query is the image's probable place among them, from 0.
 
     Args:
         id: Id of the run's table.
@@ -125,6 +133,7 @@ def show_image(id: str, number: int) -> ResponseReturnValue:
     Raises:
         BadRequest: A parameter of the query is invalid.
         NotFound: There is no such table or row.
+        TableError: The table is damaged.
     """
     file, served, row = _requested_row(id, number)
     table = served.table
@@ -164,6 +173,7 @@ def send_image(id: str, number: int) -> Response:
     Raises:
         NotFound: There is no such table or row, or no image of the row.
         ServerBusy: Too many requests wait.
+        TableError: The table is damaged.
     """
     _, table, row = _requested_row(id, number)
     image = get_service(ImageEncoder).encode(table, row, is_thumbnail=False)
@@ -174,7 +184,9 @@ def send_image(id: str, number: int) -> Response:
 
 @blueprint.get("/runs/<id>/images/<int:number>/thumbnail.webp")
 def send_thumbnail(id: str, number: int) -> Response:
-    """Answer with the radiograph of a row in small as WebP; with a placeholder if it has no image.
+    """Answer with a row's radiograph as WebP, at most 192 x 192 pixels.
+
+    If there is no image of the row, the answer is an SVG placeholder.
 
     Args:
         id: Id of the run's table.
@@ -183,6 +195,7 @@ def send_thumbnail(id: str, number: int) -> Response:
     Raises:
         NotFound: There is no such table or row.
         ServerBusy: Too many requests wait.
+        TableError: The table is damaged.
     """
     _, table, row = _requested_row(id, number)
     image = get_service(ImageEncoder).encode(table, row, is_thumbnail=True)
@@ -193,7 +206,7 @@ def send_thumbnail(id: str, number: int) -> Response:
 
 @blueprint.get("/runs/<id>/images/<int:number>/heat/<int:class_index>.png")
 def send_heat_map(id: str, number: int, class_index: int) -> Response:
-    """Answer with the heat map of one class of a row as PNG, from the table.
+    """Answer with the heat map of one class of a row, as stored in the table, drawn as PNG.
 
     Args:
         id: Id of the run's table.
@@ -202,6 +215,7 @@ def send_heat_map(id: str, number: int, class_index: int) -> Response:
 
     Raises:
         NotFound: There is no such table, row or class, or the row has no scores.
+        TableError: The table is damaged.
     """
     _, served, row = _requested_row(id, number)
     if row["heatmaps"] is None or class_index >= len(served.table.classes):

@@ -38,14 +38,15 @@ def add_service(app: Flask, service: object) -> None:
 
 
 def get_service(kind: type[Service], app: Flask | None = None) -> Service:
-    """Return the object of a class that `add_service` stored.
+    """Return the object that `add_service` stored for an app, by the object's class.
 
     Args:
-        kind: The class.
+        kind: The class of the object itself; an object of a subclass is not found.
         app: The app; None for the one that answers the current request.
 
     Raises:
         KeyError: No object of the class was stored.
+        RuntimeError: `app` is None, and no request is being answered.
     """
     return cast(Service, (app or current_app).extensions[kind.__name__])
 

@@ -79,11 +79,11 @@ class RowFilter:
         return sql or "true", [value for _, values in parts for value in values]
 
     def sort_column(self) -> str:
-        """Return the column to sort by, quoted for SQL; without `sort` that of the row's number."""
+        """Return the column to sort by, in double quotes; `file_row_number` if `sort` is empty."""
         return quote_column(self.sort.removeprefix("-")) if self.sort else "file_row_number"
 
     def order(self) -> str:
-        """Return the text after SQL's ORDER BY.
+        """Return the text to write after ORDER BY in an SQL statement.
 
         Rows without a value come last, and rows with equal values are ordered by their number.
         """
@@ -172,8 +172,8 @@ def parse_number(
 def sortable_columns(table: Table) -> list[str]:
     """Return the names of the columns by which rows may be sorted.
 
-    They are those of a fixed list, `truth` only if the table has it, and each class's
-    probability.
+    These are path, outcome, prediction, truth if the table has it, file_size, view_position,
+    patient_sex, patient_age_bin, manufacturer and, for each class, its probability `p_<class>`.
     """
     columns = [name for name in _SORTABLE if name != "truth" or is_labelled(table)]
     return [*columns, *(f"p_{name}" for name in table.classes)]

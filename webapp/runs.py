@@ -95,15 +95,16 @@ class Evaluations:
         """Return the evaluation of a table, without waiting for its computation.
 
         The first call for a version of the table and of the labels starts the computation in the
-        background.
+        background. The result is kept until one of the files changes, also that of a computation
+        that failed; of more than 1000 results the oldest is dropped.
 
         Args:
             path: The table's file.
-            version: The file's version.
+            version: The file's version, from `file_version`.
 
         Returns:
             The evaluation; or one line why there is none: `PENDING` until the computation ends,
-            `NO_TRUTH` where nothing tells the truth of an image, else what failed.
+            `NO_TRUTH` where the truth of no scored image is known, else what failed.
         """
         with self._lock:
             key = version, self._labels_version()

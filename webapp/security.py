@@ -152,8 +152,8 @@ def split_host(text: str) -> tuple[str, int | None]:
     """Split the header Host of a request into host and port.
 
     Returns:
-        The host, in lower case, without brackets and without a final dot, and the port; None if
-        there is none.
+        The host, in lower case, without brackets and without a final dot; and the port, a number
+        of up to five digits, or None if the text has none.
 
     Raises:
         ValueError: The text is no host.

@@ -100,15 +100,16 @@ class ServedTable:
 
         Args:
             row_filter: Selects and orders the rows.
-            columns: Columns to return besides `row`.
+            columns: Columns to return besides `row`, the row's number in the table.
             first: Number of selected rows to skip.
             limit: Largest number of rows to return.
 
         Returns:
-            The rows of the slice, and the number of all selected rows.
+            The rows of the slice, each a dict of values by column, none if `first` is beyond the
+            last row; and the number of all selected rows.
 
         Raises:
-            TableError: The table is damaged, or the rows are too large for one page.
+            TableError: The table is damaged, or these rows have more than 8 MiB.
         """
         numbers, count = self._ordered(row_filter, first=first, limit=limit)
         if not numbers:
@@ -148,13 +149,13 @@ class ServedTable:
 
         Args:
             row_filter: Selects and orders the rows.
-            number: The row's number in the table.
+            number: The row's number in the table, from 0.
             guess: Probable place of the row, from 0; the search is quick where it is right.
 
         Returns:
-            The place, from 0, and the numbers of the rows before and after; a number is None at
-            the end of the selection. Where the row is not selected, the place is -1 and both
-            numbers are None.
+            The place, from 0, and the numbers of the rows before and after; a number is None at an
+            end of the selection. Where the row is not selected, or the table has no such row, the
+            place is -1 and both numbers are None.
 
         Raises:
             TableError: The table is damaged.

@@ -119,9 +119,10 @@ class UploadScorer:
         self._loaded: tuple[FileVersion, Predictor] | None = None
 
     def score_file(self, file: BinaryIO) -> ScoredUpload:
-        """Read and score an open file, which needs no name; wait while another file is scored.
+        """Read and score at most 16 frames of an open file; wait while another file is scored.
 
-        A file that cannot be read gives one frame without scores, which says why.
+        `file` needs a descriptor and no name. A file that cannot be read gives one frame without
+        scores, which says why.
 
         Raises:
             CheckpointError: The checkpoint is gone, or cannot be used.
@@ -237,7 +238,7 @@ class UploadKeeper:
 
         Args:
             file: The upload.
-            form: Its format, which becomes the ending of its name.
+            form: Its format, "dicom", "png" or "jpeg": the ending of its new, random name.
             frames: The frames as JSON values, as the client gets them.
 
         Raises:
@@ -280,7 +281,8 @@ def show_scores() -> ResponseReturnValue:
     """Score the file that the form sends, and answer with the form and the scores below it.
 
     Raises:
-        HTTPException: As for `score_request`, which also says what else is raised.
+        HTTPException, CxrbatchError, ServerBusy: The cases of `score_request`: no file or one of
+            another format, a full disk, a checkpoint that cannot be used, too many requests.
     """
     upload = score_request()
     return _page(
@@ -297,7 +299,8 @@ def score_request() -> ScoredUpload:
 
     Raises:
         BadRequest: The request has not exactly one file, as the field `file`.
-        CxrbatchError: As for `UploadScorer.score_file`.
+        CxrbatchError: The checkpoint cannot be used, a score is not finite, memory is short, or no
+            process can be started.
         InsufficientStorage: The file cannot be written to the folder.
         ServerBusy: Too many requests wait.
         UnsupportedMediaType: The file begins neither as DICOM nor as PNG nor as JPEG.

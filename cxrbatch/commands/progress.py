@@ -16,7 +16,8 @@ class CommandBar(ProgressBar):
     """The progress bar of a command that Ctrl-C or SIGTERM may interrupt.
 
     Attributes:
-        interruption: Armed by `loaded`; None leaves signals as they are.
+        interruption: The object that `loaded` arms, so that signals raise `Interrupted`; with None
+            signals do what they did before.
     """
 
     interruption: Interruption | None = None
@@ -27,10 +28,13 @@ class CommandBar(ProgressBar):
             self.interruption.arm()
 
     def interrupted(self, command: str) -> None:
-        """Remove the bar; write to stderr how many files are kept and how to continue.
+        """Remove the bar; write to stderr how many files' rows are on disk and how to continue.
+
+        The run is not ended by this method. The lines are written where no bar was shown, too.
 
         Args:
-            command: The command line that continues the run.
+            command: The command line that continues the run, or starts it anew if no row is on
+                disk.
         """
         self.close()
         if self.kept:
@@ -47,10 +51,12 @@ class CommandBar(ProgressBar):
 class EventLog(Progress):
     """Writes the events of a run to stderr, one JSON object per line.
 
-    Each has `time` (UTC) and `event`. A file is named by its number in the manifest.
+    Each object has `time` (UTC, to a millisecond) and `event`, the name of the event. A file is
+    named by its number in the manifest, the list of the archive's files.
 
     Attributes:
-        interruption: Armed by `loaded`; None leaves signals as they are.
+        interruption: The object that `loaded` arms, so that signals raise `Interrupted`; with None
+            signals do what they did before.
     """
 
     interruption: Interruption | None = None
@@ -87,7 +93,7 @@ class EventLog(Progress):
         """Write the event "shard_done" with the number of files whose rows are on disk so far.
 
         Args:
-            files: Number of files of this shard.
+            files: Number of files of the shard that was just written; added to that number.
         """
         self._kept += files
         self._write("shard_done", files=self._files, done=self._kept)
@@ -112,11 +118,11 @@ class EventLog(Progress):
         self._write_of_file("retry", number, path)
 
     def fewer_workers(self) -> None:
-        """Write the event "fewer_workers": processes were killed, and fewer read from now on."""
+        """Write the event "fewer_workers": worker processes were killed; fewer read from now on."""
         self._write("fewer_workers")
 
     def interrupted(self, command: str) -> None:
-        """Write the event "interrupted" with the numbers of all files and of those on disk.
+        """Write the event "interrupted": how many files there are, and how many have rows on disk.
 
         Args:
             command: The command line that continues the run; it names files, so it is written only

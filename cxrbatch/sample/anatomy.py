@@ -75,15 +75,16 @@ class Body:
         return self.cage / 0.36
 
     def half_cage(self, y: Plane) -> Plane:
-        """Half width of the rib cage at heights `y`, in image heights: a dome on upright walls.
+        """Return half the width of the rib cage at heights `y`, in image heights, shape of `y`.
 
-        0 above the lungs' apices, `cage` from where the rib cage is widest; same shape as `y`.
+        It is 0 above the lungs' apices and grows to `cage` where the rib cage is widest (y = 0.74);
+        below that it stays `cage`.
         """
         rest = 1.0 - np.clip((y - self.apex) / (_WIDEST - self.apex), 0.0, 1.0)
         return self.cage * np.sqrt(1.0 - rest * rest * np.sqrt(rest))
 
     def diaphragm(self, x: Plane) -> Plane:
-        """Height y of the upper edge of the diaphragm at each `x`, in image heights, same shape.
+        """Return the y of the diaphragm's upper edge at each `x`, in image heights, shape of `x`.
 
         Two domes, of which the right one (x below 0) is higher; both fall towards the flanks.
         """
@@ -114,7 +115,8 @@ def torso(detector: Detector, body: Body) -> Plane:
 def lung(detector: Detector, body: Body, *, side: float) -> Plane:
     """Draw the lung of a side, `RIGHT` (-1) or `LEFT` (1) of the patient, as if it had no vessels.
 
-    Returns the length of the ray in its air, in image heights, shape (rows, columns).
+    Returns the length of the ray in the lung's air, in image heights, shape (rows, columns), 0
+    beside the lung.
     """
     x, y = detector.grid()
     out = side * x
@@ -143,8 +145,8 @@ def airways(detector: Detector) -> Plane:
 def mediastinum(detector: Detector, body: Body) -> Plane:
     """Draw the heart and the great vessels, above the diaphragm.
 
-    Returns the length of the ray in soft tissue, in image heights, shape (rows, columns). The
-    caller takes it off the air of the lungs.
+    Returns the length of the ray in their soft tissue, in image heights, shape (rows, columns), 0
+    beside them. The caller subtracts it from the air that `lung` returns.
     """
     x, y = detector.grid()
     size = body.heart

@@ -85,8 +85,8 @@ class PhantomFile:
 
     Attributes:
         path: Relative to the archive, with forward slashes.
-        person: Who is drawn.
-        drawings: One, or one for each frame.
+        person: The invented patient.
+        drawings: One for each frame; a raster file has one.
         packing: How a DICOM file is packed, or the format of a raster file.
     """
 
@@ -97,7 +97,7 @@ class PhantomFile:
 
     @property
     def label(self) -> str | None:
-        """The class that is drawn, one of `CLASSES`; None for a forearm, which has no label."""
+        """The class drawn in the first frame, one of `CLASSES`; None for a forearm: it has none."""
         first = self.drawings[0]
         return None if first.view is draw_forearm else first.request.label
 
@@ -170,7 +170,7 @@ _RASTER_FILES = (
 
 
 def phantom_files() -> list[PhantomFile]:
-    """List all phantom files of the sample archive, by person, study and path.
+    """Return descriptions of all phantom files of the sample archive, sorted by person and study.
 
     Nothing is drawn or written: each item says what is to be drawn and how it is packed.
     """

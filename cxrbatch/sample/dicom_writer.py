@@ -54,10 +54,11 @@ class GreyEncoding:
         return (1 << self.bits) - 1
 
     def store(self, drawing: Plane) -> Stored:
-        """Turn a drawing into stored pixel values.
+        """Turn a drawing into stored pixel values, 0 becoming the highest one if `inverted`.
 
         Args:
-            drawing: Shape (rows, columns), in [0, 1].
+            drawing: Shape (rows, columns), in [0, 1]. It fills all values, 0 to `top`, if `voi` is
+                NONE; else no grey level is stored in about a twentieth below and a tenth above.
 
         Returns:
             Same shape: int16 if `signed`, else uint8 for 8 bits and uint16 for more.
@@ -168,7 +169,8 @@ def person_header(person: Person, *, study: int, instance: str) -> Dataset:
     Args:
         person: Who was drawn.
         study: Number of the study, from 1.
-        instance: Name of the object within the study; makes its UID.
+        instance: Name of the object within the study; its UIDs are made from it, from the study and
+            from the person's number, so equal arguments give equal UIDs.
     """
     header = Dataset()
     header.SpecificCharacterSet = "ISO_IR 192"
@@ -230,8 +232,9 @@ def put_pixels(header: Dataset, stored: list[Stored], *, syntax: uids.UID) -> No
 
     Args:
         header: Is changed. It must already describe its pixels, as `GreyEncoding.describe` does.
-        stored: Frames of one shape (rows, columns).
-        syntax: The transfer syntax.
+        stored: Frames of one shape (rows, columns), at least one.
+        syntax: The transfer syntax. One for which there is no encoder here (RLE, JPEG, JPEG-LS and
+            JPEG 2000 have one) leaves the pixels uncompressed; `file_bytes` deflates the file.
     """
     header.Rows, header.Columns = stored[0].shape
     header.file_meta = FileMetaDataset()
@@ -277,9 +280,12 @@ _ENCODERS: dict[uids.UID, Callable[[Stored, int], bytes | bytearray]] = {
 def file_bytes(header: Dataset, *, syntax: uids.UID, bare: bool = False) -> bytes:
     """Return a data set as the bytes of a DICOM file.
 
-    A file has preamble and file meta information. A `bare` one has neither, and is Implicit VR
-    Little Endian, the default transfer syntax (PS3.5 section 10.1); `file_meta` is then deleted
-    from `header`.
+    Args:
+        header: The data set, with its pixels as `syntax` has them. Its `file_meta` is replaced, or
+            deleted if `bare`.
+        syntax: The transfer syntax.
+        bare: Whether the file has no preamble and no file meta information; it is then Implicit VR
+            Little Endian, the default transfer syntax (PS3.5 section 10.1).
 
     Raises:
         ValueError: If `bare` is asked for with another transfer syntax.

@@ -85,7 +85,7 @@ def draw_frontal(request: PhantomRequest) -> Plane:
 
 
 def draw_lateral(request: PhantomRequest) -> Plane:
-    """Draw the same person's chest from the side, facing the viewer's left, without a finding.
+    """Draw a person's chest from the side, facing the viewer's left; the label does not count.
 
     Returns:
         As `draw_frontal`: shape (rows, columns), float64 in [0, 1], 1 is the brightest.

@@ -37,7 +37,7 @@ class Detector:
         return self.columns / self.rows / 2
 
     def grid(self) -> tuple[Plane, Plane]:
-        """Coordinates of the pixel centres, in image heights.
+        """Return the coordinates of the pixel centres, in image heights.
 
         Returns x of shape (1, columns), 0 in the middle, and y of shape (rows, 1), 0 at the upper
         edge and 1 at the lower.
@@ -53,7 +53,7 @@ class Detector:
     def ellipsoid(
         self, *, center: tuple[float, float], radii: tuple[float, float], lean: float = 0.0
     ) -> Plane:
-        """Draw an ellipsoid that is 1 deep in its middle: ray length inside it.
+        """Draw an ellipsoid: the length of the ray inside it, scaled to 1 in its middle.
 
         Args:
             center: x and y of the middle, in image heights.
@@ -76,10 +76,10 @@ class Detector:
         rim: float = 0.0,
         from_side: bool = False,
     ) -> Plane:
-        """Draw tubes: ray length inside them, in image heights.
+        """Draw tubes: the length of the ray inside them, in image heights.
 
-        A tube that runs along the beam is long for the ray: the bright edge of a rib cage comes out
-        by itself.
+        Where tubes overlap their lengths are added. A tube that runs along the beam is long for the
+        ray: the bright edge of a rib cage comes out by itself.
 
         Args:
             axes: Of each tube the knots of its axis, shape (n, 4): x, y, z and the tube's radius.
@@ -88,7 +88,7 @@ class Detector:
             from_side: Look from the side: exchange x and z.
 
         Returns:
-            Shape (rows, columns).
+            Shape (rows, columns), 0 outside the tubes; parts outside the image are cut off.
         """
         step = spacing / self.rows
         points = np.concatenate([curve(np.asarray(knots), step=step) for knots in axes])
@@ -158,7 +158,7 @@ def _lattice_steps(
 def smoothstep(values: Plane, *, low: float | Plane, high: float | Plane) -> Plane:
     """Rise smoothly from 0 at `low` and below to 1 at `high` and above; fall if `low` > `high`.
 
-    Returns one number in [0, 1] for each of `values`.
+    Returns a number in [0, 1] for each of `values`; `low` and `high` must differ.
     """
     ramp = np.clip((values - low) / (high - low), 0.0, 1.0)
     return ramp * ramp * (3.0 - 2.0 * ramp)
@@ -180,7 +180,7 @@ def curve(knots: Coordinates, *, step: float) -> Coordinates:
         step: Distance of neighbours, in image heights.
 
     Returns:
-        Shape (m, k).
+        Shape (m, k); the last knot is left out, as the points end before it.
     """
     gaps = np.diff(knots[:, :3], axis=0)
     lengths = np.sqrt(gaps[:, 0] ** 2 + gaps[:, 1] ** 2 + gaps[:, 2] ** 2)

@@ -116,7 +116,7 @@ class BareFile:
     decode: Decode
 
     def read(self, size: int) -> None:
-        """Read and decode the first frame, shrink it to `size` x `size`, and discard the result."""
+        """Read the first frame, decode it, resize one channel to `size` x `size`, discard it."""
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.start)
             pixels = self.decode(file.read(self.length))
@@ -132,7 +132,7 @@ def find_pixels(path: Path) -> BareFile | None:
         path: A file that was scored before: hostile files must not come here.
 
     Returns:
-        The place; None where the file is no DICOM, PNG or JPEG, or its encoding has no bare
+        The file with this place; None where it is no DICOM, PNG or JPEG, its encoding has no bare
         decoder, or the frame lies in several fragments.
     """
     with path.open("rb") as file:
@@ -199,15 +199,15 @@ def decode_all(files: Sequence[BareFile], *, size: int, threads: int) -> None:
 
 
 def native_precisions(device: torch.device) -> list[str]:
-    """Return the precisions that the device computes in natively, such as ["fp32", "bf16"]."""
+    """Return what the device computes in: "fp32", "bf16" if natively, "fp16" if it is a GPU."""
     bf16 = ["bf16"] if choose_precision("auto", device) == "bf16" else []
     return ["fp32", *bf16, *(["fp16"] if device.type == "cuda" else [])]
 
 
 def disk_rate(files: Sequence[Path]) -> float | None:
-    """Read files from the disk one after the other, at most about 128 MiB; return bytes per second.
+    """Read files from the disk one after the other until 128 MiB are read; return bytes per second.
 
-    The system is asked to drop them from memory first. None if no byte came from the disk then.
+    The system is asked to drop each from memory first. None if all came from memory nevertheless.
     """
     count, seconds, was_dropped = 0, 0.0, False
     block = bytearray(_BLOCK_BYTES)
@@ -275,7 +275,7 @@ def codec_measure(files: Sequence[BareFile], *, size: int, seconds: float) -> Me
 
 
 def forward_measure(predictor: Predictor) -> Measure:
-    """Return a function that times the forward pass of full, ready batches: seconds per image."""
+    """Return a function that times the forward pass of random, full batches: seconds per image."""
     device, batch_size = predictor.device, predictor.batch_size
     size = predictor.card.recipe.size
     batch = torch.randn(batch_size, 1, size, size).to(device)
@@ -301,7 +301,7 @@ def forward_measure(predictor: Predictor) -> Measure:
 
 
 def operations_of(checkpoint: Checkpoint, size: int) -> float:
-    """Count multiplications and additions of the convolutions for one image of `size` x `size`."""
+    """Return how often the convolutions multiply or add for one image of `size` x `size` pixels."""
     counts = []
 
     def count(convolution: nn.Conv2d, _inputs: object, output: Tensor) -> None:

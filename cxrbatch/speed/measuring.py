@@ -85,12 +85,12 @@ class RunClock:
         return time.perf_counter() - self._started - draining
 
     def start(self, files: int, *, done: int) -> None:
-        """Pass both numbers on to the `Progress`, and start the clock."""
+        """Pass on the numbers of all files and of those done before, and start the clock."""
         self._progress.start(files, done=done)
         self._started = time.perf_counter()
 
     def advance(self, files: int) -> None:
-        """Pass the number of files read on to the `Progress`; store the time of this call.
+        """Pass `files`, the files read since the last call, on to the `Progress`; store the time.
 
         The clock starts anew at each call until `after` files were read.
         """
@@ -101,7 +101,7 @@ class RunClock:
             self._started = self._last_read
 
     def shard_done(self, files: int) -> None:
-        """Pass the number of files on to the `Progress`; store when files were written last."""
+        """Pass `files`, the files of a written shard, on to the `Progress`; store the time."""
         self._progress.shard_done(files)
         self._drained = time.perf_counter()
 
@@ -204,7 +204,7 @@ def measure(
     """Measure the limit of a machine for an archive and a checkpoint, and time runs of a sample.
 
     Args:
-        archive: A folder, of which some files are taken at random.
+        archive: A folder, of which at most 64 files are taken at random.
         checkpoint: What to score with.
         options: Options of a run, of which workers, batch size, device, precision and backend
             count.

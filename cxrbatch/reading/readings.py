@@ -43,8 +43,10 @@ class ReadingOptions:
 
 @dataclass(frozen=True, slots=True)
 class HeaderFacts:
-    """Header values that a table may hold, as short printable text; None where absent or unusable.
+    """Header values that a table may hold: short printable text and whole numbers.
 
+    A value is None where the header lacks it or has nothing usable. `patient_age_bin` is a decade
+    such as "40-49" (`age_bin`), `voi_source` the name of the VOI transform that was applied.
     `patient_id` with `patient_issuer` (an institution) identifies the patient, `accession_number`
     the study. They serve only to compute keyed hashes: they are never written to a table, and are
     missing from `repr`, from pickles and from copies.
@@ -228,7 +230,7 @@ def years_of_age(age: str) -> int | None:
     backslashes, must agree.
 
     Returns:
-        Full years; None where the text has no meaning or more than one.
+        Full years, rounded down: 1 for "18M"; None where the text has no meaning or more than one.
 
     Source: DICOM PS3.5 table 6.2-1 (AS).
     """

@@ -174,11 +174,13 @@ def jpeg_markers(frame: bytes) -> Iterator[tuple[int, int]]:
     them cost minutes. Real files have a few stray bytes there at most.
 
     Yields:
-        Code and position of each marker; restart markers inside a scan are left out.
+        Code (second byte) and offset (of the byte 0xFF) of each marker, the end marker too, but
+        not of restart markers inside a scan.
 
     Raises:
         ValueError: Over 4096 stray bytes between two markers, or over 10,000 segments.
-        EOFError: The frame ends before its end marker; struct.error where inside a length.
+        EOFError: The frame ends before its end marker.
+        struct.error: The frame ends inside the length of a segment.
     """
     position = len(_JPEG_START)
     code = 0

@@ -63,7 +63,7 @@ def decode_faultless_jpeg(frame: bytes, *, rows: int, columns: int) -> NDArray[n
         frame: A JPEG whose size was checked.
         rows: Height to decode to, in pixels: the frame's, or that halved up to 3 times and rounded
             up, for which the decoder leaves out the higher frequencies of each block.
-        columns: Width, likewise.
+        columns: Width to decode to, in pixels: the frame's, halved as often as the height.
 
     Returns:
         The samples, shape (rows, columns); None for a JPEG of another kind or with a fault, which
@@ -111,8 +111,14 @@ def pad_scans(frame: bytes, scans: list[JpegScan], padding: bytes) -> bytes:
     """Return a JPEG with `padding` inserted in front of each marker that ends or divides a scan.
 
     A decoder that lacks data reads the padding instead; to any other it changes nothing. As a
-    decoder that waits for a restart marker passes over everything else, each restart marker is
-    inserted too, followed by `padding`. Outside a scan they mean nothing (T.81 B.1.1.2).
+    decoder that waits for a restart marker passes over everything else, the eight restart markers
+    are inserted too at the end of each scan, each followed by `padding`. Outside a scan they mean
+    nothing (T.81 B.1.1.2).
+
+    Args:
+        frame: The JPEG.
+        scans: Its scans, as `list_scans` returns them.
+        padding: Bytes without a marker.
     """
     restarts = b"".join(bytes((0xFF, code)) + padding for code in range(0xD0, 0xD8))
     parts = []
@@ -154,8 +160,9 @@ def has_last_row(frame: bytes, decoded: NDArray[Any]) -> bool:
         decoded: Its image, shape (rows, columns[, samples]).
 
     Returns:
-        False where the data may end early: for a row that ends in a pattern or is made up, and for
-        a JPEG that is not lossless or has several components, restarts or a point transform.
+        True only if it is certain. False where the data may end early: for a row that ends in a
+        pattern or is made up, and for a JPEG that is not lossless or has several components,
+        restarts or a point transform.
     """
     coding = _read_coding(frame)
     if coding is None or decoded.ndim != 2 or min(decoded.shape) < 2:

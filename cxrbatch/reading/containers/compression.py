@@ -62,7 +62,7 @@ COMPRESSIONS = {
 
 
 def skip_hole(file: BinaryIO, offset: int) -> int:
-    """Find where the data of a sparse file continue after a hole; its position stays as it is.
+    """Find where the data of a sparse file continue after a hole; do not move its position.
 
     A hole reads as zeros, as slowly as if the zeros were stored.
 

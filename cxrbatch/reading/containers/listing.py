@@ -55,6 +55,9 @@ _MOST_KEPT = 64 << 20
 def container_kind(head: bytes) -> str | None:
     """Name the kind of container that starts with these bytes.
 
+    Args:
+        head: The file's first 512 bytes or more, or all if it is shorter.
+
     Returns:
         "zip" or "tar"; "gzip", "bzip2" or "xz" for a compressed tar or a single compressed file;
         None for any other file.
@@ -121,7 +124,8 @@ def list_members(path: bytes) -> Iterator[Member]:
 
     Raises:
         OSError: The container cannot be read.
-        ReadingError: It is damaged; the members that could be listed have been yielded.
+        ReadingError: It is damaged; the members that could be listed have been yielded. Or it is
+            no container (`not_an_image`).
     """
     with open_regular(path) as file:
         kind = _kind_of(file, path)
@@ -164,12 +168,15 @@ def open_member(path: bytes, name: bytes, offset: int) -> Iterator[OpenMember]:
 
     Args:
         path: The container.
-        name: The member's name.
-        offset: The member's offset.
+        name: The member's `name` in that listing.
+        offset: The member's `offset` in that listing.
+
+    Yields:
+        The member, its stream at the start.
 
     Raises:
         OSError: The container cannot be read.
-        ReadingError: The member cannot be read, or is no longer there.
+        ReadingError: The member cannot be read, or the container has changed since.
     """
     if opened := _last_opened().find(path):
         yield opened.open(name, offset)

@@ -81,7 +81,8 @@ def zip_members_named(file: BinaryIO, name: bytes) -> Iterator[Member]:
     and compared, as the directory may have the name in an extra field.
 
     Raises:
-        ReadingError: As `zip_members`.
+        ReadingError: `truncated` without a directory, `corrupt` at a damaged entry. If all members
+            are compared: also where the zip contradicts itself or the file.
     """
     is_found = False
     for entry in entries_named(file, find_directory(file), name):
@@ -98,7 +99,7 @@ class OpenZip:
         """Find the directory.
 
         Raises:
-            ReadingError: As `find_directory`.
+            ReadingError: `truncated` without an end record, `corrupt` if none leads to a directory.
         """
         self._file = file
         self._directory = find_directory(file)

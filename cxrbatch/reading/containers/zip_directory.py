@@ -83,7 +83,7 @@ class ZipDirectory:
             yield from self.unwrapped(claimed + front)
 
     def unwrapped(self, offset: int) -> range:
-        """Return the offsets that `offset` may stand for, none of them past the directory.
+        """Return the offsets that `offset` may stand for, none past the directory's start.
 
         It stands for itself; if `wraps`, also for itself plus any multiple of 2^32.
         """

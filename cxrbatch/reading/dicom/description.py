@@ -150,7 +150,8 @@ def read_shape(dataset: Dataset, description: Description) -> tuple[FrameShape, 
 
     Returns:
         Rows, columns, samples and bits of every frame as the header claims them; and the bits and
-        the sign of a stored value. Bits Stored and High Bit have defaults where they are absent.
+        the sign of a stored value. Where Bits Stored is absent, it is Bits Allocated; High Bit is
+        then Bits Stored - 1.
 
     Raises:
         ReadingError: `corrupt` without rows or columns, or if the value does not fit into the bits
@@ -197,11 +198,11 @@ def read_shape(dataset: Dataset, description: Description) -> tuple[FrameShape, 
 def pixel_aspect(dataset: Dataset) -> float:
     """Return the height of a pixel over its width, 1 where the header gives nothing usable.
 
-    The first of four elements with two positive numbers decides; a ratio over 8 or under 1/8
+    The first element with two positive numbers decides, of Pixel Aspect Ratio (0028,0034), Pixel
+    Spacing, Imager Pixel Spacing and Nominal Scanned Pixel Spacing. A ratio over 8 or under 1/8
     counts as an error of the writer, and 1 is returned.
 
-    Source: Pixel Aspect Ratio (0028,0034), vertical to horizontal, or the spacing of rows and
-    columns in its place (PS3.3 C.7.6.3.1.7).
+    Source: PS3.3 C.7.6.3.1.7: vertical to horizontal, or the spacing of rows and columns.
     """
     for tag in _ASPECT_TAGS:
         pair = numbers(dataset, tag)

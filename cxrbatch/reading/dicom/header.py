@@ -162,7 +162,7 @@ class ElementCollector:
             end: Offset behind the element.
 
         Raises:
-            ReadingError: `truncated` or `too_large`, as of `ElementReader.value`.
+            ReadingError: `truncated` inside the value, `too_large` over the limits of the reader.
         """
         tag, vr, length, start = head
         if tag in self.elements:

@@ -216,7 +216,7 @@ class EncapsulatedFrames:
             raise listed.failure
 
     def frame(self, number: int) -> DecodedFrame:
-        """Decode one frame, counted from 0; raises ReadingError as `decode_frame` does."""
+        """Decode frame `number`, from 0; ReadingError: `truncated`, `corrupt`, unsupported bits."""
         data = self._data(number)
         return decode_frame(data, shape=self._shape, transfer_syntax=self._transfer_syntax)
 

@@ -52,7 +52,7 @@ def quietly() -> Iterator[None]:
 
 
 def values_of(dataset: Dataset, tag: int) -> list[object]:
-    """Return an element's values, one or several.
+    """Return an element's values, one or several, each as pydicom converts it.
 
     The list is empty if the element is absent, empty, over 4096 bytes long, or cannot be decoded.
     """

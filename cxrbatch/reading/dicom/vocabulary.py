@@ -169,7 +169,7 @@ def check_modality(header: DicomHeader, accepted: frozenset[str]) -> ModalityChe
     of another kind of image excludes.
 
     Args:
-        header: Of any object.
+        header: Of any DICOM object, also of one without an image.
         accepted: Values of Modality that are scored, in capitals.
 
     Returns:

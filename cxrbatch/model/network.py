@@ -62,7 +62,8 @@ class RadiographResNet(ResNet):
             images: Shape (n, 1, size, size), normalised.
 
         Returns:
-            Logits, shape (n, classes), and heat maps, shape (n, classes, h, w).
+            Logits, shape (n, classes), and heat maps, shape (n, classes, h, w), not negative; both
+            float32.
         """
         return score_features(self.features(images), self.fc.weight, self.fc.bias)
 

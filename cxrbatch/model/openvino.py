@@ -96,7 +96,8 @@ class OpenVinoResNet:
             images: Shape (batch_size, 1, size, size), float32, normalised.
 
         Returns:
-            Logits, shape (batch_size, classes), and heat maps, shape (batch_size, classes, h, w).
+            Logits, shape (batch_size, classes), and heat maps, shape (batch_size, classes, h, w),
+            not negative; both float32.
         """
         return score_features(self.features(images), self._weight, self._bias)
 

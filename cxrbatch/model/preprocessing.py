@@ -46,7 +46,8 @@ class Recipe:
             black borders; whichever the training images went through.
         no_voi: How the reader turns a DICOM without a VOI transform into grey levels, one of
             `NoVoiPolicy`.
-        version: Raised whenever the code below gives other pixels for the same fields.
+        version: Number of the code that computes the pixels, 1: higher where it would give other
+            pixels for the same fields.
 
     Raises:
         ValueError: The size is not in `MIN_SIZE` to `MAX_SIZE`, or another field is unknown.
@@ -176,8 +177,10 @@ def image_hash(prepared: ModelInput) -> str:
 def difference_hash(prepared: ModelInput) -> int:
     """Compute the 64-bit difference hash: one bit per neighbouring pair in an 8 x 9 thumbnail.
 
-    A bit is 1 where the right pixel of a pair is brighter than the left. Hashes of near-duplicates
-    differ in a few bits. Source: N. Krawetz, "Kind of Like That", 2013.
+    A bit is 1 where the right pixel of a pair is brighter than the left; rows follow each other.
+    Hashes of near-duplicates differ in a few bits.
+
+    Source: N. Krawetz, "Kind of Like That", 2013.
 
     Args:
         prepared: The network's input, shape (size, size), uint8.

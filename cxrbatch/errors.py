@@ -102,7 +102,7 @@ def plain_number(
         value: What the caller gave; numbers of NumPy are converted.
         kind: int for a whole number, float for any.
         low: The smallest number that is allowed.
-        high: The largest; whole numbers may be of any size by default.
+        high: The largest that is allowed; by default there is no limit.
 
     Raises:
         UsageError: It is no number of that kind (True and False are none), NaN or out of the range.

@@ -30,8 +30,9 @@ _ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2})")
 def path_to_text(path: bytes, member: bytes | None = None) -> str:
     """Write a path, relative or absolute, as valid Unicode text, from which it can be restored.
 
-    A byte that is no UTF-8 becomes a backslash, x and two hexadecimal digits; a backslash becomes
-    two. A member of a container is written container!/member.
+    A byte that is no UTF-8, a NUL, and a `!` before a slash become a backslash, x and two
+    hexadecimal digits; a backslash becomes two. A member of a container is written
+    container!/member.
 
     Args:
         path: As the operating system gives it.

@@ -197,7 +197,7 @@ class InputReader:
         place: The cache file that the store has open.
         known: Number of records that were in the store when it was opened and checked; files with
             the same bytes as one of these are not decoded.
-        opened_ns: When the store was opened, as `InputStore.opened_ns`.
+        opened_ns: When the store was opened, by the monotonic clock, from `InputStore.opened_ns`.
         patient_secret: Key of the patient hash, 32 bytes.
     """
 
@@ -210,8 +210,9 @@ class InputReader:
     def read(self, file: ArchiveFile) -> DecodedFile:
         """Read, hash and decode one file; in case of a defect, the result's outcome says which.
 
-        A file whose bytes the store has is hashed and not decoded. Of a file that is larger than
-        any radiograph may be, only the outcome is returned.
+        A file whose bytes the store has is hashed and not decoded: the outcome is None. A file that
+        is missing, unreadable, empty or larger than any radiograph may be is not hashed: only the
+        outcome is not None. Nothing is raised.
 
         Args:
             file: The file, or a member of a container; its path is absolute.

@@ -43,12 +43,12 @@ class Console:
         self._bar: tqdm[Any] | None = None
 
     def say(self, *lines: str) -> None:
-        """Write lines to stderr; nothing if the console is disabled."""
+        """Write each text as a line to stderr; nothing if the console is disabled."""
         for line in lines if self._enabled else ():
             click.echo(line, err=True)
 
     def show(self, *lines: tuple[str, str]) -> None:
-        """Write lines of a title and a text to stdout; nothing if the console is disabled."""
+        """Write each pair of title and text as a line to stdout; nothing if disabled."""
         for title, text in lines if self._enabled else ():
             click.echo(f"{title:12} {text}")
 
@@ -86,10 +86,10 @@ class Console:
         )
 
     def interrupted(self) -> None:
-        """Write to stderr after how many epochs a signal came, and how to continue.
+        """Write to stderr after how many epochs the training was interrupted, and how to continue.
 
-        The command is this one with --resume, under `torchrun` if that started several processes.
-        Of these the first alone writes.
+        The command to continue is that of `words` with --resume, under `torchrun` if that started
+        several processes. Only the first of these writes, and none if the console is disabled.
         """
         processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
         several = ["torchrun", "--nproc-per-node", processes, "-m"] if processes != "1" else []
@@ -138,9 +138,9 @@ class Console:
     def result(self, summary: Mapping[str, Any], *, checkpoint: Path, table: Path) -> None:
         """Write the epoch that was kept, the figures and the paths of the files to stdout.
 
-        The figures are those of validation, of test, and of the controls: images without lungs,
-        borders alone, each source alone. A warning goes to stderr if the border alone gives a high
-        macro AUC.
+        Nothing is written if the console is disabled. The figures are those of validation, of test,
+        and of the controls: images without lungs, borders alone, each source alone. A warning goes
+        to stderr if the border alone gives a high macro AUC.
 
         Args:
             summary: The part `training` of the checkpoint's card.

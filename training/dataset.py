@@ -328,7 +328,7 @@ def subsets_of(
 
 
 def divide_inputs(inputs: DecodedInputs, split: Split, *, classes: Sequence[str]) -> TrainingData:
-    """Divide decoded inputs into the subsets of a split; files without an image are left out.
+    """Divide decoded inputs into the subsets of a split; files without an image are in none.
 
     Args:
         inputs: From `prepare_inputs`.

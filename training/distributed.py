@@ -72,7 +72,7 @@ class ProcessGroup:
         All processes must call this, with tensors of one shape: each waits for the others.
 
         Args:
-            values: Sent by process 0; overwritten in the other processes.
+            values: The tensor to send in process 0; overwritten in place in the other processes.
         """
         if self.size > 1:
             dist.broadcast(values, 0)
@@ -97,7 +97,9 @@ class ProcessGroup:
     def first_alone(self) -> Iterator[None]:
         """Run the block in process 0 first, and in the others when process 0 has left it.
 
-        So the others find the files that process 0 wrote.
+        So the others find the files that process 0 wrote; they run it at the same time. If it
+        raises in process 0, the others wait until that process ends, and then fail with
+        RuntimeError, which `process_group` turns into CxrbatchError. A single process only runs it.
         """
         if not self.leads:
             dist.barrier()

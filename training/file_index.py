@@ -38,7 +38,8 @@ class LocatedFile(NamedTuple):
 
     Attributes:
         file: Its path is absolute.
-        place: Device, inode and, of a member, its offset: what is one file under any name.
+        place: Device, inode and the offset of a member (-1 for a file that is no member): equal for
+            one file under any name.
     """
 
     file: ArchiveFile
@@ -68,13 +69,10 @@ Finder = Callable[[str], list[Hit]]
 
 
 def spellings(text: str) -> Iterator[tuple[bytes, bytes | None]]:
-    """Yield what the path in a label may mean, the most likely first.
+    """Yield what a label's path, relative or absolute, may mean, the most likely first.
 
     That is the text as it stands; as `path_to_text` writes a path, or a member of a container; and
     both with slashes for backslashes and in the two normal forms of Unicode.
-
-    Args:
-        text: The path, relative or absolute.
 
     Yields:
         The path of a file or container, and the name of the member or None.
@@ -96,11 +94,7 @@ class MemberIndex:
     """The members of containers that labels name; each container is listed once, when needed."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        """Collect the names of members that may be asked for.
-
-        Args:
-            texts: Paths in labels; those that name no member are skipped.
-        """
+        """Collect the names of the members that paths in labels name; skip other paths."""
         places = (place for text in texts if "!" in text for place in spellings(text))
         self._wanted = {member for _, member in places if member is not None}
         self._members: dict[bytes, dict[bytes, list[Member]]] = {}
@@ -133,12 +127,12 @@ class MemberIndex:
 
 
 def files_at(path: bytes, member: bytes | None, members: MemberIndex) -> list[LocatedFile]:
-    """Return the file at a path, or all members of one name in the container there.
+    """Return the file at a path, or all members of one name in the container there: one or more.
 
     Args:
         path: Of a file or container, absolute or relative to the working folder.
         member: Name of a member; None for the file itself.
-        members: Lists the containers.
+        members: Lists the members of containers; was made with paths that name this member.
 
     Raises:
         NotFoundError: There is no such file or member, or it is no regular file.
@@ -162,13 +156,13 @@ def files_at(path: bytes, member: bytes | None, members: MemberIndex) -> list[Lo
 
 
 def find_by_path(texts: Iterable[str], roots: Sequence[Path]) -> Finder:
-    """Return a function that finds the file at a path, by the first spelling that exists.
+    """Return a function that finds the file at a path, by the first of `spellings` that exists.
 
-    Several files are found if roots have different files of this path, or a container several
-    members of this name.
+    It returns several files if roots have different files of this path, or a container several
+    members of this name; it raises NotFoundError if there is no file.
 
     Args:
-        texts: All paths that may be asked for.
+        texts: All paths that the function may be called with.
         roots: Folders that relative paths start from.
     """
     members = MemberIndex(texts)
@@ -206,8 +200,10 @@ def _existing(
 def find_by_name(texts: Iterable[str], roots: Sequence[Path]) -> Finder:
     """Return a function that finds the files below the roots with the name that a path ends with.
 
+    It raises NotFoundError if there is none. Upper and lower case differ.
+
     Args:
-        texts: All names or paths that may be asked for.
+        texts: All names or paths that the function may be called with.
         roots: The folders; members of their containers are found, too.
     """
     wanted = {_name(text) for text in texts}
@@ -229,11 +225,13 @@ def find_by_header(
 ) -> Finder:
     """Read the header of each DICOM file once; return a function that finds files by a value.
 
+    The function raises NotFoundError if no file has the value.
+
     Args:
-        keys: All values that may be asked for.
+        keys: All values that the function may be called with.
         roots: The folders; members of their containers are read, too.
         column: What is compared: "sop_instance_uid", "series_instance_uid", "study_instance_uid" or
-            "accession_key".
+            "accession_key" (keyed hash of the accession number).
         workers: Processes that read; 0 reads in this process.
         progress: Called with 1 after each header.
 
@@ -267,7 +265,8 @@ class HeaderReader:
     """Reads one value of a DICOM header, and no pixel; runs in worker processes.
 
     Attributes:
-        column: The value, as for `find_by_header`.
+        column: The value: "sop_instance_uid", "series_instance_uid", "study_instance_uid" or
+            "accession_key".
         secret: Key of the hash that replaces an accession number.
     """
 
@@ -324,16 +323,14 @@ def _finder(
 
 @contextmanager
 def opened(file: ArchiveFile) -> Iterator[OpenMember]:
-    """Open a file, or a member of a container, as a stream of its bytes.
-
-    Args:
-        file: Its path is absolute.
+    """Open a file, or a member of a container, with an absolute path, as a stream of its bytes.
 
     Yields:
-        The stream, with the size and a check of what was read, as `open_member` gives them.
+        The stream with its size in bytes (None where only the end tells it), and `verify`, which
+        raises ReadingError if a member has not the length and checksum that its container gives.
 
     Raises:
-        OSError, ReadingError: It cannot be opened.
+        OSError, ReadingError: The file or member cannot be opened.
     """
     if file.member is not None:
         with open_member(file.path, file.member, file.offset) as member:
@@ -344,7 +341,7 @@ def opened(file: ArchiveFile) -> Iterator[OpenMember]:
 
 
 def read_first_frame(file: ArchiveFile, options: ReadingOptions) -> Reading:
-    """Read the first frame of a file, or of a member of a container, whose path is absolute."""
+    """Read the first frame of a file or member, whose path is absolute; failures are an outcome."""
     if file.member is None:
         return next(iterate_radiographs(file.path, options))
     return next(iterate_member(file.path, file.member, file.offset, options))

@@ -72,7 +72,7 @@ def new_card(
 
     Args:
         data: Its classes are copied. The normalisation is the mean and the standard deviation
-            (at least 0.01) of the grey levels, in [0, 1], of some thousand training images.
+            (at least 0.01) of the grey levels, in [0, 1], of up to 4000 training images.
         options: Architecture, input size and geometry are copied.
         name: Name of the checkpoint.
         limits: Sentences about what the data cannot show; `LIMITS` come before them.
@@ -149,7 +149,7 @@ def finish(
     Args:
         model: The fitted network.
         data: Labelled images; nothing before this uses the subset test.
-        setup: As for `fit`.
+        setup: Card, options, device and teachers of the training.
         history: The metrics of every epoch, for the card.
         initial_weights: Hash of the file of initial weights, or "random", for the card.
 
@@ -249,6 +249,9 @@ def evaluate_logits(
         temperature: The logits are divided by it before the softmax.
         groups: Length n, the number of each image's group: images of one patient or picture have
             the same. The bootstrap draws whole groups.
+
+    Returns:
+        The figures; one that needs images of a class that has none is undefined (its value None).
     """
     probabilities = logits_to_probabilities(logits, temperature=temperature)
     return evaluate_scores(truth, probabilities, np.asarray(groups, np.int64), classes=classes)

@@ -38,8 +38,9 @@ class InitialWeights:
     model: RadiographResNet
 
     def head_rows(self, classes: Sequence[str]) -> tuple[int, ...] | None:
-        """Return the row of the head for each of some classes, None if the head is for others.
+        """Return for each of `classes` the row of the file's head that scores it, from 0.
 
+        The result is None if the head is for other classes or for another number of them.
         Names may differ in case, spaces, hyphens and underscores, and in their order. If the file
         names no classes, a head of as many outputs is taken to be for these, in this order.
 
@@ -57,7 +58,7 @@ class InitialWeights:
 
 
 def read_initial(path: Path, *, architecture: str) -> InitialWeights:
-    """Read weights to start from, and check that they fit the network.
+    """Read weights to start from, and check that they fit the architecture and give finite scores.
 
     Args:
         path: A checkpoint, or a state dict of a torchvision ResNet (.pt, .pth, .safetensors).

@@ -130,10 +130,10 @@ def write_mismatches(mismatches: Sequence[Mismatch], unlabelled: Sequence[str], 
 
 
 def refuse_mismatches(mismatches: Sequence[Mismatch]) -> None:
-    """Raise if there are mismatches.
+    """Raise LabelError if there are mismatches; do nothing if the sequence is empty.
 
     Raises:
-        LabelError: The message has the count and remedy of each reason.
+        LabelError: There is a mismatch. The message has the count and remedy of each reason.
     """
     if counts := Counter(mismatch.reason for mismatch in mismatches):
         listed = "; ".join(f"{n:,} x {reason}: {reason.remedy}" for reason, n in counts.items())

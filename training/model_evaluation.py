@@ -31,7 +31,9 @@ _MARGIN = 0.1
 
 
 def without_lungs(inputs: _Images) -> _Images:
-    """Black out the central ellipse that lungs and mediastinum fill on a frontal radiograph.
+    """Set to 0 the central ellipse that lungs and mediastinum fill on a frontal radiograph.
+
+    Its place and size are fixed shares of the image; the content of the image does not count.
 
     Args:
         inputs: Shape (n, size, size), uint8.
@@ -48,7 +50,7 @@ def without_lungs(inputs: _Images) -> _Images:
 
 
 def border_only(inputs: _Images) -> _Images:
-    """Black out all but the margins, a tenth of the edge on each side.
+    """Set all pixels to 0 but those of the margins, a tenth of the edge on each side.
 
     Args:
         inputs: Shape (n, size, size), uint8.

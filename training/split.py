@@ -256,8 +256,9 @@ class JoinedPatients:
 
 
 def join_patients(files: Sequence[LabelledFile], keys: Sequence[str | None]) -> JoinedPatients:
-    """Number the persons: files with the same patient in labels or in headers are of one person.
+    """Find which files are of one person: those with the same patient in labels or in headers.
 
+    Files that are linked through others are of one person, too. `files` is not changed.
     Labels are trusted. A header's key is ignored if it is on all files, on more than 1000, or on
     more than 20 and more than a third of the files with a key: de-identification wrote such an id
     into the files of many persons.
@@ -266,6 +267,10 @@ def join_patients(files: Sequence[LabelledFile], keys: Sequence[str | None]) -> 
         files: All labelled files.
         keys: Keyed hash of the patient id in the header of each file, in the order of `files`;
             None if there is none.
+
+    Returns:
+        Copies of the files with the number of the person, as text, in place of the patient; and
+        counts of how the patients are known.
     """
     files_of = Counter(key for key in keys if key is not None)
     most = min(max(_FEW_FILES, _LARGEST_SHARE * sum(files_of.values())), _MOST_FILES)

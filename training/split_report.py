@@ -100,7 +100,10 @@ def write_leaks(leaks: Sequence[Leak], path: Path) -> None:
 
 
 def write_listing(rows: pd.DataFrame, path: Path) -> None:
-    """Write rows to a CSV file in UTF-8, with a header; an existing file is replaced.
+    """Write rows to a CSV file in UTF-8, with a header; an existing file is replaced at once.
+
+    The index is not written, and a missing value is an empty cell. Without rows the header alone is
+    written.
 
     Raises:
         TableError: The file cannot be written.
@@ -251,7 +254,7 @@ def report_split(
     Args:
         files: All files with their split, which is None for those that were dropped.
         groups: The number of each file's group, in the order of `files`.
-        pairs: Pairs of one picture, by index into `files`.
+        pairs: Pairs of one picture, from `near_duplicates`, by index into `files`.
         given: Whether the split came with the labels.
         patients: How the patients of `files` are known; None where the labels alone name them.
     """

@@ -58,8 +58,10 @@ class CacheFile:
     def record(self) -> np.dtype[np.void]:
         """Layout of a record as a NumPy dtype; zeros stand for no patient and for no input.
 
-        The fields are: hash of the rest of the record; key, the hash of the source file's bytes;
-        outcome; patient key; 16 unused bytes; input, shape (size, size), uint8.
+        The fields are: "hash" of the rest of the record, 16 bytes; "key", the hash of the source
+        file's bytes, 32 bytes; "outcome", its code as text; "patient", the patient key, 16 bytes;
+        "unused", 16 bytes; "input", shape (size, size), uint8. Only the outcome tells whether there
+        is an input, as a black image has zeros too.
         """
         return np.dtype(
             [
@@ -123,7 +125,7 @@ class InputStore:
             self._check(row)
 
     def row(self, key: bytes, *, near: int) -> int:
-        """Return a row with a key: of several such rows `near`, if it is one of them.
+        """Return the number of a row with a key: `near` if it is one of them, else any of them.
 
         Args:
             key: Hash of the source file's bytes.
@@ -146,7 +148,7 @@ class InputStore:
         return self._outcomes[row]
 
     def patient(self, row: int) -> str | None:
-        """Return the patient key of a row, 32 hexadecimal digits; None if it has no patient key."""
+        """Return the patient key of a row, 32 hexadecimal digits; None if the row has none."""
         start = self._offset(row) + _PATIENT_OFFSET
         patient = os.pread(self._descriptor, _PATIENT_BYTES, start)
         return patient.hex() if any(patient) else None
@@ -196,7 +198,7 @@ class InputStore:
             Shape (n, size, size), uint8.
 
         Raises:
-            CxrbatchError: The cache cannot be written.
+            CxrbatchError: The temporary file, in the folder of the cache, cannot be written.
         """
         inputs: npt.NDArray[np.uint8] = self.place.records(self.count)["input"]
         if np.array_equal(rows, np.arange(len(rows))):

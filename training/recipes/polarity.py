@@ -32,41 +32,41 @@ RIDGE = 1e-3
 
 
 def as_it_is(image: Display, _chance: Chance) -> Display:
-    """No disturbance."""
+    """Return the image itself: no disturbance."""
     return image
 
 
 def mirrored(image: Display, _chance: Chance) -> Display:
-    """Left and right exchanged."""
+    """Return the image with left and right exchanged."""
     return image[:, ::-1]
 
 
 def turned(image: Display, chance: Chance) -> Display:
-    """Turned by up to 10 degrees, the corners black."""
+    """Turn the image at random by up to 10 degrees; the shape stays, the corners become black."""
     turned: Display = rotate(image, chance.uniform(-10, 10), order=1, reshape=False)
     return np.clip(turned, 0, 1)
 
 
 def cropped(image: Display, chance: Chance, most: float = 0.12) -> Display:
-    """Each side cut by up to a share of the image."""
+    """Cut each side of the image at random, by at most `most` of its height or width."""
     top, bottom, left, right = (int(most * chance.random() * size) for size in image.shape * 2)
     return image[top : image.shape[0] - bottom, left : image.shape[1] - right]
 
 
 def cropped_hard(image: Display, chance: Chance) -> Display:
-    """Each side cut by up to a quarter."""
+    """Cut each side of the image at random, by at most a quarter of its height or width."""
     return cropped(image, chance, most=0.25)
 
 
 def framed(image: Display, chance: Chance) -> Display:
-    """Some sides padded by up to a quarter, in black, white or grey."""
+    """Pad some sides at random by up to a quarter of the size, in black, white or grey."""
     shares = chance.random((2, 2)) * 0.25 * (chance.random((2, 2)) < 0.6)
     sizes = (shares * np.array(image.shape)[:, None]).astype(int)
     return np.pad(image, sizes, constant_values=chance.choice([0, 0.5, 1]))
 
 
 def collimated(image: Display, chance: Chance) -> Display:
-    """Up to 15 % of some sides covered by an almost plain shutter."""
+    """Cover up to 15 % at some sides with an almost plain shutter, dark or bright, at random."""
     rows, columns = image.shape
     widths = chance.random(4) * 0.15 * (chance.random(4) < 0.6)
     top, bottom, left, right = (widths * [rows, rows, columns, columns]).astype(int)
@@ -77,12 +77,12 @@ def collimated(image: Display, chance: Chance) -> Display:
 
 
 def exposed(image: Display, chance: Chance) -> Display:
-    """Another gamma, 0.5 to 2."""
+    """Raise the grey levels, in [0, 1], to a random power from 0.5 to 2."""
     return image ** np.float32(2 ** chance.uniform(-1, 1))
 
 
 def windowed(image: Display, chance: Chance) -> Display:
-    """Up to a quarter of the pixels clipped at each end."""
+    """Stretch the grey levels so that up to a quarter of the pixels is clipped at each end."""
     low, high = np.quantile(image, [chance.uniform(0, 0.25), chance.uniform(0.75, 1)])
     windowed: Display = np.clip((image - low) / max(high - low, 1e-3), 0, 1).astype(np.float32)
     return windowed
@@ -92,14 +92,14 @@ SINGLE = (mirrored, turned, cropped, exposed, windowed, collimated, framed)
 
 
 def mixed(image: Display, chance: Chance) -> Display:
-    """Each of the single disturbances with a chance of 0.4."""
+    """Apply each disturbance of `SINGLE`, in order, with a chance of 0.4."""
     for disturb in SINGLE:
         image = disturb(image, chance) if chance.random() < 0.4 else image
     return image
 
 
 def read_split(folder: Path, split: str) -> list[Display]:
-    """The images of a split, those that can be read."""
+    """Read the images that FOLDER/labels.csv assigns to a split; skip those that have no image."""
     with (folder / "labels.csv").open(newline="") as stream:
         paths = [row["path"] for row in csv.DictReader(stream) if row["split"] == split]
     displays = (next(iterate_radiographs(folder / path)).display for path in paths)
@@ -107,7 +107,12 @@ def read_split(folder: Path, split: str) -> list[Display]:
 
 
 def learn(images: list[Display]) -> Weights:
-    """Weights, shape (SIDE, SIDE // 2), whole numbers up to 100."""
+    """Fit the template to upright images, each as it is and disturbed at random.
+
+    Returns:
+        The left half of the symmetric weights, shape (SIDE, SIDE // 2), whole numbers from -100 to
+        100.
+    """
     chance = np.random.default_rng(0)
     ranks = [
         thumbnail_ranks(GreyImage(disturb(i, chance)))
@@ -129,7 +134,13 @@ def learn(images: list[Display]) -> Weights:
 
 
 def show(name: str, images: list[Display], disturb: Disturbance = as_it_is) -> None:
-    """Print how many upright images and how many negatives are doubted."""
+    """Print one line: how many of the images, disturbed, and of their negatives are doubted.
+
+    Args:
+        name: Text at the start of the line.
+        images: Upright images of the right polarity.
+        disturb: Changes each image first, with a fixed seed.
+    """
     chance = np.random.default_rng(1)
     numbers = np.array([measure_polarity(GreyImage(disturb(image, chance))) for image in images])
     alarms, detections = (numbers < SUSPECT).sum(), (-numbers < SUSPECT).sum()
@@ -142,7 +153,7 @@ def show(name: str, images: list[Display], disturb: Disturbance = as_it_is) -> N
 
 
 def main(folder: Path) -> None:
-    """Learn, print, measure."""
+    """Learn the template from train and print it; then print its figures on all splits."""
     train = read_split(folder, "train")
     for row in learn(train):
         print("    [" + ", ".join(f"{weight:4.0f}" for weight in row) + "],")

@@ -13,6 +13,7 @@ import torch
 
 from cxrbatch.model.checkpoint import bundled_checkpoint, load_checkpoint
 from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, quantise
+from cxrbatch.model.network import model_of
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -29,10 +30,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args()
     checkpoint = load_checkpoint(options.checkpoint)
-    model, size = (
-        checkpoint.model.to(memory_format=torch.channels_last),
-        checkpoint.card.recipe.size,
-    )
+    model = model_of(checkpoint.tensors, checkpoint.card.architecture)
+    model, size = model.to(memory_format=torch.channels_last), checkpoint.card.recipe.size
     batch = torch.randn(DEFAULT_BATCH_SIZE, 1, size, size)
     batch = batch.contiguous(memory_format=torch.channels_last)
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from cxrbatch.model.checkpoint import bundled_checkpoint, load_checkpoint
 from cxrbatch.model.inference import DEFAULT_BATCH_SIZE
+from cxrbatch.model.network import model_of
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -26,7 +27,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def bare_loop(files: list[Path], checkpoint: Path, precision: str) -> float:
     """Images per second of decode and forward alone."""
     loaded = load_checkpoint(checkpoint)
-    model = loaded.model.to(memory_format=torch.channels_last)
+    model = model_of(loaded.tensors, loaded.card.architecture).to(memory_format=torch.channels_last)
     size = loaded.card.recipe.size
     batch = torch.randn(DEFAULT_BATCH_SIZE, 1, size, size)
     batch = batch.contiguous(memory_format=torch.channels_last)

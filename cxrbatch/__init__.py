@@ -14,8 +14,6 @@ used. Research software: not a medical device.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from cxrbatch.version import VERSION as __version__
-
 if TYPE_CHECKING:
     from cxrbatch.errors import CxrbatchError
     from cxrbatch.model.prediction import Prediction
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
     from cxrbatch.sample.archive_writer import write_sample
     from cxrbatch.scoring.score import score
     from cxrbatch.training.train import train
+
+__version__ = "0.1.0"
 
 __all__ = [
     "CxrbatchError",

@@ -16,9 +16,9 @@ from importlib import import_module
 
 import click
 
+from cxrbatch import __version__
 from cxrbatch.errors import CxrbatchError, Interrupted
 from cxrbatch.process import open_standard_streams
-from cxrbatch.version import VERSION
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -154,7 +154,7 @@ class LazyGroup(click.Group):
         "show_default": True,
     },
 )
-@click.version_option(VERSION, "--version", "-V", message="%(prog)s %(version)s")
+@click.version_option(__version__, "--version", "-V", message="%(prog)s %(version)s")
 def group() -> None:
     """Score archives of chest radiographs, DICOM, PNG and JPEG, a row per file.
 

@@ -18,13 +18,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from cxrbatch import __version__
 from cxrbatch.errors import UsageError
 from cxrbatch.files import check_output, written_whole
 from cxrbatch.reports import charts
 from cxrbatch.reports.gallery import WITHHELD, GalleryImage
 from cxrbatch.results.counting import ImageCounts
 from cxrbatch.results.figures import Figure
-from cxrbatch.version import VERSION
 
 _LONGEST = 300
 
@@ -48,7 +48,7 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     template_of = _environment().get_template(template)
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = template_of.render(
-        values, style=Markup(style), policy=policy, made=made, version=VERSION
+        values, style=Markup(style), policy=policy, made=made, version=__version__
     )
     return visible(page)
 

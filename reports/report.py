@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cxrbatch import __version__
 from cxrbatch.reading.outcomes import Flag
 from cxrbatch.reports.gallery import (
     AS_SCORED,
@@ -39,7 +40,6 @@ from cxrbatch.results.figures import Evaluation
 from cxrbatch.results.label_files import AS_USUAL, LabelOptions
 from cxrbatch.results.table import Table, open_table
 from cxrbatch.results.truth import UNKNOWN
-from cxrbatch.version import VERSION
 
 _BINS = 20
 
@@ -121,7 +121,7 @@ class ReportValues:
         # A table that was edited may hold numbers that JSON has no way to write.
         made = {name: self.provenance.get(name) for name in ("schema_version", *names)}
         return {
-            "cxrbatch": VERSION,
+            "cxrbatch": __version__,
             "table": {name: as_text(value) for name, value in made.items()},
             "model": as_text(self.card.get("name")),
             "architecture": as_text(self.card.get("architecture")),

@@ -18,9 +18,8 @@ from PIL import Image
 
 from cxrbatch import cli
 from cxrbatch.model.card import Card, Normalisation
-from cxrbatch.model.network import build_model
+from cxrbatch.model.network import build_model, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.model.weight_files import save_checkpoint
 from cxrbatch.results.columns import PROVENANCE_KEY
 
 if TYPE_CHECKING:

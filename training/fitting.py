@@ -14,9 +14,8 @@ import torch
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model.card import MAX_TEXT, Card, Normalisation, describe_features
 from cxrbatch.model.checkpoint import Checkpoint
-from cxrbatch.model.network import RadiographResNet, build_model
+from cxrbatch.model.network import RadiographResNet, build_model, round_as_stored
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.model.weight_files import round_as_stored
 from cxrbatch.results.figures import Evaluation, Figure
 from cxrbatch.results.statistics.calculation import evaluate_scores
 from cxrbatch.training.dataset import ImageSubset, TrainingData

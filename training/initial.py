@@ -11,10 +11,9 @@ from torch.nn.functional import interpolate
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Card, Normalisation
 from cxrbatch.model.checkpoint import Checkpoint, file_sha256, read_card
-from cxrbatch.model.network import RadiographResNet, model_of
+from cxrbatch.model.network import RadiographResNet, model_of, read_state_dict
 from cxrbatch.model.preprocessing import Geometry
 from cxrbatch.model.soundness import check_tensors
-from cxrbatch.model.weight_files import read_state_dict
 from cxrbatch.results.labels import folded, folded_numbers
 
 # ImageNet-21k has 21,841 classes; a file of a few bytes may claim a head that no memory holds.
@@ -141,9 +140,8 @@ class Teachers:
         """
         check_teachers(checkpoints, classes=card.classes, geometry=card.recipe.geometry)
         self._checkpoints = checkpoints
-        self._models = [
-            c.model.to(device).to(memory_format=torch.channels_last).eval() for c in checkpoints
-        ]
+        models = [model_of(c.tensors, c.card.architecture) for c in checkpoints]
+        self._models = [m.to(device).to(memory_format=torch.channels_last) for m in models]
 
     def __len__(self) -> int:
         return len(self._checkpoints)

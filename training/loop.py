@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from cxrbatch.errors import CxrbatchError, NotFiniteError, UsageError
 from cxrbatch.model.checkpoint import Checkpoint
-from cxrbatch.model.network import RadiographResNet
+from cxrbatch.model.network import RadiographResNet, round_as_stored
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.model.soundness import weight_fault
-from cxrbatch.model.weight_files import round_as_stored
 from cxrbatch.process import keep_freed_memory
 from cxrbatch.results.statistics.intervals import macro_auc
 from cxrbatch.training.augment import augmentation

@@ -14,9 +14,8 @@ from cxrbatch.errors import NotFiniteError
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.inference import Precision
-from cxrbatch.model.network import RadiographResNet
+from cxrbatch.model.network import RadiographResNet, round_as_stored
 from cxrbatch.model.predictor import Predictor
-from cxrbatch.model.weight_files import round_as_stored
 from cxrbatch.results.statistics import intervals as metrics
 from cxrbatch.training.dataset import ImageSubset
 

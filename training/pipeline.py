@@ -12,8 +12,8 @@ from cxrbatch.errors import LabelError, UsageError
 from cxrbatch.files import check_output, writing
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
+from cxrbatch.model.network import model_of, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.model.weight_files import save_checkpoint
 from cxrbatch.training import states
 from cxrbatch.training.cache import DecodedInputs, UnreadableFile, prepare_inputs
 from cxrbatch.training.console import Console
@@ -292,7 +292,10 @@ class TrainingRun:
         write_curves(self.beside("curves.svg"), history)
         partial = self.folder / "finished.safetensors"
         save_checkpoint(
-            partial, model=checkpoint.model, card=checkpoint.card, features=checkpoint.features
+            partial,
+            model=model_of(checkpoint.tensors, checkpoint.card.architecture),
+            card=checkpoint.card,
+            features=checkpoint.features,
         )
         table = self.beside("results.parquet")
         pairs = zip(data.split.files, labels.located, strict=True)

@@ -16,8 +16,7 @@ import torch
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.files import disk_errors, lock_file, written_whole
 from cxrbatch.model.card import Card
-from cxrbatch.model.network import RadiographResNet
-from cxrbatch.model.weight_files import WeightsError, packed_checkpoint
+from cxrbatch.model.network import RadiographResNet, WeightsError, packed_checkpoint
 
 _KEPT = 2
 _BEST = "best.safetensors"

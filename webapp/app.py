@@ -18,8 +18,8 @@ from flask import Blueprint, Flask, Response, jsonify, render_template, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
+from cxrbatch import __version__
 from cxrbatch.errors import CxrbatchError, TableError
-from cxrbatch.version import VERSION
 from cxrbatch.webapp import export, images, runs, uploads
 from cxrbatch.webapp.children import ChildProcesses, ServerBusy
 from cxrbatch.webapp.library import Library, ServedFile, add_service, get_service, requested_table
@@ -201,7 +201,7 @@ def openapi_document() -> dict[str, Any]:
     document: dict[str, Any] = json.loads(
         files("cxrbatch.webapp").joinpath("openapi.json").read_text("utf-8")
     )
-    document["info"]["version"] = VERSION
+    document["info"]["version"] = __version__
     return document
 
 

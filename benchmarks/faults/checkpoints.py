@@ -35,10 +35,9 @@ from cxrbatch.errors import CxrbatchError
 from cxrbatch.model.card import Card, Normalisation, describe_features
 from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.inference import Precision
-from cxrbatch.model.network import RadiographResNet, build_model
+from cxrbatch.model.network import RadiographResNet, build_model, packed_checkpoint
 from cxrbatch.model.predictor import Predictor
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.model.weight_files import packed_checkpoint
 from cxrbatch.reading.display import GreyImage
 
 # Of a probability; and of a logit, as a share of the magnitudes of what it is the sum of: where

@@ -22,9 +22,8 @@ from PIL import Image
 import cxrbatch.scoring.engine  # noqa: F401  so that forks have it loaded
 from cxrbatch.cli import main
 from cxrbatch.model.card import Card, Normalisation
-from cxrbatch.model.network import build_model
+from cxrbatch.model.network import build_model, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.model.weight_files import save_checkpoint
 
 
 def write_checkpoint(path: Path) -> Path:

@@ -37,7 +37,7 @@ def difference(one: Path, other: Path) -> tuple[float, float]:
         for p in (one, other)
     ]
     check(losses[0].shape == losses[1].shape, "another number of epochs")
-    states = [load_checkpoint(path).model.state_dict() for path in (one, other)]
+    states = [load_checkpoint(path).tensors for path in (one, other)]
     weights = max(float((states[0][n] - states[1][n]).abs().max()) for n in states[0])
     return float(np.abs(losses[0] - losses[1]).max()), weights
 

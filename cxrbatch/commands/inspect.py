@@ -291,8 +291,8 @@ def import_weights(
     from cxrbatch.errors import UsageError
     from cxrbatch.files import check_output
     from cxrbatch.model.card import Card, Normalisation
+    from cxrbatch.model.network import import_state_dict, save_checkpoint
     from cxrbatch.model.preprocessing import Recipe
-    from cxrbatch.model.weight_files import import_state_dict, save_checkpoint
 
     check_output(output, overwrite=overwrite)
     try:

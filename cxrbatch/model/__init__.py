@@ -6,8 +6,8 @@ Readings, paths or arrays go in at `predictor.Predictor`; scores, heat maps and 
 - prediction: what the Predictor returns for one radiograph, and heat maps as pictures
 - preprocessing: the recipe: a display image to the network's uint8 input
 - checkpoint, card: a checkpoint file, its card, and the statistics of its features
-- weight_files: writing checkpoints, and importing state dicts of PyTorch
-- network: the architecture, torchvision's ResNet with a single-channel stem, for training
+- network: the architecture, torchvision's ResNet with a single-channel stem, for training, and its
+  weights in files: writing checkpoints, importing state dicts of PyTorch
 - fused, openvino: the same network in its forms for inference
 - soundness: checks of weights and of a network's first scores
 - inference: device, precision, threads and transfers

@@ -11,7 +11,6 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,9 +23,7 @@ from cxrbatch.reading.outcomes import ReadingError
 from cxrbatch.reading.sniffing import open_regular
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from cxrbatch.model.network import RadiographResNet
+    from torch import Tensor, nn
 
 Tensors = Mapping[str, "Tensor"]
 
@@ -62,7 +59,7 @@ class Checkpoint:
 
     @classmethod
     def of(
-        cls, model: "RadiographResNet", card: Card, features: FeatureStatistics | None = None
+        cls, model: "nn.Module", card: Card, features: FeatureStatistics | None = None
     ) -> "Checkpoint":
         """Make a Checkpoint of a network that is in no file.
 
@@ -75,16 +72,6 @@ class Checkpoint:
             A Checkpoint whose `sha256` is "".
         """
         return cls(card, "", model.state_dict(), features)
-
-    @cached_property
-    def model(self) -> "RadiographResNet":
-        """The network as a torchvision module in evaluation mode; it shares memory with `tensors`.
-
-        It is built at the first access, which imports torchvision, and returned again later.
-        """
-        from cxrbatch.model.network import model_of
-
-        return model_of(self.tensors, self.card.architecture)
 
 
 def bundled_checkpoint() -> Path:

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cxrbatch import __version__
 from cxrbatch.errors import TableError
 from cxrbatch.files import RUN_STATE, path_to_text, sync_folder, written_whole
 from cxrbatch.model.checkpoint import Checkpoint
@@ -19,7 +20,6 @@ from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results.columns import SCHEMA_VERSION, secret_id
 from cxrbatch.scoring.run import Part, Quantisation
 from cxrbatch.scoring.table_writer import Counts
-from cxrbatch.version import VERSION
 from cxrbatch.workers.worker import WorkerFault
 
 _FAULTS = "culprits"
@@ -243,7 +243,7 @@ def make_fingerprint(
         "archive_root": path_to_text(os.fsencode(archive_root.resolve())),
         "patient_secret_id": secret_id(patient_secret),
         "versions": {
-            "cxrbatch": VERSION,
+            "cxrbatch": __version__,
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "torchvision", "pydicom", "pillow")},
         },

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.inference import DTYPES, Lanes, choose_precision
+from cxrbatch.model.network import model_of
 from cxrbatch.model.predictor import Predictor
 from cxrbatch.process import available_cores
 from cxrbatch.reading.codecs.png import read_chunks
@@ -307,7 +308,7 @@ def operations_of(checkpoint: Checkpoint, size: int) -> float:
     def count(convolution: nn.Conv2d, _inputs: object, output: Tensor) -> None:
         counts.append(2 * output.numel() * convolution.weight[0].numel())
 
-    model = checkpoint.model
+    model = model_of(checkpoint.tensors, checkpoint.card.architecture)
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     hooks = [convolution.register_forward_hook(count) for convolution in convolutions]
     with torch.inference_mode():

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from cxrbatch.model.checkpoint import load_checkpoint
-from cxrbatch.model.network import RadiographResNet
+from cxrbatch.model.network import RadiographResNet, model_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="module")
 def model(tiny_checkpoint: Path) -> RadiographResNet:
-    return load_checkpoint(tiny_checkpoint).model
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    return model_of(checkpoint.tensors, checkpoint.card.architecture)

@@ -15,8 +15,7 @@ from refusals import refused
 from torch import Tensor
 
 from cxrbatch.model.card import Card
-from cxrbatch.model.network import RadiographResNet
-from cxrbatch.model.weight_files import import_state_dict
+from cxrbatch.model.network import RadiographResNet, import_state_dict
 
 
 @pytest.fixture(scope="module")

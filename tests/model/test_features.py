@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import MOST_DIRECTIONS, FeatureStatistics, describe_features
 from cxrbatch.model.checkpoint import load_checkpoint
-from cxrbatch.model.weight_files import save_checkpoint
+from cxrbatch.model.network import save_checkpoint
 
 
 def normal(count: int, width: int, *, seed: int = 0) -> np.ndarray:

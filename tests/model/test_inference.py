@@ -17,6 +17,7 @@ from cxrbatch.model.inference import (
     choose_precision,
     describe_device,
 )
+from cxrbatch.model.network import model_of
 from cxrbatch.model.prediction import dequantise
 from cxrbatch.model.predictor import Predictor
 
@@ -65,7 +66,8 @@ def test_logits_are_the_networks_for_normalised_inputs(
     norm = checkpoint.card.normalisation
     normalised = (inputs[:8, None].astype(np.float64) / 255 - norm.mean) / norm.std
     with torch.no_grad():
-        expected = checkpoint.model(torch.from_numpy(normalised).float()).numpy()
+        model = model_of(checkpoint.tensors, checkpoint.card.architecture)
+        expected = model(torch.from_numpy(normalised).float()).numpy()
     found = score(checkpoint, inputs[:8]).logits
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
@@ -95,7 +97,11 @@ def test_heatmaps_are_the_networks(checkpoint: Checkpoint, inputs: np.ndarray) -
     norm = checkpoint.card.normalisation
     images = (torch.from_numpy(inputs[:2, None]) / 255.0 - norm.mean) / norm.std
     with torch.inference_mode():
-        expected = checkpoint.model.score(images).heatmaps.numpy()
+        expected = (
+            model_of(checkpoint.tensors, checkpoint.card.architecture)
+            .score(images)
+            .heatmaps.numpy()
+        )
     for i in range(2):
         scale = float(found.heatmap_scale[i])
         maps = dequantise(found.heatmaps[i].tobytes(), scale=scale, classes=3, size=(2, 2))
@@ -139,7 +145,7 @@ def test_scores_that_are_not_finite_are_an_error(
     checkpoint: Checkpoint, inputs: np.ndarray
 ) -> None:
     with torch.no_grad():
-        checkpoint.model.fc.weight.fill_(3e38)
+        model_of(checkpoint.tensors, checkpoint.card.architecture).fc.weight.fill_(3e38)
     with pytest.raises(CxrbatchError, match="not finite at fp32"):
         score(checkpoint, inputs[:1])
 

@@ -18,10 +18,9 @@ from cxrbatch.model.card import ARCHITECTURES, Card, Normalisation
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.fused import FusedResNet
 from cxrbatch.model.inference import Backend, Precision
-from cxrbatch.model.network import RadiographResNet
+from cxrbatch.model.network import RadiographResNet, import_state_dict
 from cxrbatch.model.predictor import Predictor
 from cxrbatch.model.soundness import check_images, check_network
-from cxrbatch.model.weight_files import import_state_dict
 
 CPU = torch.device("cpu")
 

@@ -13,8 +13,7 @@ from trainees import CARD, new_model
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import file_sha256
-from cxrbatch.model.network import RadiographResNet, build_model
-from cxrbatch.model.weight_files import save_checkpoint
+from cxrbatch.model.network import RadiographResNet, build_model, save_checkpoint
 from cxrbatch.training.initial import read_initial, start_from
 
 CLASSES = CARD.classes

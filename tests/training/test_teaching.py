@@ -11,6 +11,7 @@ from trainees import CARD, CPU, OPTIONS, new_model, side
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Normalisation
 from cxrbatch.model.checkpoint import Checkpoint
+from cxrbatch.model.network import model_of
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.training.dataset import ImageSubset
 from cxrbatch.training.initial import Teachers
@@ -34,10 +35,11 @@ def floats(held: ImageSubset) -> torch.Tensor:
 def test_opinions_are_the_mean_of_calibrated_probabilities() -> None:
     images = torch.rand(3, 1, 32, 32)
     given = [teacher(1, 32, 2.0), teacher(2, 64)]
+    networks = [model_of(one.tensors, one.card.architecture) for one in given]
     larger = interpolate(images, size=(64, 64), mode="bilinear", antialias=True)
     with torch.no_grad():
-        one = (given[0].model((images - 0.4) / 0.2) / 2.0).softmax(1)
-        other = given[1].model((larger - 0.4) / 0.2).softmax(1)
+        one = (networks[0]((images - 0.4) / 0.2) / 2.0).softmax(1)
+        other = networks[1]((larger - 0.4) / 0.2).softmax(1)
     found = Teachers(given, card=CARD, device=CPU).probabilities(images)
     torch.testing.assert_close(found, (one + other) / 2)
 

@@ -11,8 +11,8 @@ from calls import collect
 
 from cxrbatch.errors import CxrbatchError, LabelError
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
+from cxrbatch.model.network import model_of, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.model.weight_files import save_checkpoint
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results.labels import SPLITS, LabelledFile
 from cxrbatch.results.statistics import intervals as metrics
@@ -57,7 +57,8 @@ def data(*, test: ImageSubset | None = None, unreadable: int = 0) -> TrainingDat
 
 
 def save(made: Checkpoint, path: Path) -> None:
-    save_checkpoint(path, model=made.model, card=made.card, features=made.features)
+    model = model_of(made.tensors, made.card.architecture)
+    save_checkpoint(path, model=model, card=made.card, features=made.features)
 
 
 def run(
@@ -117,7 +118,8 @@ def test_figures_are_those_of_the_weights_that_are_kept(
 ) -> None:
     for name, recorded in (("val", "validation"), ("test", "test")):
         held = given.subsets[name]
-        logits = predict(made.model, card=made.card, subset=held, device=CPU)
+        model = model_of(made.tensors, made.card.architecture)
+        logits = predict(model, card=made.card, subset=held, device=CPU)
         probabilities = logits_to_probabilities(logits, temperature=made.card.temperature)
         figures = made.card.training[recorded]
         assert figures["n"] == len(held.truth)
@@ -155,7 +157,7 @@ def test_a_run_can_start_from_a_checkpoint(tmp_path: Path, made: Checkpoint) -> 
     # So small a step changes no weight by more than itself: the start shows in the end.
     made = run(data(), replace(OPTIONS, learning_rate=1e-9, seed=7), initial=initial)
     assert made.card.training["initial_weights"] == initial.sha256
-    difference = made.model.fc.weight - before["fc.weight"]
+    difference = made.tensors["fc.weight"] - before["fc.weight"]
     assert float(difference.detach().abs().max()) < 1e-6
     after = initial.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -12,9 +12,8 @@ import torch
 from flask import Flask
 
 from cxrbatch.model.card import Card
-from cxrbatch.model.network import build_model
+from cxrbatch.model.network import build_model, save_checkpoint
 from cxrbatch.model.predictor import load_model
-from cxrbatch.model.weight_files import save_checkpoint
 from cxrbatch.webapp.app import close_app, create_app
 from cxrbatch.webapp.security import allowed_hosts
 

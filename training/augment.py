@@ -43,23 +43,25 @@ class RandomGamma(v2.Transform):
         self.low, self.high = low, high
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, float]:
-        """Draw a power with torch's global generator; the transform does this at each call.
+        """Draw a power from `low` to `high` with torch's global generator, for one image.
+
+        The transform calls this at each call of its own. The logarithm of the power is uniform.
 
         Args:
             flat_inputs: Not used.
 
         Returns:
-            The power as "gamma".
+            {"gamma": the power}.
         """
         exponent = torch.empty(()).uniform_(math.log(self.low), math.log(self.high))
         return {"gamma": math.exp(exponent)}
 
     def transform(self, inpt: Tensor, params: dict[str, float]) -> Tensor:
-        """Raise an image to the power that was drawn; torchvision calls this.
+        """Raise grey levels to the power that `make_params` drew; torchvision calls this.
 
         Args:
             inpt: Grey levels in [0, 1], of any shape that torchvision takes for an image.
-            params: As `make_params` returned them.
+            params: {"gamma": the power}.
 
         Returns:
             The same shape, in [0, 1].

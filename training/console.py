@@ -78,7 +78,10 @@ class Console:
             self._bar.update(count)
 
     def epoch(self, metrics: "EpochMetrics") -> None:
-        """Write losses and macro AUC of a finished epoch to stderr; set `epochs` to its number."""
+        """Set `epochs` to the number of a finished epoch; write its losses and macro AUC to stderr.
+
+        Nothing is written if the console is disabled.
+        """
         self.epochs = metrics.number
         self.say(
             f"epoch {metrics.number}: loss {metrics.loss:.4f}, "
@@ -99,7 +102,7 @@ class Console:
             self.say(f"interrupted after {self.epochs} whole epochs; go on with: {command}")
 
     def mismatches(self, labels: "CollectedLabels", *, listing: Path | None) -> None:
-        """Write labels and files that do not match to stderr.
+        """Write labels and files that do not match to stderr; nothing if the console is disabled.
 
         Up to 20 mismatches of each reason have a line, and one more counts the rest. One line, a
         warning, counts the images without a label and names three of them.
@@ -127,7 +130,7 @@ class Console:
     def unreadable(self, items: "Sequence[UnreadableFile]") -> None:
         """Write the first 20 files without an image, each with the reason, to stderr.
 
-        One more line counts the rest.
+        One more line counts the rest. Nothing is written if the console is disabled.
         """
         self.say(
             *(f"no image: {shown(item.path)}: {item.outcome.value}" for item in items[:_LISTED])

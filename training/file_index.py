@@ -274,7 +274,7 @@ class HeaderReader:
     secret: bytes = field(repr=False)
 
     def read(self, file: ArchiveFile) -> str:
-        """Return the value of a file, whose path is absolute; "" if it has none or is no DICOM."""
+        """Return `column` of a file, whose path is absolute; "" if it has none or is no DICOM."""
         if (file.member or file.path).lower().endswith(_RASTER_SUFFIXES):
             return ""
         # No modality is accepted, so that no pixel is read.

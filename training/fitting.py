@@ -54,7 +54,7 @@ def check_texts(name: str, limits: Sequence[str]) -> None:
         limits: Sentences about what the data cannot show.
 
     Raises:
-        UsageError: A text cannot be printed on one line, or has more than `MAX_TEXT` characters.
+        UsageError: A text cannot be printed on one line, or has more than 1000 characters.
     """
     for option, text in (("--name", name), *(("--limit", text) for text in limits)):
         if not text.isprintable() or len(text) > MAX_TEXT:

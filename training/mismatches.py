@@ -145,7 +145,8 @@ def refuse_mismatches(mismatches: Sequence[Mismatch]) -> None:
 def images_below(roots: Iterable[Path], known: set[tuple[int, int]]) -> Iterator[str]:
     """Yield the paths of images below folders, without decoding them; containers are not opened.
 
-    At most a million files are looked at. An image is a file whose name or first bytes say so.
+    At most a million files are looked at; those that cannot be read are skipped. An image is a file
+    named *.dcm, *.png, *.jpg or *.jpeg, or one whose first bytes are those of such a file.
 
     Args:
         roots: The folders; each is walked once.
@@ -153,7 +154,7 @@ def images_below(roots: Iterable[Path], known: set[tuple[int, int]]) -> Iterator
             folders may overlap.
 
     Yields:
-        The absolute path, as `path_to_text` writes it.
+        The absolute path as text, in which `path_to_text` escapes bytes that are no UTF-8.
     """
     folders = dict.fromkeys(os.path.abspath(root) for root in roots)
     below = (

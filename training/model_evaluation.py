@@ -264,9 +264,10 @@ def evaluate_controls(
             None count for no source.
 
     Returns:
-        "n", "balanced_accuracy", "macro_auc" and "recall" for each of "lungs blacked out", "border
-        only" and "as they are"; and under "within sources" for each source, or "undefined" with
-        the reason where the source has one class only. Undefined figures are None.
+        Under each of "lungs blacked out", "border only" and "as they are" a dict of "n",
+        "balanced_accuracy", "macro_auc" and "recall" (by class); undefined figures are None. Under
+        "within sources" such a dict for each source, with its "classes"; for a source of one class
+        only "n", "classes" and "undefined", the reason.
     """
     positions = np.arange(len(subset))
     found: CardFigures = {}

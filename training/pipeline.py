@@ -83,7 +83,10 @@ class TrainingRun:
 
     @property
     def folder(self) -> Path:
-        """Folder for states, best checkpoint and, without `cache`, decoded images: m.training."""
+        """Folder for states, best checkpoint and, without `cache`, decoded images.
+
+        It lies beside `output`: m.training for m.safetensors. It need not exist.
+        """
         return states.training_folder(self.output)
 
     @property
@@ -101,9 +104,16 @@ class TrainingRun:
         return self.output.with_name(f"{self.output.stem}.{ending}")
 
     def execute(self) -> TrainingResult:
-        """Train, and write the checkpoint and the files beside it; raises what `train` raises.
+        """Train, and write the checkpoint and the files beside it; if `check_only`, check labels.
 
         If `torchrun` started several processes, each calls this; the first alone writes files.
+
+        Raises:
+            UsageError: The options contradict each other or the files that exist.
+            LabelError: Labels and files do not match or cannot be split, or more than 5 % of the
+                files have no image.
+            CheckpointError: `init` or a teacher cannot be used.
+            CxrbatchError: The loss diverged, or a file cannot be written.
         """
         check_texts(self.name, self.limits)
         if self.check_only:

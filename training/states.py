@@ -42,7 +42,7 @@ def training_folder(output: Path) -> Path:
 
 
 def best_checkpoint(folder: Path) -> Path:
-    """Return the path of the best checkpoint so far in a training's folder.
+    """Return the path of the best checkpoint so far: best.safetensors in a training's folder.
 
     The file exists from the end of the first epoch on. It is replaced at once, so that it is whole
     at any moment.

@@ -174,9 +174,9 @@ class ClientConnection(HTTPChannel):
     def is_overdue(self, now: float) -> bool:
         """Return whether the client is too slow, so that the connection is to be closed.
 
-        The client has `DEADLINE_SECONDS` for each phase. To send a body or fetch an answer it has
-        one second more for each `MIN_BYTES_PER_SECOND` bytes moved. While the app works for it,
-        it is never overdue.
+        The client has 20 s (`DEADLINE_SECONDS`) for each phase: to send a head, to send a body, and
+        to fetch an answer. For a body and an answer it has one second more for each 8 KiB moved
+        (`MIN_BYTES_PER_SECOND`). While the app works for the client, it is never overdue.
 
         Args:
             now: The time by the monotonic clock.

@@ -134,10 +134,11 @@ def summarise_run(file: ServedFile) -> dict[str, Any]:
     """Return the properties of a run (a results table) as JSON values; the table may be damaged.
 
     Returns:
-        The properties of a run in `openapi.json` except `accuracy`. A table that can be read also
-        has `evaluation` (a RunEvaluation, or None), `absence` (why there is no evaluation), and
-        `reports` (number of reports in the table's folder). One that is damaged or gone has `id`,
-        `name` and `broken` alone, which says why.
+        For a table that can be read: `id`, `name`, `changed` (time of change, seconds since 1970),
+        `model` (the checkpoint's name), `rows` and `scored` (their numbers), `evaluation` (a
+        RunEvaluation, or None), `absence` (why there is no evaluation, or ""), and `reports`
+        (number of reports in the table's folder). For one that is damaged or gone: `id`, `name` and
+        `broken`, which says why.
     """
     library = get_service(Library)
     summary: dict[str, Any] = {"id": file.id, "name": file.name}

@@ -99,7 +99,7 @@ class EventLog(Progress):
         self._write("shard_done", files=self._files, done=self._kept)
 
     def failed(self, number: int, path: str, outcome: Outcome) -> None:
-        """Write the event "file_failed": an image of a file could not be read.
+        """Write the event "file_failed", with the outcome: an image of a file could not be read.
 
         Args:
             number: The file's number, from 0, in the manifest (the list of the archive's files).
@@ -132,7 +132,7 @@ class EventLog(Progress):
         self._write("interrupted", files=self._files, done=self._kept, **named)
 
     def finished(self, *, rows: int, outcomes: Mapping[str, int]) -> None:
-        """Write the event "finished".
+        """Write the event "finished" with the number of rows, in all and by outcome code.
 
         Args:
             rows: Number of rows of the table.

@@ -56,7 +56,8 @@ class Body:
     def drawn(cls, generator: np.random.Generator, *, sex: str) -> "Body":
         """Choose a person's proportions at random within the usual range.
 
-        `sex` is "F" or "M"; it decides the width of the rib cage and whether there are breasts.
+        `sex` is "F" or "M"; it decides the width of the rib cage and whether there are breasts. All
+        else depends on the state of `generator` alone.
         """
         cage, apex, dome, heart, depth, drop = generator.random(6).tolist()
         return cls(
@@ -96,7 +97,7 @@ class Body:
 def torso(detector: Detector, body: Body) -> Plane:
     """Draw neck, trunk and upper arms as soft tissue, as if the lungs held no air.
 
-    Returns the length of the ray in it, in image heights, shape (rows, columns).
+    Returns the length of the ray in that tissue, in image heights, shape (rows, columns).
     """
     x, y = detector.grid()
     heights = [0.0, 0.03, 0.06, 0.09, 0.12, 0.16, 0.22, 0.30, 0.38, 0.55, 0.75, 1.0]

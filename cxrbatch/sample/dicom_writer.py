@@ -54,11 +54,11 @@ class GreyEncoding:
         return (1 << self.bits) - 1
 
     def store(self, drawing: Plane) -> Stored:
-        """Turn a drawing into stored pixel values, 0 becoming the highest one if `inverted`.
+        """Turn a drawing into stored pixel values; if `inverted`, each is subtracted from `top`.
 
         Args:
-            drawing: Shape (rows, columns), in [0, 1]. It fills all values, 0 to `top`, if `voi` is
-                NONE; else no grey level is stored in about a twentieth below and a tenth above.
+            drawing: Shape (rows, columns), in [0, 1]. If `voi` is NONE, 0 and 1 become the smallest
+                and largest value, 0 and `top`; else values about 5 % and 90 % of the way to `top`.
 
         Returns:
             Same shape: int16 if `signed`, else uint8 for 8 bits and uint16 for more.

@@ -84,7 +84,8 @@ class Detector:
         Args:
             axes: Of each tube the knots of its axis, shape (n, 4): x, y, z and the tube's radius.
             spacing: Distance of the points that are set along each axis, in pixels.
-            rim: Share of the mass that lies in the shell (cortical bone), 0 to 1.
+            rim: Share of a tube's mass that lies in its shell (cortical bone), 0 to 1; with 0 the
+                tube is solid.
             from_side: Look from the side: exchange x and z.
 
         Returns:

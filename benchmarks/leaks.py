@@ -22,8 +22,7 @@ from PIL import Image, ImageEnhance
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.display import GreyImage
 from cxrbatch.reading.radiograph import ReadingOptions, iterate_radiographs
-from cxrbatch.results.label_files import read_labels
-from cxrbatch.results.labels import LabelledFile
+from cxrbatch.results.label_files import LabelledFile, read_labels
 from cxrbatch.training.duplicates import near_duplicates
 from cxrbatch.training.split import LeakError, split_files
 

@@ -26,7 +26,7 @@ from cxrbatch.reading.radiograph import (
 )
 from cxrbatch.reading.readings import Reading, file_limit, memory_for
 from cxrbatch.results.columns import patient_key, patient_secret, secret_id
-from cxrbatch.results.labels import LabelledFile
+from cxrbatch.results.label_files import LabelledFile
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.training.file_index import opened, read_first_frame
 from cxrbatch.training.store import CacheFile, InputStore, open_store

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from cxrbatch.errors import LabelError
-from cxrbatch.results.labels import SPLITS, LabelledFile
+from cxrbatch.results.label_files import LabelledFile
+from cxrbatch.results.label_names import SPLITS
 from cxrbatch.training.augment import augmentation, draw_shares, kept_random_state
 from cxrbatch.training.cache import DecodedInputs, UnreadableFile
 from cxrbatch.training.distributed import ALONE, ProcessGroup

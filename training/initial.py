@@ -14,7 +14,7 @@ from cxrbatch.model.checkpoint import Checkpoint, file_sha256, read_card
 from cxrbatch.model.network import RadiographResNet, model_of, read_state_dict
 from cxrbatch.model.preprocessing import Geometry
 from cxrbatch.model.soundness import check_tensors
-from cxrbatch.results.labels import folded, folded_numbers
+from cxrbatch.results.label_names import folded, folded_numbers
 
 # ImageNet-21k has 21,841 classes; a file of a few bytes may claim a head that no memory holds.
 _MOST_OUTPUTS = 1 << 15

@@ -13,9 +13,9 @@ import pandas as pd
 
 from cxrbatch.errors import LabelError, UsageError
 from cxrbatch.files import path_to_text, shown
-from cxrbatch.results.label_files import AS_USUAL, LabelOptions, load
-from cxrbatch.results.label_names import JOINS
-from cxrbatch.results.labels import LabelledFile, find_classes, labels_from_folders
+from cxrbatch.results.label_files import AS_USUAL, LabelledFile, LabelOptions, load
+from cxrbatch.results.label_names import JOINS, find_classes
+from cxrbatch.results.truth import labels_from_folders
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.training.file_index import (
     Finder,

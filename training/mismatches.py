@@ -16,7 +16,9 @@ from cxrbatch.files import path_to_text, shown
 from cxrbatch.model.card import check_classes
 from cxrbatch.reading.outcomes import ReadingError
 from cxrbatch.reading.sniffing import HEAD_BYTES, open_regular, sniff
-from cxrbatch.results.labels import LabelledFile, files_below, folded
+from cxrbatch.results.label_files import LabelledFile
+from cxrbatch.results.label_names import folded
+from cxrbatch.results.truth import files_below
 from cxrbatch.training.split_report import write_listing
 
 _SHOWN = 5

@@ -26,7 +26,7 @@ from cxrbatch.results.columns import (
     record_batch,
     table_schema,
 )
-from cxrbatch.results.labels import LabelledFile
+from cxrbatch.results.label_files import LabelledFile
 from cxrbatch.scoring.archive import ArchiveFile, modified_ns
 from cxrbatch.scoring.dataset import score_batches
 from cxrbatch.scoring.file_reader import FileReader

@@ -15,7 +15,8 @@ from scipy.sparse.csgraph import connected_components
 
 from cxrbatch.errors import LabelError
 from cxrbatch.files import shown
-from cxrbatch.results.labels import SPLITS, LabelledFile
+from cxrbatch.results.label_files import LabelledFile
+from cxrbatch.results.label_names import SPLITS
 from cxrbatch.training.duplicates import DuplicatePair
 from cxrbatch.training.split_report import (
     LeakError,

@@ -10,7 +10,8 @@ import pandas as pd
 
 from cxrbatch.errors import LabelError
 from cxrbatch.files import shown, writing, written_whole
-from cxrbatch.results.labels import SPLITS, LabelledFile
+from cxrbatch.results.label_files import LabelledFile
+from cxrbatch.results.label_names import SPLITS
 from cxrbatch.training.duplicates import DuplicatePair
 
 _LINES = 20

@@ -8,14 +8,14 @@ never while an archive is scored.
     table          opens a table and reads its rows: `open_table`
     bounded, pages Parquet files that may be hostile, read in bounded memory
     frames         tables and labels as DataFrames: `load_results`, `heatmaps`, `load_labels`
-    labels         class names, and labels from class folders
-    label_names    usual names of columns and classes, in several languages
+    label_names    what names mean: of columns, of classes, in several languages
     label_rows     rows of labels in CSV of any separator and encoding
     label_tables   rows of labels in Excel and Parquet files
     label_checks   these rows, checked, with columns of one meaning
     label_files    options of reading labels; a file of any form to labels
     label_joining  labels joined with the rows of a table
-    truth          the true classes of a table, from labels, its own column or class folders
+    truth          the true classes of a table, from labels, its own column or class folders;
+                   labels from class folders
     counting       which scored images count; equal and nearly equal images
     analysis       checked scores with their truth: the images that are analysed, and the flow
     evaluation     `evaluate` and `headline`: the figures of a table against the truth; subgroups

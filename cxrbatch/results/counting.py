@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from cxrbatch.errors import TableError
 from cxrbatch.reading.outcomes import Flag
 from cxrbatch.results.frames import Results
-from cxrbatch.results.labels import SPLITS
+from cxrbatch.results.label_names import SPLITS
 from cxrbatch.results.truth import UNKNOWN, ClassNumbers
 
 NOT_COUNTED = (Flag.LATERAL, Flag.NOT_CHEST_TAG)

@@ -13,7 +13,7 @@ from cxrbatch.errors import LabelError, UsageError, naming_arguments, plain_numb
 from cxrbatch.results.analysis import Analysis, analyse
 from cxrbatch.results.figures import Evaluation, Headline, SubgroupFigures
 from cxrbatch.results.label_files import LabelOptions
-from cxrbatch.results.labels import class_numbers
+from cxrbatch.results.label_names import class_numbers
 from cxrbatch.results.statistics.calculation import evaluate_scores, evaluate_subgroup, headline_of
 from cxrbatch.results.table import Table
 

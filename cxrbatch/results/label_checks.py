@@ -10,9 +10,8 @@ import pandas as pd
 
 from cxrbatch.errors import LabelError
 from cxrbatch.results.columns import accession_key, patient_secret, secret_file
-from cxrbatch.results.label_names import ACCESSION_NUMBER, KEYS, ChosenColumns
+from cxrbatch.results.label_names import ACCESSION_NUMBER, KEYS, SPLITS, ChosenColumns, folded
 from cxrbatch.results.label_rows import LONGEST_VALUE, TOO_LONG
-from cxrbatch.results.labels import SPLITS, folded
 
 _MOST_DIFFERENT = 10_000
 # What all labels of a file may take, so that a command stays below 1 GB: nearly two millions.

@@ -25,7 +25,6 @@ from cxrbatch.results.label_rows import (
     text_of,
 )
 from cxrbatch.results.label_tables import open_parquet, open_workbook
-from cxrbatch.results.labels import LabelledFile
 
 _PARQUET, _ZIP = b"PAR1", b"PK\x03\x04"
 _OTHER_FORMS = (
@@ -39,6 +38,25 @@ _MOST_SHOWN = 5
 _DATAFRAME = "the DataFrame of labels"
 CONSISTENT = ("label", "patient", "split")
 """What all rows that name one image have to agree on."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFile:
+    """One image and its label.
+
+    Attributes:
+        path: Path relative to the folder of the labels, or absolute, with forward slashes.
+        label: Class name as written.
+        patient: An id that all images of one person share; None where unknown.
+        split: "train", "val" or "test"; None where the label names no split.
+        source: The collection that the image comes from; None where unknown.
+    """
+
+    path: str
+    label: str
+    patient: str | None = None
+    split: str | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

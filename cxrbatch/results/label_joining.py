@@ -16,8 +16,7 @@ from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results.columns import patient_secret, secret_file, secret_id
 from cxrbatch.results.frames import Results
 from cxrbatch.results.label_files import CONSISTENT, LabelOptions, LoadedLabels, load, once_each
-from cxrbatch.results.label_names import JOINS
-from cxrbatch.results.labels import find_classes
+from cxrbatch.results.label_names import JOINS, find_classes
 
 GROUPS = ("series", "study", "accession")
 """Joins whose label is that of several images."""

@@ -1,15 +1,19 @@
-"""What names in files of labels mean: which column is what, and which class a usual word means.
+"""What names in labels mean: which column is what, and which class of the model a text is.
 
 Names are compared without case, accents, spaces and punctuation, see `plain_name`. The usual names
 are English, German, French, Spanish, Italian and Portuguese.
 """
 
+import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cxrbatch.errors import LabelError
 from cxrbatch.files import shown
+
+SPLITS = ("train", "val", "test")
+_MOST_LABELS_SHOWN = 8
 
 JOINS = {
     "path": "path",
@@ -266,3 +270,77 @@ def _flag_columns(
     if len(named) > 1 or wanted.classes:
         return named, True
     return (free if len(free) <= _MOST_FLAGS else []), False
+
+
+def class_numbers(labels: Iterable[str], classes: Sequence[str]) -> dict[str, int]:
+    """Map each label to the index of the class that it names, see `find_classes`.
+
+    Args:
+        labels: Labels as written.
+        classes: Class names of the model.
+
+    Returns:
+        Label -> index into `classes`.
+
+    Raises:
+        LabelError: A label names no class; the message lists such labels and the classes.
+    """
+    found = find_classes(labels, classes)
+    if unknown := sorted(label for label, number in found.items() if number < 0):
+        listed = ", ".join(map(shown, unknown[:_MOST_LABELS_SHOWN]))
+        more = " …" if unknown[_MOST_LABELS_SHOWN:] else ""
+        raise LabelError(
+            f"{len(unknown)} labels name no class of the model: {listed}{more}; "
+            f"its classes are {', '.join(map(shown, classes))}: rename or remove those rows"
+        )
+    return found
+
+
+def find_classes(labels: Iterable[str], classes: Sequence[str]) -> dict[str, int]:
+    """Map each label to the index of the class that it names, or to -1.
+
+    A class of exactly this name comes first, then one whose `folded` name is equal: case, accents,
+    spaces, hyphens and underscores are ignored, except where two classes differ by them alone. Last
+    comes a class that is known by the same usual words: "kein Befund" is Normal.
+
+    Args:
+        labels: Labels as written.
+        classes: Class names of the model.
+
+    Returns:
+        Label -> index into `classes`, or -1 where it names none.
+    """
+    exact = {name: number for number, name in enumerate(classes)}
+    alike, usual = folded_numbers(classes), class_of_meaning(classes)
+    found = {}
+    for label in labels:
+        number = exact.get(label, alike.get(folded(label)))
+        found[label] = usual.get(meaning_of(label) or "", -1) if number is None else number
+    return found
+
+
+def folded_numbers(classes: Sequence[str]) -> dict[str, int]:
+    """Map the folded name (see `folded`) of each class to the index of the class in `classes`.
+
+    A folded name that two classes share maps to -1.
+    """
+    numbers: dict[str, int] = {}
+    for number, name in enumerate(classes):
+        numbers[folded(name)] = -1 if folded(name) in numbers else number
+    return numbers
+
+
+def folded(name: str) -> str:
+    """Return a form of `name` that is equal for names that differ in case or separators alone.
+
+    Spaces, hyphens, dashes and underscores inside the name are separators, and are removed; between
+    two digits they become one space: "stage 1-1" is not "stage 11". Accents are removed. Unicode
+    compatibility forms (NFKC) count as equal.
+    """
+    plain = without_accents(name).casefold().replace("_", " ").strip()
+    parts = [part for part in re.split(r"(?<=\w)[\s_\u2010-\u2015-]+(?=\w)", plain) if part]
+    folded = ""
+    for part in parts:
+        between_digits = folded[-1:].isdigit() and part[0].isdigit()
+        folded += f" {part}" if between_digits else part
+    return folded

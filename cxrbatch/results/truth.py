@@ -1,6 +1,7 @@
 """The true classes of a table's rows: from labels, from the table itself, or from class folders."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cxrbatch.errors import LabelError
+from cxrbatch.files import path_to_text, shown
 from cxrbatch.results.columns import TRUTH_COLUMNS
 from cxrbatch.results.frames import Results
-from cxrbatch.results.label_files import AS_USUAL, LabelOptions, load
+from cxrbatch.results.label_files import AS_USUAL, LabelledFile, LabelOptions, load
 from cxrbatch.results.label_joining import join
-from cxrbatch.results.labels import SPLITS, class_numbers, folded, folded_numbers
+from cxrbatch.results.label_names import SPLITS, class_numbers, folded, folded_numbers
 from cxrbatch.results.statistics.intervals import Groups
 
 UNKNOWN = -1
@@ -20,6 +23,8 @@ UNKNOWN = -1
 # Class folders count as truth only where they name the class of nearly all images, and more than
 # one class: a lone folder "normal" may mean anything.
 _LEAST_SHARE, _FEWEST_CLASSES = 0.9, 2
+
+_MOST_FOLDERS_SHOWN = 5
 
 ClassNumbers = npt.NDArray[np.int16]
 
@@ -208,3 +213,84 @@ def _at(
     """The values at some positions; `UNKNOWN` at position -1."""
     taken: ClassNumbers = np.array([*values, UNKNOWN], np.int16)[positions]
     return taken
+
+
+def labels_from_folders(root: Path) -> list[LabelledFile]:
+    """Label every file below `root` with the name of the top folder it is in: root/<class>/…/file.
+
+    Files directly in `root` get no label. Files and folders whose names start with a dot are
+    skipped. All other files are labelled, whether they are images or not.
+
+    Returns:
+        The labels, folder by folder in sorted order; paths are relative to `root` and written as
+        `cxrbatch.files.path_to_text` writes them.
+
+    Raises:
+        LabelError: No folder in `root` holds a file (at any depth), one of them holds none, or a
+            folder cannot be listed.
+    """
+    try:
+        with os.scandir(root) as entries:
+            folders = sorted(e.name for e in entries if not _is_hidden(e) and os.path.isdir(e.path))
+        found = {folder: list(files_below(root / folder)) for folder in folders}
+    except OSError as error:
+        place = root if error.filename is None else os.fsdecode(error.filename)
+        raise LabelError(
+            f"cannot list {shown(str(place))}: {error.strerror}; check its permissions"
+        ) from None
+    if not any(found.values()):
+        raise LabelError(f"{root} has no class folders with files (expected {root}/<class>/…)")
+    if empty := [folder for folder, names in found.items() if not names]:
+        listed = ", ".join(map(shown, empty[:_MOST_FOLDERS_SHOWN]))
+        raise LabelError(f"empty class folders in {root}: {listed}; fill or remove them")
+    return [
+        LabelledFile(f"{label}/{path_to_text(os.fsencode(name))}", label)
+        for label, names in ((path_to_text(os.fsencode(f)), names) for f, names in found.items())
+        for name in names
+    ]
+
+
+def files_below(folder: Path, *, pass_unreadable: bool = False) -> Iterator[str]:
+    """Yield the path of every file below `folder`, relative to `folder`.
+
+    The order is sorted, the files of a folder before its folders. Links to folders are not
+    followed. Names that start with a dot are skipped: file managers write them, and they are no
+    images.
+
+    Args:
+        folder: The folder to walk.
+        pass_unreadable: Whether a folder that cannot be listed is skipped.
+
+    Raises:
+        OSError: A folder cannot be listed, and `pass_unreadable` is false.
+    """
+    # An explicit stack: folders may be nested deeper than Python recurses.
+    stack = [""]
+    while stack:
+        inside = stack.pop()
+        try:
+            folders, files = _listed(folder, inside)
+        except OSError:
+            if pass_unreadable:
+                continue
+            raise
+        yield from files
+        stack += reversed(folders)
+
+
+def _listed(root: Path, inside: str) -> tuple[list[str], list[str]]:
+    """The folders and the files in one folder, each sorted."""
+    folders, files = [], []
+    with os.scandir(os.path.join(root, inside)) as entries:
+        for entry in entries:
+            if _is_hidden(entry):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(os.path.join(inside, entry.name))
+            elif not os.path.isdir(entry.path):
+                files.append(os.path.join(inside, entry.name))
+    return sorted(folders), sorted(files)
+
+
+def _is_hidden(entry: os.DirEntry[str]) -> bool:
+    return entry.name.startswith(".")

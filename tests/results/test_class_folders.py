@@ -7,7 +7,8 @@ import pytest
 
 from cxrbatch.errors import LabelError
 from cxrbatch.files import text_to_path
-from cxrbatch.results.labels import LabelledFile, files_below, labels_from_folders
+from cxrbatch.results.label_files import LabelledFile
+from cxrbatch.results.truth import files_below, labels_from_folders
 
 
 def make(root: Path, *names: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from cxrbatch.errors import LabelError
 from cxrbatch.results.columns import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
 from cxrbatch.results.frames import Results
-from cxrbatch.results.labels import class_numbers
+from cxrbatch.results.label_names import class_numbers
 from cxrbatch.results.table import Table, open_table
 from cxrbatch.results.truth import UNKNOWN, find_truth
 

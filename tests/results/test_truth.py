@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cxrbatch.errors import LabelError
-from cxrbatch.results.label_files import labels_in, read_labels
-from cxrbatch.results.labels import LabelledFile
+from cxrbatch.results.label_files import LabelledFile, labels_in, read_labels
 
 
 def csv_file(folder: Path, content: str | bytes) -> Path:

@@ -1,6 +1,6 @@
 """Labelled files with a split, for tests of splits and of their reports."""
 
-from cxrbatch.results.labels import LabelledFile
+from cxrbatch.results.label_files import LabelledFile
 
 
 def given(*files: tuple[str, str, str | None, str | None]) -> list[LabelledFile]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cxrbatch.cli import main
 from cxrbatch.model.checkpoint import load_checkpoint
-from cxrbatch.results.labels import LabelledFile
+from cxrbatch.results.label_files import LabelledFile
 from cxrbatch.results.table import open_table
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.training.outputs import write_results

@@ -17,7 +17,7 @@ from cxrbatch.errors import CxrbatchError
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import read_radiographs
-from cxrbatch.results.labels import LabelledFile
+from cxrbatch.results.label_files import LabelledFile
 from cxrbatch.sample.archive_writer import write_sample
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.training import cache

@@ -7,7 +7,7 @@ import pytest
 from calls import collect
 
 from cxrbatch.errors import LabelError
-from cxrbatch.results.labels import LabelledFile
+from cxrbatch.results.label_files import LabelledFile
 from cxrbatch.training.labelled_files import CollectedLabels
 from cxrbatch.training.mismatches import (
     Mismatch,

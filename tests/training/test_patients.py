@@ -14,7 +14,7 @@ from films import write_film
 from cxrbatch.cli import main
 from cxrbatch.errors import LabelError
 from cxrbatch.model.checkpoint import read_card
-from cxrbatch.results.labels import LabelledFile
+from cxrbatch.results.label_files import LabelledFile
 from cxrbatch.training.split import group_files, join_patients, split_files
 from cxrbatch.training.split_report import LeakError, PatientCounts
 

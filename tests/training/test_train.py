@@ -14,7 +14,8 @@ from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.network import model_of, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.results.labels import SPLITS, LabelledFile
+from cxrbatch.results.label_files import LabelledFile
+from cxrbatch.results.label_names import SPLITS
 from cxrbatch.results.statistics import intervals as metrics
 from cxrbatch.training.cache import UnreadableFile, prepare_inputs
 from cxrbatch.training.dataset import ImageSubset, TrainingData, divide_inputs

@@ -113,14 +113,15 @@ class Analysis:
 
     @property
     def probabilities(self) -> npt.NDArray[np.float32]:
-        """Probabilities of the analysed images, shape (n, classes), float32."""
+        """Probabilities of the analysed images, shape (n, classes), float32, in row order."""
         return self.scores.probabilities[self.chosen]
 
     def true_classes(self) -> ClassNumbers:
         """Return the true class of every scored image, also of those that are not analysed.
 
         Returns:
-            Shape (scored,), class indices; `UNKNOWN` (-1) where no true class is known.
+            Shape (scored,), int16, class indices in the order of `scores.rows`; `UNKNOWN` (-1)
+            where no true class is known.
         """
         if self.truth is None:
             return np.full(len(self.scores.rows), UNKNOWN, np.int16)
@@ -130,8 +131,9 @@ class Analysis:
         """Return the number of the patient of each analysed image; `truth` must not be None.
 
         Returns:
-            Shape (n,), int32, from 0 without gaps. The patient is the one that the labels name,
-            else that of the file's header; an image of an unknown patient has a number of its own.
+            Shape (n,), int32, from 0 without gaps, in the order of `rows`. The patient is the one
+            that the labels name, else that of the file's header; an image of an unknown patient
+            has a number of its own.
 
         Raises:
             TableError: The table is damaged.
@@ -196,7 +198,7 @@ def analyse(
 
 
 def read_scores(results: Results) -> TableScores:
-    """Read the scores of a table, and refuse scores that a run of the program cannot have written.
+    """Read and check the scores of a table; raise if a run of the program cannot have written them.
 
     Raises:
         TableError: The table is damaged, has fewer than two classes, or has more scored rows than

@@ -148,8 +148,8 @@ def record_batch(
     """Convert rows and their scores to an Arrow record batch.
 
     Args:
-        scored: Each row with its scores, or with None if it was not scored: the columns of its
-            scores are then null.
+        scored: Pairs of a row and its scores; None instead of the scores if the row was not
+            scored: its columns of scores are then null.
         classes: Class names in the order of the logits.
         schema: As `table_schema` returns it without the columns `TRUTH_COLUMNS`.
 
@@ -329,7 +329,7 @@ def accession_key(number: str | None, secret: bytes) -> str | None:
 
 
 def is_placeholder(identifier: str) -> bool:
-    """Whether an id stands for many persons or studies, such as ANONYMOUS, 0, UNKNOWN, or ""."""
+    """Whether an id names no one, such as "", 0 or unknown, in any case, spacing, punctuation."""
     plain = "".join(c for c in identifier.casefold() if c.isalnum())
     return _NOBODY.fullmatch(plain) is not None
 

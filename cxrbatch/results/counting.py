@@ -119,14 +119,17 @@ class ImageFacts(NamedTuple):
 
     @classmethod
     def read(cls, results: Results, rows: Positions) -> "ImageFacts":
-        """Read the facts of some rows of a table.
+        """Read flags, image hashes and SOP Instance UIDs of some rows of a table, as numbers.
 
         Args:
-            results: The table.
+            results: The table, in its file or as a DataFrame.
             rows: Shape (n,), row numbers, from 0, in any order.
 
+        Returns:
+            Entry i of each array is that of row `rows[i]`.
+
         Raises:
-            TableError: The table is damaged, or the DataFrame lacks a column.
+            TableError: The table is damaged, or `results` is a DataFrame that lacks a column.
         """
         codes = (
             results.read(["image_flags"])["image_flags"].iloc[rows].reset_index(drop=True).explode()
@@ -145,9 +148,12 @@ class ImageFacts(NamedTuple):
 def equal_images(facts: Sequence[ImageFacts]) -> Positions:
     """Number n images so that equal ones have equal numbers.
 
+    Two images are equal if they have the same number (not -1) in `pictures` or in `instances`, or
+    if both are equal to a third.
+
     Args:
-        facts: Of the same n images, one or several tables' facts; images that are equal in one of
-            the tables are equal.
+        facts: The facts of the same n images in one or several tables; images that are equal in
+            one of the tables are equal.
 
     Returns:
         Shape (n,), numbers from 0 by first occurrence.
@@ -174,13 +180,17 @@ def count_images(
     keep_copies: bool = False,
     keep_flagged: bool = False,
 ) -> CountedImages:
-    """Choose which of n scored images count.
+    """Choose which of n scored images count in figures, and count the others by the reason.
+
+    An image is left out for the first of these reasons that holds: its true class is unknown;
+    it is not on the side `test` of the split, and an image of known class is; it has a flag of
+    `NOT_COUNTED`; an image before it counts already and is equal to it.
 
     Args:
-        facts: Of the images, one or several tables' facts: an image is flagged if one of the tables
-            flags it, and equal to another if it is equal in one of them.
+        facts: The facts of the images in one or several tables: an image is flagged if one of the
+            tables flags it, and equal to another if it is equal in one of them.
         classes: Shape (n,), true class indices, `UNKNOWN` where not known; None without a truth:
-            then no image is left out for its class or split.
+            then no image is left out for its class.
         splits: Shape (n,), indices into `SPLITS`, or `UNKNOWN`; None without a truth.
         keep_copies: Whether copies count.
         keep_flagged: Whether images with a flag of `NOT_COUNTED` count.
@@ -261,16 +271,16 @@ def _steps(meanings: Mapping[str, str], counts: Mapping[str, int]) -> tuple[Excl
 
 
 def as_bits(hashes: "pd.Series[str]") -> npt.NDArray[np.uint64]:
-    """Convert difference hashes from the texts in a table to numbers.
+    """Convert difference hashes from texts of hexadecimal digits to 64-bit numbers.
 
     Args:
         hashes: The column `dhash` of n rows, each of 16 hexadecimal digits; null becomes 0.
 
     Returns:
-        Shape (n,), 64 bits each.
+        Shape (n,), uint64.
 
     Raises:
-        TableError: A text is something else.
+        TableError: A text is not 16 lower-case hexadecimal digits.
     """
     texts = hashes.fillna("0" * 16).astype("string")
     if not texts.str.fullmatch("[0-9a-f]{16}").all():
@@ -288,18 +298,18 @@ def near_pairs(
     film with copies that were encoded anew, rescaled or brightened that finds two in three, and one
     false pair among the 79,800 of 400 films of different persons.
 
-    Hashes that near agree in at least three of six blocks of bits. For each choice of three blocks,
-    of which there are twenty, sorting brings them together: no pair is missed, in near-linear time,
-    except where very many hashes agree in three blocks. Of those each is compared with the next
-    `_NEIGHBOURS` alone.
+    Two such hashes agree in at least three of six blocks of bits. For each of the twenty choices of
+    three blocks the hashes are sorted by these blocks, so that hashes which agree in them lie
+    together: no pair is missed, in near-linear time. But where very many hashes agree in three
+    blocks, each is compared only with the next ones, at least 32.
 
     Args:
         hashes: Shape (n,), 64-bit difference hashes.
         logits: Shape (n, classes).
 
     Returns:
-        Shape (pairs, 2), positions, the smaller first, at most 200,000 pairs; and whether all
-        pairs are sure to be among them.
+        Shape (pairs, 2), positions in `hashes`, the smaller first, at most 200,000 pairs; and
+        whether no pair can be missing.
 
     Source: Manku, Jain and Das Sarma, "Detecting near-duplicates for web crawling", WWW 2007.
     """

@@ -61,10 +61,10 @@ def evaluate(
             column truth, else class-named folders.
         by: What names the images in the labels: "path", "name" (of the file alone), "sop",
             "series", "study", "accession" or "image_hash"; None to take what joins most labels.
-        label_column: Name of the labels' column with the class; None to find it, as the next two,
-            by its usual names.
-        path_column: Likewise, with the path or file name.
-        patient_column: Likewise, with an id that all images of a person share.
+        label_column: Name of the labels' column with the class; None to find it by usual names.
+        path_column: Name of the column with the path or file name; None to find it likewise.
+        patient_column: Name of the column with an id that all images of a person share; None to
+            find it likewise.
         class_map: Text of a label -> class name that is meant.
         keep_copies: Whether all of several equal images are evaluated.
         keep_flagged: Whether images flagged as lateral or as no chest are evaluated.
@@ -114,11 +114,11 @@ def headline(
             rows.
         labels: A file of labels, or what `load_labels` returned; None to use the table's own
             column truth, else class-named folders.
-        by: As for `evaluate`, with the next four.
-        label_column: Likewise.
-        path_column: Likewise.
-        patient_column: Likewise.
-        class_map: Likewise.
+        by: What names the images in the labels, as for `evaluate`; None for what joins most.
+        label_column: Name of the labels' column with the class; None to find it by usual names.
+        path_column: Name of the column with the path or file name; None to find it likewise.
+        patient_column: Name of the column with a person's id; None to find it likewise.
+        class_map: Text of a label -> class name that is meant.
         keep_copies: Whether all of several equal images are evaluated.
         keep_flagged: Whether images flagged as lateral or as no chest are evaluated.
         seed: Seed of the random resampling behind bootstrap intervals.
@@ -145,7 +145,9 @@ def headline(
 
 
 def headline_of_analysis(analysis: Analysis, *, seed: int = 0) -> Headline:
-    """Calculate the headline figures of the images that `analyse` chose, and of all images.
+    """Calculate the headline figures of the images that `analyse` chose.
+
+    `all_images` of the result has those with the images left out for a flag or as copies.
 
     Args:
         analysis: The images, their scores and true classes.
@@ -163,13 +165,13 @@ def headline_of_analysis(analysis: Analysis, *, seed: int = 0) -> Headline:
 def evaluate_analysis(
     analysis: Analysis, *, prevalence: Mapping[str, float] | None = None, seed: int = 0
 ) -> Evaluation:
-    """Calculate all figures of the images that `analyse` chose; needs a truth.
+    """Calculate all figures of the images that `analyse` chose.
 
     The temperature and thresholds chosen on validation are those of the checkpoint's card, where it
     has valid ones.
 
     Args:
-        analysis: The images, their scores and true classes.
+        analysis: The images, their scores and true classes; its `truth` must not be None.
         prevalence: Class name -> prevalence, in (0, 1), for which predictive values are stated too.
         seed: Seed of the bootstrap.
 
@@ -302,13 +304,14 @@ class Subgroups:
 
 
 def evaluate_subgroups(analysis: Analysis) -> tuple[Subgroups, ...]:
-    """Evaluate the analysed images apart for each value of six facts; the analysis needs a truth.
+    """Evaluate the analysed images in subgroups: one for each value of each of six columns.
 
-    The facts are sex, age, view, manufacturer, format and photometric interpretation; of each the
-    12 most frequent values are evaluated, "not stated" among them.
+    The columns have sex, age, view, manufacturer, format and photometric interpretation; of each
+    the 12 most frequent values are evaluated, "not stated" among them. The analysis's `truth` must
+    not be None.
 
     Returns:
-        One entry per fact.
+        One entry per column.
 
     Raises:
         TableError: The table is damaged.

@@ -100,8 +100,11 @@ class ClassFigures:
         name: Name of the class.
         images: Number of images that are of the class.
         predicted: Number of images for which it is the most probable class.
-        sensitivity: An image counts as positive if the class is its most probable one, in
-            sensitivity, specificity, ppv, npv and f1.
+        sensitivity: Share of the images of the class for which it is the most probable class.
+        specificity: Share of the other images for which it is not.
+        ppv: Share of the images for which it is the most probable class that are of the class.
+        npv: Share of the images for which it is not that are of another class.
+        f1: Harmonic mean of sensitivity and ppv.
         auc: Area under the ROC curve of the class's probability.
         average_precision: Without interpolation.
         roc: None where undefined: `auc.undefined` says why.
@@ -218,8 +221,8 @@ class Evaluation:
         uncalibrated: Of the softmax of the logits; None without logits.
         temperature: Divisor of the logits, from the card; None where not stated.
         triage: None where no class is called Normal.
-        all_images: The same of all images with a truth, those left out for a flag or as copies
-            among them; None where none was left out.
+        all_images: Headline figures of all images with a truth, those left out for a flag or as
+            copies among them; None where none was left out.
     """
 
     images: int
@@ -267,12 +270,13 @@ class Headline:
         images: Number of images analysed.
         patients: Number of their patients; an image of an unknown patient counts as one.
         side: "test" if only that side of the labels' split was analysed, else None.
-        accuracy: As in `Evaluation`, with the next three.
-        balanced_accuracy: Likewise.
-        macro_f1: Likewise.
-        macro_auc: Likewise.
+        accuracy: Share of right predictions.
+        balanced_accuracy: Mean sensitivity over the classes that occur.
+        macro_f1: Mean F1 over the classes that occur or are predicted.
+        macro_auc: Mean area over the classes that have one.
         auc: Class name -> area under the ROC curve of the class against all others.
-        all_images: As in `Evaluation`.
+        all_images: The same with the images left out for a flag or as copies; None if there are
+            none.
     """
 
     images: int
@@ -293,9 +297,9 @@ class SubgroupFigures:
     Attributes:
         images: Number of images in the subgroup.
         patients: Number of their patients; an image of an unknown patient counts as one.
-        accuracy: As in `Evaluation`, with the next one.
-        balanced_accuracy: Over the classes that occur in the subgroup.
-        macro_auc: Over the classes that have an area in the subgroup; its interval is DeLong's.
+        accuracy: Share of right predictions.
+        balanced_accuracy: Mean sensitivity over the classes that occur in the subgroup.
+        macro_auc: Mean area over the classes that have one in the subgroup, with DeLong's interval.
         sensitivity: One per class, in the order of the probabilities.
     """
 

@@ -67,10 +67,11 @@ class Results:
         """Read some columns of all rows as a DataFrame.
 
         Args:
-            names: Names of the columns in the file, not those of `FRAME_NAMES`.
+            names: Names of the columns in the file, such as "rows", not "image_rows".
 
         Returns:
-            The columns with the types that `load_results` gives them; the index counts from 0.
+            The columns by these names and in this order, with the types that `load_results` gives
+            them (`image_flags` with arrays or lists of codes); the index counts from 0.
 
         Raises:
             TableError: The file is damaged, expands to too much memory, or a column is missing.

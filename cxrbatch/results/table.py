@@ -59,9 +59,9 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns that cxrbatch writes into such a results table, in their order.
+        """Names of the table's columns, in order: those of today's schema, also where `is_older`.
 
-        They are those of today's schema, also where `is_older`.
+        A column that cxrbatch does not write is not among them.
         """
         names: list[str] = _schema_of(self.provenance).names
         return names
@@ -80,11 +80,11 @@ class Table:
         """Read some columns of all rows into memory.
 
         Args:
-            columns: Names of the columns.
+            columns: Names of columns, of `columns`; the result has them in this order.
 
         Raises:
-            TableError: The file's data is damaged, or takes more memory than 128 MiB and 32 times
-                the file's size.
+            TableError: The file's data is damaged, lacks a column, or takes more memory than
+                128 MiB and 32 times the file's size.
         """
         names = list(columns)
         with _explained(self.path), open_bounded(self.path) as file:

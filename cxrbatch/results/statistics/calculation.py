@@ -55,12 +55,12 @@ def evaluate_scores(
         truth: Shape (n,), class indices; with n = 0 every figure is undefined.
         probabilities: Shape (n, classes), as the table has them.
         groups: Shape (n,), the number of each image's patient.
-        classes: Names of the classes.
+        classes: Names of the classes, in the order of the columns of `probabilities`.
         logits: Shape (n, classes); their softmax gives the figures before calibration. None to
             leave these out.
         temperature: Only copied into the result.
         prevalence: Class name -> the prevalence, in (0, 1), for which the predictive values are
-            stated too.
+            stated too; names of no class are ignored.
         thresholds: Class name -> "youden", "sensitive", "specific" -> threshold, as the
             checkpoint's card has them from validation. Their rates are calculated beside those of
             the thresholds chosen on these images.
@@ -233,13 +233,15 @@ def headline_of(
     side: str | None = None,
     seed: int = 0,
 ) -> Headline:
-    """Calculate only the headline figures, with values equal to those of `evaluate_scores`.
+    """Calculate accuracy, balanced accuracy, macro F1, macro AUC and the AUC of each class.
+
+    They are equal to those of `evaluate_scores`; `all_images` of the result is None.
 
     Args:
         truth: Shape (n,), class indices.
         probabilities: Shape (n, classes).
         groups: Shape (n,), the number of each image's patient.
-        classes: Names of the classes.
+        classes: Names of the classes, in the order of the columns of `probabilities`.
         side: Only copied into the result.
         seed: Seed of the bootstrap.
 

@@ -78,11 +78,11 @@ class Curves:
         self.average_precision = ratio(summed, self._positive)
 
     def at(self, cut: int) -> ThresholdRates:
-        """Return the rates, in each resample, at the threshold that `cut` images reach.
+        """Calculate the rates of each resample at one threshold.
 
         Args:
-            cut: Number of the n ranked images, counted once each, with a score of at least the
-                threshold.
+            cut: Which threshold: the number of the n ranked images whose score is at least that,
+                each image counted once, however often a resample has it; from 0 to n.
         """
         reached = self._total[:, cut].astype(np.float64)
         hits = self._true[:, np.searchsorted(self._through, cut, side="right")]
@@ -127,8 +127,11 @@ class Ranking:
     def curves(self, weights: Weights) -> Curves:
         """Calculate the ROC and precision-recall curves of b resamples of the ranked images.
 
+        Areas are NaN in a resample without positive, or without negative images.
+
         Args:
-            weights: Shape (b, n), how often each resample has each image.
+            weights: Shape (b, n), how often each resample has each image. Column i is for image i
+                of the arrays that `Ranking` was made of, which are not sorted.
         """
         return Curves(self, weights)
 
@@ -195,11 +198,11 @@ def roc(positive: npt.NDArray[np.bool_], score: Probabilities) -> Roc | None:
     """Calculate the ROC curve of scores, with a point for each distinct score.
 
     Args:
-        positive: Shape (n,).
-        score: Shape (n,).
+        positive: Shape (n,), whether each image is of the class.
+        score: Shape (n,), higher for images that are more probably of the class.
 
     Returns:
-        None where no image, or every image, is positive.
+        The curve; None where no image, or every image, is positive.
     """
     if positive.all() or not positive.any():
         return None
@@ -265,13 +268,13 @@ def delong_area(
     for clustered data. No library of ours has it.
 
     Args:
-        positive: Shape (n,).
+        positive: Shape (n,), whether each image is of the class.
         score: Shape (n,).
         groups: Shape (n,), the number of each image's group, usually its patient, from 0.
 
     Returns:
         The area and the influence of each group, shape (groups,); None where fewer than two groups
-        have positive images, or negative ones.
+        have positive images, or fewer than two have negative ones.
 
     Source: DeLong et al., Biometrics 1988, in the form of Sun and Xu, IEEE Signal Processing
     Letters 2014; Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 1997.
@@ -291,7 +294,7 @@ def delong_area(
 
 
 def mean_area(areas: list[Area]) -> Area:
-    """Return the mean of areas on the same images, and each group's mean influence on them."""
+    """Average one or more areas of the same images: their values, and each group's influences."""
     influence = np.mean([a.influence for a in areas], axis=0)
     return Area(float(np.mean([a.value for a in areas])), influence)
 
@@ -299,7 +302,7 @@ def mean_area(areas: list[Area]) -> Area:
 def delong_interval(area: Area) -> Interval | None:
     """Calculate the 95 % interval of an area by the normal distribution, cut to [0, 1].
 
-    None where the variance is 0.
+    Return None where the variance of the area is 0.
     """
     spread = _Z * _deviation(area.influence)
     if spread == 0.0:

@@ -66,7 +66,7 @@ def resampled(estimate: Estimate, n: int, reason: str) -> Figure:
     """Return the figure of a statistic with its bootstrap interval.
 
     Args:
-        estimate: The statistic; it says itself why it has no interval.
+        estimate: The statistic; where it has no interval, its `reason` goes into the figure.
         n: Number of images that it describes.
         reason: Why it has no value, for a reader; used only if it has none.
     """
@@ -80,9 +80,9 @@ def resampled(estimate: Estimate, n: int, reason: str) -> Figure:
 def proportion(estimate: Estimate, among: Chosen, groups: Groups, reason: str) -> Figure:
     """Return the figure of a share, with Wilson's interval or the bootstrap's.
 
-    Wilson's is for one image per patient; with several images of a patient, the bootstrap's is
-    taken. But a share of 0 or 1 is the same in all resamples; its interval is Wilson's with the
-    number of patients in place of that of images.
+    If each patient has one image, the interval is Wilson's, else the bootstrap's. But a share of 0
+    or 1 is the same in all resamples: with several images of a patient, its interval is Wilson's
+    with the number of patients in place of that of images.
 
     Args:
         estimate: The share, with the bootstrap's interval.
@@ -210,7 +210,8 @@ def decision_rates(counts: Values) -> Values:
         counts: Shape (b, classes, classes), numbers of images by truth and prediction.
 
     Returns:
-        Shape (b, 3 + 5 * classes), as `Decisions.statistics`; NaN where undefined.
+        Shape (b, 3 + 5 * classes): the first three, then sensitivity, specificity, PPV, NPV and
+        F1 of each class; NaN where undefined.
     """
     total = counts.sum(axis=(1, 2))[:, None]
     true, called = counts.sum(axis=2), counts.sum(axis=1)
@@ -285,11 +286,10 @@ class Reliability:
         )
 
     def error_by_chance(self) -> float | None:
-        """Calculate the calibration error to expect of a perfectly calibrated model.
+        """Calculate the calibration error that a perfectly calibrated model would have by chance.
 
-        With the same confidences, the right predictions in a bin are then a sum of independent
-        trials, which differs from its expectation by the mean absolute deviation of the normal
-        distribution.
+        Its right predictions in a bin are a sum of independent trials with these confidences as
+        probabilities. The mean distance from their expectation is that of the normal distribution.
 
         Returns:
             A mean over bins, weighted by their images; None without images.
@@ -322,6 +322,10 @@ class Reliability:
 def squared_distance(truth: Classes, probabilities: Probabilities) -> Values:
     """Calculate the Brier score of each image: its squared distance from the truth.
 
+    Args:
+        truth: Shape (n,), class indices.
+        probabilities: Shape (n, classes).
+
     Returns:
         Shape (n,), the squared differences of probability and truth (1 for the true class, 0 for
         the others), summed over the classes; in [0, 2].
@@ -335,7 +339,8 @@ def squared_distance(truth: Classes, probabilities: Probabilities) -> Values:
 def expected_calibration_error(truth: Classes, probabilities: Probabilities) -> float:
     """Return the mean of |confidence - accuracy| over 15 bins of confidence, weighted by images.
 
-    Confidence is an image's largest probability. NaN without images.
+    `truth` has shape (n,), class indices; `probabilities` has shape (n, classes), and confidence is
+    the largest one of an image. NaN without images.
     """
     once = np.ones((1, len(truth)), np.int32)
     return float(Reliability(truth, probabilities).statistics(once)[0, 0])

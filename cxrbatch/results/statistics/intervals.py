@@ -80,13 +80,19 @@ def one_vs_rest_auc(truth: Classes, probabilities: Probabilities) -> list[float 
 
 
 def macro_auc(truth: Classes, probabilities: Probabilities) -> float:
-    """Average the values of `one_vs_rest_auc` over the classes where they are not None.
+    """Average the area under the ROC curve, class against all others, over the classes.
+
+    A class of which no image, or every image, is has no area and is left out.
+
+    Args:
+        truth: Shape (n,), class indices.
+        probabilities: Shape (n, classes).
 
     Returns:
         The mean, in [0, 1].
 
     Raises:
-        ValueError: All are None.
+        ValueError: No class has an area.
     """
     areas = [area for area in one_vs_rest_auc(truth, probabilities) if area is not None]
     if not areas:
@@ -102,9 +108,9 @@ def ratio(part: npt.NDArray[np.generic], whole: npt.NDArray[np.generic]) -> Valu
 
 
 def mean_of_defined(values: Values) -> Values:
-    """Average each row over its values that are not NaN; the result has shape (rows,).
+    """Average each row of a matrix over its values that are not NaN; the result has shape (rows,).
 
-    NaN for a row of which all values are NaN.
+    It is NaN for a row of which all values are NaN.
     """
     defined = ~np.isnan(values)
     return ratio(np.where(defined, values, 0.0).sum(axis=1), defined.sum(axis=1))

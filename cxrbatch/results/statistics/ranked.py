@@ -84,8 +84,8 @@ class OneVsRest:
     def statistics(self, weights: Weights) -> Values:
         """Calculate AUC, average precision, then seven rates per threshold, of each resample.
 
-        The rates are those of `ThresholdRates`, then PPV and NPV at the stated prevalence, NaN if
-        there is none.
+        The rates are sensitivity, specificity, PPV, NPV, the share of images below the threshold,
+        then PPV and NPV at the stated prevalence, NaN if there is none.
 
         Args:
             weights: Shape (b, n), how often each resample has each image.
@@ -119,15 +119,16 @@ class OneVsRest:
         return resampled(estimates[1], len(self._positive), NO_POSITIVE)
 
     def threshold(self, number: int, estimates: Sequence[Estimate]) -> dict[str, Figure]:
-        """Return the figures of the rates at one of the thresholds.
+        """Return the rates at one of the thresholds as figures with intervals.
 
         Args:
-            number: Which of the thresholds, from 0.
+            number: Index of the threshold in those given to the class, from 0.
             estimates: Those that `bootstrap_by_group` makes of `statistics`.
 
         Returns:
-            The rates of `ThresholdRates` by name, and `ppv_at_prevalence` and `npv_at_prevalence`
-            where a prevalence was stated.
+            Figures by name: `sensitivity`, `specificity`, `ppv`, `npv`, `below` (the share of all
+            images below the threshold), and `ppv_at_prevalence` and `npv_at_prevalence` where a
+            prevalence was stated.
         """
         own = estimates[2 + _RATES * number : 2 + _RATES * (number + 1)]
         called, everyone = self._called(self._thresholds[number]), np.ones_like(self._positive)
@@ -319,7 +320,8 @@ def histogram(positive: Chosen, score: Probabilities) -> Histogram:
     """Count images by score in 20 bins of equal width over [0, 1].
 
     Args:
-        positive: Shape (n,), whether each image is of the class; both sides are counted apart.
+        positive: Shape (n,), whether each image is of the class; the images of the class and the
+            others are counted apart.
         score: Shape (n,), in [0, 1].
     """
     edges = np.linspace(0.0, 1.0, _HISTOGRAM_BINS + 1)
@@ -329,10 +331,12 @@ def histogram(positive: Chosen, score: Probabilities) -> Histogram:
 
 
 def thinned(x: Values, y: Values) -> Curve:
-    """Return at most about 300 points of a curve, at equal steps along it, with both its ends.
+    """Choose at most about 300 of a curve's points, evenly spread over its length, for drawing.
+
+    Length is the sum of |dx| + |dy|. The first and the last point are kept; none is interpolated.
 
     Args:
-        x: Shape (points,).
+        x: Shape (points,), at least one point.
         y: Shape (points,).
     """
     along = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])

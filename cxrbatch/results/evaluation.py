@@ -13,9 +13,9 @@ from cxrbatch.errors import LabelError, UsageError, naming_arguments, plain_numb
 from cxrbatch.results.analysis import Analysis, analyse
 from cxrbatch.results.figures import Evaluation, Headline, SubgroupFigures
 from cxrbatch.results.label_files import LabelOptions
-from cxrbatch.results.label_names import class_numbers
 from cxrbatch.results.statistics.calculation import evaluate_scores, evaluate_subgroup, headline_of
 from cxrbatch.results.table import Table
+from cxrbatch.results.truth import class_numbers
 
 FEW = 20
 """Below so many images a subgroup's figures say next to nothing and are shown in grey."""

@@ -13,7 +13,6 @@ from cxrbatch.errors import LabelError
 from cxrbatch.files import shown
 
 SPLITS = ("train", "val", "test")
-_MOST_LABELS_SHOWN = 8
 
 JOINS = {
     "path": "path",
@@ -112,13 +111,35 @@ def without_accents(name: str) -> str:
     return unicodedata.normalize("NFKC", plain)
 
 
+_DASHES = "\u2010-\u2015\u2212-"
+# The end of a text such as "COVID-", "COVID (+)" or "COVID negative": group 1 where it is a plus.
+_SIGN = re.compile(
+    rf"[\s_(\[:,={_DASHES}]*(?:(\++|pos(?:iti(?:v[aeo]?|f))?)"
+    rf"|[{_DASHES}]+|neg(?:ati(?:v[aeo]?|f))?)[\s.)\]]*$"
+)
+# Signs that change what a word means, such as "?", "~" and "+", and a minus in front.
+_ANOTHER_WORD = re.compile(rf"^[\s(\[]*[{_DASHES}]|[^\w\s.,:;()\[\]'\"/\\{_DASHES}]")
+
+
 def meaning_of(name: str) -> str | None:
     """Return what a usual word for a finding means, such as "Normal" for "kein Befund".
+
+    A plus sign or "positive" behind the word changes nothing. A minus sign or "negative" behind it,
+    a minus in front, and signs such as "?" and "~" anywhere make it another word.
 
     Returns:
         "Normal", "COVID-19", "Viral Pneumonia" or "Lung Opacity"; None for any other word.
     """
-    return _MEANING.get(plain_name(name))
+    word, is_affirmed = _without_sign(name)
+    is_word = is_affirmed and not _ANOTHER_WORD.search(word)
+    return _MEANING.get(plain_name(word)) if is_word else None
+
+
+def _without_sign(name: str) -> tuple[str, bool]:
+    """Take "+", "positive", "-" or "negative" off the end; the bool is False for the last two."""
+    word = without_accents(name).casefold()
+    sign = _SIGN.search(word)
+    return (word, True) if sign is None else (word[: sign.start()], sign[1] is not None)
 
 
 def class_of_meaning(classes: Sequence[str]) -> dict[str, int]:
@@ -266,34 +287,11 @@ def _flag_columns(
     """The columns that are named like classes, or else all others; and whether it is the former."""
     free = [(name, p) for p, name in enumerate(header) if p not in taken and plain_name(name)]
     known = {plain_name(name) for name in wanted.classes}
-    named = [(name, p) for name, p in free if plain_name(name) in known or meaning_of(name)]
+    words = [plain_name(_without_sign(name)[0]) for name, _ in free]
+    named = [column for column, w in zip(free, words, strict=True) if w in known or w in _MEANING]
     if len(named) > 1 or wanted.classes:
         return named, True
     return (free if len(free) <= _MOST_FLAGS else []), False
-
-
-def class_numbers(labels: Iterable[str], classes: Sequence[str]) -> dict[str, int]:
-    """Map each label to the index of the class that it names, see `find_classes`.
-
-    Args:
-        labels: Labels as written.
-        classes: Class names of the model.
-
-    Returns:
-        Label -> index into `classes`.
-
-    Raises:
-        LabelError: A label names no class; the message lists such labels and the classes.
-    """
-    found = find_classes(labels, classes)
-    if unknown := sorted(label for label, number in found.items() if number < 0):
-        listed = ", ".join(map(shown, unknown[:_MOST_LABELS_SHOWN]))
-        more = " …" if unknown[_MOST_LABELS_SHOWN:] else ""
-        raise LabelError(
-            f"{len(unknown)} labels name no class of the model: {listed}{more}; "
-            f"its classes are {', '.join(map(shown, classes))}: rename or remove those rows"
-        )
-    return found
 
 
 def find_classes(labels: Iterable[str], classes: Sequence[str]) -> dict[str, int]:
@@ -301,7 +299,8 @@ def find_classes(labels: Iterable[str], classes: Sequence[str]) -> dict[str, int
 
     A class of exactly this name comes first, then one whose `folded` name is equal: case, accents,
     spaces, hyphens and underscores are ignored, except where two classes differ by them alone. Last
-    comes a class that is known by the same usual words: "kein Befund" is Normal.
+    comes a class that is known by the same usual words: "kein Befund" is Normal. A plus sign or
+    "positive" behind such a name changes nothing; with a minus or "negative" it names no class.
 
     Args:
         labels: Labels as written.
@@ -315,7 +314,11 @@ def find_classes(labels: Iterable[str], classes: Sequence[str]) -> dict[str, int
     found = {}
     for label in labels:
         number = exact.get(label, alike.get(folded(label)))
-        found[label] = usual.get(meaning_of(label) or "", -1) if number is None else number
+        if number is None:
+            word, is_affirmed = _without_sign(label)
+            number = alike.get(folded(word), -1) if is_affirmed else -1
+            number = usual.get(meaning_of(label) or "", -1) if number < 0 else number
+        found[label] = number
     return found
 
 

@@ -1,7 +1,7 @@
 """The true classes of a table's rows: from labels, from the table itself, or from class folders."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from cxrbatch.results.columns import TRUTH_COLUMNS
 from cxrbatch.results.frames import Results
 from cxrbatch.results.label_files import AS_USUAL, LabelledFile, LabelOptions, load
 from cxrbatch.results.label_joining import join
-from cxrbatch.results.label_names import SPLITS, class_numbers, folded, folded_numbers
+from cxrbatch.results.label_names import SPLITS, find_classes, folded, folded_numbers
 from cxrbatch.results.statistics.intervals import Groups
 
 UNKNOWN = -1
@@ -24,7 +24,7 @@ UNKNOWN = -1
 # one class: a lone folder "normal" may mean anything.
 _LEAST_SHARE, _FEWEST_CLASSES = 0.9, 2
 
-_MOST_FOLDERS_SHOWN = 5
+_MOST_FOLDERS_SHOWN, _MOST_LABELS_SHOWN = 5, 8
 
 ClassNumbers = npt.NDArray[np.int16]
 
@@ -170,6 +170,30 @@ def patients_of(results: Results, truth: Truth, rows: npt.NDArray[np.int64]) -> 
 
 
 _SPLIT_NUMBERS = {name: number for number, name in enumerate(SPLITS)}
+
+
+def class_numbers(labels: Iterable[str], classes: Sequence[str]) -> dict[str, int]:
+    """Map each label to the index of the class that it names, see `find_classes`.
+
+    Args:
+        labels: Labels as written.
+        classes: Class names of the model.
+
+    Returns:
+        Label -> index into `classes`.
+
+    Raises:
+        LabelError: A label names no class; the message lists such labels and the classes.
+    """
+    found = find_classes(labels, classes)
+    if unknown := sorted(label for label, number in found.items() if number < 0):
+        listed = ", ".join(map(shown, unknown[:_MOST_LABELS_SHOWN]))
+        more = " …" if unknown[_MOST_LABELS_SHOWN:] else ""
+        raise LabelError(
+            f"{len(unknown)} labels name no class of the model: {listed}{more}; "
+            f"its classes are {', '.join(map(shown, classes))}: rename or remove those rows"
+        )
+    return found
 
 
 def _own_truth(results: Results) -> Truth:

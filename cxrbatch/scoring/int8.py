@@ -28,9 +28,8 @@ from cxrbatch.model.inference import memory_explained
 from cxrbatch.model.predictor import Predictor, normalised
 from cxrbatch.model.preprocessing import image_hash
 from cxrbatch.results.label_files import LabelledFile, read_labels
-from cxrbatch.results.label_names import class_numbers
 from cxrbatch.results.statistics.intervals import one_vs_rest_auc
-from cxrbatch.results.truth import labels_from_folders
+from cxrbatch.results.truth import class_numbers, labels_from_folders
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.scoring.file_reader import FileReader
 from cxrbatch.scoring.run import MOST_CHANGE, Quantisation, ScoringOptions

@@ -10,9 +10,9 @@ import pytest
 from cxrbatch.errors import LabelError
 from cxrbatch.results.columns import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
 from cxrbatch.results.frames import Results
-from cxrbatch.results.label_names import class_numbers
+from cxrbatch.results.label_names import find_classes
 from cxrbatch.results.table import Table, open_table
-from cxrbatch.results.truth import UNKNOWN, find_truth
+from cxrbatch.results.truth import UNKNOWN, class_numbers, find_truth
 
 CLASSES = ("Normal", "Viral Pneumonia", "COVID-19")
 
@@ -133,3 +133,33 @@ def test_classes_that_differ_by_a_hyphen_alone_are_told_apart() -> None:
     assert found == {"Stage-A": 0, "Stage A": 1, "normal": 2}
     with pytest.raises(LabelError, match="name no class of the model: 'stage_a'"):
         class_numbers(["stage_a"], classes)
+
+
+@pytest.mark.parametrize(
+    ("label", "number"),
+    [
+        *((text, 2) for text in ("COVID+", "SARS-CoV-2 (+)", "Covid-19 positiv", "COVID-positive")),
+        *((text, -1) for text in ("COVID-", "COVID-19 -", "SARS-CoV-2 (-)", "COVID \u2212")),
+        *((text, -1) for text in ("COVID negative", "covid-négatif", "COVID neg.", "COVID +/-")),
+        *((text, -1) for text in ("COVID?", "~COVID", "- COVID", "COVID ±", "Viral Pneumonia -")),
+        *((text, 1) for text in ("viral pneumonia +", "Viruspneumonie", "pneumonia (viral)")),
+        *((text, 0) for text in ("kein Befund", "NORMAL", "normal.")),
+        *((text, 3) for text in ("Tuberculosis", "tuberculosis pos", "Tuberculosis+")),
+        *((text, -1) for text in ("Tuberculosis-", "tuberculosis negative", "positive", "-", "")),
+    ],
+)
+def test_a_sign_behind_a_word_counts(label: str, number: int) -> None:
+    assert find_classes([label], (*CLASSES, "Tuberculosis")) == {label: number}
+
+
+def test_classes_that_differ_by_their_sign_are_told_apart() -> None:
+    labels = ["COVID positive", "covid NEGATIVE", "Covid-positive", "covid_negative"]
+    assert list(find_classes(labels, ("COVID negative", "COVID positive")).values()) == [1, 0, 1, 0]
+
+
+def test_a_column_of_what_is_not_there_is_not_passed_over(tmp_path: Path) -> None:
+    table = table_of(tmp_path, ["a", "b", "c"])
+    for sign in ("-", " negative"):
+        text = f"path,COVID+,COVID{sign},Normal\na,1,0,0\nb,0,1,0\nc,0,0,1\n"
+        with pytest.raises(LabelError, match="no class of the model, 1 different"):
+            joined(tmp_path, table, text)

@@ -57,7 +57,7 @@ class Plot:
         x_label: str,
         y_label: str,
     ) -> str:
-        """Return grid lines with numbers, and the names of the axes, as SVG elements.
+        """Return the text of SVG elements: grid lines with their numbers, and names of the axes.
 
         Args:
             x_ticks: Value and text of each vertical grid line.

@@ -68,13 +68,13 @@ class ComparisonValues:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to mend before the figures are believed, a line each without "warning: "."""
+        """Lines that say what is wrong with archive or labels, and what to do about it."""
         images = [image for flips in self.flips for pair in flips.shown for image in pair]
         return warnings_of(self.pairs.counts, images)
 
     @property
     def loss(self) -> float | None:
-        """First - second in balanced accuracy or in macro AUC, whichever is larger.
+        """First minus second, in balanced accuracy or in macro AUC: the larger difference.
 
         Negative where the second is higher in both; None where neither is defined.
         """
@@ -86,7 +86,7 @@ class ComparisonValues:
         return render("compare.html", {"compared": self}).encode()
 
     def figures(self) -> dict[str, Any]:
-        """Return the content of the comparison's JSON file: all values but the pictures."""
+        """Return the content of the comparison's JSON file: all values but the images shown."""
         names = ("checkpoint_sha256", "recipe_sha256", "device", "precision")
         return {
             "tables": [
@@ -135,6 +135,9 @@ def write_comparison(
         source: Where the pictures are, and whether paths may be shown.
         overwrite: Whether existing outputs are replaced.
         on_step: Called with the name of each step before it begins.
+
+    Returns:
+        The values that both files are made from.
 
     Raises:
         UsageError: An output exists, is an input, or is the other output.

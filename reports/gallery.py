@@ -49,8 +49,8 @@ def choose(
         classes: Names of the classes.
 
     Returns:
-        Positions in the arrays. "Surest" has the largest probability (with a truth, in two kinds:
-        right and wrong); "Least sure" the smallest lead over the second most probable class.
+        Class -> kind -> positions in the arrays. "Surest": largest probability of that class, with
+        a truth in two kinds, right and wrong; "Least sure": smallest lead over the second class.
     """
     n = len(predicted)
     confidence = probabilities[np.arange(n), predicted] if n else np.empty(0, np.float32)

@@ -54,7 +54,7 @@ def render(template: str, values: Mapping[str, Any]) -> str:
 
 
 def visible(page: str) -> str:
-    """Replace each character that is not printable, but newlines, by its code: ‹U+202E›.
+    """Replace each character that is not printable by its code, such as ‹U+202E›; keep newlines.
 
     Some of these are invisible or turn the text after them around.
     """
@@ -97,7 +97,7 @@ def percent(part: int, whole: int) -> str:
 
 
 def shade(part: int, whole: int) -> int:
-    """Return the number, 0 to 10, of the style sheet's shade for the share `part` / `whole`.
+    """Return the share `part` / `whole` in tenths, 0 to 10: which shade of the style sheet to use.
 
     0 where `whole` is 0.
     """
@@ -149,7 +149,9 @@ def as_text(value: object) -> object:
 def check_outputs(
     outputs: Sequence[Path | None], sources: Sequence[Path | None], *, overwrite: bool
 ) -> None:
-    """Check before any work is done that outputs can be written; None stands for no file.
+    """Raise if an output cannot be written; call it before any work is done.
+
+    None among `outputs` or `sources` stands for no file.
 
     Args:
         outputs: The files to write.
@@ -193,9 +195,9 @@ def write_outputs(
 def warnings_of(counts: ImageCounts, images: Iterable[GalleryImage]) -> tuple[str, ...]:
     """Return lines that say what is wrong with the archive or its labels, and what to do.
 
-    They count groups of equal images with several true classes, images that share a SOP Instance
-    UID with another picture, and wanted pictures that could not be read from the archive. A
-    picture that is not shown as text may be burned into it is no such picture.
+    At most three lines, each with a count: groups of equal images with several true classes; images
+    that share a SOP Instance UID with another picture; pictures that could not be read from the
+    archive. Pictures withheld because text may be burned into them are not counted.
 
     Args:
         counts: The images that the page is about.

@@ -100,7 +100,7 @@ class ReportValues:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to mend before the figures are believed, a line each without "warning: "."""
+        """Lines that say what is wrong with archive or labels, and what to do about it."""
         return warnings_of(self.flow, self.shown.values())
 
     def page(self) -> bytes:
@@ -159,12 +159,12 @@ def write_report(
         table: The results table.
         output: The HTML page to write.
         figures: A JSON file to write the same figures to, or None.
-        labels: As for `make_report`, with the next five.
-        label_options: Likewise.
-        keep_copies: Likewise.
-        keep_flagged: Likewise.
-        prevalence: Likewise.
-        source: Likewise.
+        labels: A file of labels; None to use the table's column truth, else class-named folders.
+        label_options: How labels are read and joined.
+        keep_copies: Whether all of several equal images are analysed.
+        keep_flagged: Whether images flagged as lateral or as no chest are analysed.
+        prevalence: Class name -> prevalence for which predictive values are stated too.
+        source: Where the pictures are, and whether paths may be shown.
         overwrite: Whether existing outputs are replaced.
         on_step: Called with the name of each step before it begins.
 

@@ -93,7 +93,7 @@ class Walk:
         return self.root.parent if self.root.is_file() else self.root
 
     def identity(self) -> dict[str, str]:
-        """Return what tells this archive from others in the same `base`, for a table's provenance.
+        """Return values for a table's provenance that distinguish archives in one folder `base`.
 
         Returns:
             `archive`: the file's name, or "." for a folder. `archive_version`: size and
@@ -244,7 +244,7 @@ class _Folder:
 
 
 def modified_ns(state: os.stat_result) -> int:
-    """Return the modification time in nanoseconds since 1970, clipped to 64 bits (1677 to 2262)."""
+    """Return a file's modification time in nanoseconds since 1970, clipped to signed 64 bits."""
     return max(-_LATEST - 1, min(state.st_mtime_ns, _LATEST))
 
 
@@ -266,10 +266,12 @@ _FILES, _OFFSETS, _BUFFER = "manifest", "manifest.offsets", 1 << 20
 
 
 def write_manifest(walk: Walk, folder: Path, *, found: Callable[[int], object]) -> tuple[int, str]:
-    """Write the manifest: the list of a walk's files, on disk, as they may be too many for memory.
+    """Walk over an archive and write the list of its files, the manifest, to two files on disk.
+
+    It is not kept in memory, as there may be too many files.
 
     Args:
-        walk: The archive's files, from which the list is written in the same order.
+        walk: Yields the archive's files; the list has them in the same order.
         folder: The folder for the manifest's two files.
         found: Called after each file with the number of files so far; its result is ignored.
 

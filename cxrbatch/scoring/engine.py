@@ -130,13 +130,14 @@ class Engine:
     ) -> Summary:
         """Score the archive into the output; continue an unfinished run of the same fingerprint.
 
-        An existing output of the same fingerprint is left as it is, unless `overwrite` or `update`.
+        If the output exists with the same fingerprint, nothing is scored, unless `overwrite` or
+        `update` is True.
 
         Args:
             overwrite: Replace an existing output; drop an unfinished run of another fingerprint.
             update: Keep the rows of unchanged files of an existing output.
             executor: Writes the shards; by default this process does.
-            forkserver: Starts this process's reading processes.
+            forkserver: Starts the reading processes; None starts a new one.
 
         Returns:
             `summary`, with the counts of the table.

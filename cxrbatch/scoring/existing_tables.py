@@ -131,8 +131,11 @@ def updatable(fingerprint: Mapping[str, Any], table: Table) -> dict[str, Any]:
     if the table, an older one, does not contain it.
 
     Args:
-        fingerprint: Everything that decides the run's rows, by name.
+        fingerprint: Everything that decides the run's rows, by name; not changed.
         table: The table.
+
+    Returns:
+        A new dict with the other values.
     """
     omitted = {"archive_version"} | ({"archive"} - table.provenance.keys())
     omitted |= {"schema_version"} if table.is_older else set()

@@ -52,12 +52,16 @@ class LoadedFile:
 
     @classmethod
     def stack(cls, rows: Sequence[tuple[Row, ModelInput | None]], *, size: int) -> "LoadedFile":
-        """Make a LoadedFile of the rows of one file: stack their inputs into one array.
+        """Make a LoadedFile of the rows of one file.
+
+        All rows are kept in their order. The array `inputs` has only the inputs that are not None;
+        `scorable` tells which rows these belong to.
 
         Args:
-            rows: Pairs of a row and its input, shape (size, size), uint8, or None if the row is not
-                to be scored.
-            size: Edge of the inputs in pixels; needed if no row has one.
+            rows: Pairs of a row and its input, shape (size, size), uint8; None instead of the input
+                if the row is not to be scored.
+            size: Edge of the inputs in pixels, for an array of shape (0, size, size) if no row has
+                an input.
         """
         inputs = [image for _, image in rows if image is not None]
         return cls(
@@ -113,10 +117,10 @@ class FileReader:
         return LoadedFile.stack([row], size=self.recipe.size)
 
     def frames(self, file: ArchiveFile) -> Iterator[tuple[Reading, tuple[Row, ModelInput | None]]]:
-        """Read a file, each frame only when it is asked for.
+        """Yield the frames of a file; each is read and decoded only when it is asked for.
 
-        A file that cannot be read has one frame, whose outcome says why; so has a member of a
-        container whose modification time is another than when its members were listed.
+        For a file that cannot be read one frame is yielded, whose outcome says why; so it is for a
+        member of a container that was modified after its members were listed.
 
         Args:
             file: The file; its path is relative to `base`.

@@ -58,7 +58,7 @@ class LabelledImages:
 
 
 def read_labelled(labels: Path, card: Card, options: ScoringOptions) -> LabelledImages:
-    """Read images of known class, to calibrate 8-bit arithmetic with.
+    """Read images of known class as inputs of the network, to calibrate 8-bit arithmetic with.
 
     Of each class at most max(2000 // number of classes, 25) files are read, chosen
     by a hash of their paths. If the labels name splits, only files of the split "val" are read.

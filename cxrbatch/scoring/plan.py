@@ -88,7 +88,7 @@ class Plan:
     def provenance(self, counts: Counts) -> dict[str, Any]:
         """Return the metadata of the finished table: how it was made, and the counts of its rows.
 
-        Runs that give equal rows give equal metadata.
+        It has no times and dates: runs that give equal rows give equal metadata.
 
         Args:
             counts: Counts over the rows of the table.

@@ -174,7 +174,9 @@ class ScoringOptions:
         )
 
     def checked(self) -> "ScoringOptions":
-        """Return the same options with plain numbers, as a table's provenance can hold them.
+        """Check all options but `calibration`, `modalities` and `part`; return them as new options.
+
+        Numbers of NumPy's types become Python's own, which a table's provenance can hold.
 
         Raises:
             UsageError: A value is of another type, a number is out of its range, or a name is
@@ -195,14 +197,14 @@ class ScoringOptions:
 
 
 def check_flag(name: str, value: object) -> None:
-    """Refuse the value of an argument that is neither True nor False.
+    """Raise UsageError unless the value of an argument is True or False.
 
     Args:
         name: Name of the argument, for the message.
         value: What the caller gave.
 
     Raises:
-        UsageError: It is something else.
+        UsageError: `value` is no bool; 0 and 1 are none.
     """
     if not isinstance(value, bool):
         raise UsageError(f"{name} is {repr(value)[:60]}; give True or False")

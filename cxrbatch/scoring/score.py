@@ -63,7 +63,7 @@ class ProgressBar(Progress):
         self._open("scoring", files, done)
 
     def advance(self, files: int) -> None:
-        """Move the bar by `files` files."""
+        """Move the bar on by `files` files; do nothing without a bar."""
         if self._bar is not None:
             self._bar.update(files)
 
@@ -233,7 +233,7 @@ def score_archive(
         options: The run's options.
         progress: Receives the progress; the caller closes it.
         overwrite: Replace an existing output.
-        update: Keep the rows of unchanged files of an existing output.
+        update: Keep the rows of an existing output whose files have the same size and time.
         engine: "local" or "ray".
         ray_address: The address of the Ray cluster; None starts Ray on this machine.
         executor: Writes the shards in place of this process, if `engine` is "local".
@@ -242,7 +242,7 @@ def score_archive(
         The counts of the table and the speed of the run.
 
     Raises:
-        CxrbatchError: As `score`.
+        CxrbatchError: Or one of its kinds, in the cases in which `score` raises it.
     """
     check_call(overwrite, update, engine=engine, ray_address=ray_address, backend=options.backend)
     check_table_name(output)
@@ -275,9 +275,9 @@ def check_call(
     """Refuse options that contradict each other.
 
     Raises:
-        UsageError: `overwrite` and `update` are both set, the engine is unknown, `ray_address` is
-            no text or given without the engine "ray", or a backend other than "torch" is given
-            with it.
+        UsageError: `overwrite` and `update` are both set; `engine` is neither "local" nor "ray";
+            `ray_address` is no text, or is given with the engine "local"; or `backend` is not
+            "torch" with the engine "ray".
     """
     if engine not in ("local", "ray"):
         raise UsageError(f"--engine {engine!r} is unknown; give 'local' or 'ray'.")
@@ -295,7 +295,7 @@ def check_table_name(output: Path) -> None:
     """Refuse an output whose name has the ending of another format than Parquet.
 
     Raises:
-        UsageError: The name ends in .csv, .xlsx or the like.
+        UsageError: The name ends in .csv, .tsv, .txt, .xls, .xlsx, .json or .html, in any case.
     """
     if output.suffix.lower() in _OTHER_FORMATS:
         name = output.with_suffix(".parquet").name

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import MOST_DIRECTIONS, FeatureStatistics, describe_features
 from cxrbatch.model.checkpoint import load_checkpoint
-from cxrbatch.model.network import save_checkpoint
+from cxrbatch.model.network import model_of, save_checkpoint
 
 
 def normal(count: int, width: int, *, seed: int = 0) -> np.ndarray:
@@ -45,9 +45,10 @@ def test_one_image_is_too_few() -> None:
 
 def stored(tiny_checkpoint: Path, path: Path) -> FeatureStatistics:
     before = load_checkpoint(tiny_checkpoint)
-    width = before.model.fc.in_features
+    model = model_of(before.tensors, before.card.architecture)
+    width = model.fc.in_features
     features = describe_features(normal(40, width))
-    save_checkpoint(path, model=before.model, card=before.card, features=features)
+    save_checkpoint(path, model=model, card=before.card, features=features)
     return features
 
 

@@ -134,7 +134,7 @@ class Plot:
 
 
 def interval_bar(title: str, *, value: float, low: float | None, high: float | None) -> Markup:
-    """Draw a value with its interval on a line from 0 to 1, as high as a line of text.
+    """Draw a value with its interval on a line from 0 to 1, as SVG of the height of a text line.
 
     Args:
         title: What a screen reader reads.
@@ -167,13 +167,13 @@ _UNIT = [(tick / 4, f"{tick / 4:g}") for tick in range(5)]
 
 
 def roc_chart(name: str, curve: Curve, points: Sequence[OperatingFigures] = ()) -> Markup:
-    """Draw a ROC curve of a class with dots at operating points.
+    """Draw the ROC curve of a class as SVG, with a dot for each operating point.
 
     Args:
         name: The class, for the title.
         curve: The curve.
-        points: A dot is hollow where the threshold was not chosen on these images; a point whose
-            sensitivity or specificity is undefined has none.
+        points: The operating points. The dot is hollow where the threshold was not chosen on these
+            images; a point whose sensitivity or specificity is undefined has no dot.
     """
     plot = Plot((0, 1), (0, 1))
     body = plot.axes(x_ticks=_UNIT, y_ticks=_UNIT, x_label="1 − specificity", y_label="sensitivity")
@@ -187,7 +187,7 @@ def roc_chart(name: str, curve: Curve, points: Sequence[OperatingFigures] = ()) 
 
 
 def precision_recall_chart(name: str, curve: Curve, *, share: float) -> Markup:
-    """Draw precision over recall.
+    """Draw the precision-recall curve of a class as SVG, recall on the horizontal axis.
 
     Args:
         name: The class, for the title.
@@ -201,9 +201,9 @@ def precision_recall_chart(name: str, curve: Curve, *, share: float) -> Markup:
 
 
 def reliability_chart(title: str, calibration: Calibration) -> Markup:
-    """Draw accuracy over confidence, with the diagonal of a perfectly calibrated model.
+    """Draw accuracy over confidence as SVG, with the diagonal of a perfectly calibrated model.
 
-    A point for each bin that has images, larger with more images in the bin.
+    Each bin that has images is a dot, larger with more images. `title` is for screen readers.
     """
     plot = Plot((0, 1), (0, 1))
     body = plot.axes(x_ticks=_UNIT, y_ticks=_UNIT, x_label="mean confidence", y_label="accuracy")
@@ -224,9 +224,9 @@ def reliability_chart(title: str, calibration: Calibration) -> Markup:
 
 
 def score_histogram(title: str, histogram: Histogram) -> Markup:
-    """Draw the scores of the class's images upwards and of all others downwards.
+    """Draw a histogram of scores as SVG: the class's images upwards, all others downwards.
 
-    Each side is scaled to its own largest bin.
+    Each side is scaled to its own largest bin. `title` is for screen readers.
     """
     plot = Plot((0, 1), (-1, 1), height=220)
     body = plot.axes(
@@ -242,7 +242,7 @@ def score_histogram(title: str, histogram: Histogram) -> Markup:
 
 
 def count_histogram(title: str, edges: Sequence[float], counts: Sequence[int]) -> Markup:
-    """Draw a histogram of images by confidence.
+    """Draw a histogram of images by confidence as SVG.
 
     Args:
         title: What a screen reader reads.
@@ -260,7 +260,7 @@ def count_histogram(title: str, edges: Sequence[float], counts: Sequence[int]) -
 
 
 def figure_bar(name: str, figure: Figure) -> Markup:
-    """Draw a figure in [0, 1] with its interval; return "" where it has no value.
+    """Draw a figure in [0, 1] with its interval as SVG; return "" where it has no value.
 
     Args:
         name: What a screen reader reads.

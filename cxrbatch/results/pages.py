@@ -260,7 +260,8 @@ OFFSET_BYTES = 8
 def text_lengths(column: pa.Array) -> pa.Array | None:
     """Return the length in bytes of each text of a column, plain or a dictionary array.
 
-    None where the column is not of texts: string or binary, or their large forms.
+    The length of a null is null. None is returned for a column that is not of texts: string or
+    binary, or their large forms.
     """
     texts = column.dictionary if pa.types.is_dictionary(column.type) else column
     tests = (

@@ -136,7 +136,7 @@ class Engine:
         Args:
             overwrite: Replace an existing output; drop an unfinished run of another fingerprint.
             update: Keep the rows of unchanged files of an existing output.
-            executor: Writes the shards; by default this process does.
+            executor: Called with engine, plan and missing shards to write them; None: done here.
             forkserver: Starts the reading processes; None starts a new one.
 
         Returns:

@@ -86,7 +86,7 @@ def proportion(estimate: Estimate, among: Chosen, groups: Groups, reason: str) -
 
     Args:
         estimate: The share, with the bootstrap's interval.
-        among: Shape (n,), whether the share's denominator counts each image.
+        among: Shape (n,), bool, which images the denominator of the share counts.
         groups: Shape (n,), the number of each image's patient.
         reason: Why the share has no value, for a reader; used only if it has none.
     """

@@ -198,14 +198,16 @@ def replicates_for(images: int) -> int:
 def bootstrap_by_group(
     statistics: Statistics, groups: Groups, *, seed: int = 0, replicates: int | None = None
 ) -> list[Estimate]:
-    """Resample whole groups with replacement; return bias-corrected, accelerated percentiles.
+    """Estimate statistics with 95 % bootstrap intervals, resampling whole groups with replacement.
 
-    The acceleration comes from the jackknife over groups, or over at most 200 blocks of groups. Not
-    by `scipy.stats.bootstrap`, which resamples single images and calculates one resample at a time;
-    here some hundred resamples are one sparse product.
+    The intervals are bias-corrected and accelerated (BCa). The acceleration comes from the
+    jackknife over groups, or over at most 200 blocks of groups. `scipy.stats.bootstrap` is not
+    used, as it resamples single images and calculates one resample at a time; here some hundred
+    resamples are one sparse product.
 
     Args:
-        statistics: Calculates all statistics of some resamples.
+        statistics: Called with weights, shape (b, n), how often each of b resamples has each image;
+            returns s statistics of each, shape (b, s), NaN where undefined.
         groups: Shape (n,), the number of each image's group, from 0 without gaps.
         seed: Seed of the resampling.
         replicates: Number of resamples; None for `replicates_for` the number of images.

@@ -198,7 +198,7 @@ class RankedClass:
     def figures(
         self, estimates: Sequence[Estimate], decisions: Mapping[str, Figure]
     ) -> ClassFigures:
-        """Return all figures of the class against all others.
+        """Return all figures of the class against all others, curves and histogram among them.
 
         Args:
             estimates: Those that `bootstrap_by_group` makes of `scores.statistics`.

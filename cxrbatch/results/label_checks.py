@@ -233,7 +233,7 @@ def _plain_paths(paths: pd.Series) -> pd.Series:
     if addresses.any():
         plain = paths[addresses].str.replace(_FILE_URI, "", regex=True).map(unquote)
         paths = paths.mask(addresses, plain)
-    irregular = paths.str.contains(_NOT_NORMAL)
+    irregular = paths.str.contains(_NOT_NORMAL) & (paths != "")
     return (
         paths.mask(irregular, paths[irregular].map(posixpath.normpath))
         if irregular.any()

@@ -38,6 +38,7 @@ class JoinedLabels:
             index is the number of the row in the file. Rows without a label are left out.
         label_of_row: Shape (rows of the table,): position in `labels`, or -1.
         unlabelled: Number of rows of the file without a label.
+        unnamed: Number of rows with a label whose field for `by` is empty.
         repeated: Number of rows that say what an earlier row says.
         numbers: Label as written -> index of its class in the table, or -1.
     """
@@ -50,6 +51,7 @@ class JoinedLabels:
     labels: pd.DataFrame
     label_of_row: npt.NDArray[np.int64]
     unlabelled: int
+    unnamed: int
     repeated: int
     numbers: Mapping[str, int]
 
@@ -105,6 +107,8 @@ class JoinedLabels:
             )
         if self.unlabelled:
             yield f"rows without a label, which are not used: {self.unlabelled:,}"
+        if self.unnamed:
+            yield f"rows that name no image by {self.by}, which are not used: {self.unnamed:,}"
         if self.repeated:
             yield f"rows that repeat an earlier row, which count once: {self.repeated:,}"
 
@@ -151,6 +155,7 @@ def join(results: Results, loaded: LoadedLabels, by: str | None) -> JoinedLabels
         labels=labels,
         label_of_row=_positions(rows, names.filter(pa.array(is_first))),
         unlabelled=len(loaded.frame) - len(known),
+        unnamed=len(known) - len(names),
         repeated=len(names) - len(labels),
         numbers=numbers,
     )

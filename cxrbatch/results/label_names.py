@@ -242,14 +242,17 @@ def choose_columns(header: Sequence[str], wanted: WantedColumns, file: str) -> C
 def describe_header(header: Sequence[str], wanted: WantedColumns) -> str:
     """Return the names of a file's columns, up to 12, for a message.
 
-    They are left out where the first row may be no header: if none is known, and one has a digit, a
-    slash, a dot or another sign that names of columns seldom have. It may name a patient.
+    Only their number is returned where the first row may be no header, and name a patient: if no
+    name is known, or one is and another has a sign such as a digit or slash, or one is a class. In
+    a header "…" stands for such a name.
     """
     count = f"{len(header)} columns" if len(header) != 1 else "1 column"
-    if not wanted.count_in(header) and any(_NO_NAME.intersection(name) for name in header):
-        return f"{count} and no header"
-    listed = ", ".join(map(shown, header[:_MOST_NAMED])) + (" …" if header[_MOST_NAMED:] else "")
-    return f"{count}: {listed}" if listed else "no columns"
+    words = [name for name in header if meaning_of(name) or name in wanted.classes]
+    odd = {name for name in header if _NO_NAME.intersection(name) and not role_of(name)} - {*words}
+    if wanted.count_in(header) <= bool(odd) or len(words) == 1:
+        return f"{count} and no known header" if header else "no columns"
+    names = ["…" if name in odd else shown(name) for name in header[:_MOST_NAMED]]
+    return f"{count}: {', '.join(names)}" + (" …" if header[_MOST_NAMED:] else "")
 
 
 def _named_by_user(header: Sequence[str], role: str, name: str, where: str) -> int:

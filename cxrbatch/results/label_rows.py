@@ -6,6 +6,7 @@ import functools
 import io
 import itertools
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
@@ -25,9 +26,11 @@ TOO_LONG = f"a field is longer than {LONGEST_VALUE} characters"
 _CHUNK_ROWS, _CHUNK_CHARACTERS = 1 << 16, 1 << 22
 # Lines among which the header is looked for: titles and remarks may stand above it.
 _HEAD_LINES = 10
+# Lines of one row that prove a stray quote, if each has as many fields as the header.
+_JOINED_ROWS = 4
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n]?)"?\s*', re.IGNORECASE)
 _ENCODINGS = {
     "utf-8": "UTF-8",
     "utf-8-sig": "UTF-8",
@@ -104,50 +107,83 @@ def frame_of(
 
 
 class _Lines:
-    """The lines of a text; no row is read further than it may be long.
+    """The lines of CSV: no row is read beyond its limit, nor one that a stray quote prolongs.
 
     Attributes:
-        characters: Number of characters read.
+        head: The first lines, each of which may be as long as a row. They are read again.
+        separator: What divides the fields; set before the first row ends.
+        width: Number of fields of the header; set likewise.
     """
 
     def __init__(self, text: TextIO, file: str) -> None:
         self._text = text
         self._file = file
-        self._left = _LONGEST_ROW
-        self.characters = 0
+        self._row: list[str] = []
+        self._begin, self._length = 1, 0
+        self.separator, self.width = "", 0
+        self.head = [*itertools.islice(iter(self._read, ""), _HEAD_LINES)]
+        self._again = deque(self.head)
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = self._text.readline(self._left)
-        self._left -= len(line)
-        self.characters += len(line)
-        if not self._left:
-            raise LabelError(
-                f"{self._file} has a row of more than {_LONGEST_ROW:,} characters; "
-                "write one image a line"
-            )
+        line = self._again.popleft() if self._again else self._read()
+        if not line and self._row:
+            raise self._open_quote()
         if not line:
             raise StopIteration
+        self._row.append(line)
+        self._length += len(line)
         return line
 
-    def begin_row(self) -> None:
-        """Start to count the characters of the next row."""
-        self._left = _LONGEST_ROW
+    def _read(self) -> str:
+        left = max(1, _LONGEST_ROW - self._length)
+        line = self._text.readline(left)
+        if len(line) == left:
+            raise self.too_long(f"a row has more than {_LONGEST_ROW:,} characters")
+        return line
 
-    def first(self, count: int) -> Iterator[str]:
-        """Yield up to `count` lines, each of which may be as long as a row."""
-        for line in itertools.islice(self, count):
-            self.begin_row()
-            yield line
+    def end_row(self) -> None:
+        """End a row behind the line that was read last.
+
+        Raises:
+            LabelError: The row holds other rows, which a stray quote made one field.
+        """
+        if len(self._row) > 1 and self._holds_rows():
+            raise self._open_quote()
+        self._begin += len(self._row)
+        self._row.clear()
+        self._length = 0
+
+    def _holds_rows(self) -> bool:
+        """Whether text follows a quote that ends a field, or each of many lines is a row."""
+        try:
+            [*csv.reader(self._row, delimiter=self.separator, strict=True)]
+        except csv.Error:
+            return True
+        widths = {line.count(self.separator) + 1 for line in self._row}
+        return len(self._row) >= _JOINED_ROWS and widths == {self.width}
+
+    def _open_quote(self) -> LabelError:
+        return LabelError(
+            f"{self._file}, line {self._begin}: a field begins with a quote that makes one field "
+            "of the rows below; remove the quote, or write it twice inside a quoted field"
+        )
+
+    def too_long(self, what: str) -> LabelError:
+        """Return the error that the row, or a field of it, is too long."""
+        return LabelError(
+            f"{self._file}, line {self._begin}: {what}, perhaps because a quote has no end; write "
+            "one image a line"
+        )
 
 
 def open_csv(stream: BinaryIO, encoding: str, file: str, count: Count) -> LabelTable:
     """Find the separator and the header of a CSV file: comma, semicolon, tab or vertical bar.
 
-    A line `sep=;` names the separator. Else it is the one that divides the header into most names
-    of columns; of several, into most parts.
+    It is the separator that divides the header into most names of columns; of several, the one that
+    a line `sep=;` names, else the one that divides it into most parts.
 
     Args:
         stream: The file, opened for reading bytes.
@@ -156,28 +192,36 @@ def open_csv(stream: BinaryIO, encoding: str, file: str, count: Count) -> LabelT
         count: Tells the header from other rows.
 
     Raises:
-        LabelError: A row has more than 1,048,576 characters, or a field more than 131,072.
+        LabelError: A row has more than 1,048,576 characters, or a field more than 131,072; a quote
+            joins rows, or never ends; or the columns are written as rows. `LabelTable.read` raises
+            it too.
         UnicodeDecodeError: The file is not in this encoding. `LabelTable.read` raises it too.
     """
     # By `csv` and not `pandas.read_csv`, which has no limit for a row without end, and does not say
     # on which line of the file a row stands.
     lines = _Lines(io.TextIOWrapper(stream, encoding=encoding, newline=""), file)
-    with _csv_explained(file):
-        head = list(lines.first(_HEAD_LINES))
-        stated = _SEPARATOR_LINE.fullmatch(head[0]) if head else None
-        tried = [stated[1]] if stated else _SEPARATORS
-        parsed = {sep: _parsed(head, sep) for sep in tried}
-        found = {sep: header_place(rows, count) for sep, rows in parsed.items()}
-        headers = {sep: parsed[sep][at] if parsed[sep] else [] for sep, at in found.items()}
-        separator = max(tried, key=lambda sep: (count(headers[sep]), len(headers[sep])))
-        reader = csv.reader(itertools.chain(head, lines), delimiter=separator)
-        for _ in itertools.islice(reader, found[separator] + 1):
-            lines.begin_row()
-    header = tuple(name.strip() for name in headers[separator])
+    separator, place, rows = _divided(lines.head, count)
+    header = tuple(name.strip() for name in rows[place]) if rows else ()
+    check_upright(rows, place, count, file)
+    lines.separator, lines.width = separator, len(header)
+    reader = csv.reader(lines, delimiter=separator)
+    with _csv_explained(lines):
+        for _ in itertools.islice(reader, place + 1):
+            lines.end_row()
     by = _SEPARATORS.get(separator, repr(separator))
     form = f"CSV in {_ENCODINGS[encoding]}" + (f", separated by {by}" if len(header) > 1 else "")
-    read = functools.partial(_csv_chunks, reader, lines, file, len(header), separator)
-    return LabelTable(form, "line", header, read)
+    return LabelTable(form, "line", header, functools.partial(_csv_chunks, reader, lines, file))
+
+
+def _divided(head: Sequence[str], count: Count) -> tuple[str, int, list[list[str]]]:
+    """Find the separator of some lines, the place of the header, and the rows that they are."""
+    stated = _SEPARATOR_LINE.fullmatch(head[0]) if head else None
+    named = stated[1] if stated else ""
+    parsed = {sep: _parsed(head, sep) for sep in dict.fromkeys([named or ",", *_SEPARATORS])}
+    places = {sep: header_place(rows, count) for sep, rows in parsed.items()}
+    headers = {sep: parsed[sep][at] if parsed[sep] else [] for sep, at in places.items()}
+    best = max(parsed, key=lambda sep: (count(headers[sep]), sep == named, len(headers[sep])))
+    return best, places[best], parsed[best]
 
 
 def _parsed(head: Sequence[str], separator: str) -> list[list[str]]:
@@ -198,31 +242,41 @@ def header_place(rows: Sequence[Sequence[str]], count: Count) -> int:
     return max(some, key=lambda place: min(2, count(rows[place])), default=0)
 
 
+def check_upright(rows: Sequence[Sequence[str]], place: int, count: Count, file: str) -> None:
+    """Refuse a file whose columns are written as rows, which may have names of people on top.
+
+    Args:
+        rows: The first rows.
+        place: Position of the header among them.
+        count: Tells names of columns from other texts.
+        file: The file, for the message.
+
+    Raises:
+        LabelError: The first fields of the rows hold more names of columns than the header.
+    """
+    if rows and count([row[0] for row in rows if row]) > max(1, count(rows[place])):
+        raise LabelError(
+            f"{file} has the names of its columns below each other; write them in one row, and one "
+            "image a row"
+        )
+
+
 def _is_remark(text: str) -> bool:
     return text.startswith("#") or _SEPARATOR_LINE.fullmatch(text) is not None
 
 
 @contextlib.contextmanager
-def _csv_explained(file: str) -> Iterator[None]:
+def _csv_explained(lines: _Lines) -> Iterator[None]:
     try:
         yield
     except csv.Error:
         longest = csv.field_size_limit()
-        raise LabelError(
-            f"{file} is no CSV, or a field has more than {longest:,} characters"
-        ) from None
+        raise lines.too_long(f"a field has more than {longest:,} characters") from None
 
 
-def _csv_chunks(
-    reader: "_csv.Reader",
-    lines: _Lines,
-    file: str,
-    width: int,
-    separator: str,
-    places: Sequence[int],
-) -> Chunks:
-    with _csv_explained(file):
-        yield from chunks_of(_csv_rows(reader, lines, file, width, separator), places)
+def _csv_chunks(reader: "_csv.Reader", lines: _Lines, file: str, places: Sequence[int]) -> Chunks:
+    with _csv_explained(lines):
+        yield from chunks_of(_csv_rows(reader, lines, file), places)
 
 
 def chunks_of(rows: Iterator[tuple[int, Sequence[str]]], places: Sequence[int]) -> Chunks:
@@ -232,23 +286,20 @@ def chunks_of(rows: Iterator[tuple[int, Sequence[str]]], places: Sequence[int]) 
         yield frame_of(columns, places, [number for number, _ in some])
 
 
-def _csv_rows(
-    reader: "_csv.Reader", lines: _Lines, file: str, width: int, separator: str
-) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(reader: "_csv.Reader", lines: _Lines, file: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that are not blank, each with its line number."""
     blank = 0
     for row in reader:
-        if row:
-            lines.begin_row()
+        lines.end_row()
         if not any(row) or (row[0][:1] == "\0" and not "".join(row).strip("\0 ")):
             blank += 1
             if blank > _MOST_BLANK:
                 raise LabelError(f"{file} has more than {_MOST_BLANK:,} blank rows; remove them")
             continue
-        if len(row) > width and any(row[width:]):
+        if any(row[lines.width :]):
             raise LabelError(
                 f"{file}, line {reader.line_num}: more fields than the header; quote those that "
-                f"hold {separator!r}"
+                f"hold {lines.separator!r}"
             )
         yield reader.line_num, row
 

@@ -230,6 +230,16 @@ def test_a_label_of_a_study_is_that_of_its_films(tmp_path: Path, films: pd.DataF
     assert ("", "one label per study is given to each of its images: 24 labels, 48 images") in lines
 
 
+def test_rows_without_what_joins_are_counted(tmp_path: Path, films: pd.DataFrame) -> None:
+    half = films[["path", "sop", "label"]].copy()
+    half.loc[::3, "path"] = ""
+    half["sop"] = half["sop"].where(half["path"] == "", "")
+    half.to_csv(tmp_path / "labels", index=False)
+    lines = [*describe_labels(tmp_path / "t.parquet", tmp_path / "labels", LabelOptions())]
+    assert ("joined", "32 of 32 labels by path (path 32, name 32, sop 16)") in lines
+    assert ("", "rows that name no image by path, which are not used: 16") in lines
+
+
 def test_accession_numbers_under_another_secret_are_told(
     tmp_path: Path, films: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:

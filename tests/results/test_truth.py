@@ -98,7 +98,10 @@ def test_rows_that_say_the_same_count_once_and_fill_each_other(tmp_path: Path) -
     [
         (b"path,label\n\xff\x81,A\n", "is neither Excel nor Parquet, nor text in UTF-8, UTF-16 or"),
         ("path,label\na,A\n".encode("utf-16")[:-1], "nor text in UTF-8, UTF-16 or Windows-1252"),
-        (b"path,label\n" + b"x" * 200_000 + b",A\n", "or a field has more than 131,072 characters"),
+        (
+            b"path,label\n" + b"x" * 200_000 + b",A\n",
+            "line 2: a field has more than 131,072 characters",
+        ),
         (b"\x1f\x8b\x08\0", "is gzip-compressed; unpack it"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1", "is an old or protected Excel file; save it as .xlsx"),
     ],
@@ -243,7 +246,7 @@ def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_hostile_names_are_escaped_in_messages(tmp_path: Path) -> None:
-    assert "'\\x1b[31m'" in refused(tmp_path, 'path,"\x1b[31m"\na,A\n')
+    assert "'\\x1b[m'" in refused(tmp_path, 'path,"\x1b[m"\na,A\n')
 
 
 @pytest.mark.parametrize(
@@ -253,7 +256,7 @@ def test_hostile_names_are_escaped_in_messages(tmp_path: Path) -> None:
         (b"path,label\na,A\n", 20 << 30),
         (b'path,label\n"' + b"x\n" * 999_999, 0),
         (b"path,label\n" + b'"x\n",' * 300_000, 0),
-        (b"path,label\na,A\n" + b"\n" * 1_100_000, 0),
+        (b"path,label\na,A\n" + b"\n" * 2_100_000, 0),
     ],
     ids=["a hole", "a hole behind a row", "a field without end", "a row without end", "blank rows"],
 )
@@ -263,7 +266,7 @@ def test_what_is_no_text_of_rows_is_refused_at_once(
     file = csv_file(tmp_path, content)
     if hole:
         os.truncate(file, hole)
-    with pytest.raises(LabelError, match=r"more than 1(,048,576|31,072) characters"):
+    with pytest.raises(LabelError, match=r"more than (1,048,576|131,072|2,000,000) "):
         labels_in(file)
 
 

@@ -1,0 +1,83 @@
+"""Rows of files of labels: stray quotes, headers, separators, sheets, formulas and flags."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cxrbatch.errors import LabelError
+from cxrbatch.results.frames import load_labels
+
+CANARY = "CANARYNAME Hans"
+
+
+def message_of(file: Path) -> str:
+    with pytest.raises(LabelError) as caught:
+        load_labels(file)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "l.csv").write_text(text)
+    return folder / "l.csv"
+
+
+def rows(notes: dict[int, str]) -> str:
+    """Ten rows, on lines 2 to 11, with a note in some."""
+    lines = [f"a/{n}.png;Normal;{notes.get(n, '')}" for n in range(2, 12)]
+    return "\n".join(["path;label;note", *lines]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("notes", "line"),
+    [
+        ({3: '"12 cm big'}, 3),
+        ({11: '"12 cm big'}, 11),
+        ({4: '"12 cm big', 9: '"5 cm'}, 4),
+        ({4: '"12 cm big', 9: 'tube of 5"'}, 4),
+        ({4: '"'}, 4),
+    ],
+)
+def test_a_stray_quote_loses_no_row_in_silence(
+    tmp_path: Path, notes: dict[int, str], line: int
+) -> None:
+    assert f"line {line}: a field begins with a quote" in message_of(written(tmp_path, rows(notes)))
+
+
+def test_notes_of_several_lines_with_quotes_and_separators_are_read(tmp_path: Path) -> None:
+    note = '"Lungs clear;\nheart: ""large""\n\n1; 2; 3\nno effusion;"'
+    file = written(tmp_path, rows({3: note, 5: 'a 5" tube', 7: '"quoted" twice'}))
+    assert len(load_labels(file)) == len(pd.read_csv(file, sep=";")) == 10
+
+
+def test_rows_without_a_path_are_not_one_image(tmp_path: Path) -> None:
+    text = "path,sop,label\na.png,,Normal\n,1.2.3,Normal\n,1.2.4,COVID\n"
+    frame = load_labels(written(tmp_path, text))
+    assert frame["path"].tolist() == ["a.png", "", ""]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{CANARY};Normal\nFritz;COVID\n",
+        f"{CANARY};female;Verschattung basal\n",
+        f"{CANARY};Normal;m;Befund\n" * 3,
+        f"{CANARY};a/1.png;Befund\n" * 3,
+        f"List of {CANARY}\n\nfilm;Ergebnis\na.png;Normal\n",
+        f"Patient;{CANARY};CANARYNAME Fritz\nBefund;Normal;COVID\nDatei;a;b\n",
+        f"path,label\v{CANARY}/1.dcm,Lung Opacity\n",
+        "Patient,Age,CANARYNAME123\na,b,c\n",
+        "Patient,split,CANARYNAME123\na,b,c\n",
+    ],
+    ids=range(9),
+)
+def test_texts_that_may_be_of_rows_are_not_shown(tmp_path: Path, text: str) -> None:
+    assert "CANARY" not in message_of(written(tmp_path, text))
+
+
+def test_a_separator_line_that_does_not_fit_is_ignored(tmp_path: Path) -> None:
+    text = "path;label\na,1.png;Normal\nb.png;COVID\n"
+    for line in ("sep=,", "sep=", "sep=;", '"sep=\t"'):
+        frame = load_labels(written(tmp_path, f"{line}\n{text}"))
+        assert frame["path"].tolist() == ["a,1.png", "b.png"]

@@ -21,9 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_OPTION = re.compile(r"(?<![\w-])(?:--([a-z][a-z-]+)|(-o))\b")
+_OPTION = re.compile(r"(?<![\w-])(?:--(map TEXT=CLASS|[a-z][a-z-]+)|(-o))\b")
 _ARGUMENTS = {
     "-o": "output",
+    "map": "class_map",
+    "map TEXT=CLASS": "class_map={TEXT: CLASS}",
     **{
         name: f"{name.replace('-', '_')}=True"
         for name in ("overwrite", "update", "resume", "drop-leaks", "flip")

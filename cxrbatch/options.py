@@ -213,7 +213,7 @@ def label_options(command: Decorated) -> Decorated:
 def _column_options() -> Iterator[Callable[[Decorated], Decorated]]:
     for role, what in (
         ("patient", "an id of the patient"),
-        ("path", "the path or the name of the file"),
+        ("path", "the path or name of the file, or with what --by says"),
         ("label", "the class"),
     ):
         help = f"The labels' column with {what}.  [default: by its usual names]"

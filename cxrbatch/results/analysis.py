@@ -1,6 +1,7 @@
 """Checks the scores of a table, joins them with the truth, and chooses the images to analyse."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -170,8 +171,11 @@ def analyse(
         LabelError: The labels cannot be read, contradict each other, or fit no row or class.
         UsageError: `results` or `labels` is of another type.
     """
-    if isinstance(labels, pd.Series):
-        raise UsageError("labels is a Series; give a DataFrame with a column that names the images")
+    if labels is not None and not isinstance(labels, str | os.PathLike | pd.DataFrame):
+        raise UsageError(
+            f"labels is of the type {type(labels).__name__}; give a path, or a DataFrame with a "
+            "column that names the images"
+        )
     if labels is not None and not isinstance(labels, pd.DataFrame):
         labels = checked_path("labels", labels)
     opened = Results(results)

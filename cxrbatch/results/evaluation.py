@@ -81,15 +81,10 @@ def evaluate(
         UsageError: An argument is of another type, or `seed` is negative.
     """
     seed = int(plain_number("seed", seed, int, low=0))
+    kept = {"keep_copies": keep_copies, "keep_flagged": keep_flagged}
     with naming_arguments():
         options = LabelOptions(by, label_column, path_column, patient_column, class_map or {})
-        analysis = analyse(
-            results,
-            labels,
-            label_options=options,
-            keep_copies=keep_copies,
-            keep_flagged=keep_flagged,
-        )
+        analysis = analyse(results, labels, label_options=options, **_flags(kept))
         _require_truth(analysis)
         return evaluate_analysis(analysis, prevalence=prevalence, seed=seed)
 
@@ -132,15 +127,10 @@ def headline(
         UsageError: An argument is of another type, or `seed` is negative.
     """
     seed = int(plain_number("seed", seed, int, low=0))
+    kept = {"keep_copies": keep_copies, "keep_flagged": keep_flagged}
     with naming_arguments():
         options = LabelOptions(by, label_column, path_column, patient_column, class_map or {})
-        analysis = analyse(
-            results,
-            labels,
-            label_options=options,
-            keep_copies=keep_copies,
-            keep_flagged=keep_flagged,
-        )
+        analysis = analyse(results, labels, label_options=options, **_flags(kept))
         return headline_of_analysis(analysis, seed=seed)
 
 
@@ -192,6 +182,14 @@ def evaluate_analysis(
         seed=seed,
     )
     return replace(evaluation, all_images=_of_all_images(analysis, seed=seed))
+
+
+def _flags(given: Mapping[str, object]) -> dict[str, bool]:
+    """Take flags of a caller, if they are True or False."""
+    for name, value in given.items():
+        if not isinstance(value, bool | np.bool_):
+            raise UsageError(f"{name} is {value!r:.60}; give True or False")
+    return {name: bool(value) for name, value in given.items()}
 
 
 def _headline(analysis: Analysis, *, seed: int) -> Headline:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from sys import getsizeof
 from urllib.parse import unquote
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from cxrbatch.errors import LabelError
@@ -40,6 +42,9 @@ _FLAG_WORDS = {
     for word in words.split()
 } | {"": -1.0}
 _OTHERS = ("patient", "split", "source")
+CONSISTENT = ("label", "patient", "split")
+"""What all rows that name one image have to agree on."""
+_MOST_SHOWN = 5
 
 
 class CheckedLabels:
@@ -63,6 +68,7 @@ class CheckedLabels:
         self._file, self._unit, self._chosen = file, unit, chosen
         self._exact = dict(class_map)
         self._folded = {folded(text): name for text, name in class_map.items()}
+        self._unused = {folded(text): text for text in class_map}
         self._parts: list[pd.DataFrame] = []
         self._rows, self._left = 0, _MOST_BYTES
         self._texts, self._classes = set[str](), set[str]()
@@ -115,6 +121,11 @@ class CheckedLabels:
             raise LabelError(f"{self._file}: none of its {self._rows:,} rows has a label")
         return labels
 
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Texts of `class_map` that no label has so far."""
+        return tuple(self._unused.values())
+
     def _accession_keys(self, numbers: pd.Series) -> pd.Series:
         secret = patient_secret()
         if secret is None:
@@ -125,7 +136,12 @@ class CheckedLabels:
         return numbers.map(lambda number: accession_key(number, secret) or "").astype("string")
 
     def _meant(self, texts: Iterable[str]) -> dict[str, str]:
-        return {t: self._exact.get(t) or self._folded.get(folded(t), t) for t in texts}
+        meant = {}
+        for text in filter(None, texts):
+            key = folded(text)
+            self._unused.pop(key, None)
+            meant[text] = self._exact.get(text) or self._folded.get(key, text)
+        return meant | {"": ""}
 
     def _class_by_flags(self, chunk: pd.DataFrame) -> pd.Series:
         """Return for each row the name of the one column of flags that is set, "" if all are blank.
@@ -238,4 +254,62 @@ def _plain_paths(paths: pd.Series) -> pd.Series:
         paths.mask(irregular, paths[irregular].map(posixpath.normpath))
         if irregular.any()
         else paths
+    )
+
+
+def once_each(
+    file: str, unit: str, names: npt.NDArray[np.int64], rows: pd.DataFrame
+) -> pd.DataFrame:
+    """Keep the first row of each name, and refuse rows that contradict each other.
+
+    An empty field contradicts nothing, and is filled from a later row of the same name.
+
+    Args:
+        file: The file of labels, for messages.
+        unit: What the index counts: "line" or "row".
+        names: Shape (rows,), a number for what each row names.
+        rows: The same rows, with the columns `CONSISTENT` as categories; the index is the number of
+            the row in its file.
+
+    Returns:
+        The rows that are kept, in order.
+
+    Raises:
+        LabelError: Two rows of one name have different labels, patients or splits; the message has
+            their numbers.
+    """
+    series = pd.Series(names)
+    several = series.duplicated(keep=False).to_numpy()
+    if not several.any():
+        return rows.copy()
+    groups = names[several]
+    codes = pd.DataFrame({name: rows.loc[several, name].cat.codes for name in CONSISTENT})
+    grouped = codes.mask(codes < 0).groupby(groups)
+    low, high = grouped.transform("min"), grouped.transform("max")
+    if (differ := (low < high).to_numpy()).any():
+        raise _contradiction(file, unit, groups, codes.index, differ)
+    rows = rows.copy()
+    for name in CONSISTENT:
+        own = rows[name].cat.codes.to_numpy().copy()
+        own[several] = high[name].fillna(-1)
+        rows[name] = pd.Categorical.from_codes(own, rows[name].cat.categories)
+    return rows[~series.duplicated().to_numpy()]
+
+
+def _contradiction(
+    file: str,
+    unit: str,
+    groups: npt.NDArray[np.int64],
+    numbers: pd.Index,
+    differ: npt.NDArray[np.bool_],
+) -> LabelError:
+    """Name the first rows that differ, each given with its name and whether its columns differ."""
+    wrong = differ.any(axis=1)
+    own = numbers[groups == groups[wrong.argmax()]]
+    listed = ", ".join(map(str, own[:_MOST_SHOWN]))
+    what = [name for name, column in zip(CONSISTENT, differ.T, strict=True) if column.any()]
+    return LabelError(
+        f"{file} contradicts itself in the {' and '.join(what)} of "
+        f"{len(np.unique(groups[wrong])):,} images, as in its {unit}s {listed}: correct "
+        "them, or remove those that are wrong"
     )

@@ -6,16 +6,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from cxrbatch.errors import LabelError, UsageError
 from cxrbatch.files import shown
 from cxrbatch.reading.outcomes import reading_error
 from cxrbatch.reading.sniffing import HEAD_BYTES, open_regular
-from cxrbatch.results.label_checks import CheckedLabels
-from cxrbatch.results.label_names import JOINS, WantedColumns, choose_columns
+from cxrbatch.results.label_checks import CONSISTENT, CheckedLabels, once_each
+from cxrbatch.results.label_names import (
+    ACCESSION_NUMBER,
+    JOINS,
+    WantedColumns,
+    choose_columns,
+    find_classes,
+    folded,
+    role_of,
+)
 from cxrbatch.results.label_rows import (
     Chunks,
     LabelTable,
@@ -34,10 +40,8 @@ _OTHER_FORMS = (
     (b"{\\rtf", "a text with layout; save the table as CSV or .xlsx"),
 )
 
-_MOST_SHOWN = 5
+_MOST_SHOWN = 8
 _DATAFRAME = "the DataFrame of labels"
-CONSISTENT = ("label", "patient", "split")
-"""What all rows that name one image have to agree on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +71,11 @@ class LabelOptions:
         by: What names the images: a key of `JOINS` ("path", "name", "sop", "series", "study",
             "accession" or "image_hash"); None to take what joins most.
         label_column: Name of the column with the class; None to find it by its usual names.
-        path_column: Name of the column with the path or file name; None likewise.
+        path_column: Name of the column with the path or file name, or with what `by` says; None
+            likewise.
         patient_column: Name of the column with an id that all images of a person share; None
             likewise.
-        class_map: Text of a label -> class name that is meant.
+        class_map: Text of a label -> class name that is meant. Blank labels stay blank.
     """
 
     by: str | None = None
@@ -80,19 +85,36 @@ class LabelOptions:
     class_map: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check `by`.
+        """Check the types and values.
 
         Raises:
-            UsageError: It is no key of `JOINS`.
+            UsageError: `by` is no key of `JOINS`, a name of a column is no text or blank, or
+                `class_map` does not map texts to texts, or has a blank one.
         """
-        if self.by is not None and self.by not in JOINS:
+        if self.by is not None and self.by not in [*JOINS]:
             raise UsageError(f"--by {self.by} is unknown; it is one of {', '.join(JOINS)}")
+        for role in ("label", "path", "patient"):
+            name: object = getattr(self, f"{role}_column")
+            if name is not None and not (isinstance(name, str) and name.strip()):
+                raise UsageError(f"--{role}-column is {name!r:.60}; give the name of a column")
+        given: object = self.class_map
+        texts = [*given, *given.values()] if isinstance(given, Mapping) else [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise UsageError("--map has to give texts of labels classes, as in --map TEXT=CLASS")
+        if not all(map(folded, (*self.class_map, *self.class_map.values()))):
+            raise UsageError(
+                "--map has an empty text or class, or one of spaces and underscores alone; rows "
+                "without a label have no class: write one into the file, or leave them out"
+            )
 
     def wanted(self, classes: Sequence[str] = ()) -> WantedColumns:
         """Return the columns to look for in a file whose labels are of these classes."""
+        key = "path" if self.by is None else JOINS[self.by]
+        if key == "accession_key" and role_of(self.path_column or "") != key:
+            key = ACCESSION_NUMBER
         named = {
             "label": self.label_column,
-            "path": self.path_column,
+            key: self.path_column,
             "patient": self.patient_column,
         }
         given = {role: name for role, name in named.items() if name is not None}
@@ -115,6 +137,7 @@ class LoadedLabels:
         columns: Role -> name of the column that was read for it. For flags the role label has the
             names of all their columns.
         frame: The labels, as `read_frame` returns them.
+        unused: Texts of `LabelOptions.class_map` that no label has.
     """
 
     name: str
@@ -123,6 +146,7 @@ class LoadedLabels:
     header: tuple[str, ...]
     columns: Mapping[str, str]
     frame: pd.DataFrame
+    unused: tuple[str, ...]
 
     def __str__(self) -> str:
         """Return the file and its form, for a message."""
@@ -182,6 +206,8 @@ def load(
         LabelError: Likewise.
     """
     wanted = options.wanted(classes)
+    if classes:
+        _check_meant(options.class_map, classes)
     if isinstance(labels, pd.DataFrame):
         return _loaded(_table_of(labels), _DATAFRAME, options, wanted)
     try:
@@ -201,6 +227,20 @@ def load(
     )
 
 
+def _check_meant(class_map: Mapping[str, str], classes: Sequence[str]) -> None:
+    numbers = find_classes(class_map.values(), classes)
+    if unknown := [name for name, number in numbers.items() if number < 0]:
+        raise LabelError(
+            f"--map names {listed(unknown)}, which is no class of the model; its classes are "
+            f"{listed(classes)}"
+        )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return up to eight names of columns or classes, quoted and divided by commas."""
+    return ", ".join(map(shown, names[:_MOST_SHOWN])) + (" …" if names[_MOST_SHOWN:] else "")
+
+
 def _open(
     stream: BinaryIO, file: str, head: bytes, encoding: str, wanted: WantedColumns
 ) -> LabelTable:
@@ -218,12 +258,25 @@ def _open(
 def _table_of(labels: pd.DataFrame) -> LabelTable:
     def read(places: Sequence[int]) -> Chunks:
         values = labels.iloc[:, list(places)].astype(object)
-        texts = values.where(values.notna(), None).map(text_of)
+        try:
+            texts = values.where(values.notna(), None).map(_unicode_of)
+        except UnicodeError:
+            raise LabelError(
+                f"{_DATAFRAME} has bytes that are not UTF-8, or a text with half a surrogate pair; "
+                "give labels as text, and paths as cxrbatch.files.path_to_text writes them"
+            ) from None
         columns = [texts.iloc[:, number].tolist() for number in range(len(places))]
         yield frame_of(columns, places, range(1, len(texts) + 1))
 
     header = tuple(str(name) for name in labels.columns)
     return LabelTable("a pandas DataFrame", "row", header, read)
+
+
+def _unicode_of(value: object) -> str:
+    """The text of a field, if it can be encoded."""
+    text = text_of(value)
+    text.encode()
+    return text
 
 
 def _loaded(
@@ -237,7 +290,8 @@ def _loaded(
     columns = {role: table.header[place] for role, place in chosen.places.items()}
     if checked.flags:
         columns["label"] = ", ".join(checked.flags)
-    return LoadedLabels(name, table.form, table.unit, table.header, columns, checked.frame())
+    frame = checked.frame()
+    return LoadedLabels(name, table.form, table.unit, table.header, columns, frame, checked.unused)
 
 
 def read_labels(file: Path, options: LabelOptions = AS_USUAL) -> list[LabelledFile]:
@@ -258,7 +312,7 @@ def read_labels(file: Path, options: LabelOptions = AS_USUAL) -> list[LabelledFi
     loaded = load(file, replace(options, by="path"))
     frame = loaded.frame[loaded.frame["label"].notna()]
     names = pd.factorize(frame["path"])[0]
-    once = once_each(loaded, names, frame[list(CONSISTENT)])
+    once = once_each(loaded.name, loaded.unit, names, frame[list(CONSISTENT)])
     return _as_list(frame.loc[once.index].assign(**once))
 
 
@@ -282,59 +336,3 @@ def labels_in(file: Path, options: LabelOptions = AS_USUAL) -> list[LabelledFile
 def _as_list(frame: pd.DataFrame) -> list[LabelledFile]:
     columns = [frame[name].astype(object).where(frame[name].notna(), None) for name in frame]
     return [*map(LabelledFile, *columns)]
-
-
-def once_each(
-    loaded: LoadedLabels, names: npt.NDArray[np.int64], rows: pd.DataFrame
-) -> pd.DataFrame:
-    """Keep the first row of each name, and refuse rows that contradict each other.
-
-    An empty field contradicts nothing, and is filled from a later row of the same name.
-
-    Args:
-        loaded: The labels, for messages.
-        names: Shape (rows,), a number for what each row names.
-        rows: The same rows, with the columns `CONSISTENT` as categories; the index is the number of
-            the row in its file.
-
-    Returns:
-        The rows that are kept, in order.
-
-    Raises:
-        LabelError: Two rows of one name have different labels, patients or splits; the message has
-            their numbers.
-    """
-    series = pd.Series(names)
-    several = series.duplicated(keep=False).to_numpy()
-    if not several.any():
-        return rows.copy()
-    groups = names[several]
-    codes = pd.DataFrame({name: rows.loc[several, name].cat.codes for name in CONSISTENT})
-    grouped = codes.mask(codes < 0).groupby(groups)
-    low, high = grouped.transform("min"), grouped.transform("max")
-    if (differ := (low < high).to_numpy()).any():
-        raise _contradiction(loaded, groups, codes.index, differ)
-    rows = rows.copy()
-    for name in CONSISTENT:
-        own = rows[name].cat.codes.to_numpy().copy()
-        own[several] = high[name].fillna(-1)
-        rows[name] = pd.Categorical.from_codes(own, rows[name].cat.categories)
-    return rows[~series.duplicated().to_numpy()]
-
-
-def _contradiction(
-    loaded: LoadedLabels,
-    groups: npt.NDArray[np.int64],
-    numbers: pd.Index,
-    differ: npt.NDArray[np.bool_],
-) -> LabelError:
-    """Name the first rows that differ, each given with its name and whether its columns differ."""
-    wrong = differ.any(axis=1)
-    own = numbers[groups == groups[wrong.argmax()]]
-    listed = ", ".join(map(str, own[:_MOST_SHOWN]))
-    what = [name for name, column in zip(CONSISTENT, differ.T, strict=True) if column.any()]
-    return LabelError(
-        f"{loaded.name} contradicts itself in the {' and '.join(what)} of "
-        f"{len(np.unique(groups[wrong])):,} images, as in its {loaded.unit}s {listed}: correct "
-        "them, or remove those that are wrong"
-    )

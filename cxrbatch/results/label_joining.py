@@ -15,7 +15,8 @@ from cxrbatch.files import shown
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results.columns import patient_secret, secret_file, secret_id
 from cxrbatch.results.frames import Results
-from cxrbatch.results.label_files import CONSISTENT, LabelOptions, LoadedLabels, load, once_each
+from cxrbatch.results.label_checks import CONSISTENT, once_each
+from cxrbatch.results.label_files import LabelOptions, LoadedLabels, listed, load
 from cxrbatch.results.label_names import JOINS, find_classes
 
 GROUPS = ("series", "study", "accession")
@@ -70,7 +71,7 @@ class JoinedLabels:
         if count:
             raise LabelError(
                 f"{self.loaded}: labels name no class of the model, {count:,} different texts, as "
-                f"in {rows}; the classes are {', '.join(map(shown, self.classes))}; say which is "
+                f"in {rows}; the classes are {listed(self.classes)}; say which is "
                 "meant with --map TEXT=CLASS, or remove those rows"
             )
         if not self.matched:
@@ -111,6 +112,8 @@ class JoinedLabels:
             yield f"rows that name no image by {self.by}, which are not used: {self.unnamed:,}"
         if self.repeated:
             yield f"rows that repeat an earlier row, which count once: {self.repeated:,}"
+        if unused := self.loaded.unused:
+            yield f"texts that are given a class, and that no label has: {listed(unused)}"
 
 
 def join(results: Results, loaded: LoadedLabels, by: str | None) -> JoinedLabels:
@@ -143,7 +146,8 @@ def join(results: Results, loaded: LoadedLabels, by: str | None) -> JoinedLabels
     names = names.filter(pa.array(given))
     numbers = find_classes(known["label"].cat.categories, results.classes)
     codes = np.asarray(names.dictionary_encode().indices, np.int64)
-    labels = once_each(loaded, codes, _by_class(known.loc[given, list(CONSISTENT)], numbers))
+    fields = _by_class(known.loc[given, list(CONSISTENT)], numbers)
+    labels = once_each(loaded.name, loaded.unit, codes, fields)
     is_first = ~pd.Series(codes).duplicated()
     labels["label"] = known.loc[given, "label"][is_first.array]
     return JoinedLabels(

@@ -74,7 +74,6 @@ _USUAL = {
 _ROLES = {word: role for role, words in _USUAL.items() for word in words.split()}
 
 _OPTION = {"label": "--label-column", "path": "--path-column", "patient": "--patient-column"}
-
 _MEANINGS = {
     "Normal": "normal normale normales normali normais normalbefund normalerbefund healthy gesund "
     "sano sana sain saine sani saudavel nofinding nofindings noabnormality nopathology "
@@ -163,7 +162,7 @@ class WantedColumns:
 
     Attributes:
         by: A key of `JOINS`, whose column alone names the images; None to read all of `KEYS`.
-        named: Role ("label", "path" or "patient") -> name of the column in the file.
+        named: Role ("label", "patient", a key of images) -> name of the column in the file.
         classes: Class names of the model, which columns of flags are named by; empty if unknown.
     """
 
@@ -230,7 +229,7 @@ def choose_columns(header: Sequence[str], wanted: WantedColumns, file: str) -> C
         raise LabelError(f"{where}: no column names {what}; name one with --path-column")
     places = {role: place for role, place in places.items() if role in keys or role not in KEYS}
     if "accession_key" in places:
-        places.pop(ACCESSION_NUMBER, None)
+        places.pop("accession_key" if ACCESSION_NUMBER in wanted.named else ACCESSION_NUMBER, None)
     if "label" in places:
         return ChosenColumns(places, {}, are_classes=False)
     flags, are_classes = _flag_columns(header, wanted, set(places.values()))
@@ -260,7 +259,9 @@ def _named_by_user(header: Sequence[str], role: str, name: str, where: str) -> i
     places = exact or [p for p, own in enumerate(header) if plain_name(own) == plain_name(name)]
     if len(places) != 1:
         count = "no column" if not places else f"{len(places)} columns"
-        raise LabelError(f"{where}: {count} {shown(name)}, which {_OPTION[role]} names")
+        raise LabelError(
+            f"{where}: {count} {shown(name)}, which {_OPTION.get(role, _OPTION['path'])} names"
+        )
     return places[0]
 
 

@@ -13,7 +13,7 @@ from cxrbatch.errors import LabelError
 from cxrbatch.files import path_to_text, shown
 from cxrbatch.results.columns import TRUTH_COLUMNS
 from cxrbatch.results.frames import Results
-from cxrbatch.results.label_files import AS_USUAL, LabelledFile, LabelOptions, load
+from cxrbatch.results.label_files import AS_USUAL, LabelledFile, LabelOptions, listed, load
 from cxrbatch.results.label_joining import join
 from cxrbatch.results.label_names import SPLITS, find_classes, folded, folded_numbers
 from cxrbatch.results.statistics.intervals import Groups
@@ -23,8 +23,6 @@ UNKNOWN = -1
 # Class folders count as truth only where they name the class of nearly all images, and more than
 # one class: a lone folder "normal" may mean anything.
 _LEAST_SHARE, _FEWEST_CLASSES = 0.9, 2
-
-_MOST_FOLDERS_SHOWN, _MOST_LABELS_SHOWN = 5, 8
 
 ClassNumbers = npt.NDArray[np.int16]
 
@@ -187,11 +185,9 @@ def class_numbers(labels: Iterable[str], classes: Sequence[str]) -> dict[str, in
     """
     found = find_classes(labels, classes)
     if unknown := sorted(label for label, number in found.items() if number < 0):
-        listed = ", ".join(map(shown, unknown[:_MOST_LABELS_SHOWN]))
-        more = " …" if unknown[_MOST_LABELS_SHOWN:] else ""
         raise LabelError(
-            f"{len(unknown)} labels name no class of the model: {listed}{more}; "
-            f"its classes are {', '.join(map(shown, classes))}: rename or remove those rows"
+            f"{len(unknown)} labels name no class of the model: {listed(unknown)}; "
+            f"its classes are {listed(classes)}: rename or remove those rows"
         )
     return found
 
@@ -265,8 +261,7 @@ def labels_from_folders(root: Path) -> list[LabelledFile]:
     if not any(found.values()):
         raise LabelError(f"{root} has no class folders with files (expected {root}/<class>/…)")
     if empty := [folder for folder, names in found.items() if not names]:
-        listed = ", ".join(map(shown, empty[:_MOST_FOLDERS_SHOWN]))
-        raise LabelError(f"empty class folders in {root}: {listed}; fill or remove them")
+        raise LabelError(f"empty class folders in {root}: {listed(empty)}; fill or remove them")
     return [
         LabelledFile(f"{label}/{path_to_text(os.fsencode(name))}", label)
         for label, names in ((path_to_text(os.fsencode(f)), names) for f, names in found.items())

@@ -14,8 +14,11 @@ from cxrbatch.errors import CxrbatchError, LabelError, TableError
 from cxrbatch.results.columns import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
 from cxrbatch.results.evaluation import evaluate, headline
 from cxrbatch.results.figures import Headline
-from cxrbatch.results.frames import load_labels, load_results
+from cxrbatch.results.frames import Results, load_labels, load_results
+from cxrbatch.results.label_files import LabelOptions
+from cxrbatch.results.label_names import JOINS
 from cxrbatch.results.table import open_table
+from cxrbatch.results.truth import find_truth
 
 CLASSES = ("Normal", "COVID-19", "Lung Opacity")
 IMAGES = 60
@@ -147,8 +150,11 @@ def test_a_frame_of_labels_is_checked_as_a_file_is(
         ({"seed": -1}, "seed is -1; give a whole number from 0"),
         ({"seed": "a"}, "seed is 'a'; give a whole number"),
         ({"seed": None}, "seed is None; give a whole number"),
-        ({"labels": pd.Series(["Normal"] * 99)}, "labels is a Series; give a DataFrame with"),
-        ({"labels": ["Normal"]}, "labels is of the type list; give a text or a Path"),
+        (
+            {"labels": pd.Series(["Normal"] * 99)},
+            "labels is of the type Series; give a path",
+        ),
+        ({"labels": ["Normal"]}, "labels is of the type list; give a path"),
         ({"results": 5}, "results is of the type int; give a text or a Path"),
     ],
 )
@@ -167,3 +173,63 @@ def test_a_frame_of_another_origin_is_refused(table: Path) -> None:
         evaluate(pd.DataFrame({"path": ["a"]}))
     with pytest.raises(TableError, match="has no column 'outcome'"):
         evaluate(load_results(table).drop(columns="outcome"), table.with_name("l.csv"))
+
+
+def of_path(path: object) -> pd.DataFrame:
+    return pd.DataFrame({"path": [path], "label": ["Normal"]}, dtype=object)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"label_column": 1}, "label_column is 1; give the name of a column"),
+        ({"path_column": " "}, "path_column is ' '; give the name of a column"),
+        ({"by": ["path"]}, "by "),
+        ({"class_map": ["a"]}, r"class_map has to .* as in class_map={TEXT: CLASS}"),
+        ({"class_map": {0: "Normal"}}, "class_map has to give"),
+        ({"class_map": {"x": 0}}, "class_map has to give"),
+        ({"class_map": {"Lung Opacity": None}}, "class_map has to give"),
+        ({"class_map": {"_": "Normal"}}, "class_map has an empty text"),
+        ({"class_map": {"x": " "}}, "class_map has an empty text"),
+        ({"class_map": {"x": "Nrmal"}}, "class_map names 'Nrmal', which is no class of the model"),
+        ({"keep_copies": "no"}, "keep_copies is 'no'; give True or False"),
+        ({"keep_flagged": 1}, "keep_flagged is 1; give True or False"),
+        ({"labels": of_path(b"\xff")}, "the DataFrame of labels has bytes that are not UTF-8"),
+        ({"labels": of_path("\udcfc")}, "or a text with half a surrogate pair"),
+    ],
+)
+def test_wrong_types_of_labels_are_told_by_the_name_of_the_argument(
+    table: Path, wrong: dict[str, object], message: str
+) -> None:
+    for figures in (evaluate, headline):
+        with pytest.raises(CxrbatchError, match=message) as caught:
+            figures(table, **{"labels": table.with_name("l.csv"), **wrong})  # type: ignore[arg-type]
+        assert "--" not in str(caught.value)
+
+
+def test_a_blank_label_and_a_text_that_no_label_has_are_not_mapped(table: Path) -> None:
+    labels = load_labels(table.with_name("l.csv"))
+    labels["label"] = labels["label"].astype(object).where(labels.index > 11)
+    truth = find_truth(Results(table), labels, LabelOptions(class_map={"COVID": "Normal"}))
+    assert truth is not None
+    assert (truth.labels, int((truth.classes < 0).sum())) == (50, 10)
+    assert "texts that are given a class, and that no label has: 'COVID'" in truth.notes
+
+
+@pytest.mark.parametrize(("by", "key"), [("study", "study_instance_uid"), ("sop", None)])
+def test_a_named_column_is_that_of_the_key_that_is_named(
+    table: Path, by: str, key: str | None
+) -> None:
+    stored = pq.read_table(table)
+    uids = pa.array([f"1.2.{n}" for n in range(IMAGES)])
+    place = stored.schema.get_field_index(JOINS[by])
+    pq.write_table(stored.set_column(place, stored.schema.field(place), uids), table)
+    labels = load_labels(table.with_name("l.csv")).assign(Exam=uids.to_pylist())
+    expected = evaluate(table, labels)
+    named = evaluate(table, labels.drop(columns="path"), by=by, path_column="Exam")
+    assert named == expected
+    # A column of the usual name stands back behind the one that is named.
+    if key is not None:
+        assert evaluate(table, labels.assign(**{key: "9"}), by=by, path_column="exam") == expected
+    with pytest.raises(LabelError, match="no column 'Exma', which path_column names"):
+        evaluate(table, labels, by=by, path_column="Exma")

@@ -62,7 +62,8 @@ class Selection:
     def row_groups(self) -> Iterator[pa.Table]:
         """Yield the selected rows of each row group of the table in turn, with all columns.
 
-        For a row group without a selected row a table without rows is yielded.
+        For a row group without a selected row, and once for a results table without row groups, a
+        table without rows is yielded.
 
         Raises:
             ServiceUnavailable: `is_wanted` returned false before a row group was read.
@@ -70,7 +71,8 @@ class Selection:
         """
         numbers = self.table.numbers(self.row_filter)
         first = 0
-        for group in self.table.table.row_groups():
+        table = self.table.table
+        for group in table.row_groups() if table.rows else [table.read(table.columns)]:
             if not self.is_wanted():
                 raise ServiceUnavailable("The client is gone.")
             start, stop = numbers.searchsorted([first, first + len(group)])

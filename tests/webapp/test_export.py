@@ -2,7 +2,10 @@
 
 import csv
 import io
+from collections.abc import Callable
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -88,3 +91,19 @@ def test_the_size_of_pieces_does_not_change_the_csv(
     with client.get(f"/runs/{run_id}/export.csv") as answer:
         assert answer.text == whole
     assert len(list(csv.reader(io.StringIO(whole)))) == 13
+
+
+@pytest.mark.parametrize("rows", [0, 12])
+def test_an_export_without_rows_has_all_columns(
+    folder: Path, write_table: Callable[..., Path], client: FlaskClient, rows: int
+) -> None:
+    write_table(folder / "results.parquet", rows=rows)
+    (run,) = client.get("/api/v1/runs").get_json()["runs"]
+    address = f"/runs/{run['id']}/export"
+    with client.get(f"{address}.parquet?path=absent") as answer:
+        exported = pq.read_table(io.BytesIO(answer.data))
+    expected = pq.read_schema(folder / "results.parquet").names
+    assert (exported.num_rows, exported.column_names) == (0, expected)
+    with client.get(f"{address}.csv?path=absent") as answer:
+        (header,) = csv.reader(io.StringIO(answer.text))
+    assert header == [name for name in expected if name != "heatmaps"]

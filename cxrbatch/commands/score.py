@@ -262,6 +262,8 @@ def _print_summary(summary: "Summary") -> None:
         )
         if summary.scoring:
             click.echo(f"model        {_share_of_model(summary)}")
+    elif summary.seconds:
+        click.echo("read         no file: all rows were kept, and the table was written anew")
     else:
         click.echo("nothing to do: the table is complete")
     if summary.quantisation:
@@ -275,8 +277,8 @@ def _print_summary(summary: "Summary") -> None:
         )
     if summary.older_schema:
         click.echo(
-            f"note: rows that were kept of schema {summary.older_schema} have no accession_key; "
-            "--overwrite reads all files anew",
+            f"note: the table had schema {summary.older_schema}, which has no accession_key: the "
+            "rows that were kept have none; --overwrite reads all files anew",
             err=True,
         )
 
@@ -301,8 +303,16 @@ def merge(output: Path, parts: tuple[Path, ...], overwrite: bool) -> None:
     check_table_name(output)
     check_output(output, overwrite=overwrite)
     with claimed(output):
+        from cxrbatch.results.table import open_table
         from cxrbatch.scoring.existing_tables import merge_parts
 
+        first = open_table(parts[0])
         counts = merge_parts(output, parts)
     click.echo(f"files        {counts.files:>9,}   rows {counts.rows:,}")
     click.echo(f"table        {path_to_text(os.fsencode(output))}")
+    if first.is_older:
+        click.echo(
+            f"note: the parts had schema {first.provenance['schema_version']}, which has no "
+            "accession_key: the rows have none; score the parts anew to have it",
+            err=True,
+        )

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +215,53 @@ def test_goes_on_and_says_so(
     assert main([*words, "--batch-size", "2"]) == 2
     assert "batch size (32, now 2)" in capsys.readouterr().err
     assert output.read_bytes() == before
+
+
+def test_a_table_that_is_only_converted_or_shortened_was_not_complete(
+    archive: Path,
+    tiny_checkpoint: Path,
+    write_as_older: Callable[[Path], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = archive.parent / "r.parquet"
+    words = ["score", str(archive), "-o", str(output), "--checkpoint", str(tiny_checkpoint)]
+    words += ["--workers", "0", "--update"]
+    assert main(words) == 0
+    write_as_older(output)
+    capsys.readouterr()
+    for change, note in (
+        (lambda: None, "note: the table had schema 2.1, which has no accession_key"),
+        ((archive / "note.txt").unlink, ""),
+    ):
+        change()
+        assert main(words) == 0
+        out, err = capsys.readouterr()
+        assert "read         no file: all rows were kept, and the table was written anew" in out
+        assert "nothing to do" not in out
+        assert note in err
+        assert err.count("\n") <= bool(note)
+    assert main(words) == 0
+    assert "nothing to do: the table is complete" in capsys.readouterr().out
+
+
+def test_a_merge_of_older_parts_tells_what_the_rows_lack(
+    archive: Path,
+    tiny_checkpoint: Path,
+    write_as_older: Callable[[Path], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parts = [archive.parent / "1.parquet", archive.parent / "2.parquet"]
+    for number, part in enumerate(parts, 1):
+        words = ["score", str(archive), "-o", str(part), "--checkpoint", str(tiny_checkpoint)]
+        assert main([*words, "--workers", "0", "--shard", f"{number}/2"]) == 0
+    merging = ["merge", str(archive.parent / "r.parquet"), *map(str, parts), "--overwrite"]
+    capsys.readouterr()
+    assert main(merging) == 0
+    assert capsys.readouterr().err == ""
+    for part in parts:
+        write_as_older(part)
+    assert main(merging) == 0
+    assert "the parts had schema 2.1, which has no accession_key" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("paths", [False, True])

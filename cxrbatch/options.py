@@ -186,7 +186,7 @@ def label_options(command: Decorated) -> Decorated:
 
     They are `--by`, `--label-column`, `--path-column`, `--patient-column`, `--map` and
     `--check-labels`. The command, a plain function, gets the keyword arguments `label_options`, a
-    `LabelOptions`, and `check_labels`, a bool.
+    `LabelOptions`, or None where none of the first five is given, and `check_labels`, a bool.
     """
 
     @functools.wraps(command)
@@ -199,9 +199,13 @@ def label_options(command: Decorated) -> Decorated:
         class_map: Mapping[str, str],
         **others: object,
     ) -> object:
-        from cxrbatch.results.label_files import LabelOptions
+        given = (by, label_column, path_column, patient_column, class_map)
+        options = None
+        if any(value not in (None, {}) for value in given):
+            # It imports pandas, which a command without labels does without.
+            from cxrbatch.results.label_files import LabelOptions
 
-        options = LabelOptions(by, label_column, path_column, patient_column, class_map)
+            options = LabelOptions(*given)
         return command(*args, label_options=options, **others)
 
     changed = cast(Decorated, with_options)

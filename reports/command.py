@@ -117,7 +117,7 @@ def report(
     output: Path,
     figures: Path | None,
     labels: Path | None,
-    label_options: "LabelOptions",
+    label_options: "LabelOptions | None",
     check_labels: bool,
     archive: Path | None,
     keep_copies: bool,
@@ -145,13 +145,14 @@ def report(
         return
     from cxrbatch.reports.gallery import PictureSource
     from cxrbatch.reports.report import write_report
+    from cxrbatch.results.label_files import AS_USUAL
 
     found = write_report(
         table,
         output,
         figures=figures,
         labels=labels,
-        label_options=label_options,
+        label_options=label_options or AS_USUAL,
         keep_copies=keep_copies,
         keep_flagged=keep_flagged,
         prevalence=prevalence,
@@ -187,7 +188,7 @@ def compare(
     output: Path | None,
     figures: Path | None,
     labels: Path | None,
-    label_options: "LabelOptions",
+    label_options: "LabelOptions | None",
     check_labels: bool,
     archive: Path | None,
     fail_if_worse: float | None,
@@ -214,6 +215,7 @@ def compare(
         return
     from cxrbatch.reports.comparison import write_comparison
     from cxrbatch.reports.gallery import PictureSource
+    from cxrbatch.results.label_files import AS_USUAL
 
     found = write_comparison(
         first,
@@ -221,7 +223,7 @@ def compare(
         output=output,
         figures=figures,
         labels=labels,
-        label_options=label_options,
+        label_options=label_options or AS_USUAL,
         keep_copies=keep_copies,
         keep_flagged=keep_flagged,
         source=PictureSource(archive, show_paths, default_workers()),
@@ -241,13 +243,14 @@ def compare(
         click.get_current_context().exit(shared.CONDITION_FAILED)
 
 
-def _show_check(table: Path, labels: Path | None, options: "LabelOptions") -> None:
+def _show_check(table: Path, labels: Path | None, options: "LabelOptions | None") -> None:
     """Print how labels are read and which images of a table they name."""
+    from cxrbatch.results.label_files import AS_USUAL
     from cxrbatch.results.label_joining import describe_labels
 
     if labels is None:
         raise UsageError("--check-labels needs --labels")
-    for title, text in describe_labels(table, labels, options):
+    for title, text in describe_labels(table, labels, options or AS_USUAL):
         click.echo(f"{title:12} {text}")
 
 

@@ -302,7 +302,7 @@ def _listed(context: click.Context, parameter: click.Parameter, value: str) -> l
 @shared.device_option
 @shared.precision_option()
 @click.option("--resume", is_flag=True, help="Go on with a training that was stopped.")
-def command(label_options: "LabelOptions", **arguments: object) -> int:
+def command(label_options: "LabelOptions | None", **arguments: object) -> int:
     """Train a model on class folders or files of labels.
 
     Each DATA is a folder of class folders (DATA/<class>/…) or a CSV, Excel or Parquet file with
@@ -336,6 +336,7 @@ def command(label_options: "LabelOptions", **arguments: object) -> int:
         # All of it before signals raise: an import may swallow an exception.
         import_module("cxrbatch.training.pipeline")
         interruption.arm()
-        labels = {f.name: getattr(label_options, f.name) for f in fields(label_options)}
+        given = fields(label_options) if label_options else ()
+        labels = {f.name: getattr(label_options, f.name) for f in given}
         result = train(**cast(dict[str, Any], {**arguments, **labels}), progress=console)
     return 0 if result.all_read else shared.SOME_UNREADABLE

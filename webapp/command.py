@@ -72,7 +72,7 @@ def command(
     checkpoint: Path | None,
     keep_uploads: Path | None,
     labels: Path | None,
-    label_options: "LabelOptions",
+    label_options: "LabelOptions | None",
     check_labels: bool,
     browser: bool,
 ) -> None:
@@ -125,9 +125,10 @@ def command(
         serve_app(app, listener, token=token, on_ready=print_address)
 
 
-def _show_check(folder: Path, labels: Path | None, options: "LabelOptions") -> None:
+def _show_check(folder: Path, labels: Path | None, options: "LabelOptions | None") -> None:
     """Print how labels are read and which images of each table they name."""
     from cxrbatch.errors import CxrbatchError, UsageError
+    from cxrbatch.results.label_files import AS_USUAL
     from cxrbatch.results.label_joining import describe_labels
     from cxrbatch.webapp.library import Library
 
@@ -139,7 +140,7 @@ def _show_check(folder: Path, labels: Path | None, options: "LabelOptions") -> N
     for table in tables:
         click.echo(f"{'table':12} {table.name}")
         try:
-            for title, text in describe_labels(table.path, labels, options):
+            for title, text in describe_labels(table.path, labels, options or AS_USUAL):
                 click.echo(f"{title:12} {text}")
         except CxrbatchError as error:
             click.echo(f"{'error':12} {error}")

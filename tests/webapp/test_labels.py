@@ -1,5 +1,7 @@
 """Runs are evaluated with a file of labels, as a report is, or say in one line why not."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,3 +176,21 @@ def test_check_labels_prints_how_they_join_each_table(
         assert said in printed
     assert PATIENT not in printed
     assert main(["serve", str(folder), "--check-labels"]) == 2
+
+
+def test_a_server_without_labels_does_not_load_pandas(folder: Path) -> None:
+    """It takes a second and 50 MB; tables are evaluated in a child process."""
+    code = f"""
+        import sys
+        from cxrbatch.cli import main
+        from cxrbatch.webapp import server
+        def ask(app, *_, **__):
+            answer = app.test_client().get("/api/v1/runs", headers={BEARER!r})
+            print(answer.status_code, "pandas" in sys.modules)
+        server.serve_app = ask
+        sys.exit(main(["serve", {str(folder)!r}, "--port", "0", "--token", {TOKEN!r}]))
+    """
+    words = [sys.executable, "-c", "if True:" + code]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "200 False\n"

@@ -251,7 +251,7 @@ def _open(
     if head.startswith(_PARQUET):
         return open_parquet(stream, file)
     if head.startswith(_ZIP):
-        return open_workbook(stream, file, wanted.count_in)
+        return open_workbook(stream, file, wanted)
     return open_csv(stream, encoding, file, wanted.count_in)
 
 

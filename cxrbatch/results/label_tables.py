@@ -10,22 +10,22 @@ import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cxrbatch.errors import LabelError
-from cxrbatch.files import shown
 from cxrbatch.reading.containers.zip_directory import find_directory
 from cxrbatch.results.bounded import BoundedParquet
+from cxrbatch.results.label_names import WantedColumns, choose_columns
 from cxrbatch.results.label_rows import (
     LONGEST_VALUE,
     TOO_LONG,
     Chunks,
-    Count,
     LabelTable,
+    check_upright,
     chunks_of,
     frame_of,
     header_place,
@@ -55,7 +55,15 @@ _ITEM = re.compile(rb"<(?:\w{1,20}:)?(row|si|sheet)[\s/>]")
 _MOST_ITEMS = {b"row": _MOST_ROWS, b"si": 4 << 20, b"sheet": 64}
 # Bytes of a part, read by blocks, that may have no start of a row or text.
 _BLOCK, _LARGEST_BARREN, _LONGEST_START = 1 << 20, 2 << 20, 32
+# A cell with a formula and no value: its column and row.
+_EMPTY_FORMULA = re.compile(
+    rb'<c [^<>]{0,80}\br="([A-Z]{1,3})([0-9]{1,7})"[^<>]{0,80}>'
+    rb"<f(?:[^<>]{0,200}/>|[^<>]{0,200}>[^<]{0,9000}</f>)(?:<v ?/>|<v></v>)?</c>"
+)
 _MARKS = (b"\xfe\xff", b"\xff\xfe", b"\xef\xbb\xbf")
+
+_Cells = set[tuple[int, int]]
+"""Row, from 1, and column, from 0, of cells."""
 
 
 def open_parquet(stream: BinaryIO, file: str) -> LabelTable:
@@ -126,37 +134,82 @@ def _has_text(kind: pa.DataType) -> bool:
     return not pa.types.is_nested(kind)
 
 
-def open_workbook(stream: BinaryIO, file: str, count: Count) -> LabelTable:
-    """Read the header of the first sheet with a row that has two names of columns.
+def open_workbook(stream: BinaryIO, file: str, wanted: WantedColumns) -> LabelTable:
+    """Read the header of the one sheet that has the columns of labels; hidden sheets do not count.
 
-    Without one it is the first sheet that has a name of a column, else the first.
+    Where none has them, it is the first with a row of two names of columns, the sheet that was open
+    when the file was saved before the others.
 
     Args:
         stream: The file on disk, opened for reading bytes.
         file: Its path, for messages.
-        count: Tells the header from other rows.
+        wanted: Which columns are looked for.
 
     Raises:
-        LabelError: It is no Excel file, is damaged, or would take too much memory.
+        LabelError: The file is no workbook, is damaged, has no rows, has labels in two sheets, or
+            would take too much memory. `LabelTable.read` raises it too, and where a formula of a
+            column that is read has no stored value.
     """
     import openpyxl
 
     with _explained(file):
-        _check_parts(stream, file)
+        empty = _check_parts(stream, file)
         book = openpyxl.load_workbook(stream, read_only=True, data_only=True, keep_links=False)
-        heads = {sheet: list(_head(sheet)) for sheet in book.worksheets}
+        visible: list[ReadOnlyWorksheet] = [
+            sheet for sheet in book.worksheets if sheet.sheet_state == "visible"
+        ]
+        heads = {sheet: list(_head(sheet)) for sheet in visible}
         found = {
-            sheet: rows[header_place([texts for _, texts in rows], count)]
-            for sheet, rows in heads.items()
-            if rows
+            sheet: _header(rows, wanted, file)
+            for sheet in sorted(heads, key=lambda sheet: sheet is not book.active)
+            if (rows := heads[sheet])
         }
         if not found:
             raise LabelError(f"{file} is an Excel file without rows")
-        sheet = max(found, key=lambda sheet: min(2, count(found[sheet][1])))
+        sheet = _sheet_of_labels(found, visible, wanted, file)
     number, texts = found[sheet]
     header = tuple(name.strip() for name in texts)
-    form = f"Excel, sheet {shown(sheet.title)}" if len(found) > 1 else "Excel"
-    return LabelTable(form, "row", header, functools.partial(_chunks, sheet, file, number + 1))
+    form = f"Excel, sheet {visible.index(sheet) + 1}" if len(found) > 1 else "Excel"
+    read = functools.partial(_chunks, sheet, file, number + 1, empty)
+    return LabelTable(form, "row", header, read)
+
+
+def _header(
+    rows: Sequence[tuple[int, list[str]]], wanted: WantedColumns, file: str
+) -> tuple[int, list[str]]:
+    texts = [row for _, row in rows]
+    place = header_place(texts, wanted.count_in)
+    check_upright(texts, place, wanted.count_in, file)
+    return rows[place]
+
+
+def _sheet_of_labels(
+    found: Mapping["ReadOnlyWorksheet", tuple[int, list[str]]],
+    visible: Sequence["ReadOnlyWorksheet"],
+    wanted: WantedColumns,
+    file: str,
+) -> "ReadOnlyWorksheet":
+    """Return the sheet that is read, and refuse to choose between two that could be."""
+    usable = {sheet: _usability(header, wanted) for sheet, (_, header) in found.items()}
+    best = [sheet for sheet, grade in usable.items() if grade == max(usable.values())]
+    if usable[best[0]] and len(best) > 1:
+        numbers = " and ".join(str(visible.index(sheet) + 1) for sheet in visible if sheet in best)
+        raise LabelError(
+            f"{file}: sheets {numbers} all have columns of labels; put their rows into one sheet, "
+            "or hide the sheets that are not meant"
+        )
+    if usable[best[0]]:
+        return best[0]
+    return max(found, key=lambda sheet: min(2, wanted.count_in(found[sheet][1])))
+
+
+def _usability(header: Sequence[str], wanted: WantedColumns) -> int:
+    """Return 2 for a header of labels, 1 where flags may name the class, and 0 for another."""
+    try:
+        chosen = choose_columns(header, wanted, "")
+    except LabelError:
+        return 0
+    return 2 if "label" in chosen.places or chosen.are_classes else 1
 
 
 def _head(sheet: "ReadOnlyWorksheet") -> Iterator[tuple[int, list[str]]]:
@@ -166,12 +219,25 @@ def _head(sheet: "ReadOnlyWorksheet") -> Iterator[tuple[int, list[str]]]:
         yield number, [text_of(value) for value in values[:width]]
 
 
-def _chunks(sheet: "ReadOnlyWorksheet", file: str, first: int, places: Sequence[int]) -> Chunks:
+def _chunks(
+    sheet: "ReadOnlyWorksheet", file: str, first: int, empty: _Cells, places: Sequence[int]
+) -> Chunks:
     rows = _filled(sheet, first, _MOST_ROWS, max(places) + 1)
-    texts = ((number, [text_of(values[place]) for place in places]) for number, values in rows)
+    texts = ((number, _fields(file, number, values, empty, places)) for number, values in rows)
     with _explained(file):
         for chunk in chunks_of(texts, range(len(places))):
             yield chunk.set_axis([*places], axis=1)
+
+
+def _fields(
+    file: str, number: int, values: Sequence[object], empty: _Cells, places: Sequence[int]
+) -> list[str]:
+    if any(values[place] is None and (number, place) in empty for place in places):
+        raise LabelError(
+            f"{file}, row {number}: a formula has no stored value; open the file in Excel or "
+            "LibreOffice, save it, and give it again"
+        )
+    return [text_of(values[place]) for place in places]
 
 
 def _filled(
@@ -197,8 +263,11 @@ def _explained(file: str) -> Iterator[None]:
         raise LabelError(f"{file} is not a whole Excel file; save it again, or as CSV") from None
 
 
-def _check_parts(stream: BinaryIO, file: str) -> None:
+def _check_parts(stream: BinaryIO, file: str) -> _Cells:
     """Refuse a workbook whose parts openpyxl would turn into too many objects.
+
+    Returns:
+        Of each part and column, the first cell whose formula has no stored value.
 
     Raises:
         LabelError: The file is of another program, or too large.
@@ -216,17 +285,20 @@ def _check_parts(stream: BinaryIO, file: str) -> None:
         sizes = [part.file_size for part in parts.infolist()]
         if max(sizes) > _LARGEST_PART or sum(sizes) > _LARGEST_WHOLE:
             raise _too_large(file)
+        empty: _Cells = set()
         for part in parts.infolist():
             with parts.open(part) as content:
-                _check_part(content, file)
+                empty |= _check_part(content, file)
+        return empty
 
 
-def _check_part(content: IO[bytes], file: str) -> None:
+def _check_part(content: IO[bytes], file: str) -> _Cells:
     """Look through a part; one that is no XML stops openpyxl at its first byte."""
     counts = Counter[bytes]()
+    formulas: dict[bytes, bytes] = {}
     block, tail, barren = content.read(_BLOCK), b"", 0
     if block.strip() and not block.lstrip().startswith((b"<", *_MARKS)):
-        return
+        return set()
     while block:
         # A document type may define entities that expand. NULs are UTF-16, which would hide one.
         if b"<!DOCTYPE" in tail + block or b"\0" in block:
@@ -238,7 +310,15 @@ def _check_part(content: IO[bytes], file: str) -> None:
         barren = 0 if found.keys() & {b"row", b"si"} else barren + len(block)
         if barren > _LARGEST_BARREN or any(n > _MOST_ITEMS[what] for what, n in counts.items()):
             raise _too_large(file)
+        for cell in _EMPTY_FORMULA.finditer(block):
+            formulas.setdefault(cell[1], cell[2])
         block, tail = content.read(_BLOCK), block[-_LONGEST_START:]
+    return {(int(row), _place(column)) for column, row in formulas.items()}
+
+
+def _place(column: bytes) -> int:
+    """Convert the letters of a column to its position, from 0: A is 0, AA is 26."""
+    return functools.reduce(lambda place, letter: 26 * place + letter - 64, column, 0) - 1
 
 
 def _too_large(file: str) -> LabelError:

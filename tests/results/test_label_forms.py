@@ -208,7 +208,7 @@ def test_each_form_of_the_labels_gives_the_same_figures(
     [
         ("Windows-1252", "CSV in Windows-1252, separated by semicolons"),
         ("UTF-16 without mark", "CSV in UTF-16, separated by commas"),
-        ("Excel", "Excel, sheet 'Films'"),
+        ("Excel", "Excel, sheet 2"),
         ("Parquet", "Parquet"),
     ],
 )

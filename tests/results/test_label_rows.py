@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import openpyxl
 import pandas as pd
 import pytest
 
@@ -81,3 +82,54 @@ def test_a_separator_line_that_does_not_fit_is_ignored(tmp_path: Path) -> None:
     for line in ("sep=,", "sep=", "sep=;", '"sep=\t"'):
         frame = load_labels(written(tmp_path, f"{line}\n{text}"))
         assert frame["path"].tolist() == ["a,1.png", "b.png"]
+
+
+def book_of(folder: Path, sheets: dict[str, list[list[object]]], *, hidden: str = "") -> Path:
+    """A workbook whose last sheet is the active one."""
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for name, cells in sheets.items():
+        sheet = book.create_sheet(name)
+        for row in cells:
+            sheet.append(row)
+        sheet.sheet_state = "hidden" if name == hidden else "visible"
+    book.active = len(sheets) - 1
+    book.save(folder / "l.xlsx")
+    return folder / "l.xlsx"
+
+
+HEADER = ["path", "label"]
+
+
+def test_a_hidden_sheet_is_not_read(tmp_path: Path) -> None:
+    sheets = {"old": [HEADER, ["a", "COVID"]], "new": [HEADER, ["a", "Normal"]]}
+    frame = load_labels(book_of(tmp_path, sheets, hidden="old"))
+    assert frame["label"].tolist() == ["Normal"]
+
+
+def test_labels_in_two_sheets_are_refused(tmp_path: Path) -> None:
+    sheets = {
+        "Legend": [["Patient", "Klasse"], ["x", "y"]],
+        CANARY: [HEADER, ["a", "Normal"]],
+        "B": [HEADER, ["b", "COVID"]],
+    }
+    message = message_of(book_of(tmp_path, sheets))
+    assert "sheets 2 and 3 all have columns of labels; put" in message
+    assert "CANARY" not in message
+    del sheets["B"]
+    assert load_labels(book_of(tmp_path, sheets))["path"].tolist() == ["a"]
+
+
+def test_the_name_of_a_sheet_is_not_shown(tmp_path: Path) -> None:
+    sheets = {CANARY: [["path", "x"], ["a", "b"]], f"{CANARY} 2": [["film"], ["b"]]}
+    message = message_of(book_of(tmp_path, sheets))
+    assert "Excel, sheet 1" in message
+    assert "CANARY" not in message
+
+
+def test_a_formula_without_its_value_is_no_blank_label(tmp_path: Path) -> None:
+    cells = [[*HEADER, "note"], ["a", "Normal", "=1+1"], ["b", '=IF(1>0,"COVID","")', ""]]
+    message = message_of(book_of(tmp_path, {"A": cells}))
+    assert "row 3: a formula has no stored value; open the file in Excel" in message
+    cells[2][1] = "COVID"
+    assert load_labels(book_of(tmp_path, {"A": cells}))["label"].tolist() == ["Normal", "COVID"]

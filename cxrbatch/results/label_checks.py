@@ -75,7 +75,7 @@ class CheckedLabels:
         self.flags = dict(chosen.flags)
 
     def add(self, chunk: pd.DataFrame) -> None:
-        """Check the rows of a chunk and keep them.
+        """Check the rows of a chunk and keep those that are not blank.
 
         Args:
             chunk: Columns by their position in the file; the index is the number of the row.
@@ -106,10 +106,10 @@ class CheckedLabels:
         self._parts.append(labels)
 
     def frame(self) -> pd.DataFrame:
-        """Return all labels as `read_frame` does.
+        """Return all rows that were added, as `read_frame` returns them; to be called once.
 
         Raises:
-            LabelError: There are none.
+            LabelError: No row was added, or none has a label.
         """
         if not self._rows:
             raise LabelError(f"{self._file} has no rows")
@@ -260,14 +260,14 @@ def _plain_paths(paths: pd.Series) -> pd.Series:
 def once_each(
     file: str, unit: str, names: npt.NDArray[np.int64], rows: pd.DataFrame
 ) -> pd.DataFrame:
-    """Keep the first row of each name, and refuse rows that contradict each other.
+    """Keep the first row of each image; raise if rows of one image contradict each other.
 
-    An empty field contradicts nothing, and is filled from a later row of the same name.
+    An empty field contradicts nothing, and is filled from a later row of the same image.
 
     Args:
         file: The file of labels, for messages.
         unit: What the index counts: "line" or "row".
-        names: Shape (rows,), a number for what each row names.
+        names: Shape (rows,), a number for the image (or series or study) that each row names.
         rows: The same rows, with the columns `CONSISTENT` as categories; the index is the number of
             the row in its file.
 
@@ -275,7 +275,7 @@ def once_each(
         The rows that are kept, in order.
 
     Raises:
-        LabelError: Two rows of one name have different labels, patients or splits; the message has
+        LabelError: Two rows of one image have different labels, patients or splits; the message has
             their numbers.
     """
     series = pd.Series(names)

@@ -154,11 +154,11 @@ class LoadedLabels:
 
     @property
     def kind(self) -> str:
-        """What the labels come from, for a reader who is not to see the file's name."""
+        """What the labels come from, unnamed: "a file of labels", or "labels" for a DataFrame."""
         return "labels" if self.name == _DATAFRAME else "a file of labels"
 
     def columns_read(self) -> str:
-        """Return which column was read for what: "path = 'Datei', label = 'Befund'"."""
+        """Return, for a message, the column of each role: "path = 'Datei', label = 'Befund'"."""
         return ", ".join(f"{role} = {shown(name)}" for role, name in self.columns.items())
 
 
@@ -178,10 +178,12 @@ def read_frame(
             have one column for each class.
 
     Returns:
-        A row per label, in order. The index is the row's number in its file: the line of CSV, else
-        the row, from 1. The columns are first those of `JOINS` that are there, as text, "" where a
-        row lacks it; then label, patient, split and source as categories, null where nothing is
-        given. Split is one of `SPLITS`. An accession number is replaced by its `accession_key`.
+        The rows that are not blank, in order, with a label or not. The index is the row's number in
+        its file: the line of CSV, else the row, from 1. The first columns are those that name the
+        images, as text, "" where a row lacks it: path, sop_instance_uid, image_hash,
+        series_instance_uid, study_instance_uid, accession_key (a hash of the number), as far as the
+        file has them. Then come label, patient, split ("train", "val" or "test") and source as
+        categories, null where nothing is given.
 
     Raises:
         LabelError: The file is of no such form or would take too much memory, a needed column is
@@ -195,15 +197,16 @@ def read_frame(
 def load(
     labels: Path | pd.DataFrame, options: LabelOptions = AS_USUAL, classes: Sequence[str] = ()
 ) -> LoadedLabels:
-    """Read labels as `read_frame` does, with how they stand in their file.
+    """Read and check labels as `read_frame` does; return them with form and columns of their file.
 
     Args:
-        labels: As for `read_frame`, with the next two.
-        options: Likewise.
-        classes: Likewise.
+        labels: A CSV, XLSX or Parquet file, or a DataFrame.
+        options: Names of columns, what names the images, and what texts of labels mean.
+        classes: Class names of the model, if known.
 
     Raises:
-        LabelError: Likewise.
+        LabelError: The labels cannot be read or used, in the cases of `read_frame`; or `class_map`
+            of the options has a class that is not in `classes`.
     """
     wanted = options.wanted(classes)
     if classes:
@@ -298,16 +301,16 @@ def read_labels(file: Path, options: LabelOptions = AS_USUAL) -> list[LabelledFi
     """Read and check a file of labels by path that gives each path one label.
 
     Args:
-        file: As for `read_frame`.
+        file: A CSV, XLSX or Parquet file.
         options: Names of columns, and what texts of labels mean; the images are named by path.
 
     Returns:
-        One label per path, in the file's order. Rows without a label, and rows that repeat an
-        earlier one, are left out.
+        One label per path, at least one, in the file's order. Rows without a label, and rows that
+        repeat an earlier one, are left out.
 
     Raises:
-        LabelError: As for `read_frame`; or two rows of one path have different labels, patients or
-            splits.
+        LabelError: The file cannot be read, a needed column is missing, a row cannot be used, no
+            row has a label; or two rows of one path have different labels, patients or splits.
     """
     loaded = load(file, replace(options, by="path"))
     frame = loaded.frame[loaded.frame["label"].notna()]
@@ -320,14 +323,16 @@ def labels_in(file: Path, options: LabelOptions = AS_USUAL) -> list[LabelledFile
     """Read and check a file of labels that may name a path several times.
 
     Args:
-        file: As for `read_frame`.
+        file: A CSV, XLSX or Parquet file.
         options: Names of columns, and what texts of labels mean; the images are named by path.
 
     Returns:
-        One label per row that has a label, in the file's order.
+        One entry per row that has a label, at least one, in the file's order; rows of one path are
+        all kept, also where their labels differ.
 
     Raises:
-        LabelError: As for `read_frame`.
+        LabelError: The file cannot be read, a needed column is missing, a row cannot be used, or no
+            row has a label.
     """
     frame = read_frame(file, replace(options, by="path"))
     return _as_list(frame[frame["label"].notna()])

@@ -23,10 +23,7 @@ JOINS = {
     "study": "study_instance_uid",
     "accession": "accession_key",
 }
-"""What may join labels with images -> the column, of labels and of a results table, that names it.
-
-The order is that of preference: from one image to all of a study.
-"""
+"""What may join labels with images -> its column in labels and tables; the preferred ones first."""
 
 KEYS = tuple(dict.fromkeys(JOINS.values()))
 """Columns of labels that may name images, once they are read."""
@@ -171,7 +168,7 @@ class WantedColumns:
     classes: Sequence[str] = ()
 
     def count_in(self, names: Sequence[str]) -> int:
-        """Return how many texts of a row are usual names of columns, or were asked for."""
+        """Return how many of the texts `names` are usual names of columns, or were asked for."""
         asked = {plain_name(name) for name in self.named.values()}
         return sum(name in _ROLES or name in asked for name in map(plain_name, names) if name)
 
@@ -241,9 +238,9 @@ def choose_columns(header: Sequence[str], wanted: WantedColumns, file: str) -> C
 def describe_header(header: Sequence[str], wanted: WantedColumns) -> str:
     """Return the names of a file's columns, up to 12, for a message.
 
-    Only their number is returned where the first row may be no header, and name a patient: if no
-    name is known, or one is and another has a sign such as a digit or slash, or one is a class. In
-    a header "…" stands for such a name.
+    Only their number is returned if the row may be no header but name a patient: if no name is
+    known (or just one, where a name has a sign such as a digit or slash), or just one is a class.
+    Else "…" stands for names with such signs.
     """
     count = f"{len(header)} columns" if len(header) != 1 else "1 column"
     words = [name for name in header if meaning_of(name) or name in wanted.classes]

@@ -280,7 +280,11 @@ def _csv_chunks(reader: "_csv.Reader", lines: _Lines, file: str, places: Sequenc
 
 
 def chunks_of(rows: Iterator[tuple[int, Sequence[str]]], places: Sequence[int]) -> Chunks:
-    """Yield some columns of rows, each given with its number, many rows at a time."""
+    """Put rows into DataFrames of texts, up to 65,536 rows or some 4 million characters each.
+
+    `rows` are pairs of a row's number, for the index, and its texts; `places` are the positions of
+    the texts that become columns. A text that a row lacks is "".
+    """
     while some := list(_some(rows)):
         columns = [[row[p] if p < len(row) else "" for _, row in some] for p in places]
         yield frame_of(columns, places, [number for number, _ in some])

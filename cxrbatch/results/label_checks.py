@@ -12,7 +12,14 @@ import pandas as pd
 
 from cxrbatch.errors import LabelError
 from cxrbatch.results.columns import accession_key, patient_secret, secret_file
-from cxrbatch.results.label_names import ACCESSION_NUMBER, KEYS, SPLITS, ChosenColumns, folded
+from cxrbatch.results.label_names import (
+    ACCESSION_NUMBER,
+    KEYS,
+    SPLITS,
+    ChosenColumns,
+    folded,
+    meaning_of,
+)
 from cxrbatch.results.label_rows import LONGEST_VALUE, TOO_LONG
 
 _MOST_DIFFERENT = 10_000
@@ -51,7 +58,7 @@ class CheckedLabels:
     """Checked labels of a file, as far as they fit into `_MOST_BYTES`.
 
     Attributes:
-        flags: Class name -> position of its column of flags; empty if there is a column label.
+        flags: Class name -> position of its column of flags; empty if no label came from flags.
     """
 
     def __init__(
@@ -72,7 +79,7 @@ class CheckedLabels:
         self._parts: list[pd.DataFrame] = []
         self._rows, self._left = 0, _MOST_BYTES
         self._texts, self._classes = set[str](), set[str]()
-        self.flags = dict(chosen.flags)
+        self.flags, self._from_flags = dict(chosen.flags), False
 
     def add(self, chunk: pd.DataFrame) -> None:
         """Check the rows of a chunk and keep those that are not blank.
@@ -88,8 +95,10 @@ class CheckedLabels:
             return
         self._check_lengths(chunk)
         labels = pd.DataFrame({role: chunk[place] for role, place in self._chosen.places.items()})
-        if self.flags:
+        if "label" not in labels:
             labels["label"] = self._class_by_flags(chunk)
+        elif self.flags:
+            labels["label"] = self._class_beside_flags(labels["label"], chunk)
         labels["label"] = labels["label"].map(self._meant(labels["label"].unique()))
         for name in _OTHERS:
             if name not in labels:
@@ -114,6 +123,8 @@ class CheckedLabels:
         if not self._rows:
             raise LabelError(f"{self._file} has no rows")
         labels = pd.concat(self._parts)
+        if "label" in self._chosen.places and not self._from_flags:
+            self.flags = {}
         self._parts.clear()
         for name in ("label", *_OTHERS):
             labels[name] = labels[name].mask(labels[name] == "").astype("category")
@@ -143,18 +154,39 @@ class CheckedLabels:
             meant[text] = self._exact.get(text) or self._folded.get(key, text)
         return meant | {"": ""}
 
+    def _class_beside_flags(self, labels: pd.Series, chunk: pd.DataFrame) -> pd.Series:
+        """Fill empty labels by the flags of their rows, in rows with exactly one flag.
+
+        Raises:
+            LabelError: A label and the flag of its row name different classes.
+        """
+        flags = self._set_flags(chunk)
+        one = flags.notna().all(axis=1) & ((flags == 1).sum(axis=1) == 1)
+        flagged = (flags == 1).idxmax(axis=1).where(one, "").astype("string")
+        names = {_same_class(name): name for name in self.flags}
+        meant = self._meant(labels.unique())
+        named = labels.map({text: names.get(_same_class(meant[text]), "") for text in meant})
+        wrong = one & (named != "") & (named != flagged)
+        if wrong.any():
+            raise LabelError(
+                f"{self._file}, {self._unit} {wrong.idxmax()}: the label and the columns of "
+                "classes contradict each other; correct them, or remove those that are wrong"
+            )
+        self._from_flags |= bool((one & (labels == "")).any())
+        return labels.mask(labels == "", flagged)
+
+    def _set_flags(self, chunk: pd.DataFrame) -> pd.DataFrame:
+        """Return a column per class: 1, 0, -1 for a blank field, NaN for a text that is no flag."""
+        texts = pd.DataFrame({name: chunk[place] for name, place in self.flags.items()})
+        return texts.apply(lambda column: column.str.casefold().map(_FLAG_WORDS).astype(float))
+
     def _class_by_flags(self, chunk: pd.DataFrame) -> pd.Series:
         """Return for each row the name of the one column of flags that is set, "" if all are blank.
 
         Raises:
             LabelError: Several are set, or none and not all are blank, or a field is no flag.
         """
-        flags = pd.DataFrame(
-            {
-                name: chunk[place].str.casefold().map(_FLAG_WORDS).astype(float)
-                for name, place in self.flags.items()
-            }
-        )
+        flags = self._set_flags(chunk)
         if flags.isna().to_numpy().any():
             flags = self._without_others(flags)
         count = (flags == 1).sum(axis=1)
@@ -184,8 +216,7 @@ class CheckedLabels:
         return flags
 
     def _check_lengths(self, chunk: pd.DataFrame) -> None:
-        long = (chunk.apply(lambda texts: texts.str.len()) > LONGEST_VALUE).any(axis=1)
-        if long.any():
+        if (long := (chunk.apply(lambda c: c.str.len()) > LONGEST_VALUE).any(axis=1)).any():
             raise LabelError(f"{self._file}, {self._unit} {long.idxmax()}: {TOO_LONG}")
 
     def _check_fields(self, labels: pd.DataFrame, keys: Sequence[str]) -> None:
@@ -206,8 +237,7 @@ class CheckedLabels:
                 "split is not train, val or test": ~labels["split"].isin(("", *SPLITS)),
             }
         )
-        unusable = problems[problems.any(axis=1)]
-        if len(unusable):
+        if len(unusable := problems[problems.any(axis=1)]):
             what = unusable.iloc[0].idxmax()
             raise LabelError(f"{self._file}, {self._unit} {unusable.index[0]}: {what}")
 
@@ -237,6 +267,10 @@ class CheckedLabels:
             )
         self._left -= int(taken.iloc[-1])
         self._rows += len(labels)
+
+
+def _same_class(name: str) -> str:
+    return meaning_of(name) or folded(name)
 
 
 def _side(text: str) -> str:

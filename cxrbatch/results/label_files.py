@@ -188,8 +188,8 @@ def read_frame(
     Raises:
         LabelError: The file is of no such form or would take too much memory, a needed column is
             missing or may be one of two, a row has a label and nothing that names its image, a
-            split is unknown, a row has several flags, no row has a label, or there are more than
-            fit into 512 MiB.
+            split is unknown, a row has several flags or one against its label, no row has a label,
+            or there are more than fit into 512 MiB.
     """
     return load(labels, options, classes).frame
 
@@ -290,10 +290,10 @@ def _loaded(
     checked = CheckedLabels(name, table.unit, chosen, options.class_map)
     for chunk in table.read(chosen.all_places):
         checked.add(chunk)
+    frame = checked.frame()
     columns = {role: table.header[place] for role, place in chosen.places.items()}
     if checked.flags:
-        columns["label"] = ", ".join(checked.flags)
-    frame = checked.frame()
+        columns["label"] = ", ".join([*filter(None, [columns.get("label")]), *checked.flags])
     return LoadedLabels(name, table.form, table.unit, table.header, columns, frame, checked.unused)
 
 

@@ -181,7 +181,7 @@ class ChosenColumns:
         places: Role -> position in the header, from 0. Roles are `KEYS`, `ACCESSION_NUMBER`, label,
             patient, split and source.
         flags: Class name -> position of a column that may say for each row whether it is of this
-            class; empty if there is a column label.
+            class. If there is a column label, they count in rows where it is empty.
         are_classes: Whether the columns of flags are named like classes; if not, all columns that
             have no other role are among them.
     """
@@ -227,10 +227,11 @@ def choose_columns(header: Sequence[str], wanted: WantedColumns, file: str) -> C
     places = {role: place for role, place in places.items() if role in keys or role not in KEYS}
     if "accession_key" in places:
         places.pop("accession_key" if ACCESSION_NUMBER in wanted.named else ACCESSION_NUMBER, None)
-    if "label" in places:
-        return ChosenColumns(places, {}, are_classes=False)
     flags, are_classes = _flag_columns(header, wanted, set(places.values()))
-    if len({name for name, _ in flags}) < max(2, len(flags)):
+    are_distinct = len({name for name, _ in flags}) == len(flags) > 1
+    if "label" in places and not (are_distinct and are_classes and "label" not in wanted.named):
+        return ChosenColumns(places, {}, are_classes=False)
+    if not are_distinct:
         raise LabelError(f"{where}: no column names the class; name one with --label-column")
     return ChosenColumns(places, dict(flags), are_classes)
 
@@ -238,9 +239,8 @@ def choose_columns(header: Sequence[str], wanted: WantedColumns, file: str) -> C
 def describe_header(header: Sequence[str], wanted: WantedColumns) -> str:
     """Return the names of a file's columns, up to 12, for a message.
 
-    Only their number is returned if the row may be no header but name a patient: if no name is
-    known (or just one, where a name has a sign such as a digit or slash), or just one is a class.
-    Else "…" stands for names with such signs.
+    It is only their number if the row may be data: no name is known, or one is and another has a
+    sign such as a digit or slash ("…" where two are known), or just one is a class.
     """
     count = f"{len(header)} columns" if len(header) != 1 else "1 column"
     words = [name for name in header if meaning_of(name) or name in wanted.classes]
@@ -265,14 +265,11 @@ def _named_by_user(header: Sequence[str], role: str, name: str, where: str) -> i
 def _usual_place(header: Sequence[str], role: str, where: str, *, taken: set[int]) -> int | None:
     """The one column whose name says this role."""
     places = [p for p, own in enumerate(header) if p not in taken and role_of(own) == role]
-    exact = [place for place in places if plain_name(header[place]) == plain_name(role)]
-    places = exact or places
+    places = [p for p in places if plain_name(header[p]) == plain_name(role)] or places
     if len(places) > 1:
         names = " and ".join(shown(header[place]) for place in places[:2])
-        is_one_name = header[places[0]] == header[places[1]]
-        remedy = "rename or remove one"
-        if role in _OPTION and not is_one_name:
-            remedy = f"name one with {_OPTION[role]}"
+        is_named = role in _OPTION and header[places[0]] != header[places[1]]
+        remedy = f"name one with {_OPTION[role]}" if is_named else "rename or remove one"
         raise LabelError(f"{where}: both {names} may be the column {role}; {remedy}")
     return places[0] if places else None
 

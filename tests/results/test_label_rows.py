@@ -133,3 +133,23 @@ def test_a_formula_without_its_value_is_no_blank_label(tmp_path: Path) -> None:
     assert "row 3: a formula has no stored value; open the file in Excel" in message
     cells[2][1] = "COVID"
     assert load_labels(book_of(tmp_path, {"A": cells}))["label"].tolist() == ["Normal", "COVID"]
+
+
+FLAGS = "path,Normal,COVID-19,Viral Pneumonia,label\n"
+
+
+def test_flags_beside_an_empty_label_name_the_class(tmp_path: Path) -> None:
+    file = written(tmp_path, FLAGS + "a,1,0,0,\nb,0,1,0,\nc,0,0,1,virale Pneumonie\nd,,,,\n")
+    labels = load_labels(file)["label"]
+    assert labels.tolist()[:3] == ["Normal", "COVID-19", "virale Pneumonie"]
+    assert labels.isna().tolist() == [False, False, False, True]
+
+
+def test_a_label_that_contradicts_the_flags_is_refused(tmp_path: Path) -> None:
+    file = written(tmp_path, FLAGS + "a,1,0,0,kein Befund\nb,0,1,0,Normal\n")
+    assert "line 3: the label and the columns of classes contradict" in message_of(file)
+
+
+def test_probabilities_beside_a_label_are_not_read_as_flags(tmp_path: Path) -> None:
+    file = written(tmp_path, FLAGS + "a,0.9,0.1,0,COVID-19\nb,1,1,0,Normal\nc,0,0,0,Normal\n")
+    assert load_labels(file)["label"].tolist() == ["COVID-19", "Normal", "Normal"]

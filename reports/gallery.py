@@ -17,7 +17,6 @@ from PIL import Image
 
 from cxrbatch.model.prediction import grey_picture, heat_picture
 from cxrbatch.reading.outcomes import Flag
-from cxrbatch.results.counting import Positions
 from cxrbatch.results.table import Table
 from cxrbatch.scoring.file_reader import UNKNOWN_ORIGIN, Origin, revisit
 from cxrbatch.workers.forkserver_client import Forkserver
@@ -73,7 +72,7 @@ def choose(
 
 
 def _first(
-    chosen: Positions, rank: npt.NDArray[np.float32], pictures: npt.NDArray[np.integer]
+    chosen: npt.NDArray[np.int64], rank: npt.NDArray[np.float32], pictures: npt.NDArray[np.integer]
 ) -> tuple[int, ...]:
     """The positions with the smallest `rank` among `chosen`; of equal pictures one."""
     if len(chosen) > _LOOKED_THROUGH:
@@ -305,7 +304,7 @@ def _in_children(
     count = max(1, min(workers, _MOST_PROCESSES, len(wanted)))
     if not wanted:
         return
-    forkserver = Forkserver(preload=("cxrbatch.scoring.file_reader",))
+    forkserver = Forkserver(preload=(__name__,))
     try:
         with ThreadPoolExecutor(count) as threads:
             shares = [wanted[start::count] for start in range(count)]

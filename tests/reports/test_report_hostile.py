@@ -4,6 +4,8 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,6 +222,14 @@ def test_a_text_in_every_row_is_one_line(
     error = capsys.readouterr().err
     assert re.search(r"expands to more than \d{3} MiB, more than a table of its size may", error)
     assert error.count("\n") == 1
+
+
+def test_a_process_that_reads_pictures_imports_little() -> None:
+    """Its first picture has 20 seconds, of which a busy machine needs many for scikit-learn."""
+    code = "import sys, cxrbatch.reports.gallery\n"
+    code += "print({'torch', 'pandas', 'scipy', 'sklearn'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_a_missing_and_a_changed_film_are_told(make_table: TableMaker) -> None:

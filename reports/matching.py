@@ -32,7 +32,7 @@ from cxrbatch.results.frames import Results
 from cxrbatch.results.label_files import AS_USUAL, LabelOptions
 from cxrbatch.results.statistics.intervals import Classes, Groups, Probabilities
 from cxrbatch.results.table import Table
-from cxrbatch.results.truth import UNKNOWN, patients_of
+from cxrbatch.results.truth import UNKNOWN, Truth, patients_of
 
 MOST_LISTED = 20
 
@@ -118,7 +118,8 @@ def find_copies(
     firsts = np.flatnonzero(~images["equal"].duplicated() & (images["picture"] >= 0))
     pairs, complete = near_pairs(hashes[firsts], logits[firsts])
     members = firsts[pairs]
-    disagreeing = _disagree(truth[members])
+    labels = truth[members]
+    disagreeing = (labels != UNKNOWN).all(axis=1) & (labels[:, 0] != labels[:, 1])
     distance = np.bitwise_count(hashes[members[:, 0]] ^ hashes[members[:, 1]])
     near_first = np.lexsort((distance, ~disagreeing))[:MOST_LISTED]
     return Copies(
@@ -144,13 +145,6 @@ def _group(members: pd.DataFrame, classes: Sequence[str], *, bits: int = 0) -> S
     rows = tuple((members["row"].iloc[:MOST_LISTED] + 1).tolist())
     pictures = members["picture"].nunique()
     return SameGroup(rows, len(members), pictures, labels, predictions, bits)
-
-
-def _disagree(labels: Classes) -> npt.NDArray[np.bool_]:
-    disagreeing: npt.NDArray[np.bool_] = (labels != UNKNOWN).all(axis=1) & (
-        labels[:, 0] != labels[:, 1]
-    )
-    return disagreeing
 
 
 _KEYS = (("path", "frame"), ("sop_instance_uid", "frame"), ("image_hash",))
@@ -233,23 +227,12 @@ def pair_up(
         TableError: A table is damaged, or they have other classes or no image in common.
         LabelError: There is no truth, the labels cannot be used, or no image is left to compare.
     """
-    if set(first.classes) != set(second.classes):
-        names, others = (", ".join(map(shown, table.classes)) for table in (first, second))
-        raise TableError(
-            f"{first.path} has the classes {names}, {second.path} {others}; only models of the "
-            "same classes can be compared"
-        )
+    _check_classes(first, second)
     analysis, other = analyse(first, labels, label_options=label_options), Results(second)
-    both = analysis.scores, read_scores(other)
-    truth, is_known = analysis.truth, analysis.true_classes() != UNKNOWN
-    if truth is None:
-        raise LabelError(f"nothing tells the truth about the images of {first.path}; give --labels")
-    if not is_known.any():
-        raise LabelError(f"no scored image of {first.path} has a truth; give other --labels")
-    results = analysis.results, other
-    key, places = _joined(results, (both[0].rows, both[1].rows), is_known)
-    pairs = np.flatnonzero(places >= 0), places[places >= 0]
-    rows = both[0].rows[pairs[0]], both[1].rows[pairs[1]]
+    truth, scores = _truth_of(analysis, first), read_scores(other)
+    results, is_known = (analysis.results, other), analysis.true_classes() != UNKNOWN
+    key, pairs = _joined(results, (analysis.scores.rows, scores.rows), is_known)
+    rows = analysis.scores.rows[pairs[0]], scores.rows[pairs[1]]
     counted = count_images(
         [ImageFacts.read(of, own) for of, own in zip(results, rows, strict=True)],
         truth.classes[rows[0]],
@@ -263,7 +246,7 @@ def pair_up(
             "--keep-flagged compares them"
         )
     compared, all_images = (
-        _paired_scores(analysis, both[1], other.classes, (pairs[0][chosen], pairs[1][chosen]))
+        _paired_scores(analysis, scores, other.classes, (pairs[0][chosen], pairs[1][chosen]))
         for chosen in (counted.analysed, counted.all_images)
     )
     return Pairs(
@@ -273,10 +256,36 @@ def pair_up(
         truth_source=truth.source,
         truth_notes=truth.notes,
         counts=counted.counts,
-        unpaired=(len(both[0].rows) - len(pairs[0]), len(both[1].rows) - len(np.unique(pairs[1]))),
+        unpaired=_unpaired(analysis.scores, scores, pairs),
         compared=compared,
         all_images=all_images,
     )
+
+
+def _check_classes(first: Table, second: Table) -> None:
+    """Raise TableError if two tables do not have the same classes, in any order."""
+    if set(first.classes) != set(second.classes):
+        names, others = (", ".join(map(shown, table.classes)) for table in (first, second))
+        raise TableError(
+            f"{first.path} has the classes {names}, {second.path} {others}; only models of the "
+            "same classes can be compared"
+        )
+
+
+def _truth_of(analysis: Analysis, table: Table) -> Truth:
+    """Return the truth of a table's images; raise LabelError if no scored image has one."""
+    if analysis.truth is None:
+        raise LabelError(f"nothing tells the truth about the images of {table.path}; give --labels")
+    if not (analysis.true_classes() != UNKNOWN).any():
+        raise LabelError(f"no scored image of {table.path} has a truth; give other --labels")
+    return analysis.truth
+
+
+def _unpaired(
+    first: TableScores, second: TableScores, pairs: tuple[Positions, Positions]
+) -> tuple[int, int]:
+    """Count the scored images of each table that are in no pair."""
+    return len(first.rows) - len(pairs[0]), len(second.rows) - len(np.unique(pairs[1]))
 
 
 def _paired_scores(
@@ -305,8 +314,8 @@ def _joined(
     results: tuple[Results, Results],
     rows: tuple[Positions, Positions],
     wanted: npt.NDArray[np.bool_],
-) -> tuple[tuple[str, ...], Positions]:
-    """The key that joins a wanted row of the first, and each row's place in `rows[1]`, or -1."""
+) -> tuple[tuple[str, ...], tuple[Positions, Positions]]:
+    """The first key that joins a wanted row, and of each pair the positions in both `rows`."""
     for key in _KEYS:
         first, second = (_names(of, own, key) for of, own in zip(results, rows, strict=True))
         once = second[second.notna() & ~second.duplicated()]
@@ -314,7 +323,7 @@ def _joined(
         places = np.where(found >= 0, np.append(once.index, -1)[found], -1)
         places = np.where(_same_pictures(results, rows, places), places, -1)
         if (places[wanted] >= 0).any():
-            return key, places.astype(np.int64)
+            return key, (np.flatnonzero(places >= 0), places[places >= 0].astype(np.int64))
     raise TableError(
         f"{results[0].name} and {results[1].name} have no image in common, of those with a truth: "
         "neither by path, nor by SOP Instance UID, nor by image hash"

@@ -22,8 +22,6 @@ Cells = NDArray[np.unsignedinteger]
 GreyValues = NDArray[np.float64]
 Display = NDArray[np.float32]
 
-NO_VOI_POLICIES = ("robust", "full_range")
-
 # Shares of the pixels that the policy "robust" clips to black and to white.
 _ROBUST_TAIL = 0.005
 # Percentiles are taken of about so many pixels, in whole rows at even distances.
@@ -229,9 +227,9 @@ def render_grey(
     Args:
         cells: Shape (rows, columns), unsigned, as stored: unused bits are still there.
         transforms: What the header asks for.
-        no_voi: Policy where there is no VOI transform, one of `NO_VOI_POLICIES`: "robust" maps all
-            but the extreme 0.5 % of pixels at each end to [0, 1], "full_range" all values that the
-            header allows. Up to 8 bits stored are always mapped by "full_range".
+        no_voi: Policy where there is no VOI transform, one of `readings.NO_VOI_POLICIES`: "robust"
+            maps all but the extreme 0.5 % of pixels at each end to [0, 1], "full_range" all values
+            that the header allows. Up to 8 bits stored are always mapped by "full_range".
 
     Returns:
         An image of the same shape; 1 is white, padding is 0.

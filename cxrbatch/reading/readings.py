@@ -4,14 +4,18 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+from cxrbatch.errors import UsageError, plain_number
 from cxrbatch.reading.outcomes import Flag, Outcome, ReadingError
 
 if TYPE_CHECKING:  # a process that reads no image itself starts without numpy and Arrow
     from cxrbatch.reading.display import Display, GreyImage
 
 RADIOGRAPH_MODALITIES = frozenset({"CR", "DX", "RG"})
+
+NO_VOI_POLICIES = ("robust", "full_range")
+"""How an image without a VOI transform becomes grey levels; `display.render_grey` explains them."""
 
 # JPEG 2000 takes up to 6 bytes a sample, by measurement; all other formats take less.
 _BYTES_BESIDE_SAMPLES = 256 << 20
@@ -26,10 +30,11 @@ class ReadingOptions:
 
     Attributes:
         max_pixels: Largest product of frames, rows, columns and samples per pixel that is decoded.
-        modalities: Values of Modality (0008,0060) that are scored.
+        modalities: Values of Modality (0008,0060) that are scored: one text, which is one code,
+            or several; kept as a frozenset of codes in capitals.
         render_all: Decode images of other modalities too; their outcome stays `not_a_radiograph`.
         no_voi: How a radiograph without a VOI transform becomes grey levels, one of
-            `display.NO_VOI_POLICIES`. Other modalities are rendered over their full range.
+            `NO_VOI_POLICIES`. Other modalities are rendered over their full range.
         least_size: Grey JPEG and JPEG 2000 images are decoded at a half, a quarter or an eighth of
             their size if both sides still have this many pixels; None decodes all at full size.
     """
@@ -39,6 +44,39 @@ class ReadingOptions:
     render_all: bool = False
     no_voi: str = "robust"
     least_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values, and make the modalities a frozenset of codes in capitals.
+
+        Raises:
+            UsageError: A value is of another type or out of its range, or the policy is unknown.
+        """
+        plain_number("max_pixels", self.max_pixels, int, 1)
+        if self.least_size is not None:
+            plain_number("least_size", self.least_size, int, 1)
+        if not isinstance(self.render_all, bool):
+            raise UsageError(f"render_all is {repr(self.render_all)[:60]}; give True or False")
+        if self.no_voi not in NO_VOI_POLICIES:
+            names = " or ".join(map(repr, NO_VOI_POLICIES))
+            raise UsageError(f"no_voi is {repr(self.no_voi)[:60]}; give {names}")
+        object.__setattr__(self, "modalities", modality_codes("modalities", self.modalities))
+
+
+def modality_codes(name: str, given: object) -> frozenset[str]:
+    """Return the DICOM modalities that a caller gave, one or several, without spaces, in capitals.
+
+    Args:
+        name: Name of the argument, for the message.
+        given: A text, which is one code, or an iterable of texts.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    is_one = isinstance(given, str) or not isinstance(given, Iterable)
+    codes: list[Any] = [given] if is_one else [*cast("Iterable[Any]", given)]
+    if not all(isinstance(code, str) for code in codes):
+        raise UsageError(f"{name} is no text; give a DICOM modality such as 'MG', or several")
+    return frozenset(code.strip().upper() for code in codes)
 
 
 @dataclass(frozen=True, slots=True)

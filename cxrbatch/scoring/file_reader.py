@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from cxrbatch.errors import UsageError
 from cxrbatch.files import path_to_text, text_to_path, text_to_place
 from cxrbatch.model.preprocessing import ModelInput, Recipe, difference_hash, image_hash
 from cxrbatch.reading.containers.listing import members_named
@@ -206,18 +207,17 @@ class Origin:
         made = table.provenance
         try:
             recipe = Recipe.from_card(made["recipe"])
-            limit = int(made.get("max_pixels", ReadingOptions().max_pixels))
+            options = ReadingOptions(
+                render_all=True,
+                max_pixels=int(made.get("max_pixels", ReadingOptions().max_pixels)),
+                no_voi=recipe.no_voi,
+                least_size=recipe.least_size if made.get("fast_decode") is True else None,
+            )
             root = text_to_path(str(made["archive_root"])) if root is None else root
-        except (KeyError, TypeError, ValueError, OverflowError):
+        except (KeyError, TypeError, ValueError, OverflowError, UsageError):
             return None
         if not os.path.isabs(root):
             return None
-        options = ReadingOptions(
-            render_all=True,
-            max_pixels=limit,
-            no_voi=recipe.no_voi,
-            least_size=recipe.least_size if made.get("fast_decode") is True else None,
-        )
         return cls(root, recipe, options, follow_links=made.get("follow_links") is True)
 
 

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterable
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from cxrbatch.errors import UsageError, checked_path, naming_arguments
 from cxrbatch.files import check_output, claimed, writing
 from cxrbatch.process import default_workers
+from cxrbatch.reading.readings import modality_codes
 from cxrbatch.scoring.run import Part, Progress, ScoringOptions, Summary, check_flag
 from cxrbatch.workers.forkserver_client import Forkserver
 
@@ -178,7 +179,7 @@ def score(
             device=device,
             follow_links=follow_links,
             max_pixels=max_pixels,
-            modalities=_codes(modality),
+            modalities=modality_codes("modality", modality),
             deadline=deadline,
             commit_every=commit_every,
             part=Part.from_text(shard),
@@ -199,14 +200,6 @@ def score(
 
 def _given(name: str, path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else checked_path(name, path)
-
-
-def _codes(modality: str | Iterable[str]) -> frozenset[str]:
-    is_one = isinstance(modality, str) or not isinstance(modality, Iterable)
-    codes: list[Any] = [modality] if is_one else [*modality]
-    if not all(isinstance(code, str) for code in codes):
-        raise UsageError("modality is no text; give a DICOM modality such as 'MG', or several")
-    return frozenset(code.strip().upper() for code in codes)
 
 
 def score_archive(

@@ -10,7 +10,7 @@ from makers import make_dicom, ramp
 
 from cxrbatch.errors import UsageError
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.reading.radiograph import iterate_members_named, read_radiographs
+from cxrbatch.reading.radiograph import ReadingOptions, iterate_members_named, read_radiographs
 
 
 @pytest.fixture
@@ -105,3 +105,34 @@ def test_a_container_that_is_none_says_so(tmp_path: Path) -> None:
     path.write_bytes(b"no zip")
     (reading,) = read_radiographs(f"{path}!/a.dcm")
     assert reading.outcome is Outcome.NOT_AN_IMAGE
+
+
+@pytest.mark.parametrize(
+    "modalities", ["XA", " xa", ["XA"], ("CR", "xa"), {"XA"}, (c for c in ["XA"])]
+)
+def test_one_modality_or_several_may_be_given_in_any_collection(
+    modalities: object, tmp_path: Path
+) -> None:
+    options = ReadingOptions(modalities=modalities)  # type: ignore[arg-type]
+    path = tmp_path / "film.dcm"
+    for modality, outcome in (("XA", Outcome.SCORED), ("CT", Outcome.NOT_A_RADIOGRAPH)):
+        path.write_bytes(make_dicom(ramp(), modality=modality))
+        (reading,) = read_radiographs(path, options)
+        assert reading.outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("max_pixels", value) for value in (0, -1, 1.5, "9", True, None)),
+        *(("modalities", value) for value in (None, 7, b"CR", ["CR", None])),
+        *(("least_size", value) for value in (0, "320", 2.5)),
+        *(("no_voi", value) for value in ("Robust", None, ["robust"])),
+        *(("render_all", value) for value in ("no", None, 1)),
+    ],
+)
+def test_options_of_reading_that_cannot_be_are_refused(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"^{name} is ") as refused:
+        ReadingOptions(**{name: value})  # type: ignore[arg-type]
+    assert "give" in str(refused.value)
+    assert "\n" not in str(refused.value)

@@ -92,8 +92,8 @@ def stretched(image: GreyImage, shown: ShownRange, *, depth: int, no_voi: str) -
         image: Grey levels as shares of the full range of `depth` bits.
         shown: The range, as `shown_range` returned it.
         depth: Bits per sample of the PNG.
-        no_voi: Policy for a guessed range, one of `display.NO_VOI_POLICIES`: "robust" stretches the
-            percentiles of the image, other policies the bits in use.
+        no_voi: Policy for a guessed range, one of `readings.NO_VOI_POLICIES`: "robust" stretches
+            the percentiles of the image, other policies the bits in use.
 
     Returns:
         The image with new grey levels in [0, 1]; values beyond the range are clipped.

@@ -30,6 +30,7 @@ from cxrbatch.webapp.uploads import score_request
 from cxrbatch.workers.worker import WorkerLimits
 
 if TYPE_CHECKING:
+    from cxrbatch.results.figures import Headline
     from cxrbatch.results.label_files import LabelOptions
 
 MAX_BODY_BYTES = 100 << 20
@@ -279,12 +280,18 @@ def _run_json(file: ServedFile) -> dict[str, Any]:
     run = summarise_run(file)
     evaluation = run.get("evaluation")
     if evaluation is not None:
-        accuracy = evaluation.headline.accuracy
-        run["accuracy"] = {
-            "n": accuracy.n,
-            "value": accuracy.value,
-            "low": accuracy.low,
-            "high": accuracy.high,
-            "auc": {name: figure.value for name, figure in evaluation.headline.auc.items()},
-        }
+        run["accuracy"] = _accuracy_json(evaluation.headline)
+        if others := evaluation.headline.all_images:
+            run["accuracy"]["all_images"] = _accuracy_json(others)
     return {name: value for name, value in run.items() if name in _RUN_PROPERTIES}
+
+
+def _accuracy_json(headline: "Headline") -> dict[str, Any]:
+    accuracy = headline.accuracy
+    return {
+        "n": accuracy.n,
+        "value": accuracy.value,
+        "low": accuracy.low,
+        "high": accuracy.high,
+        "auc": {name: figure.value for name, figure in headline.auc.items()},
+    }

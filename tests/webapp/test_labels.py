@@ -70,22 +70,25 @@ def test_a_run_shows_the_figures_of_its_report_with_these_labels(
     with labelled_app(folder, labels) as app:
         page = page_of(app)
         (run,) = app.test_client().get("/api/v1/runs", headers=BEARER).get_json()["runs"]
-    accuracy = expected.accuracy
-    assert accuracy != headline(table).accuracy
-    assert run["accuracy"] == {
-        "n": accuracy.n,
-        "value": accuracy.value,
-        "low": accuracy.low,
-        "high": accuracy.high,
-        "auc": {name: area.value for name, area in expected.auc.items()},
-    }
+    whole = expected.all_images
+    assert whole is not None
+    main, whole_json = (
+        {
+            "n": figures.images,
+            "value": figures.accuracy.value,
+            "low": figures.accuracy.low,
+            "high": figures.accuracy.high,
+            "auc": {name: area.value for name, area in figures.auc.items()},
+        }
+        for figures in (expected, whole)
+    )
+    assert expected.accuracy != headline(table).accuracy
+    assert run["accuracy"] == {**main, "all_images": whole_json}
     assert f"n = {flow.analysed}" in page
     assert "a file of labels, joined by path" in page
     assert "13, of which 3 name no row of the table" in page
     assert f"<dd>{flow.unlabelled} without a label; 1: " in page
-    whole = expected.all_images
-    assert whole is not None
-    assert whole.images == accuracy.n + 1
+    assert whole.images == expected.images + 1
     assert f"n = {whole.images}" in page
     assert PATIENT not in page
 

@@ -126,6 +126,10 @@ def test_the_evaluation_equals_that_of_the_table(evaluating_app: Flask, folder: 
     expected = roc_auc_score(truth, [row["p_Normal"] for row in scored])
     assert told["auc"]["Normal"] == pytest.approx(expected)
     assert told["auc"]["Viral Pneumonia"] is None
+    scored = [row for row in everything if row["outcome"] == "scored"]
+    right = [row["prediction"] == row["truth"] for row in scored]
+    assert told["all_images"]["n"] == len(right) == 8
+    assert told["all_images"]["value"] == pytest.approx(sum(right) / len(right))
     assert run["rows"] == 12
 
 
@@ -154,6 +158,7 @@ def test_the_evaluation_equals_that_of_a_report(
     expected = evaluate(path)
     accuracy = expected.accuracy
     assert accuracy.method == "patient bootstrap"
+    whole_json = run["accuracy"].pop("all_images")
     assert run["accuracy"] == {
         "n": accuracy.n,
         "value": accuracy.value,
@@ -169,6 +174,7 @@ def test_the_evaluation_equals_that_of_a_report(
     assert whole is not None
     # Of 27 scored images seven are laterals, and one is a copy.
     assert (whole.images, expected.images) == (27, 19)
+    assert (whole_json["n"], whole_json["value"]) == (27, whole.accuracy.value)
     assert re.search(
         rf"and with copies: {100 * (whole.accuracy.value or 0):.1f} .*n = {whole.images}", page
     )

@@ -62,10 +62,13 @@ class JoinedLabels:
         return len(np.unique(self.label_of_row[self.label_of_row >= 0]))
 
     def check(self) -> None:
-        """Refuse labels that name no class of the table, and labels none of which names a row.
+        """Raise if a label names no class of the table, or if not one label names a row of it.
+
+        Labels that name no row are allowed as long as another one does.
 
         Raises:
-            LabelError: The message has numbers of rows, and no text of them.
+            LabelError: The message has the numbers of such rows in the file of labels, as that file
+                counts them (lines of CSV, else rows, from 1), and no text of them.
         """
         count, rows = self.unknown()
         if count:
@@ -82,12 +85,12 @@ class JoinedLabels:
             )
 
     def unmatched(self) -> str:
-        """Return the numbers of the first rows whose label names no row: "lines 2, 3 …"."""
+        """Return which rows of the file, up to five, name no row of the table: "lines 2, 3 …"."""
         lost = np.setdiff1d(np.arange(len(self.labels)), self.label_of_row)
         return self._rows(self.labels.index[lost])
 
     def unknown(self) -> tuple[int, str]:
-        """Return how many different labels name no class, and the first row of each of some."""
+        """Return how many different labels name no class, and up to five rows: "lines 2, 9"."""
         labels = self.labels["label"]
         unknown = labels.isin([label for label, number in self.numbers.items() if number < 0])
         firsts = labels[unknown].drop_duplicates()
@@ -117,7 +120,9 @@ class JoinedLabels:
 
 
 def join(results: Results, loaded: LoadedLabels, by: str | None) -> JoinedLabels:
-    """Join labels with rows of a table by what is given, or else by what joins most labels.
+    """Find the label of each row of a table, by what is given or else by what joins most labels.
+
+    Labels that name no class or no row are kept: `JoinedLabels.check` refuses them.
 
     Args:
         results: The table.

@@ -67,8 +67,8 @@ def find_truth(
         options: How labels are read and joined.
 
     Returns:
-        None where there are no labels and no column truth, and class folders do not name the class
-        of at least 90 % of the scored rows and at least two classes.
+        The truth; None where there are no labels and no column truth, and class folders do not name
+        the class of at least 90 % of the scored rows and at least two classes.
 
     Raises:
         LabelError: Labels cannot be read or contradict each other, or name an unknown class or no
@@ -85,14 +85,14 @@ def find_truth(
 def join_labels(
     results: Results, labels: "Path | pd.DataFrame", options: LabelOptions = AS_USUAL
 ) -> Truth:
-    """Give each row of a table the label that names it, see `join`.
+    """Take true class, split and patient of each row of a table from the label that names the row.
 
-    A label that names no row is only counted.
+    A row that no label names has none of them. A label that names no row is only counted.
 
     Args:
         results: The table.
         labels: A file of labels, or a DataFrame with such columns.
-        options: How labels are read and joined.
+        options: How labels are read, and by what they name rows, such as path or UID.
 
     Raises:
         LabelError: Labels cannot be read or contradict each other, name an unknown class, or none
@@ -123,8 +123,8 @@ def folder_truth(results: Results) -> Truth | None:
     two, has no true class.
 
     Returns:
-        None where the folders name the class of fewer than 90 % of the scored rows, or fewer than
-        two classes.
+        The truth, without splits and patients; None where the folders name the class of fewer than
+        90 % of the scored rows, or fewer than two classes.
 
     Raises:
         TableError: The table is damaged.
@@ -142,18 +142,18 @@ def folder_truth(results: Results) -> Truth | None:
 
 
 def patients_of(results: Results, truth: Truth, rows: npt.NDArray[np.int64]) -> Groups:
-    """Return the number of the patient of some rows of a table.
+    """Number the patients of some rows of a table, so that rows of one patient have one number.
 
     The patient is the one that the labels name, else that of the header (`patient_key`).
 
     Args:
         results: The table.
-        truth: Of the same table.
+        truth: The truth of the same table, with the patients that the labels name.
         rows: Shape (n,), row numbers, from 0.
 
     Returns:
-        Shape (n,), int32, from 0 without gaps; an image of an unknown patient has a number of its
-        own.
+        Shape (n,), int32, from 0 without gaps, in the order of `rows`; an image of an unknown
+        patient has a number of its own.
 
     Raises:
         TableError: The table is damaged.

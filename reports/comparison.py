@@ -70,7 +70,7 @@ class ComparisonValues:
     def warnings(self) -> tuple[str, ...]:
         """Lines that say what is wrong with archive or labels, and what to do about it."""
         images = [image for flips in self.flips for pair in flips.shown for image in pair]
-        return warnings_of(self.pairs.counts, images)
+        return (*self.pairs.truth_warnings, *warnings_of(self.pairs.counts, images))
 
     @property
     def loss(self) -> float | None:

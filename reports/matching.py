@@ -180,6 +180,7 @@ class Pairs:
         names: Names of the two models.
         truth_source: Where the truth comes from.
         truth_notes: What was done with the labels beside joining them, a sentence each.
+        truth_warnings: What to mend in the labels before the figures are believed, a line each.
         counts: Counts from images that both scored to images compared, by the rules of a report.
         unpaired: Scored images of each table without a partner: the other table has no score of
             them, or has another picture there.
@@ -192,6 +193,7 @@ class Pairs:
     names: tuple[str, str]
     truth_source: str
     truth_notes: tuple[str, ...]
+    truth_warnings: tuple[str, ...]
     counts: ImageCounts
     unpaired: tuple[int, int]
     compared: PairedScores
@@ -255,6 +257,7 @@ def pair_up(
         names=(model_name(analysis.card), model_name(card_of(other))),
         truth_source=truth.source,
         truth_notes=truth.notes,
+        truth_warnings=truth.warnings,
         counts=counted.counts,
         unpaired=_unpaired(analysis.scores, scores, pairs),
         compared=compared,

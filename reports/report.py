@@ -71,6 +71,7 @@ class ReportValues:
         classes: Names of the classes.
         truth_source: Where the truth comes from; None without a truth.
         truth_notes: What was done with the labels beside joining them, a sentence each.
+        truth_warnings: What to mend in the labels before the figures are believed, a line each.
         flow: Counts from files to images analysed.
         evaluation: None without a truth.
         subgroups: Empty without a truth.
@@ -88,6 +89,7 @@ class ReportValues:
     classes: tuple[str, ...]
     truth_source: str | None
     truth_notes: tuple[str, ...]
+    truth_warnings: tuple[str, ...]
     flow: Flow
     evaluation: Evaluation | None
     subgroups: tuple[Subgroups, ...]
@@ -101,7 +103,7 @@ class ReportValues:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Lines that say what is wrong with archive or labels, and what to do about it."""
-        return warnings_of(self.flow, self.shown.values())
+        return (*self.truth_warnings, *warnings_of(self.flow, self.shown.values()))
 
     def page(self) -> bytes:
         """Return the HTML page of the report, encoded in UTF-8."""
@@ -266,6 +268,7 @@ def make_report(
         classes=table.classes,
         truth_source=None if analysis.truth is None else analysis.truth.source,
         truth_notes=() if analysis.truth is None else analysis.truth.notes,
+        truth_warnings=() if analysis.truth is None else analysis.truth.warnings,
         flow=analysis.flow,
         evaluation=evaluation,
         subgroups=subgroups,

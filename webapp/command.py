@@ -137,6 +137,7 @@ def _show_check(folder: Path, labels: Path | None, options: "LabelOptions | None
     tables = Library(folder).tables()
     if not tables:
         raise UsageError(f"{folder} has no results table to check the labels with")
+    failed = 0
     for table in tables:
         click.echo(f"{'table':12} {table.name}")
         try:
@@ -144,6 +145,9 @@ def _show_check(folder: Path, labels: Path | None, options: "LabelOptions | None
                 click.echo(f"{title:12} {text}")
         except CxrbatchError as error:
             click.echo(f"{'error':12} {error}")
+            failed += 1
+    if failed == len(tables):
+        raise CxrbatchError(f"{labels} can be used with none of the {failed:,} tables in {folder}")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,6 +1,6 @@
-"""Results tables and labels as pandas DataFrames, and the heat maps of single rows as arrays."""
+"""Results tables and labels as DataFrames, heat maps as arrays, and the names of a table's rows."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cxrbatch.errors import TableError, UsageError, checked_path, naming_arguments
 from cxrbatch.results.columns import FACTS, TRUTH_COLUMNS
@@ -201,3 +202,122 @@ def _to_pandas(table: Table, names: list[str]) -> pd.DataFrame:
         others = frame[name].cat.categories.difference(table.classes)
         frame[name] = frame[name].cat.set_categories([*table.classes, *others])
     return frame
+
+
+def names_of_rows(results: Results, by: str, names: pd.Series) -> tuple[pa.Array, pa.Array]:
+    """Return the names of images in labels and in a table, in forms that are equal if they match.
+
+    Args:
+        results: The table.
+        by: A key of `label_names.JOINS`, which says what the names are.
+        names: The names in the labels, named as their column in the table is.
+
+    Returns:
+        The names of the labels, in order, and those of the table's rows, in order. A path is
+        spelled as in the table, if it can be found there. A file name that several files have is
+        null among the rows.
+
+    Raises:
+        TableError: The table is damaged.
+    """
+    return {"path": _paths, "name": _file_names}.get(by, _plain)(results, names)
+
+
+def _plain(results: Results, names: pd.Series) -> tuple[pa.Array, pa.Array]:
+    """The name of each label and of each row as they are."""
+    return _texts(names), _texts(results.read([names.name])[names.name])
+
+
+def _paths(results: Results, paths: pd.Series) -> tuple[pa.Array, pa.Array]:
+    """The path of each label, as the table spells it if it has it, and of each row."""
+    rows = _texts(results.read(["path"])["path"])
+    root = str(results.provenance.get("archive_root", "")).rstrip("/")
+    names = _texts(paths.str.removeprefix(f"{root}/"))
+    found = positions(names, rows) >= 0
+    lost = pa.array(~found & np.asarray(pc.not_equal(names, "")))
+    if pc.any(lost).as_py():
+        spelled = _respelled(names.filter(lost), rows, is_alone=not found.any())
+        names = pc.replace_with_mask(names, lost, spelled)
+    return names, rows
+
+
+def _respelled(names: pa.Array, rows: pa.Array, *, is_alone: bool) -> pa.Array:
+    """Find paths in the table by their `_plain_paths`; those that are not found stay as they are.
+
+    Args:
+        names: Paths of labels that the table does not have.
+        rows: The table's paths.
+        is_alone: Whether no path is found. Then the folders in front that all paths of the labels
+            share, or all of the table, are left out one by one until a path is found.
+    """
+    spellings = rows.unique()
+    wanted, own = _plain_paths(names), _plain_paths(spellings)
+    for one, other in _without_folders(wanted, own) if is_alone else [(wanted, own)]:
+        places = positions(one, other)
+        if (places >= 0).any():
+            places[np.append(_is_repeated(other), False)[places]] = -1
+            found = spellings.take(pa.array(places, mask=places < 0))
+            return pc.coalesce(found, names)
+    return names
+
+
+def _plain_paths(paths: pa.Array) -> pa.Array:
+    """Return paths in Unicode's composed form, divided by single slashes, without a first one."""
+    divided = pc.replace_substring_regex(paths, r"[/\\]+", "/")
+    return pc.utf8_ltrim(pc.utf8_normalize(divided, form="NFC"), "/")
+
+
+def _without_folders(wanted: pa.Array, own: pa.Array) -> Iterator[tuple[pa.Array, pa.Array]]:
+    """Yield paths of labels and of a table, either without more and more of its first folders."""
+    yield wanted, own
+    yield from ((shorter, own) for shorter in _shortened(wanted))
+    yield from ((wanted, shorter) for shorter in _shortened(own))
+
+
+def _shortened(paths: pa.Array) -> Iterator[pa.Array]:
+    """Leave out the folders one by one that all paths share."""
+    ends = pc.min_max(paths).as_py()
+    first, last = ((ends[end] or "").split("/")[:-1] for end in ("min", "max"))
+    for one, other in zip(first, last, strict=False):
+        if one != other:
+            return
+        paths = pc.replace_substring_regex(paths, "^[^/]*/", "", max_replacements=1)
+        yield paths
+
+
+def _file_names(results: Results, paths: pd.Series) -> tuple[pa.Array, pa.Array]:
+    """The file name of each label and row, null in rows whose file is not alone with its name."""
+    rows = _texts(results.read(["path"])["path"]).dictionary_encode()
+    names = _last_parts(rows.dictionary)
+    alone = pc.if_else(pa.array(_is_repeated(names)), None, names)
+    return _last_parts(_texts(paths)), alone.take(rows.indices)
+
+
+def _last_parts(paths: pa.Array) -> pa.Array:
+    return pc.replace_substring_regex(_plain_paths(paths), "^.*/", "")
+
+
+def _is_repeated(texts: pa.Array) -> npt.NDArray[np.bool_]:
+    codes = np.asarray(texts.dictionary_encode().indices, np.int64)
+    repeated: npt.NDArray[np.bool_] = np.bincount(codes)[codes] > 1
+    return repeated
+
+
+def positions(texts: pa.Array, among: pa.Array) -> npt.NDArray[np.int64]:
+    """Find texts among others.
+
+    Args:
+        texts: Shape (n,), texts; a null is not found.
+        among: The other texts.
+
+    Returns:
+        Shape (n,), for each text its first position in `among`, from 0, or -1.
+    """
+    # By Arrow: pandas makes an object of each.
+    places = pc.index_in(texts, among, skip_nulls=True).fill_null(-1)
+    return np.asarray(places).astype(np.int64)
+
+
+def _texts(texts: pd.Series) -> pa.Array:
+    array = pa.array(texts, pa.large_string())
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array

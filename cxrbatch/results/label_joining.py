@@ -14,7 +14,7 @@ from cxrbatch.errors import LabelError
 from cxrbatch.files import shown
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results.columns import patient_secret, secret_file, secret_id
-from cxrbatch.results.frames import Results
+from cxrbatch.results.frames import Results, names_of_rows, positions
 from cxrbatch.results.label_checks import CONSISTENT, once_each
 from cxrbatch.results.label_files import LabelOptions, LoadedLabels, listed, load
 from cxrbatch.results.label_names import JOINS, find_classes
@@ -41,6 +41,7 @@ class JoinedLabels:
         unlabelled: Number of rows of the file without a label.
         unnamed: Number of rows with a label whose field for `by` is empty.
         repeated: Number of rows that say what an earlier row says.
+        nameless: Number of rows with a label and nothing, or a placeholder, for what joins them.
         numbers: Label as written -> index of its class in the table, or -1.
     """
 
@@ -54,6 +55,7 @@ class JoinedLabels:
     unlabelled: int
     unnamed: int
     repeated: int
+    nameless: int
     numbers: Mapping[str, int]
 
     @property
@@ -80,9 +82,18 @@ class JoinedLabels:
         if not self.matched:
             raise LabelError(
                 f"none of the {len(self.labels):,} labels in {self.loaded} names a row of "
-                f"{self.table} by {' or '.join(self.matches)}; {self.loaded.columns_read()}; write "
-                "one as the table has it, or name another with --path-column or --by"
+                f"{self.table} by {' or '.join(self.matches)}; {self.loaded.columns_read()}; "
+                f"{self.remedy(*self.matches)}"
             )
+
+    def remedy(self, *tried: str) -> str:
+        """Return what to do where labels name no row by these keys of `JOINS`."""
+        if tried == ("accession",):
+            return (
+                "accession numbers are compared as text, with zeros in front, and the table has "
+                "only keyed hashes of them; write them as the header of the files has them"
+            )
+        return "write it as the table has it, or name another column with --path-column or --by"
 
     def unmatched(self) -> str:
         """Return which rows of the file, up to five, name no row of the table: "lines 2, 3 …"."""
@@ -101,6 +112,28 @@ class JoinedLabels:
         unit = self.loaded.unit + ("s" if len(numbers) != 1 else "")
         return f"{unit} {', '.join(map(str, numbers[:_MOST_SHOWN]))}{more}"
 
+    def losses(self) -> Iterator[str]:
+        """Yield how many labels name no row, and the encoding of a file that is not UTF-8."""
+        if lost := len(self.labels) - self.matched:
+            yield f"{lost:,} of {len(self.labels):,} name no row of the table"
+        if self.loaded.form.startswith("CSV") and "UTF-8" not in self.loaded.form:
+            yield f"read as {self.loaded.form}"
+
+    def warnings(self, scored: npt.NDArray[np.bool_]) -> Iterator[str]:
+        """Yield a line where under half of the labels and of the scored rows are joined.
+
+        Args:
+            scored: Shape (rows of the table,): whether the row has scores.
+        """
+        named, of = int((self.label_of_row >= 0)[scored].sum()), int(scored.sum())
+        labels = len(self.labels) + self.nameless
+        if 2 * self.matched < labels and 2 * named < of:
+            yield (
+                f"only {self.matched:,} of {labels:,} labels name a row of the table, and only "
+                f"{named:,} of {of:,} scored images have a label; --check-labels shows how they "
+                "are read and joined"
+            )
+
     def notes(self) -> Iterator[str]:
         """Yield what was done with the labels beside joining them, a sentence each."""
         if self.by in GROUPS:
@@ -108,6 +141,11 @@ class JoinedLabels:
             yield (
                 f"one label per {self.by} is given to each of its images: {self.matched:,} labels, "
                 f"{images:,} images"
+            )
+        if self.nameless:
+            yield (
+                f"labels whose {self.by.replace('_', ' ')} is blank or a placeholder, which are "
+                f"not used: {self.nameless:,}"
             )
         if self.unlabelled:
             yield f"rows without a label, which are not used: {self.unlabelled:,}"
@@ -139,8 +177,8 @@ def join(results: Results, loaded: LoadedLabels, by: str | None) -> JoinedLabels
     matches: dict[str, int] = {}
     best: tuple[str, pa.Array, pa.Array] | None = None
     for one in _to_try(results, loaded, by):
-        names, rows = _NAMES.get(one, _plain)(results, known[JOINS[one]])
-        matches[one] = int(np.count_nonzero(_positions(names, rows) >= 0))
+        names, rows = names_of_rows(results, one, known[JOINS[one]])
+        matches[one] = int(np.count_nonzero(positions(names, rows) >= 0))
         if best is None or matches[one] > matches[best[0]]:
             best = one, names, rows
         if matches[one] == len(known):
@@ -162,10 +200,11 @@ def join(results: Results, loaded: LoadedLabels, by: str | None) -> JoinedLabels
         by=by,
         matches=matches,
         labels=labels,
-        label_of_row=_positions(rows, names.filter(pa.array(is_first))),
+        label_of_row=positions(rows, names.filter(pa.array(is_first))),
         unlabelled=len(loaded.frame) - len(known),
         unnamed=len(known) - len(names),
         repeated=len(names) - len(labels),
+        nameless=len(known) - len(names),
         numbers=numbers,
     )
 
@@ -195,7 +234,8 @@ def describe_labels(table: Path, labels: Path, options: LabelOptions) -> Iterato
         options: How labels are read and joined.
 
     Raises:
-        LabelError: The labels cannot be read, or contradict each other.
+        LabelError: The labels cannot be read, or contradict each other; or after all lines, they
+            name no class or no row, see `JoinedLabels.check`.
         TableError: The table cannot be used.
     """
     results = Results(table)
@@ -212,21 +252,32 @@ def describe_labels(table: Path, labels: Path, options: LabelOptions) -> Iterato
     if joined.matched < len(joined.labels):
         yield (
             "not joined",
-            f"{joined.unmatched()}: no row of the table has their {joined.by}; write it as the "
-            "table does, or name another column with --path-column or --by",
+            f"{joined.unmatched()}: no row of the table has their {joined.by}; "
+            f"{joined.remedy(joined.by)}",
         )
     count, rows = joined.unknown()
     if count:
         yield "no class", f"different texts: {count:,}, as in {rows}; say with --map TEXT=CLASS"
     classes = (f"{shown(n)} {labels_of_class.get(k, 0):,}" for k, n in enumerate(results.classes))
     yield "classes", ", ".join(classes)
-    scored = (results.read(["outcome"])["outcome"] == Outcome.SCORED.value).to_numpy(bool)
+    scored = scored_rows(results)
     named = joined.label_of_row >= 0
     yield (
         "images",
         f"{int((named & scored).sum()):,} of {int(scored.sum()):,} scored images have a label, and "
         f"{int((named & ~scored).sum()):,} rows without a score",
     )
+    joined.check()
+
+
+def scored_rows(results: Results) -> npt.NDArray[np.bool_]:
+    """Return for each row of a table whether it was scored, shape (rows,).
+
+    Raises:
+        TableError: The table is damaged.
+    """
+    is_scored = results.read(["outcome"])["outcome"] == Outcome.SCORED.value
+    return np.asarray(is_scored, np.bool_)
 
 
 def _by_class(rows: pd.DataFrame, numbers: Mapping[str, int]) -> pd.DataFrame:
@@ -243,97 +294,3 @@ def _has_our_keys(results: Results) -> bool:
     if secret is None or results.provenance.get("patient_secret_id") != secret_id(secret):
         return False
     return bool(results.read(["accession_key"])["accession_key"].notna().any())
-
-
-def _plain(results: Results, names: pd.Series) -> tuple[pa.Array, pa.Array]:
-    """The name of each label and of each row as they are."""
-    return _texts(names), _texts(results.read([names.name])[names.name])
-
-
-def _paths(results: Results, paths: pd.Series) -> tuple[pa.Array, pa.Array]:
-    """The path of each label, as the table spells it if it has it, and of each row."""
-    rows = _texts(results.read(["path"])["path"])
-    root = str(results.provenance.get("archive_root", "")).rstrip("/")
-    names = _texts(paths.str.removeprefix(f"{root}/"))
-    found = _positions(names, rows) >= 0
-    lost = pa.array(~found & np.asarray(pc.not_equal(names, "")))
-    if pc.any(lost).as_py():
-        spelled = _respelled(names.filter(lost), rows, is_alone=not found.any())
-        names = pc.replace_with_mask(names, lost, spelled)
-    return names, rows
-
-
-def _respelled(names: pa.Array, rows: pa.Array, *, is_alone: bool) -> pa.Array:
-    """Find paths in the table by their `_plain_paths`; those that are not found stay as they are.
-
-    Args:
-        names: Paths of labels that the table does not have.
-        rows: The table's paths.
-        is_alone: Whether no path is found. Then the folders in front that all paths of the labels
-            share, or all of the table, are left out one by one until a path is found.
-    """
-    spellings = rows.unique()
-    wanted, own = _plain_paths(names), _plain_paths(spellings)
-    for one, other in _without_folders(wanted, own) if is_alone else [(wanted, own)]:
-        places = _positions(one, other)
-        if (places >= 0).any():
-            places[np.append(_is_repeated(other), False)[places]] = -1
-            found = spellings.take(pa.array(places, mask=places < 0))
-            return pc.coalesce(found, names)
-    return names
-
-
-def _plain_paths(paths: pa.Array) -> pa.Array:
-    """Return paths in Unicode's composed form, divided by single slashes, without a first one."""
-    divided = pc.replace_substring_regex(paths, r"[/\\]+", "/")
-    return pc.utf8_ltrim(pc.utf8_normalize(divided, form="NFC"), "/")
-
-
-def _without_folders(wanted: pa.Array, own: pa.Array) -> Iterator[tuple[pa.Array, pa.Array]]:
-    """Yield paths of labels and of a table, either without more and more of its first folders."""
-    yield wanted, own
-    yield from ((shorter, own) for shorter in _shortened(wanted))
-    yield from ((wanted, shorter) for shorter in _shortened(own))
-
-
-def _shortened(paths: pa.Array) -> Iterator[pa.Array]:
-    """Leave out the folders one by one that all paths share."""
-    ends = pc.min_max(paths).as_py()
-    first, last = ((ends[end] or "").split("/")[:-1] for end in ("min", "max"))
-    for one, other in zip(first, last, strict=False):
-        if one != other:
-            return
-        paths = pc.replace_substring_regex(paths, "^[^/]*/", "", max_replacements=1)
-        yield paths
-
-
-def _file_names(results: Results, paths: pd.Series) -> tuple[pa.Array, pa.Array]:
-    """The file name of each label and row, null in rows whose file is not alone with its name."""
-    rows = _texts(results.read(["path"])["path"]).dictionary_encode()
-    names = _last_parts(rows.dictionary)
-    alone = pc.if_else(pa.array(_is_repeated(names)), None, names)
-    return _last_parts(_texts(paths)), alone.take(rows.indices)
-
-
-def _last_parts(paths: pa.Array) -> pa.Array:
-    return pc.replace_substring_regex(_plain_paths(paths), "^.*/", "")
-
-
-def _is_repeated(texts: pa.Array) -> npt.NDArray[np.bool_]:
-    codes = np.asarray(texts.dictionary_encode().indices, np.int64)
-    repeated: npt.NDArray[np.bool_] = np.bincount(codes)[codes] > 1
-    return repeated
-
-
-def _positions(texts: pa.Array, among: pa.Array) -> npt.NDArray[np.int64]:
-    """The position of each text among others, or -1. By Arrow: pandas makes an object of each."""
-    places = pc.index_in(texts, among, skip_nulls=True).fill_null(-1)
-    return np.asarray(places).astype(np.int64)
-
-
-def _texts(texts: pd.Series) -> pa.Array:
-    array = pa.array(texts, pa.large_string())
-    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-
-
-_NAMES = {"path": _paths, "name": _file_names}

@@ -30,7 +30,6 @@ KEYS = tuple(dict.fromkeys(JOINS.values()))
 
 ACCESSION_NUMBER = "accession_number"
 """A column of files of labels, which is replaced by `accession_key` while it is read."""
-
 _USUAL = {
     "path": "path file filename filepath filelocation relativepath fullpath image imagefile "
     "imagefilename imagename imagepath imageindex img imgname imgpath imgfile dicom dicomfile "
@@ -95,7 +94,7 @@ _MEANING = {word: meaning for meaning, words in _MEANINGS.items() for word in wo
 def plain_name(name: str) -> str:
     """Return the letters and digits of a name, without case and accents.
 
-    "Patienten-ID" becomes "patientenid". Names of other scripts keep their letters and digits too.
+    "Patienten-ID" becomes "patientenid"; letters and digits of all scripts are kept.
     """
     return "".join(c for c in without_accents(name).casefold() if c.isalnum())
 

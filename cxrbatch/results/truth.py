@@ -14,7 +14,7 @@ from cxrbatch.files import path_to_text, shown
 from cxrbatch.results.columns import TRUTH_COLUMNS
 from cxrbatch.results.frames import Results
 from cxrbatch.results.label_files import AS_USUAL, LabelledFile, LabelOptions, listed, load
-from cxrbatch.results.label_joining import join
+from cxrbatch.results.label_joining import join, scored_rows
 from cxrbatch.results.label_names import SPLITS, find_classes, folded, folded_numbers
 from cxrbatch.results.statistics.intervals import Groups
 
@@ -39,6 +39,7 @@ class Truth:
         labels: Number of labels; without a file of labels, number of rows whose class is known.
         without_row: Number of labels that name no row of the table.
         notes: What was done with the labels beside joining them, a sentence each; for a reader.
+        warnings: What to mend before the figures are believed, a line each.
     """
 
     source: str
@@ -48,6 +49,7 @@ class Truth:
     labels: int
     without_row: int
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def find_truth(
@@ -112,7 +114,8 @@ def join_labels(
         .reset_index(drop=True),
         labels=len(frame),
         without_row=len(frame) - joined.matched,
-        notes=tuple(joined.notes()),
+        notes=(*joined.losses(), *joined.notes()),
+        warnings=tuple(joined.warnings(scored_rows(results))),
     )
 
 

@@ -1,11 +1,19 @@
 """Options of labels at the commands `report` and `compare`, and what their messages show."""
 
+import json
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pages import TableMaker
 
 from cxrbatch import cli
+from cxrbatch.errors import LabelError
+from cxrbatch.results.columns import PROVENANCE_KEY, accession_key, patient_secret, secret_id
+from cxrbatch.results.frames import Results
+from cxrbatch.results.truth import find_truth
 
 PAIRS = [(0, 0), (0, 1), (1, 1), (2, 2), (3, 3), (1, 1), (2, 0), (3, 3)]
 
@@ -96,3 +104,71 @@ def test_wrong_options_are_told_with_what_is_right(
 ) -> None:
     assert cli.main(["report", str(make_table(PAIRS)), *words]) == 2
     assert words[0] in capfd.readouterr().err
+
+
+def test_labels_that_are_lost_are_counted_and_few_that_join_are_a_warning(
+    make_table: TableMaker, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table = make_table(PAIRS)
+    paths, page = paths_of(table), table.with_name("p.html")
+    commands = [
+        ["report", str(table), "-o", str(page), "--overwrite"],
+        ["compare", str(table), str(table)],
+    ]
+    for joined, warns in ((8, False), (3, True)):
+        rows = [(path, "normal" if n else "covid") for n, path in enumerate(paths[:joined])]
+        labels = office_list(table, [*rows, *((f"größe{n}.png", "normal") for n in range(12))])
+        for command in commands:
+            assert cli.main([*command, "--labels", str(labels)]) == 0
+            out, error = capfd.readouterr()
+            assert f"labels       12 of {joined + 12} name no row of the table\n" in out
+            assert "labels       read as CSV in Windows-1252, separated by semicolons\n" in out
+            assert (
+                f"warning: only {joined} of {joined + 12} labels name a row of the table, and only "
+                f"{joined} of 8 scored images have a label; --check-labels shows how" in error
+            ) == warns
+
+
+def test_the_check_fails_where_the_run_would(
+    make_table: TableMaker, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table = make_table(PAIRS)
+    path = paths_of(table)[0]
+    for rows, what in (
+        ([(path, "what")], "labels name no class of the model"),
+        ([("absent", "normal")], "none of the 1 labels"),
+        ([(path, "normal"), (path, "covid")], "contradicts itself"),
+    ):
+        words = ["report", str(table), "--labels", str(office_list(table, rows)), "--by", "path"]
+        errors = []
+        for command in (words, [*words, "--check-labels"]):
+            assert cli.main(command) == 1
+            errors.append(capfd.readouterr().err)
+        assert errors[0] == errors[1]
+        assert what in errors[1]
+
+
+def test_accession_numbers_that_join_nothing_or_are_placeholders_are_told(
+    make_table: TableMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    secret = patient_secret()
+    assert secret is not None
+    table = make_table(PAIRS)
+    stored = pq.read_table(table)
+    keys = pa.array([accession_key(f"00{n + 1}", secret) for n in range(len(stored))])
+    place = stored.schema.get_field_index("accession_key")
+    made = json.loads(stored.schema.metadata[PROVENANCE_KEY])
+    made["patient_secret_id"] = secret_id(secret)
+    stored = stored.set_column(place, "accession_key", keys)
+    stored = stored.replace_schema_metadata({PROVENANCE_KEY: json.dumps(made)})
+    pq.write_table(stored, table)
+    labels = pd.DataFrame({"accession": ["001", "002", "0", "n/a"], "label": "normal"})
+    truth = find_truth(Results(table), labels)
+    assert truth is not None
+    assert truth.labels == 2
+    note = "labels whose accession is blank or a placeholder, which are not used: 2"
+    assert note in truth.notes
+    labels["accession"] = ["1", "2", "3", "4"]
+    with pytest.raises(LabelError, match="compared as text, with zeros in front"):
+        find_truth(Results(table), labels)

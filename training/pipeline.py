@@ -301,12 +301,8 @@ class TrainingRun:
         history = [EpochMetrics(**epoch) for epoch in summary["history"]]
         write_curves(self.beside("curves.svg"), history)
         partial = self.folder / "finished.safetensors"
-        save_checkpoint(
-            partial,
-            model=model_of(checkpoint.tensors, checkpoint.card.architecture),
-            card=checkpoint.card,
-            features=checkpoint.features,
-        )
+        model = model_of(checkpoint.tensors, checkpoint.card.architecture)
+        save_checkpoint(partial, model=model, card=checkpoint.card, features=checkpoint.features)
         table = self.beside("results.parquet")
         pairs = zip(data.split.files, labels.located, strict=True)
         with writing(self.output):

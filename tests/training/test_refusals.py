@@ -64,8 +64,10 @@ def test_a_refused_resume_changes_nothing(
     before = all_below(tmp_path)
     assert "other training images or labels" in refused()
     shutil.copy(level_archive / "dark lung" / "00.png", films / "dark lung" / "00.png")
+    capsys.readouterr()
     assert main([*command, "--resume"]) == 0
-    assert (tmp_path / "m.mismatches.csv").exists()
+    assert "images without a label are left out: 1, such as" in capsys.readouterr().err
+    assert not (tmp_path / "m.mismatches.csv").exists()
 
 
 @pytest.mark.usefixtures("unread")

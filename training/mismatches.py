@@ -44,7 +44,10 @@ class MismatchReason(StrEnum):
         member.remedy = remedy
         return member
 
-    NO_FILE = "label without a file", "correct the path, or say with --root what it is relative to"
+    NO_FILE = (
+        "label without a file",
+        "correct the path, say with --root what it is relative to, or take its line out",
+    )
     TWO_FILES = (
         "label of several files",
         "write its path in full, give one --root, or rename one of two members of one name",

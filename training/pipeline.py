@@ -269,9 +269,8 @@ class TrainingRun:
                 patients=patients.counts,
             )
         except LeakError as error:
-            listing = self.beside(_LEAKS)
-            write_leaks(error.leaks, listing)
-            self.console.say(f"all leaks are listed in {listing}")
+            write_leaks(error.leaks, self.beside(_LEAKS))
+            self.console.say(f"all leaks are listed in {self.beside(_LEAKS)}")
             raise
 
     def begin(self, data: TrainingData) -> None:

@@ -105,7 +105,8 @@ def test_labels_that_do_not_fit_the_files_are_listed_where_asked(
     printed = capsys.readouterr().err
     assert printed.count(": 'gone") == 20
     assert "label without a file: 10 more; --mismatches FILE lists them" in printed
-    assert "30 x label without a file: correct the path, or say with --root" in printed
+    assert "30 x label without a file: correct the path, say with --root" in printed
+    assert "or take its line out" in printed
     assert {path.name for path in tmp_path.iterdir()} == {"labels.csv", "extra.png"}
     listing = tmp_path / "list.csv"
     assert main([*command, "--mismatches", str(listing)]) == 1

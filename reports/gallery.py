@@ -25,7 +25,6 @@ from cxrbatch.workers.worker import WorkerFault, WorkerLimits, WorkerProcess
 EACH = 3
 _LOOKED_THROUGH = 64
 
-
 Choices = Mapping[str, Mapping[str, tuple[int, ...]]]
 """Predicted class -> kind of image, such as "Least sure" -> positions, the most telling first."""
 
@@ -304,6 +303,7 @@ def _in_children(
     count = max(1, min(workers, _MOST_PROCESSES, len(wanted)))
     if not wanted:
         return
+    # Else each child would import this module while its first image waits, with a limit of time.
     forkserver = Forkserver(preload=(__name__,))
     try:
         with ThreadPoolExecutor(count) as threads:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from pages import TableMaker, report, text_of
 
 from cxrbatch import cli
+from cxrbatch.reports.gallery import _in_children
 from cxrbatch.results.evaluation import evaluate, headline
 from cxrbatch.results.frames import load_results
 
@@ -214,3 +216,8 @@ def test_a_wrong_archive_is_told(
     )
     assert cli.main(["compare", str(table), str(table), "--archive", str(other)]) == 0
     assert "wanted pictures" not in capsys.readouterr().err  # the two do not differ
+
+
+def test_no_picture_waits_for_an_import() -> None:
+    loaded = f"{_in_children.__module__!r} in __import__('sys').modules"
+    assert [*_in_children(partial(eval), [loaded, loaded], workers=2)] == [True, True]

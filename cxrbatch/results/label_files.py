@@ -39,7 +39,6 @@ _OTHER_FORMS = (
     (b"%PDF", "a PDF; give the table itself as CSV or .xlsx"),
     (b"{\\rtf", "a text with layout; save the table as CSV or .xlsx"),
 )
-
 _MOST_SHOWN = 8
 _DATAFRAME = "the DataFrame of labels"
 
@@ -240,7 +239,7 @@ def _check_meant(class_map: Mapping[str, str], classes: Sequence[str]) -> None:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return up to eight names of columns or classes, quoted and divided by commas."""
+    """Return up to eight names, quoted and divided by commas."""
     return ", ".join(map(shown, names[:_MOST_SHOWN])) + (" …" if names[_MOST_SHOWN:] else "")
 
 
@@ -297,12 +296,12 @@ def _loaded(
     return LoadedLabels(name, table.form, table.unit, table.header, columns, frame, checked.unused)
 
 
-def read_labels(file: Path, options: LabelOptions = AS_USUAL) -> list[LabelledFile]:
+def read_labels(file: Path, classes: Sequence[str] = ()) -> list[LabelledFile]:
     """Read and check a file of labels by path that gives each path one label.
 
     Args:
         file: A CSV, XLSX or Parquet file.
-        options: Names of columns, and what texts of labels mean; the images are named by path.
+        classes: Class names of the model, one of which each label has to name; empty to take any.
 
     Returns:
         One label per path, at least one, in the file's order. Rows without a label, and rows that
@@ -312,8 +311,16 @@ def read_labels(file: Path, options: LabelOptions = AS_USUAL) -> list[LabelledFi
         LabelError: The file cannot be read, a needed column is missing, a row cannot be used, no
             row has a label; or two rows of one path have different labels, patients or splits.
     """
-    loaded = load(file, replace(options, by="path"))
+    loaded = load(file, LabelOptions(by="path"), classes)
     frame = loaded.frame[loaded.frame["label"].notna()]
+    numbers = find_classes(frame["label"].cat.categories, classes)
+    unknown = frame["label"].isin([n for n in numbers if classes and numbers[n] < 0])
+    if unknown.any():
+        raise LabelError(
+            f"{loaded}: labels name no class of the model in {int(unknown.sum()):,} rows, first in "
+            f"{loaded.unit} {unknown.idxmax()}; the classes are {listed(classes)}: correct or "
+            "remove these rows"
+        )
     names = pd.factorize(frame["path"])[0]
     once = once_each(loaded.name, loaded.unit, names, frame[list(CONSISTENT)])
     return _as_list(frame.loc[once.index].assign(**once))

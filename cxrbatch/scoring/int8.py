@@ -78,9 +78,10 @@ def read_labelled(labels: Path, card: Card, options: ScoringOptions) -> Labelled
         CxrbatchError: No reading process can be started.
     """
     is_folder = labels.is_dir()
-    files = labels_from_folders(labels) if is_folder else _of_val(read_labels(labels))
+    files = labels_from_folders(labels) if is_folder else _of_val(read_labels(labels, card.classes))
     numbers = class_numbers({file.label for file in files}, card.classes)
     base = labels if is_folder else labels.parent
+    _refuse_members(base, files)
     chosen = _some(files, numbers, classes=len(card.classes))
     entries = [PendingItem(i, _archived(base, file)) for i, file in enumerate(chosen)]
     reader = FileReader(b"", card.recipe, options.reading(card.recipe), b"")
@@ -99,6 +100,15 @@ def read_labelled(labels: Path, card: Card, options: ScoringOptions) -> Labelled
             unreadable += not len(loaded.inputs)
     _check_counts(Counter(classes), card.classes, labels, unreadable=unreadable)
     return LabelledImages(np.stack(inputs), np.array(classes), unreadable)
+
+
+def _refuse_members(base: Path, files: Sequence[LabelledFile]) -> None:
+    inside = [file for file in files if "!/" in file.path]
+    if lost := sum(not os.path.exists(_archived(base, file).path) for file in inside):
+        raise LabelError(
+            f"calibration does not read members of zips and tars, which {lost:,} labels name by "
+            "paths with !/; unpack them, or leave these rows out"
+        )
 
 
 def _of_val(files: Sequence[LabelledFile]) -> Sequence[LabelledFile]:

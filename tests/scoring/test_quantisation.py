@@ -244,11 +244,12 @@ def test_what_cannot_be_read_is_counted(far_apart: Path, tmp_path: Path, score: 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (",COVID-19\n", ",Cold\n", "1 labels name no class of the model: 'Cold'"),
+        (",COVID-19\n", ",Cold\n", "name no class of the model in 26 rows, first in line 2;"),
         (",COVID-19\n", ",Normal\n", "0 calibration images of 'COVID-19'"),
         ("/Normal/1", "/Normal/gone", "15 calibration images of 'Normal'"),
         ("/classes/", "/elsewhere/", "(78 files could not be read); at least 25 of each class"),
         ("path,label", "path,remark", "'remark'"),
+        ("/Normal/1", "/Normal.zip!/1", "does not read members of zips and tars, which 11 labels"),
     ],
 )
 def test_labels_that_do_not_fit_are_one_line(

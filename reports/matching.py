@@ -259,7 +259,10 @@ def pair_up(
         truth_notes=truth.notes,
         truth_warnings=truth.warnings,
         counts=counted.counts,
-        unpaired=_unpaired(analysis.scores, scores, pairs),
+        unpaired=(
+            len(analysis.scores.rows) - len(pairs[0]),
+            len(scores.rows) - len(np.unique(pairs[1])),
+        ),
         compared=compared,
         all_images=all_images,
     )
@@ -282,13 +285,6 @@ def _truth_of(analysis: Analysis, table: Table) -> Truth:
     if not (analysis.true_classes() != UNKNOWN).any():
         raise LabelError(f"no scored image of {table.path} has a truth; give other --labels")
     return analysis.truth
-
-
-def _unpaired(
-    first: TableScores, second: TableScores, pairs: tuple[Positions, Positions]
-) -> tuple[int, int]:
-    """Count the scored images of each table that are in no pair."""
-    return len(first.rows) - len(pairs[0]), len(second.rows) - len(np.unique(pairs[1]))
 
 
 def _paired_scores(

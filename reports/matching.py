@@ -1,7 +1,4 @@
-"""Matches images: copies within a table, and the images that two tables share.
-
-Equal images are those of `cxrbatch.results.counting`, nearly equal ones those of `near_pairs`.
-"""
+"""Matches images: equal and nearly equal ones in a table, and those that two tables share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -182,8 +179,7 @@ class Pairs:
         truth_notes: What was done with the labels beside joining them, a sentence each.
         truth_warnings: What to mend in the labels before the figures are believed, a line each.
         counts: Counts from images that both scored to images compared, by the rules of a report.
-        unpaired: Scored images of each table without a partner: the other table has no score of
-            them, or has another picture there.
+        unpaired: Scored images of each table that the other has not, or as another picture.
         compared: The images that are compared.
         all_images: These, and those left out for a flag or as copies.
     """

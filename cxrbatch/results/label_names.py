@@ -238,13 +238,15 @@ def choose_columns(header: Sequence[str], wanted: WantedColumns, file: str) -> C
 def describe_header(header: Sequence[str], wanted: WantedColumns) -> str:
     """Return the names of a file's columns, up to 12, for a message.
 
-    It is only their number if the row may be data: no name is known, or one is and another has a
-    sign such as a digit or slash ("…" where two are known), or just one is a class.
+    It is only their number if the row may be data: no name is known and they are not single words
+    of letters, or one is known and another has a sign such as a digit or slash ("…" where two are
+    known), or just one is a class.
     """
     count = f"{len(header)} columns" if len(header) != 1 else "1 column"
     words = [name for name in header if meaning_of(name) or name in wanted.classes]
     odd = {name for name in header if _NO_NAME.intersection(name) and not role_of(name)} - {*words}
-    if wanted.count_in(header) <= bool(odd) or len(words) == 1:
+    are_words = not words and all(name.replace("_", "").isalpha() for name in header)
+    if (wanted.count_in(header) <= bool(odd) and not are_words) or len(words) == 1:
         return f"{count} and no known header" if header else "no columns"
     names = ["…" if name in odd else shown(name) for name in header[:_MOST_NAMED]]
     return f"{count}: {', '.join(names)}" + (" …" if header[_MOST_NAMED:] else "")

@@ -77,6 +77,12 @@ def test_texts_that_may_be_of_rows_are_not_shown(tmp_path: Path, text: str) -> N
     assert "CANARY" not in message_of(written(tmp_path, text))
 
 
+def test_unknown_names_of_columns_are_shown_where_they_are_words(tmp_path: Path) -> None:
+    message = message_of(written(tmp_path, "image_file_x;outcome_y\na/1.png;Normal\n"))
+    assert "separated by semicolons" in message
+    assert "'image_file_x', 'outcome_y'" in message
+
+
 def test_a_separator_line_that_does_not_fit_is_ignored(tmp_path: Path) -> None:
     text = "path;label\na,1.png;Normal\nb.png;COVID\n"
     for line in ("sep=,", "sep=", "sep=;", '"sep=\t"'):

@@ -266,8 +266,8 @@ def decode_files(
     """Decode the files whose bytes are not in the store, and append the results to the store.
 
     A file that has no image is appended too, with zeros for its input, so that no later run decodes
-    it again. Not appended is a file whose bytes could not be read, are too many, or whose failure
-    may be the machine's fault, such as a lack of memory: the next run tries it again.
+    it again. Not appended is a file that is empty, unreadable or has too many bytes, or whose
+    failure may be the machine's fault, such as a lack of memory: the next run tries it again.
 
     Args:
         store: The open store.

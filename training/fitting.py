@@ -100,7 +100,9 @@ def train_network(
     initial: InitialWeights | None = None,
     listener: TrainingListener | None = None,
 ) -> Checkpoint | None:
-    """Fit a network, calibrate it on validation, then evaluate it on test once.
+    """Fit a network, calibrate it on validation, then compute controls and figures on test.
+
+    Nothing is chosen by test. If test has no images, the controls are those on validation.
 
     Args:
         data: Labelled images, prepared for the recipe of `setup.card`.

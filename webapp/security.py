@@ -92,8 +92,9 @@ def allowed_hosts(listen_address: str, more: Sequence[str] = ()) -> AllowedHosts
     localhost, 127.0.0.1, ::1 and the address that the server listens at are always allowed.
 
     Args:
-        listen_address: The address that the server listens at. For 0.0.0.0 and :: all names and
-            addresses of this machine are allowed too.
+        listen_address: The address that the server listens at. For 0.0.0.0 and :: this machine's
+            host name, its full name, and the addresses that the host name resolves to are allowed
+            too; any other needs `more`.
         more: Values of `--allow-host`, which are allowed too.
 
     Raises:

@@ -268,7 +268,8 @@ def years_of_age(age: str) -> int | None:
     backslashes, must agree.
 
     Returns:
-        Full years, rounded down: 1 for "18M"; None where the text has no meaning or more than one.
+        Full years of the first number, rounded down: 1 for "18M". A second number, of a smaller
+        unit, is not added. None where the text has no meaning or more than one.
 
     Source: DICOM PS3.5 table 6.2-1 (AS).
     """
@@ -289,7 +290,7 @@ def _years_of_one(age: str) -> int | None:
     doubtful = before + (after if "/" in plain else [])
     if any(_PER_YEAR.get(word, 1) != 1 for word in doubtful):
         return None
-    # In "1Y6M" the second number adds less than a year.
+    # In "1Y6M" the second number is of a smaller unit.
     minor = _WORD.findall(match[4] or "")
     is_compound = bool(minor and after and all(word in _PER_YEAR for word in minor))
     if match[4] is not None and not is_compound:
@@ -298,7 +299,10 @@ def _years_of_one(age: str) -> int | None:
     units = [_PER_YEAR[word] for word in words if word in _PER_YEAR]
     if len(units) > 1 or not all(word in _PER_YEAR or word in _FILLERS for word in words):
         return None
-    return int(match[2]) // (units[0] if units else 1)
+    per_year = units[0] if units else 1
+    if any(_PER_YEAR[word] <= per_year for word in minor):
+        return None
+    return int(match[2]) // per_year
 
 
 def age_bin(age: str | None, *, birth_date: str | None, study_date: str | None) -> str | None:

@@ -192,7 +192,8 @@ def column_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         kind: A number type, string, binary of a fixed length, or list of string.
 
     Raises:
-        OverflowError: A number is out of the type's range.
+        OverflowError: A whole number is out of the range of an integer type. (A number that is too
+            large for a type of floating point becomes infinite.)
         UnicodeEncodeError: A text has no UTF-8.
         ValueError: Bytes are not of the type's length.
     """

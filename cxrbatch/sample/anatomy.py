@@ -144,7 +144,7 @@ def airways(detector: Detector) -> Plane:
 
 
 def mediastinum(detector: Detector, body: Body) -> Plane:
-    """Draw the heart and the great vessels, above the diaphragm.
+    """Draw the heart and the great vessels, which fade out within 0.1 below the diaphragm.
 
     Returns the length of the ray in their soft tissue, in image heights, shape (rows, columns), 0
     beside them. The caller subtracts it from the air that `lung` returns.

@@ -97,7 +97,7 @@ class PhantomFile:
 
     @property
     def label(self) -> str | None:
-        """The class drawn in the first frame, one of `CLASSES`; None for a forearm: it has none."""
+        """The class of the person in the first frame, one of `CLASSES`; None for a forearm."""
         first = self.drawings[0]
         return None if first.view is draw_forearm else first.request.label
 

@@ -206,7 +206,7 @@ def native_precisions(device: torch.device) -> list[str]:
 
 
 def disk_rate(files: Sequence[Path]) -> float | None:
-    """Read files from the disk one after the other until 128 MiB are read; return bytes per second.
+    """Read whole files from the disk, until they have over 128 MiB; return bytes per second.
 
     The system is asked to drop each from memory first. None if all came from memory nevertheless.
     """

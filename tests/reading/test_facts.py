@@ -269,7 +269,7 @@ def test_age_bins(
             for age in ("0Y", "000Y", "6M", "6 MONTHS", "18 mois", "3 Wochen", "10 days")
         ),
         *((age, "40-49") for age in ("00042Y", "000042", "00042Y6M")),
-        *((age, None) for age in ("4 2Y", "M42", "42/M", "W 42", "0004 2Y")),
+        *((age, None) for age in ("4 2Y", "M42", "42/M", "W 42", "0004 2Y", "6M1Y")),
         *((age, "0-9") for age in ("1Y6M", "4歳2ヶ月", "6 個月", "60M")),
         ("1200M", "90+"),
         *((age, None) for age in ("-5Y", "+5Y", "999Y", "150Y", "1945", "19450312", "042Y\\080Y")),

@@ -113,7 +113,8 @@ def inspect_codestream(frame: bytes) -> Codestream:
     The codestream may lie in a JP2 file. Nothing is decoded.
 
     Raises:
-        ReadingError: `truncated` if a JPEG 2000 lacks a tile, `corrupt` without a readable header.
+        ReadingError: `truncated` if a JPEG 2000 ends before one of its tiles, `corrupt` if a header
+            is missing or cut off, be it that of a tile.
     """
     try:
         if frame.startswith(_JPEG_START):
@@ -174,12 +175,13 @@ def jpeg_markers(frame: bytes) -> Iterator[tuple[int, int]]:
     them cost minutes. Real files have a few stray bytes there at most.
 
     Yields:
-        Code (second byte) and offset (of the byte 0xFF) of each marker, the end marker too, but
-        not of restart markers inside a scan.
+        Code (second byte) and offset (of the byte 0xFF) of each marker behind the start marker,
+        the end marker too, but not of restart markers inside a scan.
 
     Raises:
-        ValueError: Over 4096 stray bytes between two markers, or over 10,000 segments.
-        EOFError: The frame ends before its end marker.
+        ValueError: The next marker is not within 4096 bytes, also where the frame ends after stray
+            bytes; or there are over 10,000 markers.
+        EOFError: The frame ends right after a segment, or inside a scan.
         struct.error: The frame ends inside the length of a segment.
     """
     position = len(_JPEG_START)

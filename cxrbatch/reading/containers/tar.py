@@ -186,8 +186,8 @@ def open_tar_member(file: BinaryIO, name: bytes, offset: int, *, is_compressed: 
         is_compressed: Whether `file` decompresses, so that its length is not known.
 
     Raises:
-        ReadingError: `unreadable_file` for a sparse or divided member or a file that has
-            changed, `truncated` if the content goes beyond the end.
+        ReadingError: `unreadable_file` for a sparse, divided or other member; without a whole
+            header `corrupt` or `truncated`; `truncated` if the tar, not compressed, ends before it.
     """
     mark, start = divmod(offset, 1 << _OFFSET_BITS)
     entry = _read_entry(file, start)

@@ -289,10 +289,11 @@ class Reliability:
         """Calculate the calibration error that a perfectly calibrated model would have by chance.
 
         Its right predictions in a bin are a sum of independent trials with these confidences as
-        probabilities. The mean distance from their expectation is that of the normal distribution.
+        probabilities. The mean distance of their number from its expectation is that of the normal
+        distribution; divided by the bin's images it is the bin's error.
 
         Returns:
-            A mean over bins, weighted by their images; None without images.
+            The mean of the bins' errors, weighted by their images; None without images.
 
         Source: Vaicenavicius et al., "Evaluating model calibration in classification", AISTATS
         2019.

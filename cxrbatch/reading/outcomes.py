@@ -24,8 +24,8 @@ class Outcome(StrEnum):
     """What became of a file or frame: `SCORED` if its image may be scored, else the reason why not.
 
     Attributes:
-        kind: Whether the image was scored, is excluded, or could not be read.
-        meaning: One sentence that explains the code to a user.
+        kind: Whether the image may be scored, is excluded, or could not be read.
+        meaning: One line that explains the code to a user.
         remedy: What a user can do about it.
     """
 
@@ -60,7 +60,7 @@ class Flag(StrEnum):
     """A remark on a file or image, such as `LATERAL`, that a reader of the score should know.
 
     Attributes:
-        meaning: One sentence that explains the remark to a user.
+        meaning: One line that explains the remark to a user.
     """
 
     meaning: str

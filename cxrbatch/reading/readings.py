@@ -32,11 +32,11 @@ class ReadingOptions:
         max_pixels: Largest product of frames, rows, columns and samples per pixel that is decoded.
         modalities: Values of Modality (0008,0060) that are scored: one text, which is one code,
             or several; kept as a frozenset of codes in capitals.
-        render_all: Decode images of other modalities too; their outcome stays `not_a_radiograph`.
-        no_voi: How a radiograph without a VOI transform becomes grey levels, one of
-            `NO_VOI_POLICIES`. Other modalities are rendered over their full range.
-        least_size: Grey JPEG and JPEG 2000 images are decoded at a half, a quarter or an eighth of
-            their size if both sides still have this many pixels; None decodes all at full size.
+        render_all: Decode excluded images too; their outcome stays, such as `not_a_radiograph`.
+        no_voi: How a radiograph of over 8 bits without a VOI transform becomes grey levels, one of
+            `NO_VOI_POLICIES`. Excluded images are rendered over their full range.
+        least_size: Grey JPEG and JPEG 2000 images may be decoded at a half, a quarter or an eighth
+            of their size if both sides still have this many pixels; None: all at full size.
     """
 
     max_pixels: int = 200_000_000
@@ -63,7 +63,7 @@ class ReadingOptions:
 
 
 def modality_codes(name: str, given: object) -> frozenset[str]:
-    """Return the DICOM modalities that a caller gave, one or several, without spaces, in capitals.
+    """Return the DICOM modalities that a caller gave, one or several, stripped, in capitals.
 
     Args:
         name: Name of the argument, for the message.
@@ -87,7 +87,7 @@ class HeaderFacts:
     such as "40-49" (`age_bin`), `voi_source` the name of the VOI transform that was applied.
     `patient_id` with `patient_issuer` (an institution) identifies the patient, `accession_number`
     the study. They serve only to compute keyed hashes: they are never written to a table, and are
-    missing from `repr`, from pickles and from copies.
+    missing from `repr`, from pickles and from copies by `copy`.
     """
 
     modality: str | None = None
@@ -129,8 +129,7 @@ class Reading:
         facts: Header values.
         flags: Remarks on the image, each once, in the order of `Flag`.
         image: The display image; None if the file or frame could not be read or was excluded
-            unread. Its grey levels are computed when they are asked for;
-            `numpy.asarray(reading.image)` computes all of them.
+            unread. `numpy.asarray(reading.image)` gives all its grey levels.
     """
 
     frame: int
@@ -145,7 +144,7 @@ class Reading:
     def display(self) -> "Display | None":
         """All grey levels of `image`, shape (rows, columns), float32 in [0, 1], 1 is white.
 
-        None if there is no image. The levels are computed anew at each access.
+        None if there is no image. Each access may compute the levels anew.
         """
         return None if self.image is None else self.image.whole()
 
@@ -182,7 +181,7 @@ def file_limit(max_pixels: int) -> int:
 
 
 def memory_for(samples: int) -> int:
-    """Return the most memory, in bytes, that reading an image of `samples` samples takes.
+    """Return how much memory, in bytes, reading an image of `samples` samples may take.
 
     It is 256 MiB and 8 bytes a sample. Memory that the process used before is not counted.
     """
@@ -192,13 +191,13 @@ def memory_for(samples: int) -> int:
 def limit_memory_with(limiter: Callable[[int], object]) -> None:
     """Set the function that limits this process's memory while it decodes an image.
 
-    From then on `check_samples` calls it before each image is decoded. Without a call of this
-    function nothing limits the memory; a second call replaces the first one's `limiter`.
+    From then on `check_samples` calls it for each file whose image is within the limit. Without it
+    reading limits no memory; a second call replaces the first one's `limiter`.
 
     Args:
         limiter: Called with the number of bytes that `memory_for` returns for the image. It must
             make the system refuse this process more than so many further bytes, as setrlimit(2)
-            does; decoding then raises MemoryError. Its result is ignored.
+            does. Its result is ignored.
     """
     global _limit_memory
     _limit_memory = limiter

@@ -1,7 +1,7 @@
 """Containers of files: zip, tar, compressed tar, and a single compressed file.
 
 A container's path goes in; its members come out, listed and opened as streams. `listing` is the way
-in; the other modules are for it alone.
+in.
 
 - `listing`: recognises containers by their content, lists and opens their members
 - `zip_directory`: finds and reads the central directory of a zip
@@ -9,9 +9,9 @@ in; the other modules are for it alone.
 - `tar`: lists and opens the members of a tar
 - `compression`: streams over parts of files and over compressed bytes
 
-Nothing is unpacked to disk, no member's name ever meets the file system, and no claim of a
-container is believed. Python's `zipfile` and `tarfile` hold all members in memory and trust what a
-header claims; these readers list a zip of two million members in 21 MB.
+Nothing is unpacked to disk, and no member's name ever meets the file system. Python's `zipfile` and
+`tarfile` hold all members in memory and trust what a header claims; these readers list a zip of two
+million members in 21 MB.
 """
 
 from collections.abc import Callable
@@ -32,12 +32,13 @@ class Member(NamedTuple):
     """What a container (zip, tar or compressed file) claims about one of its members.
 
     Attributes:
-        name: The bytes that the container has for the name; never used as a path on this machine.
+        name: As the listing gives it, in bytes; never used as a path on this machine.
         size: Bytes of the content, as claimed; for a single compressed file, the container's size.
-        offset: Where the member's header lies in the container (in a compressed tar, in the tar).
-        kind: "file"; or "folder", "link" or "special" for members that have no content to read.
+        offset: Where its header (in a zip: its directory entry) lies in the container, or in the
+            tar that was compressed; for a resolved hard link what `tar.link_offset` returns.
+        kind: "file"; or "folder", "link" or "special" for members that are not read.
         fault: Why the member must not be read, where listing the container shows it; else None.
-        target: For a hard link, the name of the file whose content it shares; else empty.
+        target: For an unresolved hard link, the name of the file that it shares; else empty.
     """
 
     name: bytes
@@ -53,10 +54,11 @@ class OpenMember:
     """A member opened for reading.
 
     Attributes:
-        stream: The content, at its start; decompressed only as far as it is read.
+        stream: The content, at its start; decompressed as it is read.
         size: Bytes of the content, as claimed; None for a single compressed file, whose size is
             only known at its end.
-        verify: Reads the rest of the content; raises ReadingError unless length and checksum fit.
+        verify: Raises ReadingError unless length and checksum of the content fit. In a tar there
+            is no checksum, and of a plain tar the length was checked when the member was opened.
         deviation: Call after `verify`: how the container breaks its standard, or "".
     """
 

@@ -42,8 +42,8 @@ class Compression(NamedTuple):
     Attributes:
         signature: The first bytes of each stream of the format; several streams may follow each
             other in one file. Empty for raw deflate: one stream, which has no signature.
-        start: Makes a decompressor for one stream: zlib's, bz2's or lzma's, all of which verify
-            the stream's checksum.
+        start: Makes a decompressor for one stream: zlib's, bz2's or lzma's, which verifies the
+            checksum that the stream has, if any.
     """
 
     signature: bytes
@@ -68,7 +68,7 @@ def skip_hole(file: BinaryIO, offset: int) -> int:
 
     Returns:
         The first offset from `offset` on that lies outside a hole, or the file's size if a hole
-        ends the file; `offset` itself for a stream that is no file of the system.
+        ends the file; `offset` itself where the system cannot tell, as for a stream in memory.
     """
     try:
         descriptor = file.fileno()
@@ -110,7 +110,7 @@ class FileSlice(_SeekableStream):
         return self._file.fileno()
 
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
-        """Fill a buffer with the range's next bytes; return their number, 0 at the range's end."""
+        """Read the next bytes into a buffer; return their number, 0 at the end of range or file."""
         view = memoryview(buffer).cast("B")[: max(0, self._size - self._position)]
         if not view:
             return 0  # the system is not asked for the end, as often as for the content of crumbs
@@ -131,12 +131,13 @@ class DecompressedFile(_SeekableStream):
     """Compressed bytes read as a file: seeking forwards decompresses, backwards starts anew.
 
     Reading raises ReadingError: `corrupt`, `truncated`, or `too_large` for data that inflate to
-    more than 32 MiB and more than 100 times their compressed length.
+    over 32 MiB and over 100 times what was read of them, or for xz that needs over 160 MiB.
 
     Attributes:
         checksum: CRC-32 of all bytes from the start to the position.
         verified: Offset up to which checksums at the ends of streams have confirmed the bytes.
-        has_rest: Whether bytes other than zeros follow the last stream; known at the end.
+        has_rest: Whether bytes other than zeros follow the last stream; known at the end, and
+            False for raw deflate.
     """
 
     def __init__(self, packed: BinaryIO, compression: Compression) -> None:
@@ -158,7 +159,7 @@ class DecompressedFile(_SeekableStream):
         self.has_rest = False
 
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
-        """Decompress the next bytes into a buffer; return their number, 0 only at the end."""
+        """Decompress the next bytes into a buffer; return their number, 0 at the end."""
         view = memoryview(buffer).cast("B")
         data = self._decompress(min(len(view), _STEP))
         view[: len(data)] = data
@@ -317,7 +318,7 @@ class InflatedStream(CachedSlice):
     The data set starts at the present position of the source.
 
     Attributes:
-        limit: Bytes that may be inflated; reading beyond them raises ReadingError `too_large`.
+        limit: Bytes that may be read; reading beyond them raises ReadingError `too_large`.
     """
 
     def __init__(self, source: BinaryIO, *, limit: int) -> None:
@@ -325,10 +326,10 @@ class InflatedStream(CachedSlice):
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
 
     def finish(self) -> None:
-        """Inflate what follows the pixel data, to prove that the deflate stream has an end.
+        """Inflate what follows the bytes read so far, to prove that the deflate stream has an end.
 
         Raises:
-            ReadingError: `truncated` if it does not end within 1 MiB, `corrupt` if it is damaged.
+            ReadingError: `truncated` if no end is found in about 1 MiB, `corrupt` if it is damaged.
         """
         self.limit = len(self._cache) + _MOST_TRAILING
         self._cache_to(self.limit)

@@ -60,7 +60,7 @@ def container_kind(head: bytes) -> str | None:
 
     Returns:
         "zip" or "tar"; "gzip", "bzip2" or "xz" for a compressed tar or a single compressed file;
-        None for any other file.
+        None for other bytes.
     """
     if is_zip_start(head):
         return "zip"
@@ -71,10 +71,10 @@ def container_kind(head: bytes) -> str | None:
 
 
 def is_container(path: bytes) -> bool:
-    """Whether a file is a container, by the suffix of its name and by its first bytes.
+    """Whether a file is a container, by the suffix of its name and by its content.
 
-    The suffix must be one of a container, but need not fit the content. False if the file cannot
-    be read.
+    The suffix must be one of a container, but need not fit the content, unless it is a zip with
+    other bytes in front. False if the file cannot be read.
     """
     if not has_container_suffix(path):
         return False
@@ -117,15 +117,15 @@ def _is_tar_start(head: bytes, file: BinaryIO) -> bool:
 
 
 def list_members(path: bytes) -> Iterator[Member]:
-    """List a container's members in its own order, which is the same on every machine.
+    """List a container's members in its own order; in a compressed tar, hard links by their file.
 
-    Hard links in a tar are listed as the files that they name. A single compressed file has one
-    member, whose name is that of the container without its suffix.
+    Hard links in a tar are listed as the earlier files that they name. A single compressed file
+    has one member, named after the container.
 
     Raises:
         OSError: The container cannot be read.
-        ReadingError: It is damaged; the members that could be listed have been yielded. Or it is
-            no container (`not_an_image`).
+        ReadingError: It is damaged; the members that could be listed have been yielded. Or it
+            inflates too far (`too_large`), or is no container (`not_an_image`).
     """
     with open_regular(path) as file:
         kind = _kind_of(file, path)
@@ -147,11 +147,11 @@ def list_members(path: bytes) -> Iterator[Member]:
 def members_named(path: bytes, name: bytes) -> Iterator[Member]:
     """List the members whose name is `name`, which may be several.
 
-    For a zip this is faster than `list_members`.
+    For a zip this is faster than `list_members`, unless no name has these very bytes.
 
     Raises:
         OSError: The container cannot be read.
-        ReadingError: It is damaged; the members that could be found have been yielded.
+        ReadingError: As raised by `list_members`; the members found before have been yielded.
     """
     with open_regular(path) as file:
         if _kind_of(file, path) == "zip":

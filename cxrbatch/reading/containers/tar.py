@@ -97,7 +97,7 @@ def tar_members(file: BinaryIO) -> Iterator[Member]:
 
     Raises:
         ReadingError: `truncated` without an end mark, `corrupt` at a damaged header or at bytes
-            after the end mark that are no tar, `too_large` at an endless header; the members
+            after the end mark that are no tar, `too_large` at a header over 1 MiB; the members
             before that place have been yielded.
     """
     offset = 0
@@ -117,8 +117,8 @@ def follow_links(
             their names need not be kept.
 
     Yields:
-        Each member in order; a hard link to no earlier file stays a link, and one in a tar of too
-        many names is a file with a fault.
+        Each member in order; a hard link to no known earlier file stays a link or, in a tar of too
+        many names, becomes a file with a fault.
     """
     files: _FileIndex | None = None
     for member in members:
@@ -186,8 +186,8 @@ def open_tar_member(file: BinaryIO, name: bytes, offset: int, *, is_compressed: 
         is_compressed: Whether `file` decompresses, so that its length is not known.
 
     Raises:
-        ReadingError: `unreadable_file` for a sparse, divided or other member; without a whole
-            header `corrupt` or `truncated`; `truncated` if the tar, not compressed, ends before it.
+        ReadingError: `unreadable_file` for a sparse member, the end of a divided one, or another
+            name there; what `tar_members` raises; `truncated` if a plain tar ends inside it.
     """
     mark, start = divmod(offset, 1 << _OFFSET_BITS)
     entry = _read_entry(file, start)

@@ -49,9 +49,9 @@ def zip_members(file: BinaryIO) -> Iterator[Member]:
     """List the members of a zip in the order of its directory.
 
     Raises:
-        ReadingError: `truncated` without a directory, `corrupt` where it contradicts itself or
-            the file, or where bytes other than zeros follow the zip; the members before that
-            place have been yielded.
+        ReadingError: `truncated` without an end record; `corrupt` for a directory that is missing,
+            damaged or miscounted, members that claim more bytes than lie in front of it, another
+            zip in front, or bytes other than zeros behind. Members before that were yielded.
     """
     directory = find_directory(file)
     count, claimed, at = 0, 0, directory.start
@@ -81,8 +81,8 @@ def zip_members_named(file: BinaryIO, name: bytes) -> Iterator[Member]:
     and compared, as the directory may have the name in an extra field.
 
     Raises:
-        ReadingError: `truncated` without a directory, `corrupt` at a damaged entry. If all members
-            are compared: also where the zip contradicts itself or the file.
+        ReadingError: `truncated` without an end record, `corrupt` without a directory or inside an
+            entry of that name. If all members are compared: as raised by `zip_members`.
     """
     is_found = False
     for entry in entries_named(file, find_directory(file), name):
@@ -110,7 +110,7 @@ class OpenZip:
         Raises:
             ReadingError: `unreadable_file` for an encrypted member, a compression that is not
                 read, or an entry that has not the name `name`, as the file has changed; `corrupt`
-                where entry and member contradict each other.
+                if no entry is there, or if the member does not lie where and as it says.
         """
         entry = read_entry(self._file, offset)
         if entry.name != name:

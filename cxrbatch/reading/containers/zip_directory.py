@@ -55,8 +55,8 @@ class ZipDirectory:
         shift: How much too small the offsets in the zip are: the bytes in front of the zip, plus a
             multiple of 2^32 if `wraps`.
         file_end: Offset after the end record and its comment, where the file should end.
-        wraps: Whether the zip is larger than 4 GiB and has no zip64 record, as the Archive Utility
-            of macOS writes it: all sizes and offsets are modulo 2^32.
+        wraps: Whether the end record lies beyond 4 GiB and is no zip64 record, as the Archive
+            Utility of macOS writes it: all sizes and offsets are modulo 2^32.
     """
 
     start: int
@@ -68,7 +68,7 @@ class ZipDirectory:
 
     @property
     def front(self) -> int:
-        """Bytes that lie in front of the zip in its file and are not counted by its offsets."""
+        """Bytes in front of the zip that its offsets do not count; modulo 2^32 if `wraps`."""
         return self.shift % _OFFSETS_WRAP if self.wraps else self.shift
 
     def header_offsets(self, claimed: int) -> Iterator[int]:
@@ -85,7 +85,7 @@ class ZipDirectory:
     def unwrapped(self, offset: int) -> range:
         """Return the offsets that `offset` may stand for, none past the directory's start.
 
-        It stands for itself; if `wraps`, also for itself plus any multiple of 2^32.
+        It stands for itself; if `wraps`, also for itself plus multiples of 2^32, up to 2^44.
         """
         if self.wraps:
             return range(offset, min(self.start, _LARGEST_WRAPPED) + 1, _OFFSETS_WRAP)
@@ -123,7 +123,7 @@ class ZipEntry(NamedTuple):
 
 
 def is_zip_start(head: bytes) -> bool:
-    """Whether a file that starts with these bytes is a zip, perhaps with zeros in front."""
+    """Whether bytes begin as a zip does, perhaps with zeros in front."""
     return head.lstrip(b"\0").startswith(_SIGNATURES)
 
 
@@ -252,7 +252,7 @@ def entries_named(file: BinaryIO, directory: ZipDirectory, name: bytes) -> Itera
     Entries whose name stands in an extra field, and names longer than 1024 bytes, are not found.
 
     Raises:
-        ReadingError: `corrupt` at a damaged entry.
+        ReadingError: `corrupt` if the file ends inside an entry of that name.
     """
     if len(name) > _LONGEST_SOUGHT:
         return

@@ -41,7 +41,7 @@ class TableScores:
     Attributes:
         rows: Shape (n,), numbers of the scored rows in the table, from 0, ascending.
         predicted: Shape (n,), int16, index of the predicted class of each scored row.
-        probabilities: Shape (n, classes), float32; each row adds up to 1.
+        probabilities: Shape (n, classes), float32; each row adds up to 1, within 0.001.
         logits: Shape (n, classes), float32.
         files: Number of files in the whole table, with or without a score.
         outcomes: Outcome code -> number of rows, of all rows of the table.
@@ -90,7 +90,7 @@ class Analysis:
         results: The table.
         card: The checkpoint's card as the table has it; empty where it has none.
         scores: The scored rows of the table.
-        truth: True class, split and patient of every row; None where no true class is known.
+        truth: True class, split and patient of every row, where known; None without a truth.
         flow: How many images were left out, and why.
         facts: Flags and identities of the scored images.
         chosen: Shape (n,), the analysed images as positions in the arrays of `scores`.
@@ -153,13 +153,14 @@ def analyse(
 ) -> Analysis:
     """Check the scores of a table, find the true classes, and choose the images to analyse.
 
-    The chosen images are the scored ones whose true class is known; where no true class is known at
-    all, all scored ones. If any of them is on the side `test` of the labels' split, only those on
-    that side are chosen, as the model may have learned from the others. Of these, images flagged as
-    lateral or as no chest, and all but the first of equal images, are left out.
+    The chosen images are the scored ones whose true class is known; without a truth (see
+    `find_truth`) all scored ones. If any of them is on the side `test` of the labels' split, only
+    those on that side are chosen, as the model may have learned from the others. Of these, images
+    flagged as lateral or as no chest, and all but the first of equal images, are left out.
 
     Args:
-        results: A table's path, an open table, or what `load_results` returned.
+        results: A table's path, an open table, or what `load_results` returned, or some of its
+            rows.
         labels: A file of labels, or what `load_labels` returned; None to use the table's column
             truth, or else the names of the folders in its paths.
         label_options: How labels are read and joined.
@@ -168,8 +169,9 @@ def analyse(
 
     Raises:
         TableError: The file is no results table or is damaged, or its scores fail `read_scores`.
-        LabelError: The labels cannot be read, contradict each other, or fit no row or class.
-        UsageError: `results` or `labels` is of another type.
+        LabelError: The labels cannot be read or contradict each other, none fits a row, or one fits
+            no class.
+        UsageError: `results` or `labels` is of another type, or a path that no file has.
     """
     if labels is not None and not isinstance(labels, str | os.PathLike | pd.DataFrame):
         raise UsageError(
@@ -207,9 +209,10 @@ def read_scores(results: Results) -> TableScores:
     Raises:
         TableError: The table is damaged, has fewer than two classes, or has more scored rows than
             a file of its size can hold; a scored row lacks a prediction or a finite score, or
-            another row has one; probabilities do not add up to 1 (by more than 0.001), or the
-            prediction is not the most probable class; or the counts of files, rows and outcomes
-            in the file's provenance are not those of its rows (not checked of a DataFrame).
+            another row has one; an outcome or a prediction is unknown; probabilities do not add up
+            to 1 (by more than 0.001) or one is negative, or the prediction is not the most probable
+            class; or the counts of files, rows and outcomes in the file's provenance, if there, are
+            not those of its rows (not checked of a DataFrame).
     """
     classes = results.classes
     if len(classes) < 2:

@@ -111,7 +111,7 @@ class BoundedParquet:
             stream: A file on disk, which the caller keeps open.
 
         Raises:
-            TooLarge: The footer is larger than a footer of use is.
+            TooLarge: The footer is larger than `check_footer` allows.
             OSError, ValueError, pa.ArrowException: The footer is damaged.
         """
         check_footer(stream.fileno())
@@ -194,12 +194,12 @@ class BoundedParquet:
 
         Args:
             names: Names of the columns; those that are not of text are ignored.
-            most: Limit in bytes for each text in a dictionary. Of texts outside a dictionary only
-                the mean length in a page is known; it may not exceed the limit either.
+            most: Limit in bytes for each text in a dictionary, or for a dictionary of lists. Of
+                texts outside a dictionary only the mean length in a page is known, or its size;
+                it may not exceed the limit either.
 
         Raises:
-            TooLarge: A text, or the mean of a page, is longer; or a page or a dictionary takes
-                more than 256 MiB.
+            TooLarge: One of these is larger; or a page or a dictionary takes more than 256 MiB.
             OSError, ValueError, pa.ArrowException: The file is damaged.
         """
         for leaf in self._leaves:
@@ -311,7 +311,7 @@ def open_bounded(path: Path) -> Iterator[BoundedParquet]:
     """Open the file at `path` as a `BoundedParquet`, and close it when the context ends.
 
     Raises:
-        TooLarge: The footer is larger than 32 MiB or has too many columns.
+        TooLarge: The footer is larger than `check_footer` allows.
         OSError, ValueError, pa.ArrowException: The file cannot be opened, or is no Parquet file.
     """
     # An open file, not a path: Arrow opens no name that is not UTF-8.

@@ -1,9 +1,10 @@
 """Decides which scored images count in figures, and counts the others by the reason.
 
-An image is left out for the first of these reasons that holds: its true class is unknown; it is on
-another side of the split than `test`; it has one of the flags `NOT_COUNTED`; or an image before it
-in the table counts already and is equal. Images are equal if they have one SOP Instance UID and
-frame number, or one hash of the network's input, and if both are equal to a third.
+An image is left out for the first of these reasons that holds: its true class is unknown; it is not
+on the side `test` of the split, and an image of known class is; it has one of the flags
+`NOT_COUNTED`; or an image before it in the table counts already and is equal. Images are equal if
+they have one SOP Instance UID and frame number, or one hash of the network's input, and if both are
+equal to a third.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,8 +42,8 @@ class ExclusionStep:
     """A number of images that are not analysed, all for one reason.
 
     Attributes:
-        name: Code of the reason: an outcome code, a side of the split, a flag, "same_picture" or
-            "same_uid".
+        name: Code of the reason: an outcome code, a side of the split or "no side of the split", a
+            flag, "same_picture" or "same_uid".
         meaning: The reason in words, for a reader.
         count: Number of images.
     """
@@ -54,7 +55,7 @@ class ExclusionStep:
 
 @dataclass(frozen=True, slots=True)
 class ImageCounts:
-    """Counts from scored images to images analysed; each image is in one of the counts.
+    """Counts from scored images to images analysed.
 
     Scored = unlabelled + aside + flagged + copies + analysed.
 
@@ -62,14 +63,14 @@ class ImageCounts:
         scored: Number of images with a score; in a comparison, with a score in both tables.
         unlabelled: Number of scored images whose true class is unknown; 0 without a truth.
         aside: Images with a true class that are not on the side test of the split, by side; empty
-            if no image is on that side.
+            if none of them is on that side.
         flagged: Images left out for a flag, by the first of `NOT_COUNTED` that they have.
         copies: Images left out as an equal image before them in the table counts: those whose
             picture another scored image has, then those with an equal SOP Instance UID alone.
         analysed: Number of images that the figures describe.
         side: "test" if only that side of the split is analysed, else None.
-        not_held_out: Number of analysed images that the labels put on the side train or val: a
-            model may have learned from them, or been chosen by them.
+        not_held_out: Number of analysed images on the side train or val of the split: a model may
+            have learned from them, or been chosen by them.
         shared_uids: Number of images, analysed or left out as copies, whose SOP Instance UID and
             frame number another of them has with another picture.
         contradictions: Number of groups of equal images, analysed or left out as copies, that have

@@ -52,7 +52,7 @@ def evaluate(
     of the labels' split, only those on that side are evaluated. Of these, images flagged as lateral
     or as no chest, and all but the first of equal images, are left out: `all_images` of the result
     has the main figures with them. Images are equal that have one SOP Instance UID and frame
-    number, or one image hash.
+    number, or one image hash, or that are both equal to a third.
 
     Args:
         results: A table's path, an open table, or what `load_results` returned, or some of its
@@ -62,7 +62,7 @@ def evaluate(
         by: What names the images in the labels: "path", "name" (of the file alone), "sop",
             "series", "study", "accession" or "image_hash"; None to take what joins most labels.
         label_column: Name of the labels' column with the class; None to find it by usual names.
-        path_column: Name of the column with the path or file name; None to find it likewise.
+        path_column: Name of the column with the path, or with what `by` says; None likewise.
         patient_column: Name of the column with an id that all images of a person share; None to
             find it likewise.
         class_map: Text of a label -> class name that is meant.
@@ -72,13 +72,14 @@ def evaluate(
         seed: Seed of the random resampling behind bootstrap intervals.
 
     Returns:
-        The figures, each with a 95 % interval; `to_frame` gives them as a DataFrame.
+        The figures, with 95 % intervals where they have any; `to_frame` gives a DataFrame of them.
 
     Raises:
         TableError: The table cannot be used.
-        LabelError: The labels cannot be used, no true class is known for any scored image, or
-            `prevalence` names no class of the table, one twice, or a share outside (0, 1).
-        UsageError: An argument is of another type, or `seed` is negative.
+        LabelError: The labels cannot be used, no image is left to evaluate, or `prevalence` names
+            no class of the table, one twice, or a share outside (0, 1).
+        UsageError: Another argument is not as above: of another type, an unknown `by`, a blank name
+            of a column, a blank text in `class_map`, or a negative `seed`.
     """
     seed = int(plain_number("seed", seed, int, low=0))
     kept = {"keep_copies": keep_copies, "keep_flagged": keep_flagged}
@@ -111,7 +112,7 @@ def headline(
             column truth, else class-named folders.
         by: What names the images in the labels, as for `evaluate`; None for what joins most.
         label_column: Name of the labels' column with the class; None to find it by usual names.
-        path_column: Name of the column with the path or file name; None to find it likewise.
+        path_column: Name of the column with the path, or with what `by` says; None likewise.
         patient_column: Name of the column with a person's id; None to find it likewise.
         class_map: Text of a label -> class name that is meant.
         keep_copies: Whether all of several equal images are evaluated.
@@ -123,8 +124,8 @@ def headline(
 
     Raises:
         TableError: The table cannot be used.
-        LabelError: The labels cannot be used, or no true class is known for any scored image.
-        UsageError: An argument is of another type, or `seed` is negative.
+        LabelError: The labels cannot be used, or no image is left to evaluate.
+        UsageError: An argument is not as above, see `evaluate`.
     """
     seed = int(plain_number("seed", seed, int, low=0))
     kept = {"keep_copies": keep_copies, "keep_flagged": keep_flagged}
@@ -137,7 +138,8 @@ def headline(
 def headline_of_analysis(analysis: Analysis, *, seed: int = 0) -> Headline:
     """Calculate the headline figures of the images that `analyse` chose.
 
-    `all_images` of the result has those with the images left out for a flag or as copies.
+    `all_images` of the result has those with the images left out for a flag or as copies; it is
+    None if there are none.
 
     Args:
         analysis: The images, their scores and true classes.
@@ -145,7 +147,7 @@ def headline_of_analysis(analysis: Analysis, *, seed: int = 0) -> Headline:
 
     Raises:
         TableError: The table is damaged.
-        LabelError: No true class is known for any scored image, or all with one are flagged.
+        LabelError: No true class is known for any scored image, or no image was chosen.
     """
     _require_truth(analysis)
     of_all = _of_all_images(analysis, seed=seed)
@@ -168,6 +170,7 @@ def evaluate_analysis(
     Raises:
         TableError: The table is damaged.
         LabelError: `prevalence` names no class, one twice, or a share outside (0, 1).
+        UsageError: `prevalence` is no mapping of texts.
     """
     temperature = analysis.card.get("temperature")
     evaluation = evaluate_scores(
@@ -213,7 +216,7 @@ def _of_all_images(analysis: Analysis, *, seed: int) -> Headline | None:
 def by_class(prevalence: Mapping[str, float], classes: tuple[str, ...]) -> dict[str, float]:
     """Return `prevalence` with each class name spelled as in `classes`.
 
-    Case, spaces, hyphens and underscores are ignored: "covid 19" becomes "COVID-19".
+    A name is matched as a label is (see `find_classes`): "covid 19" becomes "COVID-19".
 
     Args:
         prevalence: Class name as a user writes it -> prevalence.
@@ -289,7 +292,7 @@ class Subgroups:
     Attributes:
         fact: Name of the table's column.
         title: Name of the fact for a reader.
-        parts: The 12 most frequent values, the largest first; ages in rising order.
+        parts: At most the 12 most frequent values, the largest first; ages in rising order.
         other_values: Number of further values, which are not evaluated.
         other_images: Number of images of these values.
     """
@@ -302,11 +305,11 @@ class Subgroups:
 
 
 def evaluate_subgroups(analysis: Analysis) -> tuple[Subgroups, ...]:
-    """Evaluate the analysed images in subgroups: one for each value of each of six columns.
+    """Evaluate the analysed images in subgroups: by the values of each of six columns.
 
     The columns have sex, age, view, manufacturer, format and photometric interpretation; of each
-    the 12 most frequent values are evaluated, "not stated" among them. The analysis's `truth` must
-    not be None.
+    at most the 12 most frequent values are evaluated; "not stated" counts as a value. The
+    analysis's `truth` must not be None.
 
     Returns:
         One entry per column.

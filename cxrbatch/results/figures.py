@@ -109,8 +109,8 @@ class ClassFigures:
         average_precision: Without interpolation.
         roc: None where undefined: `auc.undefined` says why.
         precision_recall: None where undefined: `average_precision.undefined` says why.
-        points: Thresholds with their rates: those chosen on these images, unless `roc` is None,
-            then those from the checkpoint's card.
+        points: Thresholds with their rates: those chosen on these images, none where `roc` is None,
+            followed by those from the checkpoint's card.
         prevalence: The stated prevalence, in (0, 1), or None.
         histogram: Of the class's probability.
     """

@@ -94,16 +94,17 @@ def load_results(path: str | Path) -> pd.DataFrame:
 
     Returns:
         One row per row of the table, in its order; the index is the row's number, from 0, and
-        `heatmaps` takes it. Codes (outcome, prediction, truth, header values) are categories,
-        those of `prediction` in the order of the model's classes. Counts are nullable integers,
+        `heatmaps` takes it. Codes (format, outcome, prediction, truth, split, header values other
+        than UIDs) are categories, those of `prediction` in the order of the model's classes, before
+        any others. Columns of whole numbers are nullable integers,
         probabilities (`p_<class>`) and logits float32 with NaN where a row was not scored. Two
         columns have other names than in the file, see `FRAME_NAMES`; `image_flags` holds a list
-        of codes per row. `attrs` has the table's `path`, `classes` and `provenance`. A table of an
-        older schema has the columns of today's, with nulls in those that it lacks.
+        of codes per row, or None. `attrs` has the table's `path`, `classes` and `provenance`. A
+        table of an older schema has the columns of today's, with nulls in those that it lacks.
 
     Raises:
-        TableError: The file is no results table, has another major schema version, is damaged, or
-            expands to more memory than a table of its size may.
+        TableError: The file cannot be opened, is no results table, has another major schema
+            version, is damaged, or expands to more memory than a table of its size may.
         UsageError: `path` is no path.
     """
     table = open_table(checked_path("path", path))
@@ -127,7 +128,7 @@ def heatmaps(results: pd.DataFrame, row: int) -> npt.NDArray[np.float32] | None:
         the network's last layer. None where the row was not scored.
 
     Raises:
-        TableError: The file is gone, has changed since it was loaded, or is damaged.
+        TableError: The file is gone, has another provenance than `results`, or is damaged.
         UsageError: `results` is not of `load_results`, or the table has no such row.
     """
     if "path" not in results.attrs:
@@ -163,22 +164,23 @@ def load_labels(
         by: What names the images: "path", "name" (of the file alone), "sop", "series", "study",
             "accession" or "image_hash"; None to read all of them that the file has.
         label_column: Name of the column with the class. Without such a column the columns of a
-            table with one column per class are read, of which each row marks one.
-        path_column: Name of the column with the path or file name.
+            table with one column per class are read, of which a row marks one or leaves all blank.
+        path_column: Name of the column with the path, or with what `by` says.
         patient_column: Name of the column with an id that all images of a person share.
         class_map: Text of a label -> class name that is meant.
 
     Returns:
-        One row per label, in the file's order; the index is its line, in Excel and Parquet its row.
-        First come the columns that name the images, as text: path, sop_instance_uid, image_hash,
-        series_instance_uid, study_instance_uid, accession_key, as far as the file has them; then
-        `label`, `patient`, `split` and `source` as categories, null where the file has nothing.
-        `accession_key` is a hash of the accession number under the user's patient secret.
+        One row per row that is not blank, in order; the index is its (last) line, in Excel and
+        Parquet its row. First come the columns that name the images, as text: path,
+        sop_instance_uid, image_hash, series_instance_uid, study_instance_uid, accession_key, as far
+        as they are read; then `label`, `patient`, `split` and `source` as categories, null where
+        the file has nothing. `accession_key` is a hash of the accession number under the user's
+        patient secret, unless the file has the key itself.
 
     Raises:
-        LabelError: The file cannot be read, lacks a column or has two that may be meant, or has a
-            row with a label and no image, or with a split other than train, val or test.
-        UsageError: `by` is none of these, or `path` is no path.
+        LabelError: The labels cannot be used, in the cases of `label_files.read_frame`.
+        UsageError: `by` is none of these, a name of a column or a text of `class_map` is blank or
+            no text, or `path` is no path.
     """
     with naming_arguments():
         options = LabelOptions(by, label_column, path_column, patient_column, class_map or {})

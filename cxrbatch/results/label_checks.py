@@ -58,7 +58,8 @@ class CheckedLabels:
     """Checked labels of a file, as far as they fit into `_MOST_BYTES`.
 
     Attributes:
-        flags: Class name -> position of its column of flags; empty if no label came from flags.
+        flags: Class name -> position of its column of flags; once `frame` has returned, empty if no
+            label came from flags.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class CheckedLabels:
             chunk: Columns by their position in the file; the index is the number of the row.
 
         Raises:
-            LabelError: A row cannot be used, or is one too many.
+            LabelError: A row cannot be used, as by an unreadable patient secret, or is too many.
         """
         chunk = chunk[(chunk != "").any(axis=1)]
         if chunk.empty:
@@ -310,7 +311,7 @@ def once_each(
 
     Raises:
         LabelError: Two rows of one image have different labels, patients or splits; the message has
-            their numbers.
+            the numbers of up to five rows of the first such image.
     """
     series = pd.Series(names)
     several = series.duplicated(keep=False).to_numpy()

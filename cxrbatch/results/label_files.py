@@ -48,7 +48,7 @@ class LabelledFile:
     """One image and its label.
 
     Attributes:
-        path: Path relative to the folder of the labels, or absolute, with forward slashes.
+        path: Path relative to the folder of the labels, or absolute.
         label: Class name as written.
         patient: An id that all images of one person share; None where unknown.
         split: "train", "val" or "test"; None where the label names no split.
@@ -88,7 +88,7 @@ class LabelOptions:
 
         Raises:
             UsageError: `by` is no key of `JOINS`, a name of a column is no text or blank, or
-                `class_map` does not map texts to texts, or has a blank one.
+                `class_map` does not map texts to texts, or has one of spaces and underscores alone.
         """
         if self.by is not None and self.by not in [*JOINS]:
             raise UsageError(f"--by {self.by} is unknown; it is one of {', '.join(JOINS)}")
@@ -134,7 +134,7 @@ class LoadedLabels:
         unit: What the index of `frame` counts: "line" or "row".
         header: Names of all columns.
         columns: Role -> name of the column that was read for it. For flags the role label has the
-            names of all their columns.
+            names of all their columns, after that of a column label.
         frame: The labels, as `read_frame` returns them.
         unused: Texts of `LabelOptions.class_map` that no label has.
     """
@@ -178,17 +178,17 @@ def read_frame(
 
     Returns:
         The rows that are not blank, in order, with a label or not. The index is the row's number in
-        its file: the line of CSV, else the row, from 1. The first columns are those that name the
-        images, as text, "" where a row lacks it: path, sop_instance_uid, image_hash,
-        series_instance_uid, study_instance_uid, accession_key (a hash of the number), as far as the
-        file has them. Then come label, patient, split ("train", "val" or "test") and source as
-        categories, null where nothing is given.
+        its file: its last line in CSV, else the row, from 1. The first columns are those that name
+        the images, as text, "" where a row lacks it: path, sop_instance_uid, image_hash,
+        series_instance_uid, study_instance_uid, accession_key (a hash of the number, or as the file
+        has it), as far as the file has them and the options ask for them. Then come label, patient,
+        split ("train", "val" or "test") and source as categories, null where nothing is given.
 
     Raises:
-        LabelError: The file is of no such form or would take too much memory, a needed column is
-            missing or may be one of two, a row has a label and nothing that names its image, a
-            split is unknown, a row has several flags or one against its label, no row has a label,
-            or there are more than fit into 512 MiB.
+        LabelError: The labels cannot be read or used, such as where the file is of no such form or
+            would take too much memory, a needed column is missing or may be one of two, a row has a
+            label and nothing that names its image, a split is unknown, a row has several flags or
+            one against its label, no row has a label, or there are more than fit into 512 MiB.
     """
     return load(labels, options, classes).frame
 
@@ -308,8 +308,8 @@ def read_labels(file: Path, classes: Sequence[str] = ()) -> list[LabelledFile]:
         repeat an earlier one, are left out.
 
     Raises:
-        LabelError: The file cannot be read, a needed column is missing, a row cannot be used, no
-            row has a label; or two rows of one path have different labels, patients or splits.
+        LabelError: The labels cannot be used, in the cases of `read_frame`; a label names no class;
+            or two rows of one path have different labels, patients or splits.
     """
     loaded = load(file, LabelOptions(by="path"), classes)
     frame = loaded.frame[loaded.frame["label"].notna()]

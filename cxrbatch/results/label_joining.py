@@ -34,14 +34,15 @@ class JoinedLabels:
         table: The path of the results table, for messages.
         classes: Class names of the table.
         by: What joined them, a key of `JOINS`.
-        matches: What was tried, a key of `JOINS` -> number of labels that name a row by it.
+        matches: What was tried, a key of `JOINS` -> number of rows with a label that name a row of
+            the table by it.
         labels: One row per image, series or study that is named, with label, patient and split; the
             index is the number of the row in the file. Rows without a label are left out.
         label_of_row: Shape (rows of the table,): position in `labels`, or -1.
         unlabelled: Number of rows of the file without a label.
-        unnamed: Number of rows with a label whose field for `by` is empty.
-        repeated: Number of rows that say what an earlier row says.
-        nameless: Number of rows with a label and nothing, or a placeholder, for what joins them.
+        unnamed: Number of rows with a label and nothing, or a placeholder, for what joins them.
+        repeated: Number of rows with a label that name what an earlier one names.
+        nameless: The same number as `unnamed`.
         numbers: Label as written -> index of its class in the table, or -1.
     """
 
@@ -69,8 +70,9 @@ class JoinedLabels:
         Labels that name no row are allowed as long as another one does.
 
         Raises:
-            LabelError: The message has the numbers of such rows in the file of labels, as that file
-                counts them (lines of CSV, else rows, from 1), and no text of them.
+            LabelError: For unknown classes the message has the numbers of up to five rows in the
+                file of labels, as that file counts them (lines of CSV, else rows, from 1), and no
+                text of them.
         """
         count, rows = self.unknown()
         if count:
@@ -113,7 +115,7 @@ class JoinedLabels:
         return f"{unit} {', '.join(map(str, numbers[:_MOST_SHOWN]))}{more}"
 
     def losses(self) -> Iterator[str]:
-        """Yield how many labels name no row, and the encoding of a file that is not UTF-8."""
+        """Yield how many labels name no row, if any, and the encoding of CSV that is not UTF-8."""
         if lost := len(self.labels) - self.matched:
             yield f"{lost:,} of {len(self.labels):,} name no row of the table"
         if self.loaded.form.startswith("CSV") and "UTF-8" not in self.loaded.form:
@@ -165,12 +167,12 @@ def join(results: Results, loaded: LoadedLabels, by: str | None) -> JoinedLabels
     Args:
         results: The table.
         loaded: The labels.
-        by: A key of `JOINS` whose column the labels have; None to try all of which they have it. Of
-            two that join equally many labels, the one that is earlier in `JOINS` is taken.
+        by: A key of `JOINS` whose column the labels have; None to try those of which they have it,
+            until one joins all. Of two that join equally many, the earlier one in `JOINS` is taken.
 
     Raises:
-        LabelError: Two labels of one image contradict each other; or only accession numbers name
-            images, and the table has no keys of theirs under the user's patient secret.
+        LabelError: Two labels of one image contradict each other; or only accession numbers are to
+            be tried, and the table has no keys of theirs under the user's patient secret.
         TableError: The table is damaged.
     """
     known = loaded.frame[loaded.frame["label"].notna()]
@@ -234,8 +236,8 @@ def describe_labels(table: Path, labels: Path, options: LabelOptions) -> Iterato
         options: How labels are read and joined.
 
     Raises:
-        LabelError: The labels cannot be read, or contradict each other; or after all lines, they
-            name no class or no row, see `JoinedLabels.check`.
+        LabelError: The labels cannot be read or joined, see `join`; or after all lines, they fail
+            `JoinedLabels.check`.
         TableError: The table cannot be used.
     """
     results = Results(table)

@@ -100,7 +100,7 @@ def plain_name(name: str) -> str:
 
 
 def without_accents(name: str) -> str:
-    """Return a name in Unicode's compatibility form (NFKC), without the accents of its letters."""
+    """Return a name in Unicode's form NFKC, without the combining accents U+0300 to U+036F."""
     apart = unicodedata.normalize("NFKD", name)
     plain = "".join(c for c in apart if not "\u0300" <= c <= "\u036f")
     return unicodedata.normalize("NFKC", plain)
@@ -181,8 +181,8 @@ class ChosenColumns:
             patient, split and source.
         flags: Class name -> position of a column that may say for each row whether it is of this
             class. If there is a column label, they count in rows where it is empty.
-        are_classes: Whether the columns of flags are named like classes; if not, all columns that
-            have no other role are among them.
+        are_classes: Whether the columns of flags are named like classes; if not, `flags` is empty
+            or has all columns that have a name and no other role.
     """
 
     places: Mapping[str, int]
@@ -207,8 +207,8 @@ def choose_columns(header: Sequence[str], wanted: WantedColumns, file: str) -> C
         file: The file and its form, for messages.
 
     Raises:
-        LabelError: A column that was asked for is missing, no column names the images or the class,
-            or two columns may have one role.
+        LabelError: A column that was asked for is missing, no column names the images, none and no
+            flags name the class, or two columns may have one role.
     """
     where = f"{file} with {describe_header(header, wanted)}"
     places = {

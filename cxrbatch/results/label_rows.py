@@ -53,8 +53,8 @@ Count = Callable[[Sequence[str]], int]
 Chunks = Iterator[pd.DataFrame]
 """Yields the rows of a file some at a time, each time as a DataFrame of texts without outer spaces.
 
-Its columns are positions of columns in the file, from 0; its index is the row's number, or the line
-of CSV, from 1. An empty field, and one that the row lacks, is "".
+Its columns are positions of columns in the file, from 0; its index is the row's number, or its last
+line in CSV, from 1. An empty field, and one that the row lacks, is "".
 """
 
 
@@ -79,7 +79,7 @@ class LabelTable:
 def encodings_of(head: bytes) -> tuple[str, ...]:
     """Return the encodings that a text which starts with these bytes may have, the likeliest first.
 
-    A byte order mark decides; then NULs in every second byte, which UTF-16 has without a mark.
+    A byte order mark decides; then NULs in most of every second byte, as UTF-16 without a mark has.
     Else it is UTF-8 or, where it is not, Windows-1252.
     """
     for mark, encoding in _BOMS:
@@ -182,8 +182,8 @@ class _Lines:
 def open_csv(stream: BinaryIO, encoding: str, file: str, count: Count) -> LabelTable:
     """Find the separator and the header of a CSV file: comma, semicolon, tab or vertical bar.
 
-    It is the separator that divides the header into most names of columns; of several, the one that
-    a line `sep=;` names, else the one that divides it into most parts.
+    A first line `sep=` may name another. It is the separator that divides the header into most
+    names of columns; of several, the one that this line names, else that of the most parts.
 
     Args:
         stream: The file, opened for reading bytes.
@@ -192,9 +192,9 @@ def open_csv(stream: BinaryIO, encoding: str, file: str, count: Count) -> LabelT
         count: Tells the header from other rows.
 
     Raises:
-        LabelError: A row has more than 1,048,576 characters, or a field more than 131,072; a quote
+        LabelError: A line has 1,048,576 characters or more, or a field more than 131,072; a quote
             joins rows, or never ends; or the columns are written as rows. `LabelTable.read` raises
-            it too.
+            it too, and where a row has more fields than the header, or 2,000,001 rows are blank.
         UnicodeDecodeError: The file is not in this encoding. `LabelTable.read` raises it too.
     """
     # By `csv` and not `pandas.read_csv`, which has no limit for a row without end, and does not say
@@ -235,8 +235,8 @@ def _parsed(head: Sequence[str], separator: str) -> list[list[str]]:
 def header_place(rows: Sequence[Sequence[str]], count: Count) -> int:
     """Return the position of the header among the first rows of a file.
 
-    It is the first row that has two names of columns, else the first that has one, else the first
-    that is neither blank nor a remark, which starts with #.
+    Among rows that are neither empty nor a remark (# or `sep=`) it is the first that has two names
+    of columns or more, else the first that has one, else the first.
     """
     some = [place for place, row in enumerate(rows) if any(row) and not _is_remark(row[0])]
     return max(some, key=lambda place: min(2, count(rows[place])), default=0)
@@ -252,7 +252,8 @@ def check_upright(rows: Sequence[Sequence[str]], place: int, count: Count, file:
         file: The file, for the message.
 
     Raises:
-        LabelError: The first fields of the rows hold more names of columns than the header.
+        LabelError: The first fields of the rows hold two names of columns or more, and more than
+            the header.
     """
     if rows and count([row[0] for row in rows if row]) > max(1, count(rows[place])):
         raise LabelError(

@@ -75,7 +75,7 @@ def open_parquet(stream: BinaryIO, file: str) -> LabelTable:
 
     Raises:
         LabelError: The file is damaged, or would take too much memory. `LabelTable.read` raises it
-            too, and where a column is of another type or a field too long.
+            too, and where a column is of a nested type or a field too long.
     """
     with _parquet_explained(file):
         parquet = BoundedParquet(stream)
@@ -137,8 +137,8 @@ def _has_text(kind: pa.DataType) -> bool:
 def open_workbook(stream: BinaryIO, file: str, wanted: WantedColumns) -> LabelTable:
     """Read the header of the one sheet that has the columns of labels; hidden sheets do not count.
 
-    Where none has them, it is the first with a row of two names of columns, the sheet that was open
-    when the file was saved before the others.
+    Where none has them, it is the one whose header has two names of columns, else one, else any; of
+    several the sheet that was open when the file was saved, else the first.
 
     Args:
         stream: The file on disk, opened for reading bytes.
@@ -146,9 +146,9 @@ def open_workbook(stream: BinaryIO, file: str, wanted: WantedColumns) -> LabelTa
         wanted: Which columns are looked for.
 
     Raises:
-        LabelError: The file is no workbook, is damaged, has no rows, has labels in two sheets, or
-            would take too much memory. `LabelTable.read` raises it too, and where a formula of a
-            column that is read has no stored value.
+        LabelError: The file is no workbook, is damaged, has nothing in the first ten rows of its
+            sheets, has labels in two sheets or columns written as rows, or would take too much
+            memory. `LabelTable.read` raises it too, and where a formula has no stored value.
     """
     import openpyxl
 

@@ -81,8 +81,8 @@ def check_footer(descriptor: int) -> None:
         descriptor: Descriptor of the open file.
 
     Raises:
-        TooLarge: The footer has more than 32 MiB, 400,000 entries in its lists, 10,000 columns or
-            256 nested columns.
+        TooLarge: The footer has more than 32 MiB, 400,000 entries in its lists and maps, or 10,000
+            elements in its schema, or more than 256 of these have others in them.
         ValueError: The footer is damaged, or there is none.
     """
     size = os.fstat(descriptor).st_size
@@ -103,14 +103,14 @@ def check_footer(descriptor: int) -> None:
 
 
 def read_pages(descriptor: int, chunk: ColumnChunk) -> Iterator[Page]:
-    """Yield the headers of a column's pages; the pages themselves are not read.
+    """Yield the headers of a column's data and dictionary pages; the pages are not read.
 
     Args:
         descriptor: Descriptor of the open file.
         chunk: Where the file stores the column of one row group.
 
     Raises:
-        TooLarge: A header has more than 1 MiB.
+        TooLarge: A header has more than 1 MiB, or 400,000 entries in lists and maps.
         ValueError: A header is damaged, or the pages have fewer values than the column.
     """
     at, left = chunk.start, chunk.values
@@ -277,7 +277,7 @@ def text_lengths(column: pa.Array) -> pa.Array | None:
 
 
 def unpacked_size(batch: pa.RecordBatch) -> int:
-    """Return the bytes that a batch takes once its dictionary arrays are decoded to plain text."""
+    """Return about how many bytes a batch takes once its dictionary arrays are plain text."""
     return sum(map(_size, batch.columns))
 
 

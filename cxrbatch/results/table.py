@@ -83,8 +83,8 @@ class Table:
             columns: Names of columns, of `columns`; the result has them in this order.
 
         Raises:
-            TableError: The file's data is damaged, lacks a column, or takes more memory than
-                128 MiB and 32 times the file's size.
+            TableError: The file's data is damaged, lacks a column, takes more memory than 128 MiB
+                plus 32 times the file's size, or is too large for `BoundedParquet.batches`.
         """
         names = list(columns)
         with _explained(self.path), open_bounded(self.path) as file:
@@ -93,12 +93,12 @@ class Table:
             return self._joined(batches, file, names)
 
     def check_texts(self) -> None:
-        """Raise TableError if a text of the table is longer than 64 KiB.
+        """Raise TableError if texts of the table are too long, by `BoundedParquet.check_texts`.
 
-        Some thousand rows with such texts take gigabytes. The rows are not decoded.
+        The limit is 64 KiB. The rows are not decoded.
 
         Raises:
-            TableError: There is such a text, or the file's data is damaged.
+            TableError: Texts are too long, a page is too large, or the file's data is damaged.
         """
         with _explained(self.path), open_bounded(self.path) as file:
             file.check_texts(self._stored(self.columns), most=_LONGEST_TEXT)
@@ -115,8 +115,9 @@ class Table:
 
         Raises:
             UsageError: A number is below 0 or not below the number of rows.
-            TableError: The file's data is damaged, or the row groups that are read take more memory
-                than 256 MiB and 128 times the file's size.
+            TableError: The file's data is damaged or lacks a column, the row groups that are read
+                take more memory than 256 MiB plus 128 times the file's size, or are too large for
+                `BoundedParquet.batches`.
         """
         outside = [row for row in rows if not 0 <= row < self.rows]
         if outside:
@@ -137,8 +138,8 @@ class Table:
         """Yield all rows and columns of the table, at most 65,536 rows and about 64 MiB at a time.
 
         Raises:
-            TableError: The file's data is damaged, or all rows together take more memory than
-                256 MiB and 128 times the file's size.
+            TableError: The file's data is damaged, takes more memory than 256 MiB plus 128 times
+                the file's size, or is too large for `BoundedParquet.batches`.
         """
         names = self.columns
         with _explained(self.path), open_bounded(self.path) as file:
@@ -171,7 +172,8 @@ def open_table(path: Path) -> Table:
     Raises:
         TableError: The file cannot be opened or is no regular file, is no Parquet file, was not
             written by cxrbatch, has another major schema version, lacks a column or has one of
-            another type, or its footer states more rows than a file of its size may have.
+            another type, its footer or provenance is too large, or states more rows than a file of
+            its size may have.
     """
     if path.exists() and not path.is_file():
         raise TableError(f"cannot open table {path}: it is no regular file; name a file")

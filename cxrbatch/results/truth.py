@@ -73,8 +73,8 @@ def find_truth(
         the class of at least 90 % of the scored rows and at least two classes.
 
     Raises:
-        LabelError: Labels cannot be read or contradict each other, or name an unknown class or no
-            row.
+        LabelError: Labels cannot be read or contradict each other, one names an unknown class, or
+            none names a row; or the column truth has an unknown class.
         TableError: The table is damaged.
     """
     if labels is not None:
@@ -184,7 +184,8 @@ def class_numbers(labels: Iterable[str], classes: Sequence[str]) -> dict[str, in
         Label -> index into `classes`.
 
     Raises:
-        LabelError: A label names no class; the message lists such labels and the classes.
+        LabelError: A label names no class; the message lists up to eight of such labels, and of the
+            classes.
     """
     found = find_classes(labels, classes)
     if unknown := sorted(label for label, number in found.items() if number < 0):
@@ -242,7 +243,8 @@ def labels_from_folders(root: Path) -> list[LabelledFile]:
     """Label every file below `root` with the name of the top folder it is in: root/<class>/…/file.
 
     Files directly in `root` get no label. Files and folders whose names start with a dot are
-    skipped. All other files are labelled, whether they are images or not.
+    skipped. All other files are labelled, whether they are images or not. Links to folders are
+    followed in `root` alone.
 
     Returns:
         The labels, folder by folder in sorted order; paths are relative to `root` and written as
@@ -273,7 +275,7 @@ def labels_from_folders(root: Path) -> list[LabelledFile]:
 
 
 def files_below(folder: Path, *, pass_unreadable: bool = False) -> Iterator[str]:
-    """Yield the path of every file below `folder`, relative to `folder`.
+    """Yield the path of every file below `folder`, also pipes and broken links, relative to it.
 
     The order is sorted, the files of a folder before its folders. Links to folders are not
     followed. Names that start with a dot are skipped: file managers write them, and they are no

@@ -158,8 +158,8 @@ def check_classes(classes: tuple[str, ...]) -> None:
     """Raise an error unless all class names can be columns of a results table.
 
     Raises:
-        ValueError: There are fewer than 2 or more than `MAX_CLASSES` names, two are equal but for
-            case, or a name is blank, longer than `MAX_CLASS_NAME` or not printable.
+        ValueError: There are fewer than 2 or more than `MAX_CLASSES` names, two are equal after
+            case folding, or a name is blank, longer than `MAX_CLASS_NAME` or not printable.
     """
     if not 2 <= len(classes) <= MAX_CLASSES:
         raise ValueError(f"{len(classes)} classes; 2 to {MAX_CLASSES} are possible")
@@ -241,7 +241,7 @@ class FeatureStatistics:
 
     @property
     def are_sound(self) -> bool:
-        """Whether all values are finite, all variances positive and the directions orthonormal."""
+        """Whether all is finite, variances are positive, and directions orthonormal to 0.001."""
         values = (self.mean, self.directions, self.variances, self.rest)
         if not all(np.isfinite(array).all() for array in values):
             return False
@@ -257,7 +257,7 @@ class FeatureStatistics:
 
         Returns:
             Shape (n,), float64, not negative; about k on average for images like the training
-            images, and larger for others.
+            images if those were many more than k.
         """
         centred = features.astype(np.float64) - self.mean
         along = centred @ self.directions.T.astype(np.float64)
@@ -271,7 +271,7 @@ def describe_features(features: Features) -> FeatureStatistics:
     """Estimate mean and covariance of features from those of n images.
 
     The min(`MOST_DIRECTIONS`, n - 1, k - 1) directions of largest variance are kept. The mean of
-    the other variances becomes `rest`.
+    the other variances becomes `rest`. A variance below 1e-8 counts as 1e-8.
 
     Args:
         features: Shape (n, k), n >= 2.

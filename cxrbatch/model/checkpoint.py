@@ -41,13 +41,13 @@ _MOST_HEADER = 16 << 20
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read and checked.
+    """A checkpoint that was read and checked, or one made by `of`, which is not checked.
 
     Attributes:
         card: Its card.
         sha256: Hash of the file's bytes, 64 hexadecimal digits; "" for a network that is in no
             file.
-        tensors: Its weights by torchvision's names, float32.
+        tensors: Its weights by torchvision's names; float32 if they are from a file.
         features: Mean and covariance of the network's features over the training images; None
             where the file has none.
     """
@@ -64,7 +64,7 @@ class Checkpoint:
         """Make a Checkpoint of a network that is in no file.
 
         Args:
-            model: The network; the checkpoint shares its weights' memory.
+            model: The network; the checkpoint shares the memory of its state dict.
             card: The network's card.
             features: Statistics of the network's features over the training images, if known.
 
@@ -83,7 +83,8 @@ def read_card(path: Path) -> Card:
     """Read only the card of a checkpoint, without importing torch or reading the weights.
 
     Raises:
-        CheckpointError: The file cannot be read, is no safetensors file, or has no valid card.
+        CheckpointError: The file cannot be read, is larger than `MOST_BYTES`, is no safetensors
+            file, or has no valid card.
     """
     with opened_safetensors(path, framework="numpy") as file:
         return _card_of(file.metadata(), path)
@@ -108,9 +109,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     The check scores two test images with the weights.
 
     Raises:
-        CheckpointError: The file cannot be read, is no checkpoint, its architecture is unknown,
-            its weights are missing, do not fit the architecture or are not finite, the network
-            gives no finite scores, or its feature statistics are damaged.
+        CheckpointError: The file cannot be read, is larger than `MOST_BYTES` or no checkpoint, its
+            architecture is unknown, or `soundness.check_tensors` refuses its weights, or its
+            feature statistics are damaged.
     """
     with opened_safetensors(path, framework="pt") as file:
         card = _card_of(file.metadata(), path)
@@ -141,9 +142,9 @@ def opened_safetensors(path: Path, *, framework: str) -> "Iterator[safe_open]":
         The open file, of which no tensor is read yet.
 
     Raises:
-        CheckpointError: The file is missing, larger than `MOST_BYTES` (1 GiB), no regular file or
-            no safetensors file. It also replaces an OSError, ReadingError or SafetensorError (as
-            for an unknown tensor name) of the `with` body; other errors pass.
+        CheckpointError: The file cannot be opened, is larger than `MOST_BYTES` (1 GiB), no regular
+            file or no safetensors file, or its header exceeds 16 MiB. It also replaces an OSError,
+            ReadingError or SafetensorError of the `with` body (unknown tensor name); others pass.
     """
     try:
         # os.stat, not is_file: a name that is too long has its own reason.
@@ -185,7 +186,7 @@ def unreadable_checkpoint(path: Path, error: OSError | ReadingError) -> Checkpoi
 
     Args:
         path: The file.
-        error: Why it cannot be read; its reason goes into the message.
+        error: Why it cannot be read; its reason, if it has one, goes into the message.
     """
     reason = str(error) if isinstance(error, ReadingError) else error.strerror
     return CheckpointError(

@@ -78,7 +78,7 @@ def layers_of(tensors: Mapping[str, Tensor]) -> Layers:
     """Group a torchvision ResNet's whole state dict into stem, residual blocks and head.
 
     Blocks are in the order of computing. Nothing is copied; tensors of no layer are ignored. Check
-    with `soundness.check_tensors` first: a missing tensor gives KeyError or a network too short.
+    with `soundness.check_tensors` first: a missing tensor gives KeyError or another network.
     """
 
     def convolution(name: str, norm: str, *, stride: int = 1) -> Convolution:

@@ -34,11 +34,11 @@ def choose_device(name: str, backend: Backend = "torch") -> torch.device:
 
     Args:
         name: "cpu", "cuda" or "cuda:1"; "auto" is a GPU if PyTorch finds one, else the CPU.
-        backend: The library that computes; "openvino" computes on the CPU only.
+        backend: The library that computes; "openvino" takes "auto" and "cpu", both for the CPU.
 
     Raises:
-        UsageError: `name` is no text, the device does not exist on this machine, the backend is not
-            installed, or the backend does not compute on the device.
+        UsageError: `name` is no text, it names neither a CPU nor a GPU of this machine, the backend
+            is not installed, or the backend does not take the name.
     """
     if not isinstance(name, str):
         raise UsageError(f"--device is {repr(name)[:60]}; give a text such as cpu or cuda:0")
@@ -68,7 +68,7 @@ def choose_device(name: str, backend: Backend = "torch") -> torch.device:
 def choose_precision(
     precision: Precision, device: torch.device, backend: Backend = "torch"
 ) -> Precision:
-    """Return the precision to compute with; all but "auto" are checked and returned unchanged.
+    """Return the precision to compute with: what is asked for unless that is "auto".
 
     "auto" becomes bf16 if `device` computes in it natively, else fp32: a GPU of compute capability
     8.0 or more, or a CPU with AVX512_BF16 or AMX.
@@ -124,7 +124,7 @@ class QuantisedHeatmaps(NamedTuple):
 
 
 def quantise(heatmaps: Tensor) -> QuantisedHeatmaps:
-    """Round heat maps to whole levels from 0 to 255, where 255 is the image's largest value.
+    """Round heat maps to levels from 0 to 255, where 255 is the image's largest value (>= 1e-30).
 
     The largest value is that over all classes, so that the classes of an image stay comparable.
 
@@ -259,7 +259,7 @@ class Transfer:
     def send(self, inputs: Inputs, *, batch_size: int) -> Tensor:
         """Copy inputs to the device as a batch filled up with black images.
 
-        A full batch for a CPU is not copied, nor one for a GPU that is in pinned memory already.
+        A full batch for a CPU is not copied; one in pinned memory goes to a GPU without a detour.
 
         Args:
             inputs: Shape (n, size, size), uint8, n at most `batch_size`; unchanged until the
@@ -320,7 +320,8 @@ def memory_explained(batch_size: int) -> Iterator[None]:
         batch_size: Images in the batch, for the message.
 
     Raises:
-        CxrbatchError: Memory of the CPU or the GPU ran out; other errors pass unchanged.
+        CxrbatchError: In place of a MemoryError, an OutOfMemoryError of PyTorch, or a RuntimeError
+            with "allocate" or "bad_alloc" in its text; other errors pass unchanged.
     """
     try:
         yield

@@ -54,7 +54,7 @@ class RadiographResNet(ResNet):
     """
 
     def __init__(self, architecture: str, *, classes: int) -> None:
-        """Build the network with random weights, as He et al. draw them (ICCV 2015).
+        """Build the network with random weights; convolutions' as He et al. draw them (ICCV 2015).
 
         Args:
             architecture: One of `card.ARCHITECTURES`.
@@ -221,8 +221,8 @@ def import_state_dict(source: Path, *, card: Card) -> RadiographResNet:
         The network in evaluation mode.
 
     Raises:
-        CheckpointError: Not a state dict that `weights_only` can read, or weights that do not fit
-            the card, are unsound or give no finite scores.
+        CheckpointError: The architecture is unknown, `read_state_dict` cannot read the file, or its
+            weights do not fit the card, are unsound or give no finite scores.
     """
     from cxrbatch.model.soundness import check_tensors
 
@@ -240,9 +240,9 @@ def import_state_dict(source: Path, *, card: Card) -> RadiographResNet:
 def read_state_dict(source: Path) -> dict[str, Tensor]:
     """Read named tensors out of a PyTorch or safetensors file, which its content tells apart.
 
-    A three-channel stem is folded into one channel by summing its filters, which is exact for a
-    grey image given three times. A `state_dict` or `model` entry and a `module.` prefix, as
-    training scripts write them, are removed. Feature statistics of a checkpoint are left out.
+    A three-channel stem is folded into one channel by summing its filters, which, but for rounding,
+    is exact for a grey image given three times. Of a `state_dict` or `model` entry the content is
+    taken, and `module.` prefixes are removed. Feature statistics of a checkpoint are left out.
 
     Args:
         source: The file; its name and ending do not matter.
@@ -252,7 +252,7 @@ def read_state_dict(source: Path) -> dict[str, Tensor]:
 
     Raises:
         CheckpointError: The file cannot be opened, is neither a safetensors file nor a state dict
-            that `weights_only` can read, or is larger than `MOST_BYTES`.
+            that `weights_only` can read, or holds or inflates to more than `MOST_BYTES`.
     """
     try:
         # Opened without waiting: a FIFO would hang the command.

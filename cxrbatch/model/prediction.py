@@ -37,7 +37,8 @@ def dequantise(stored: bytes, *, scale: float, classes: int, size: tuple[int, in
         size: (h, w) of one map.
 
     Returns:
-        Shape (classes, h, w), float32, within scale / 510 of the maps before they were stored.
+        Shape (classes, h, w), float32: but for the rounding of floats, within scale / 510 of the
+            maps before they were stored.
 
     Raises:
         ValueError: `stored` has another length.
@@ -129,8 +130,8 @@ def overlay_picture(image: GreyImage, heatmap: Heatmap, geometry: Geometry) -> I
 
     Args:
         image: The radiograph.
-        heatmap: Shape (h, w), not negative; its largest value is drawn at an opacity of 60 %, and
-            other values in proportion.
+        heatmap: Shape (h, w), not negative; it is divided by its largest value and resized, and
+            gives the opacity of its colour: 1 is 60 %, and other values are in proportion.
         geometry: How the image became the network's input: "squeeze", or "pad" with borders, which
             are cropped from the heat map.
     """
@@ -172,7 +173,7 @@ class Prediction:
 
     @property
     def outcome(self) -> Outcome:
-        """`Outcome.SCORED`, or the code of the reason why there are no scores."""
+        """The outcome of the Reading; other than `SCORED` it says why there are no scores."""
         return self.reading.outcome
 
     @property
@@ -200,9 +201,9 @@ class Prediction:
             class_name: The class; None for the predicted one.
 
         Returns:
-            Shape (rows, columns) of `image`, float32, not negative. A value is what a cell of the
-            small map (7 x 7 for 224 px) adds to the class's logit, 0 where that is negative: so
-            values compare between classes and between images of one model.
+            Shape (rows, columns) of `image`, float32, not negative. A cell of the small map (7 x 7
+            for 224 px) is what it adds to the class's logit, 0 where that is negative, but for
+            rounding: so values compare between classes and between images of one model.
 
         Raises:
             UsageError: There are no scores or no image, or no class has this name.
@@ -216,8 +217,8 @@ class Prediction:
             class_name: The class; None for the predicted one.
 
         Returns:
-            An RGB picture of full size; where pixels are not square, one axis is shrunk. The map's
-            largest value is drawn at an opacity of 60 %, other values in proportion.
+            An RGB picture of full size; where pixels are not square, one axis is shrunk. Opacity is
+            60 % of a value's share of the small map's largest.
 
         Raises:
             UsageError: There are no scores or no image, or no class has this name.

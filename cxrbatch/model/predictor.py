@@ -66,11 +66,11 @@ def load_model(
     Args:
         path: A checkpoint (.safetensors); None for the one that comes with the package.
         device: "auto", "cpu", "cuda" or "cuda:1"; "auto" takes a GPU if there is one.
-        batch_size: Images per forward pass. Only with the batch size that a table was scored with
-            are scores equal to the table's to the last bit.
+        batch_size: Images per forward pass. Scores equal a table's to the last bit only if it was
+            scored with the same batch size, at the same precision, on the same machine.
 
     Raises:
-        CheckpointError: The file is no checkpoint, or its weights are unsound.
+        CheckpointError: No checkpoint, or unsound; CxrbatchError: memory does not suffice for it.
         UsageError: The device does not exist here, the batch size is no positive whole number, or
             an argument is of another type.
     """
@@ -100,8 +100,8 @@ class Predictor:
     """A checkpoint's network on a device, which scores radiographs and computes their heat maps.
 
     Every forward pass has the same shape: a shorter batch is filled up with black images. So the
-    same kernels compute every image, and the scores of an image by itself, in a batch, and in its
-    row of a table that was scored with the same batch size agree to the last bit.
+    same kernels compute every image: on one machine at one precision, the scores of an image by
+    itself, in a batch, and in a table of the same batch size agree to the last bit.
 
     Attributes:
         card: The checkpoint's card: classes, recipe, temperature, operating points.
@@ -109,8 +109,8 @@ class Predictor:
         device: The device that computes.
         precision: The precision of the convolutions.
         network: The network in its form for inference.
-        seconds: Time that the device has computed so far; of several lanes, the mean.
-        ahead: Number of batches to launch before waiting for the scores of the first.
+        seconds: Spent on computing on a CPU, the mean of its lanes; on a GPU, to launch and wait.
+        ahead: Number of further batches to launch before waiting for the scores of one.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Predictor:
 
         Raises:
             CheckpointError: The weights are not finite at this precision.
-            CxrbatchError: OpenVINO, which allocates its memory at once, does not get it.
+            CxrbatchError: The network does not fit into memory.
         """
         self.card = checkpoint.card
         self.batch_size = batch_size
@@ -169,7 +169,7 @@ class Predictor:
             )
 
     def predict(self, item: Predictable) -> Prediction:
-        """Score one radiograph; a table scored with the same batch size has the same bits.
+        """Score one radiograph.
 
         Args:
             item: A file's path (its first frame is scored), a display image as an array of shape
@@ -197,8 +197,8 @@ class Predictor:
             One Prediction for each item, in their order.
 
         Raises:
-            UsageError: `items` is no list or other iterable, an item is none of these, or an array
-                is not a display image.
+            UsageError: `items` is a single item or not iterable, an item is none of these, or an
+                array is not a display image.
             CheckpointError: The first scores are not those of plain PyTorch.
             NotFiniteError: A score is not finite.
             CxrbatchError: The batch does not fit into memory.
@@ -239,7 +239,7 @@ class Predictor:
         return self.launch(inputs)()
 
     def score_all(self, batches: Iterable[Inputs]) -> Iterator[BatchScores]:
-        """Score batches, and yield their scores in order, while `ahead` more are being computed.
+        """Score batches, and yield their scores in order; up to `ahead` more compute meanwhile.
 
         Args:
             batches: The inputs of each batch, shape (n, size, size), uint8, 1 <= n <= batch_size.

@@ -96,7 +96,7 @@ class Recipe:
         """Fewest rows, and fewest columns, that a file decoded at a reduced size must still have.
 
         That is twice the edge of the network's input, so that each pixel of the input is still a
-        mean of four.
+        mean of four at least.
         """
         return 2 * self.size
 
@@ -129,8 +129,8 @@ class Recipe:
 
         Returns:
             A Reading and its input, shape (size, size), uint8. The input is None unless the
-            outcome is `scored`. If `prepare` raises, as when memory runs out, the returned Reading
-            has the outcome and detail of that error and no image.
+            outcome is `scored` and there is an image. If `prepare` raises, as when memory runs out,
+            the input is None, and the Reading has the outcome and detail of that error, no image.
         """
         if reading.outcome is not Outcome.SCORED or reading.image is None:
             return reading, None
@@ -265,7 +265,7 @@ def _area_weights(source: int, extent: int, target: int) -> "csr_array":
 def with_square_pixels(image: GreyImage) -> GreyImage:
     """Return an image with square pixels: the axis along which pixels are smaller is shrunk.
 
-    An image whose pixels are square is returned unchanged.
+    An image of which, after rounding, no row or column goes is returned unchanged.
     """
     rows, columns = image.shape
     if image.pixel_aspect > 1:

@@ -43,7 +43,7 @@ _SIZE = 64
 
 
 def expected_shapes(architecture: str, *, classes: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of torchvision's state dict for a single-channel stem, by name.
+    """Return the shapes of a single-channel ResNet's tensors by name, but `num_batches_tracked`.
 
     Args:
         architecture: One of `card.ARCHITECTURES`.
@@ -93,11 +93,11 @@ def check_tensors(
         source: The file, for the message.
 
     Returns:
-        The tensors in float32.
+        Copies of the tensors in float32.
 
     Raises:
-        CheckpointError: A tensor is missing, unknown, of another shape, not finite, or holds a
-            variance that is negative; or the network gives no finite scores.
+        CheckpointError: A tensor is missing, unknown, of another shape, not `is_plain`, not finite,
+            or holds a negative variance; or `check_network` refuses the network.
     """
     shapes = expected_shapes(architecture, classes=classes)
     given = {name: value for name, value in tensors.items() if "num_batches" not in name}
@@ -187,7 +187,8 @@ def check_network(
         source: Where it comes from, for the message.
 
     Raises:
-        CheckpointError: An activation is not finite, or larger than `LARGEST_ACTIVATION`.
+        CheckpointError: An output of a convolution, a batch norm or the head is not finite, or its
+            magnitude is larger than `LARGEST_ACTIVATION`.
     """
     largest: list[Tensor] = []
 
@@ -230,7 +231,7 @@ def score_plainly(
     """Score images in float32 by PyTorch's own operators one after the other, as torchvision does.
 
     Args:
-        layers: The network.
+        layers: The network, float32.
         images: Shape (n, size, size), uint8.
         normalisation: How images are scaled.
         observe: Called with the output of each convolution, of each batch norm and of the head;
@@ -315,8 +316,8 @@ class FirstBatchCheck:
     def compare(self, logits: npt.NDArray[np.float32], plain: PlainScores) -> None:
         """Raise an error unless the network's logits agree with the plain scores.
 
-        They agree if all logits do within `ROUNDING`, or all probabilities within `PROBABILITY`.
-        After one failure every call fails.
+        Those of the images to compare agree if all logits do within `ROUNDING`, or all
+        probabilities within `PROBABILITY`. After one failure every call fails.
 
         Args:
             logits: The network's logits of the batch, shape (images, classes).

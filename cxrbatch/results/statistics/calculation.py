@@ -67,7 +67,7 @@ def evaluate_scores(
         seed: Seed of the bootstrap.
 
     Returns:
-        The figures; shares, areas and means have 95 % intervals.
+        The figures; shares, areas and means have a 95 % interval or say why they have none.
 
     Raises:
         ValueError: The shapes do not fit, a score is not finite, a true class is no class index, or
@@ -235,7 +235,7 @@ def headline_of(
 ) -> Headline:
     """Calculate accuracy, balanced accuracy, macro F1, macro AUC and the AUC of each class.
 
-    They are equal to those of `evaluate_scores`; `all_images` of the result is None.
+    They equal those of `evaluate_scores` with the same seed; `all_images` of the result is None.
 
     Args:
         truth: Shape (n,), class indices.

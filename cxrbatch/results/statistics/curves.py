@@ -48,7 +48,7 @@ class Curves:
     """ROC and precision-recall curves of b resamples, made by `Ranking.curves`.
 
     They are calculated at the scores of positive images. Not by scikit-learn, which takes one
-    vector of weights at a time: some hundred times as long.
+    vector of weights at a time.
 
     Attributes:
         auc: Shape (b,), area under the ROC curve, ties count half; NaN without positive or
@@ -127,7 +127,7 @@ class Ranking:
     def curves(self, weights: Weights) -> Curves:
         """Calculate the ROC and precision-recall curves of b resamples of the ranked images.
 
-        Areas are NaN in a resample without positive, or without negative images.
+        NaN are `auc` without positive or negative images, `average_precision` without positive.
 
         Args:
             weights: Shape (b, n), how often each resample has each image. Column i is for image i
@@ -302,7 +302,7 @@ def mean_area(areas: list[Area]) -> Area:
 def delong_interval(area: Area) -> Interval | None:
     """Calculate the 95 % interval of an area by the normal distribution, cut to [0, 1].
 
-    Return None where the variance of the area is 0.
+    Return None where the variance of the area is 0, but for rounding.
     """
     spread = _Z * _deviation(area.influence)
     if spread == 0.0:
@@ -314,7 +314,8 @@ def contrast(first: Area, second: Area) -> Contrast | None:
     """Test by the normal distribution whether two areas on the same images differ.
 
     Returns:
-        The interval of `first` - `second` and its p; None where the difference has no variance.
+        The interval of `first` - `second` and its p; None where the variance of the difference is
+        0, but for rounding.
     """
     difference = first.value - second.value
     deviation = _deviation(first.influence - second.influence)

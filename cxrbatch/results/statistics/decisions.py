@@ -1,7 +1,7 @@
 """Shares of images as figures; rates of the most probable class, and calibration.
 
-Not by scikit-learn, which takes one vector of weights at a time: here some hundred resamples are
-one sparse product.
+Not by scikit-learn, which takes one vector of weights at a time: here many resamples are one
+sparse product.
 """
 
 from collections.abc import Sequence
@@ -80,9 +80,9 @@ def resampled(estimate: Estimate, n: int, reason: str) -> Figure:
 def proportion(estimate: Estimate, among: Chosen, groups: Groups, reason: str) -> Figure:
     """Return the figure of a share, with Wilson's interval or the bootstrap's.
 
-    If each patient has one image, the interval is Wilson's, else the bootstrap's. But a share of 0
-    or 1 is the same in all resamples: with several images of a patient, its interval is Wilson's
-    with the number of patients in place of that of images.
+    If each patient has one image, the interval is Wilson's, else the bootstrap's if it has one. But
+    where a share of 0 or 1 is `constant`, as all resamples agree, its interval is Wilson's with the
+    number of the chosen images' patients in place of that of images.
 
     Args:
         estimate: The share, with the bootstrap's interval.
@@ -164,7 +164,7 @@ class Decisions:
         return proportion(estimates[0], np.ones(len(self._truth), bool), self._groups, NO_IMAGES)
 
     def balanced_accuracy(self, estimates: Sequence[Estimate]) -> Figure:
-        """Return the mean sensitivity of the classes as a figure with the bootstrap's interval.
+        """Return the mean sensitivity of classes that occur as a figure, bootstrapped.
 
         Args:
             estimates: Those that `bootstrap_by_group` makes of `statistics`.
@@ -172,7 +172,7 @@ class Decisions:
         return resampled(estimates[1], len(self._truth), NO_IMAGES)
 
     def macro_f1(self, estimates: Sequence[Estimate]) -> Figure:
-        """Return the mean F1 of the classes as a figure with the bootstrap's interval.
+        """Return the mean F1 of classes that occur or are predicted as a figure, bootstrapped.
 
         Args:
             estimates: Those that `bootstrap_by_group` makes of `statistics`.

@@ -101,7 +101,7 @@ def macro_auc(truth: Classes, probabilities: Probabilities) -> float:
 
 
 def ratio(part: npt.NDArray[np.generic], whole: npt.NDArray[np.generic]) -> Values:
-    """Divide arrays of one shape element by element; NaN where `whole` is 0."""
+    """Divide arrays of one shape element by element; NaN where `whole` is not above 0."""
     undefined = np.full(np.shape(whole), np.nan)
     quotient: Values = np.divide(part, whole, out=undefined, where=np.asarray(whole) > 0)
     return quotient
@@ -150,7 +150,7 @@ class Estimate(NamedTuple):
         value: None where the statistic is undefined.
         interval: None where there is none.
         reason: Why there is a value but no interval; None otherwise.
-        constant: Whether there is no interval because all resamples have the same value.
+        constant: Whether there is no interval because, but for rounding, all resamples agree.
     """
 
     value: float | None
@@ -189,7 +189,7 @@ def wilson(hits: int, n: int) -> Interval:
 def replicates_for(images: int) -> int:
     """Return how many bootstrap resamples to draw from a number of images.
 
-    2,000 up to 20,000 images; beyond, fewer in proportion (40,000,000 / images), but at least 200.
+    2,000 up to 20,000 images; beyond, fewer in proportion (40,000,000 // images), but at least 200.
     """
     affordable = MOST_REPLICATES * _IMAGES_WITH_ALL_REPLICATES // max(images, 1)
     return min(max(affordable, FEWEST_REPLICATES), MOST_REPLICATES)
@@ -202,8 +202,7 @@ def bootstrap_by_group(
 
     The intervals are bias-corrected and accelerated (BCa). The acceleration comes from the
     jackknife over groups, or over at most 200 blocks of groups. `scipy.stats.bootstrap` is not
-    used, as it resamples single images and calculates one resample at a time; here some hundred
-    resamples are one sparse product.
+    used, as it resamples single images.
 
     Args:
         statistics: Called with weights, shape (b, n), how often each of b resamples has each image;
@@ -214,8 +213,8 @@ def bootstrap_by_group(
 
     Returns:
         One estimate per statistic. An estimate has no interval with fewer than five groups, where
-        the statistic is undefined in more than one resample of ten, where all resamples agree, or
-        where they lie nearly all (90 %) on one side of the value.
+        the statistic is undefined for all images or in more than one resample of ten, where all
+        resamples agree, or where more than 90 % lie on one side of the value.
 
     Source: DiCiccio and Efron, "Bootstrap confidence intervals", Statistical Science 1996; Field
     and Welsh, "Bootstrapping clustered data", JRSS B 2007.

@@ -101,7 +101,7 @@ class OneVsRest:
         return np.stack(columns, axis=1)
 
     def auc(self, estimates: Sequence[Estimate]) -> Figure:
-        """Return the area under the ROC curve as a figure, with DeLong's interval.
+        """Return the area under the ROC curve as a figure, with DeLong's interval if it has one.
 
         Args:
             estimates: Those that `bootstrap_by_group` makes of `statistics`.
@@ -111,7 +111,7 @@ class OneVsRest:
         return area_figure(estimates[0].value, area, self._groups, reason)
 
     def average_precision(self, estimates: Sequence[Estimate]) -> Figure:
-        """Return the average precision as a figure, with the bootstrap's interval.
+        """Return the average precision as a figure, with the bootstrap's interval if it has one.
 
         Args:
             estimates: Those that `bootstrap_by_group` makes of `statistics`.
@@ -158,7 +158,8 @@ class OneVsRest:
 class RankedClass:
     """The probability of one class for n images, and thresholds of it.
 
-    The thresholds are three operating points, chosen on these images, and those given.
+    The thresholds are three operating points, chosen on these images, and those given; none are
+    chosen where no image, or every image, is of the class.
 
     Attributes:
         scores: The probability and the thresholds, whose `statistics` are to be resampled.
@@ -240,7 +241,7 @@ class RankedAbnormal:
     def __init__(
         self, abnormal: Chosen, normal: Probabilities, groups: Groups, *, name: str
     ) -> None:
-        """Choose thresholds to rule images out on these images, and rank the images.
+        """Choose thresholds on these images, none if no or all are abnormal; rank the images.
 
         Args:
             abnormal: Shape (n,), which images are of another class.
@@ -293,7 +294,7 @@ def _at_prevalence(rates: ThresholdRates, prevalence: float | None) -> tuple[Val
 
 
 def area_figure(value: float | None, found: Area | None, groups: Groups, reason: str) -> Figure:
-    """Return the figure of an area under a ROC curve, with DeLong's interval.
+    """Return the figure of an area under a ROC curve, with DeLong's interval if it has one.
 
     Args:
         value: The area; None where undefined.

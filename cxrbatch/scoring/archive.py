@@ -74,7 +74,8 @@ class Walk:
         """Yield each file and each member of a container; count all other entries in `passed_over`.
 
         Raises:
-            UsageError: The root is missing, unreadable, or neither a folder nor a file.
+            UsageError: The root is missing, a folder that cannot be listed, or neither a folder nor
+                a file.
         """
         root = os.fsencode(self.root)
         try:

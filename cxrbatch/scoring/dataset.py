@@ -60,7 +60,7 @@ class RadiographDataset(IterableDataset[list[Sample]]):
         self._batch_size = batch_size
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        """Yield the batches as lists of samples, each as soon as its last file is read."""
+        """Yield the batches as lists of samples; the last one may have fewer inputs."""
         samples: list[Sample] = []
         count = 0
         for loaded in self._loaded:
@@ -124,8 +124,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
 def score_batches(loaded: Iterable[Loaded], predictor: Predictor) -> Iterator[ScoredRow | pa.Table]:
     """Score the network inputs of loaded files, and yield their rows with the scores.
 
-    The inputs of several files are scored together. While the scores of one batch are awaited,
-    `predictor.ahead` further batches are being read and computed.
+    The inputs of several files are scored together. While the scores of one batch are awaited, up
+    to `predictor.ahead` further batches are being computed.
 
     Args:
         loaded: Per file a `LoadedFile` (rows and inputs), or a `pa.Table` of its rows in an earlier
@@ -204,8 +204,8 @@ _FAILED = {code.value: code for code in Outcome if code.kind is OutcomeKind.FAIL
 class ShardWriter:
     """Reads and scores files of an archive, and writes their rows to disk in shards.
 
-    A shard is a file with the rows of some thousand files. To be used as a context manager: it
-    starts the worker processes, which serve all calls of `write`, and ends them.
+    A shard is a file with the rows of many files. To be used as a context manager: it starts the
+    worker processes, if any, which serve all calls of `write`, and ends them.
 
     Attributes:
         folder: Contains the manifest, the log of faults and the shards.
@@ -238,7 +238,7 @@ class ShardWriter:
         """Open the log of faults and start the worker processes.
 
         Raises:
-            OSError: The log of faults cannot be read.
+            OSError: The log of faults cannot be read or opened for writing.
             CxrbatchError: No process can be started.
         """
         with ExitStack() as stack:
@@ -260,17 +260,17 @@ class ShardWriter:
     def write(self, shards: Mapping[Path, range]) -> None:
         """Read and score the files of some shards, and write each shard to disk.
 
-        Not read are files whose rows an update keeps, and files that ended a worker process in an
-        earlier run: these get the outcome that was logged then.
+        Not read are files whose rows an update keeps, and files whose fault an earlier run
+        logged: these get the outcome that was logged then.
 
         Args:
             shards: The path of each shard, and the numbers of its files in the manifest; the
                 numbers ascend over all calls.
 
         Raises:
-            OSError: A shard cannot be written.
+            OSError: The manifest cannot be read, or a shard cannot be written.
             TableError: The table with the rows to keep is damaged.
-            CxrbatchError: A score is not finite, or no worker process can be started.
+            CxrbatchError: `score_batches` raises it, or no worker process can be started.
         """
         # One stream over all shards: reading does not pause where one of them ends.
         loaded = self._load(self._entries(shards.values()))

@@ -87,7 +87,7 @@ class Engine:
                 or int8 is asked for without calibration images, or these without int8.
             CheckpointError: The checkpoint cannot be used.
             LabelError: The calibration images cannot be used.
-            CxrbatchError: int8 changes the accuracy by too much.
+            CxrbatchError: int8 changes the accuracy by too much, or lacks memory or processes.
         """
         self.archive, self.output, self.checkpoint = archive, output, checkpoint
         self.options, self.progress = options, progress
@@ -130,8 +130,8 @@ class Engine:
     ) -> Summary:
         """Score the archive into the output; continue an unfinished run of the same fingerprint.
 
-        If the output exists with the same fingerprint, nothing is scored, unless `overwrite` or
-        `update` is True.
+        If the output exists with the same fingerprint and no run is unfinished, nothing is scored,
+        unless `overwrite` or `update` is True.
 
         Args:
             overwrite: Replace an existing output; drop an unfinished run of another fingerprint.
@@ -143,11 +143,11 @@ class Engine:
             `summary`, with the counts of the table.
 
         Raises:
-            UsageError: The archive is empty, or the output or an unfinished run has another
-                fingerprint and may not be replaced.
-            TableError: The table cannot be written, or the table to update is damaged.
-            OSError: A file in the partial folder cannot be written.
-            CxrbatchError: A score is not finite, or no process can be started.
+            UsageError: The archive is empty or unreadable, or the output is no results table, or it
+                or an unfinished run has another fingerprint, and may not be replaced.
+            TableError: The plan, a shard or the table to update is damaged, or the new table is.
+            OSError: The table or a file in the partial folder cannot be read or written.
+            CxrbatchError: A score is not finite, or memory or processes are lacking.
         """
         execute = executor or _LocalExecutor(forkserver)
         unfinished = self._unfinished_plan(overwrite=overwrite)

@@ -45,7 +45,7 @@ class EarlierRows:
     """Finds the rows of unchanged files in the table that an update replaces.
 
     The table's files are in the order of the walk over the archive. So the table is read once, from
-    front to back, while files are asked for in that order; memory holds one row group.
+    front to back, while files are asked for in that order; memory holds a part of its rows.
     """
 
     def __init__(self, table: Table) -> None:
@@ -172,12 +172,12 @@ _OF_TODAY = {"schema_version": SCHEMA_VERSION}
 def merge_parts(output: Path, parts: Sequence[Path]) -> Counts:
     """Join the tables of all parts of an archive (`score --shard 1/2`, `2/2`) into one table.
 
-    The table has the same bytes that one run over the whole archive writes. The caller has the
-    output's partial folder locked, see `files.claimed`.
+    The table has the same bytes that one run over the whole archive writes, unless parts are of an
+    older schema. The caller has the output's partial folder locked, see `files.claimed`.
 
     Args:
         output: The table to write; an existing file is replaced.
-        parts: The tables of all parts, in any order.
+        parts: The tables of all parts, one at least, in any order.
 
     Returns:
         The counts of the joined table.

@@ -42,7 +42,7 @@ class LoadedFile:
     """Table rows of one file, and the network inputs of those rows that may be scored.
 
     Attributes:
-        rows: One for each frame; one without scores if the file cannot be read.
+        rows: One for each frame; a single one if the file cannot be read.
         scorable: For each row, whether it has an input.
         inputs: Shape (number of true `scorable`, size, size), uint8, in the order of the rows.
     """
@@ -201,8 +201,8 @@ class Origin:
             root: The archive's folder now; None for the one it was scored in.
 
         Returns:
-            The origin; None if the metadata is incomplete or invalid, or the folder is not
-            absolute.
+            The origin; None if recipe or folder is missing, a value is invalid, or the folder is
+            not absolute.
         """
         made = table.provenance
         try:
@@ -234,8 +234,8 @@ def revisit(origin: Origin, path: str, frame: int, hashed: str) -> Reading | str
 
     Returns:
         A Reading whose image has this hash. Or a text for a person: `CHANGED` if the frame is there
-        but has no image or one of another hash; `MISSING` if the file or frame is not there, cannot
-        be read, or lies outside of the archive.
+        but has no image or one of another hash; `MISSING` if the file or frame is not there, is an
+        `unreadable_file`, or lies outside of the archive.
     """
     failure = MISSING
     for readings in _files(origin, path):

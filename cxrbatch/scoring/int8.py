@@ -70,7 +70,7 @@ def read_labelled(labels: Path, card: Card, options: ScoringOptions) -> Labelled
         options: Options of the run: workers, limits and how files are read.
 
     Returns:
-        The inputs and classes of all images that could be read.
+        The inputs and classes of all frames of these files that may be scored.
 
     Raises:
         LabelError: The labels cannot be used, or a class has fewer than `LEAST_OF_A_CLASS` (25)
@@ -159,9 +159,9 @@ _CPU = torch.device("cpu")
 def quantise_network(checkpoint: Checkpoint, labels: Path, options: ScoringOptions) -> Quantisation:
     """Find the ranges that a network needs for 8-bit arithmetic, and what 8 bits cost in accuracy.
 
-    The ranges are the extremes of the activations on 128 labelled images. Then all labelled images
-    are scored in float32 by PyTorch and in 8 bits by OpenVINO, and for each class the areas under
-    the two ROC curves are compared.
+    The ranges are those of `activation_ranges` on at most 128 labelled images. Then all that
+    `read_labelled` reads are scored in float32 by PyTorch and in 8 bits by OpenVINO, and for each
+    class the areas under the two ROC curves are compared.
 
     Args:
         checkpoint: The network's checkpoint.
@@ -173,7 +173,8 @@ def quantise_network(checkpoint: Checkpoint, labels: Path, options: ScoringOptio
 
     Raises:
         LabelError: The labels cannot be used, or a class has too few images that can be read.
-        CxrbatchError: An area changes by more than `MOST_CHANGE` (0.002), up or down.
+        CxrbatchError: An area changes by more than `MOST_CHANGE` (0.002), up or down; or memory or
+            processes are lacking.
     """
     from cxrbatch.model.openvino import activation_ranges
 

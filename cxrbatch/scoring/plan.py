@@ -88,7 +88,7 @@ class Plan:
     def provenance(self, counts: Counts) -> dict[str, Any]:
         """Return the metadata of the finished table: how it was made, and the counts of its rows.
 
-        It has no times and dates: runs that give equal rows give equal metadata.
+        It does not say when the run was: equal plans and counts give equal metadata.
 
         Args:
             counts: Counts over the rows of the table.
@@ -212,9 +212,9 @@ def make_fingerprint(
     backend: Backend = "torch",
     quantisation: Quantisation | None = None,
 ) -> dict[str, Any]:
-    """Collect everything that decides a table's rows, except the files themselves.
+    """Collect what decides a table's rows, except the files themselves.
 
-    Two runs with equal fingerprints give equal rows for equal files, so one may continue the other.
+    Of two runs with equal fingerprints one may continue the other.
 
     Args:
         checkpoint: The model.
@@ -265,7 +265,8 @@ def list_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     archive's size and time if the archive itself differs.
 
     Args:
-        ours: The fingerprint of this run; values that it does not name are not compared.
+        ours: The fingerprint of this run; values that it does not name are not compared, but for
+            `fast_decode`, which is False where it is not named.
         theirs: The fingerprint of the other run, or the provenance of a table.
 
     Returns:

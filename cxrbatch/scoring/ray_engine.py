@@ -81,7 +81,7 @@ class RayEngine:
         Raises:
             CxrbatchError: Ray cannot be started or reached, has no node with enough cores and GPUs,
                 or lost its processes before one more shard was done; or an actor could not write a
-                shard.
+                shard. Ray's RayTaskError is an error of the program.
         """
         indices = {numbers.start: index for index, numbers in enumerate(plan.shards)}
         waiting = [indices[numbers.start] for numbers in missing.values()]

@@ -32,7 +32,7 @@ class ActorSetup:
     """
 
     def __init__(self, engine: Engine, plan: Plan, *, options: ScoringOptions) -> None:
-        """Copy paths, patient secret and number of threads from the engine that leads the run.
+        """Copy paths and patient secret from an engine; take PyTorch's number of threads here.
 
         Args:
             engine: The engine that leads the run.
@@ -56,7 +56,7 @@ class ActorSetup:
         Raises:
             UsageError: This node does not see the plan, sees no file of the archive, or has another
                 fingerprint than the plan.
-            CxrbatchError: The model or the device cannot be used on this node.
+            CxrbatchError: The plan is damaged, or the model or the device cannot be used here.
         """
         torch.set_num_threads(self.threads)
         engine = Engine(
@@ -89,7 +89,7 @@ class ShardReport:
     Files are named by their numbers in the manifest.
 
     Attributes:
-        read: Number of files that were read.
+        read: Number of files whose rows were made, not kept.
         images: Number of images that were scored.
         failed: (file, outcome) of each image that could not be read.
         retried: Files that were read a second time.

@@ -32,10 +32,10 @@ class Quantisation:
     """The calibration of a network for 8-bit arithmetic, and what that costs in accuracy.
 
     Attributes:
-        ranges: Smallest and largest activation of each tensor, shape (tensors, 2), as
+        ranges: Start and end of the range to quantise of each tensor, shape (tensors, 2), as
             `model.openvino.activation_ranges` returns them.
         images: Number of labelled images by class name.
-        unreadable: Number of labelled files that could not be read.
+        unreadable: Number of files, of those chosen, that gave no image.
         sha256: Hash of the images and their classes.
         auc_before: Area under the ROC curve of each class in float32, by class name.
         auc_after: The same in 8 bits.
@@ -92,8 +92,8 @@ class Part:
         """Make a part from text such as "2/8", the second of eight parts.
 
         Raises:
-            UsageError: It is no text of two whole numbers with a slash between, or the first is
-                below 1 or above the second.
+            UsageError: It is no text of two whole numbers with a slash between, in less than 40
+                characters, or the first is below 1 or above the second.
         """
         if not isinstance(text, str):
             raise UsageError(f"{text!r:.60} is not like '2/8', the second of eight parts.")
@@ -133,7 +133,7 @@ class ScoringOptions:
         max_pixels: Refuse images that claim more pixels.
         modalities: DICOM modalities that are scored, beside CR, DX and RG.
         deadline: Seconds that reading one file may take.
-        commit_every: Files per shard: at most so many are scored again after a run was killed.
+        commit_every: Files per shard; one that is not whole when a run is killed is done again.
         part: The part of the archive that is scored.
         fast_decode: Decode at a reduced size where the codec offers it.
     """
@@ -180,7 +180,7 @@ class ScoringOptions:
 
         Raises:
             UsageError: A value is of another type, a number is out of its range, or a name is
-                unknown; the message names the option, as in --batch-size.
+                unknown; the message names the option or the attribute.
         """
         for name in ("follow_links", "fast_decode"):
             check_flag(name, getattr(self, name))
@@ -221,16 +221,16 @@ class Summary:
     Attributes:
         output: The table.
         counts: Numbers of files, rows, outcomes and predictions of the table.
-        passed_over: Number of directory entries that have no row, by kind.
-        read: Files that were read in this run.
+        passed_over: Number of entries of folders and containers that have no row, by kind.
+        read: Files whose rows were made in this run, not kept.
         images: Images that were scored in this run.
-        seconds: Time from the first file read to the table in its place.
-        scoring: Seconds of these in which the model computed; 0 where too few images to tell.
+        seconds: Time of scoring, until the table is in its place.
+        scoring: Seconds of these in which the model computed; 0 where that is not known.
         device: The device that computed, in words.
         precision: The precision that was used.
         quantisation: The change of accuracy by int8, where that is used.
         lasting_patient_keys: Whether the next run will give patients the same keys: False if the
-            user's patient secret can neither be read nor created.
+            user's patient secret cannot be used.
         older_schema: Schema version of the table that was updated, if it is an older one: rows that
             were kept of it have no `accession_key`; else empty.
     """
@@ -272,7 +272,7 @@ class Progress:
     """
 
     def loaded(self) -> None:
-        """Do nothing; called once when all modules are imported, before the archive is listed."""
+        """Do nothing; called once, before the model is loaded and the archive is listed."""
 
     def found(self, files: int) -> None:
         """Do nothing; called for each file found in the archive, with their number so far."""

@@ -80,7 +80,7 @@ class ProgressBar(Progress):
         )
 
     def close(self) -> None:
-        """Remove the bar, if one is open."""
+        """End the bar, if one is open."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -123,7 +123,7 @@ def score(
     ray_address: str | None = None,
     progress: bool | Progress = True,
 ) -> Summary:
-    """Score an archive of chest radiographs into a Parquet table, one row per file.
+    """Score an archive of chest radiographs into a Parquet table, a row for each frame of a file.
 
     A call that was interrupted is continued by the same call.
 
@@ -132,7 +132,8 @@ def score(
         output: The table to write; it appears when it is whole.
         checkpoint: The model, a .safetensors checkpoint; None for the bundled model.
         overwrite: Replace an existing output.
-        update: Keep the rows of an existing output whose files have the same size and time.
+        update: Keep the rows of an existing output whose files have the same size and time, but not
+            failures that the disk or the machine may have caused.
         batch_size: Images per forward pass.
         workers: Processes that read files; 0 reads in this process, where a decoder that crashes
             ends it; None for one per core, up to 16.
@@ -145,10 +146,10 @@ def score(
         modality: DICOM modalities that are scored too, beside CR, DX and RG: one, or several.
         fast_decode: Decode grey JPEG and JPEG 2000 at a reduced size: faster, and changes scores
             slightly.
-        deadline: Seconds after which a file is given up, 0.1 to 86,400.
+        deadline: Seconds after which a worker process gives a file up, 0.1 to 86,400.
         commit_every: Files that are put on the disk at a time.
-        shard: "2/8" scores the second of eight equal parts, for `merge_parts` to join.
-        engine: "local" scores in this process, "ray" on all nodes of a Ray cluster.
+        shard: "2/8" scores the second of eight parts, for `merge_parts` to join.
+        engine: "local" scores in this process, "ray" on the nodes of a Ray cluster.
         ray_address: The cluster's address; None starts Ray on this machine.
         progress: True shows a bar on a terminal, False nothing; or the object to report to.
 
@@ -157,12 +158,13 @@ def score(
 
     Raises:
         UsageError: An argument is of another type or out of its range, the arguments contradict
-            each other, the archive is missing or empty, or the output or an unfinished run was made
-            by other arguments.
+            each other, the archive is missing or empty, or the output cannot be named so, is being
+            written by another process, or it or an unfinished run was made by other arguments.
         CheckpointError: The checkpoint cannot be used.
         LabelError: The calibration images cannot be used.
-        TableError: The table cannot be written.
-        CxrbatchError: A score is not finite, or no process can be started.
+        TableError: The table cannot be written, or what exists of it is damaged.
+        CxrbatchError: A score is not finite, memory does not suffice, no process can be started, or
+            int8 changes the accuracy by too much.
     """
     for name, value in (("overwrite", overwrite), ("update", update)):
         check_flag(name, value)
@@ -226,7 +228,8 @@ def score_archive(
         options: The run's options.
         progress: Receives the progress; the caller closes it.
         overwrite: Replace an existing output.
-        update: Keep the rows of an existing output whose files have the same size and time.
+        update: Keep the rows of an existing output whose files have the same size and time, but not
+            failures that the disk or the machine may have caused.
         engine: "local" or "ray".
         ray_address: The address of the Ray cluster; None starts Ray on this machine.
         executor: Writes the shards in place of this process, if `engine` is "local".
@@ -269,7 +272,7 @@ def check_call(
 
     Raises:
         UsageError: `overwrite` and `update` are both set; `engine` is neither "local" nor "ray";
-            `ray_address` is no text, or is given with the engine "local"; or `backend` is not
+            `ray_address` is no text, or not empty with the engine "local"; or `backend` is not
             "torch" with the engine "ray".
     """
     if engine not in ("local", "ray"):

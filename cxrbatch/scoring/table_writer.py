@@ -76,7 +76,7 @@ def write_table(
     """Write a results table to a temporary file, read it back, then move it to its path.
 
     Row groups have 65536 rows each but the last, however the rows are divided among `tables`: equal
-    rows give equal bytes.
+    rows and metadata give equal bytes.
 
     Args:
         path: The table; an existing file is replaced.
@@ -184,7 +184,7 @@ def write_shard(
     schema: pa.Schema,
     run: str,
 ) -> None:
-    """Write a shard: a file in Arrow's format with the rows of some thousand files of the archive.
+    """Write a shard: a file in Arrow's format with the rows of some files of the archive.
 
     Args:
         path: The shard; it has this name only when it is whole and on the disk.
@@ -210,7 +210,7 @@ def write_shard(
 def shard_holds(path: Path, *, run: str) -> bool:
     """Whether a file is a shard that `write_shard` wrote with this `run`.
 
-    False if the file is missing or damaged, or belongs to another run.
+    False if it is missing, no whole Arrow file, or of another run; its rows are not read.
     """
     try:
         with pa.OSFile(bytes(path)) as file, pa.ipc.open_file(file) as shard:

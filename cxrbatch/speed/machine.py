@@ -86,9 +86,9 @@ class Demands:
     Attributes:
         kinds: Images of the sample by encoding.
         bytes: Size of the file.
-        decode: Seconds of the codec and a resize, with all cores at work on other images.
+        decode: Seconds of reading, codec and a resize by all cores, divided by their images.
         forward: Seconds of the forward pass, in full batches of ready inputs.
-        operations: Multiplications and additions of the forward pass.
+        operations: Multiplications and additions of the convolutions.
     """
 
     kinds: dict[str, int]
@@ -208,7 +208,7 @@ def native_precisions(device: torch.device) -> list[str]:
 def disk_rate(files: Sequence[Path]) -> float | None:
     """Read whole files from the disk, until they have over 128 MiB; return bytes per second.
 
-    The system is asked to drop each from memory first. None if all came from memory nevertheless.
+    The system is asked to drop each from memory first. None if all seem to come from memory still.
     """
     count, seconds, was_dropped = 0, 0.0, False
     block = bytearray(_BLOCK_BYTES)
@@ -260,7 +260,7 @@ def copy_measure(device: torch.device) -> Measure:
 
 
 def codec_measure(files: Sequence[BareFile], *, size: int, seconds: float) -> Measure:
-    """Return a function that times decoding on all cores for about `seconds`: seconds per image."""
+    """Return a function that times decoding for about `seconds` or 256 files: seconds per file."""
     cores = available_cores()
 
     def decode(count: int) -> float:

@@ -150,7 +150,7 @@ class Measurement:
 
     @property
     def limit(self) -> float:
-        """Images per second that no scorer could exceed on this machine.
+        """Images per second at which the busiest part of the machine would never be idle.
 
         It is set by the slowest stage; without a GPU codec and forward pass count as one, as they
         share the cores.
@@ -204,14 +204,14 @@ def measure(
     """Measure the limit of a machine for an archive and a checkpoint, and time runs of a sample.
 
     Args:
-        archive: A folder, of which at most 64 files are taken at random.
+        archive: A folder, of which at most 64 files that are no containers are taken at random.
         checkpoint: What to score with.
-        options: Options of a run, of which workers, batch size, device, precision and backend
-            count.
+        options: Options of the timed runs, in which links are always followed; workers, limits,
+            batch size, device, precision and backend count in the other measurements, too.
         progress: Its methods are called as the timed runs get on.
 
     Raises:
-        UsageError: The archive is missing, or none of its images can be measured.
+        UsageError: The device cannot be used so, or the archive has no image to measure.
         CheckpointError: The checkpoint cannot be used.
     """
     device = choose_device(options.device, options.backend)

@@ -38,7 +38,7 @@ def recalls(truth: Classes, predicted: Classes, *, classes: int) -> list[float |
     """Calculate the recall of each class: the share of its images that are predicted rightly.
 
     Args:
-        truth: Shape (n,), class indices.
+        truth: Shape (n,), class indices; n at least 1.
         predicted: Shape (n,), class indices.
         classes: Number of classes.
 
@@ -55,7 +55,7 @@ def recalls(truth: Classes, predicted: Classes, *, classes: int) -> list[float |
 def balanced_accuracy(truth: Classes, predicted: Classes) -> float:
     """Average the recall over the classes that occur in `truth`, in [0, 1].
 
-    Both arguments are class indices of shape (n,).
+    Both arguments are class indices of shape (n,), n at least 1.
     """
     # Not `balanced_accuracy_score`, which warns where a predicted class does not occur.
     return float(recall_score(truth, predicted, labels=np.unique(truth), average="macro"))

@@ -40,7 +40,8 @@ class Flips:
     Attributes:
         title: The kind: which of the two tables is right, or that both are wrong.
         count: Number of these images.
-        shown: Up to 4 images with the largest two probabilities, as first and second scored them.
+        shown: Up to 4 images, those with the largest sum of the probabilities of what first and
+            second predict, as first and second scored them.
     """
 
     title: str
@@ -76,7 +77,7 @@ class ComparisonValues:
     def loss(self) -> float | None:
         """First minus second, in balanced accuracy or in macro AUC: the larger difference.
 
-        Negative where the second is higher in both; None where neither is defined.
+        Negative where the second is higher in all that are defined; None where neither is defined.
         """
         values = self.differences.balanced_accuracy.value, self.differences.macro_auc.value
         return max((-value for value in values if value is not None), default=None)
@@ -86,7 +87,7 @@ class ComparisonValues:
         return render("compare.html", {"compared": self}).encode()
 
     def figures(self) -> dict[str, Any]:
-        """Return the content of the comparison's JSON file: all values but the images shown."""
+        """Return the content of the comparison's JSON file, without images shown and warnings."""
         names = ("checkpoint_sha256", "recipe_sha256", "device", "precision")
         return {
             "tables": [
@@ -140,9 +141,9 @@ def write_comparison(
         The values that both files are made from.
 
     Raises:
-        UsageError: An output exists, is an input, or is the other output.
+        UsageError: An output cannot be written to, see `check_outputs`.
         TableError: A table cannot be used, or they do not fit together.
-        LabelError: The labels cannot be used, or there are none.
+        LabelError: The labels cannot be used, there is no truth, or no image is left to compare.
         CxrbatchError: No process can be started.
         OSError: An output cannot be written.
     """

@@ -230,7 +230,7 @@ def read_pictures(
     heat_of: Sequence[int],
     source: PictureSource,
 ) -> dict[int, DataPicture]:
-    """Read the pictures of some rows in child processes, and draw a heat map for each.
+    """Read the pictures of some rows in child processes, and draw their heat maps.
 
     Args:
         table: The table.
@@ -239,8 +239,9 @@ def read_pictures(
         source: Where the archive is, and how many processes read.
 
     Returns:
-        Row -> picture. A picture only says why it is absent if text may be burned into the image,
-        or the image is not in the archive, has changed, or cannot be read.
+        Row -> picture. A picture only says why it is absent if text may be burned into the image;
+        the archive is unknown or not at hand; or the image is not in it, has changed, or cannot be
+        read.
 
     Raises:
         TableError: The table is damaged.

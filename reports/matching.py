@@ -64,7 +64,7 @@ class Copies:
         images: Number of images in these groups.
         conflicts: Number of groups whose images have more than one true class.
         listed: At most `MOST_LISTED` groups, conflicts first, then the largest groups first.
-        near_pairs: Number of pairs that are nearly equal; of equal images the first is paired.
+        near_pairs: Number of pairs that are nearly equal; of equal images only the first is paired.
         near_conflicts: Number of these pairs whose images have two true classes.
         near_listed: At most `MOST_LISTED` pairs, conflicts first, then by rising `bits`.
         complete: Whether all near pairs were found; False where a limit ended the search early.

@@ -159,8 +159,8 @@ def check_outputs(
         overwrite: Whether an existing output is allowed. A source never is.
 
     Raises:
-        UsageError: An output exists, is a source, a folder or no regular file, its folder is
-            missing, or two outputs are one file.
+        UsageError: An output exists and may not be replaced, is a source, a folder or no regular
+            file, its folder is missing, or two outputs are one file.
     """
     targets = [target for target in outputs if target is not None]
     for target in targets:

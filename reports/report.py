@@ -79,7 +79,8 @@ class ReportValues:
         copies: Equal and nearly equal images.
         choices: The images of the gallery, as positions that `shown` has.
         shown: Position among the analysed images -> image, for all of `choices`.
-        root: The archive's folder; None where paths may not be shown.
+        root: The folder that was scored, "" where the table does not say; None where paths may not
+            be shown.
         paths: Row, from 1 -> path, for the rows listed in `copies`; empty where paths may not be
             shown.
     """
@@ -110,7 +111,7 @@ class ReportValues:
         return render("report.html", {"report": self, "few": FEW}).encode()
 
     def figures(self) -> dict[str, Any]:
-        """Return the content of the report's JSON file: all values but the pictures.
+        """Return the content of the report's JSON file, which has no picture and no warning.
 
         With `archive_root` and `paths` only where paths may be shown.
         """
@@ -174,9 +175,11 @@ def write_report(
         The values that both files were made from.
 
     Raises:
-        UsageError: An output exists, is an input, is the other output, or its folder is missing.
+        UsageError: An output cannot be written to, see `check_outputs`, or `prevalence` is no
+            mapping of texts.
         TableError: The table cannot be used.
-        LabelError: The labels cannot be used, or `prevalence` names no class, or one twice.
+        LabelError: The labels cannot be used, or `prevalence` names no class, one twice, or a share
+            outside (0, 1).
         CxrbatchError: No process can be started.
         OSError: An output cannot be written.
     """
@@ -220,7 +223,9 @@ def make_report(
 
     Raises:
         TableError: The table cannot be used.
-        LabelError: The labels cannot be used, or `prevalence` names no class, or one twice.
+        LabelError: The labels cannot be used, or `prevalence` names no class, one twice, or a share
+            outside (0, 1).
+        UsageError: `prevalence` is no mapping of texts.
         CxrbatchError: No process can be started.
     """
     on_step("reading the table")

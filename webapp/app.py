@@ -1,7 +1,8 @@
 """The app: `create_app`, the answers to all errors, and the JSON interface for programs.
 
-An error answer shows one line and an id. The log has the same id with the place of the error. The
-text of an exception that is not ours may quote a file's header, so it goes to neither.
+An error answer shows one line and an id, or the form that asks for the token. For an exception that
+is not ours the log has the same id with its place. Its text may quote a file's header, so it goes
+to neither.
 `openapi.json` describes the calls of the JSON interface.
 """
 
@@ -216,8 +217,8 @@ def describe_calls() -> ResponseReturnValue:
 def list_runs() -> ResponseReturnValue:
     """Answer with a list of all runs (results tables), the newest first, as JSON.
 
-    A run has the properties of `openapi.json`. A damaged table has only `id`, `name` and `broken`,
-    which says what is wrong.
+    A run has the properties of `openapi.json`. A table that cannot be read has only `id`, `name`
+    and `broken`, which says what is wrong.
     """
     tables = get_service(Library).tables()
     return jsonify({"runs": [_run_json(file) for file in tables]})
@@ -230,8 +231,8 @@ def list_rows(id: str) -> ResponseReturnValue:
     The query of the address has the parameters of a filter, which select and sort the rows (see
     `row_filter.PARAMETERS`), `page`, from 1 (the default), and `per_page`, 1 to 500 rows (50 by
     default). The answer has `rows`, each an object by column, without the columns `heatmaps`,
-    `patient_key` and `accession_key`; `count`, the number of all selected rows; `classes`; and
-    `labelled`, whether there is a column `truth`.
+    `patient_key` and `accession_key`, with the row's number as `row`; `count`, the number of all
+    selected rows; `page`; `per_page`; `classes`; and `labelled`, whether there is a column `truth`.
 
     Args:
         id: Id of the run's table, from the path of the address.

@@ -235,8 +235,8 @@ def evaluate_table(
         options: How labels are read and joined; None for the usual way.
 
     Returns:
-        The main figures of the report, or in one line why there are none; `NO_TRUTH` where neither
-        labels nor the table tell the truth of an image. The line names no path.
+        The main figures of the report, or in one line why there are none; `NO_TRUTH` where there
+        are neither labels, nor a column truth, nor class folders. The line has neither path.
     """
     # These import pandas and scikit-learn, which other children do without.
     from cxrbatch.results.analysis import analyse

@@ -167,7 +167,7 @@ class ClientConnection(HTTPChannel):
 
     @property
     def is_idle(self) -> bool:
-        """Whether the connection is between two requests, with nothing in work or to be sent."""
+        """Whether no request has begun to come or is in work, and nothing is to be sent."""
         has_begun = self.request is not None and self.request.has_begun
         return not (self.requests or self.unread or has_begun or self.total_outbufs_len)
 

@@ -60,13 +60,13 @@ class Selection:
     is_wanted: Callable[[], bool]
 
     def row_groups(self) -> Iterator[pa.Table]:
-        """Yield the selected rows of each row group of the table in turn, with all columns.
+        """Yield the selected rows of each part that `Table.row_groups` yields, with all columns.
 
-        For a row group without a selected row, and once for a results table without row groups, a
-        table without rows is yielded.
+        For a part without a selected row, and once for a results table without rows, a table
+        without rows is yielded.
 
         Raises:
-            ServiceUnavailable: `is_wanted` returned false before a row group was read.
+            ServiceUnavailable: `is_wanted` returned false.
             TableError: The table is damaged.
         """
         numbers = self.table.numbers(self.row_filter)
@@ -92,7 +92,7 @@ def send_export(id: str, form: str) -> Response:
         BadRequest: A parameter of the query is invalid.
         NotFound: There is no such table, or `form` is another format.
         CxrbatchError: The export would be larger than `MAX_EXPORT_BYTES` (2 GiB).
-        InsufficientStorage: The disk of temporary files is full.
+        InsufficientStorage: The disk cannot take the temporary file.
         ServerBusy: Too many requests wait, or the server's memory or export space is used up.
         ServiceUnavailable: The client is gone.
         TableError: The table is damaged.
@@ -131,7 +131,7 @@ class Exporter:
 
         Raises:
             CxrbatchError: The export would be larger than `MAX_EXPORT_BYTES` (2 GiB).
-            InsufficientStorage: The disk of temporary files is full.
+            InsufficientStorage: The disk cannot take the file.
             ServerBusy: Too many requests wait, other exports fill the space for exports, or memory
                 is short.
             ServiceUnavailable: The client is gone.

@@ -172,6 +172,7 @@ def send_image(id: str, number: int) -> Response:
 
     Raises:
         NotFound: There is no such table or row, or no image of the row.
+        CxrbatchError: No process can be started.
         ServerBusy: Too many requests wait.
         TableError: The table is damaged.
     """
@@ -194,6 +195,7 @@ def send_thumbnail(id: str, number: int) -> Response:
 
     Raises:
         NotFound: There is no such table or row.
+        CxrbatchError: No process can be started.
         ServerBusy: Too many requests wait.
         TableError: The table is damaged.
     """

@@ -32,7 +32,7 @@ Service = TypeVar("Service")
 def add_service(app: Flask, service: object) -> None:
     """Store an object that the routes of an app use, for `get_service`.
 
-    An app has one object of each class; a second one replaces the first.
+    An app has one object of each class name; a second one replaces the first.
     """
     app.extensions[type(service).__name__] = service
 
@@ -75,10 +75,10 @@ class ServedFile:
 class Library:
     """The tables and reports in a folder and up to three folders deep in it.
 
-    Tables are the files named *.parquet; reports are the HTML files that this program wrote. Hidden
-    files, links and all beyond 100,000 entries are skipped. The folder is listed again when a
-    method is called and the last listing is older than a second, so new files appear without a
-    restart.
+    Tables are the files named *.parquet; reports are those named *.html that begin as this program
+    writes them. Hidden files and folders, links and all beyond 100,000 entries are skipped. The
+    folder is listed again when a method other than `open` is called and the last listing is a
+    second old, so new files appear without a restart.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -100,12 +100,12 @@ class Library:
         return sorted(self._tables.values(), key=_modified, reverse=True)
 
     def table(self, id: str) -> ServedFile | None:
-        """Return the table with an id; None if the folder has none with it now."""
+        """Return the table with an id; None if none had it when the folder was listed last."""
         self._refresh()
         return self._tables.get(id)
 
     def report(self, id: str) -> ServedFile | None:
-        """Return the report with an id; None if the folder has none with it now."""
+        """Return the report with an id; None if none had it when the folder was listed last."""
         self._refresh()
         return self._reports.get(id)
 

@@ -42,7 +42,8 @@ class RowFilter:
     Attributes:
         equal: Pairs of a parameter of `EQUALITY_COLUMNS` and the value to equal.
         flag: A flag that the row must have; empty for no such condition.
-        right: Whether prediction and truth must agree (True) or differ (False); None for either.
+        right: Whether prediction and truth must agree (True) or differ (False), which they do only
+            where both are known; None for no such condition.
         path: Text that the path must contain, ignoring case; empty for no such condition.
         bounds: Triples of "min" or "max", class name and probability, a bound that is included.
         sort: Column to sort by, with "-" in front for descending; empty for the table's order.
@@ -59,7 +60,7 @@ class RowFilter:
         """Return the filter as query parameters of an address, which `parse_filter` reads again.
 
         Parameters without a condition are left out: the result is empty for all rows in the table's
-        order.
+        order. Bounds are rounded to six digits.
         """
         right = {None: "", True: "yes", False: "no"}[self.right]
         bounds = {f"{side}[{name}]": f"{bound:g}" for side, name, bound in self.bounds}
@@ -111,9 +112,9 @@ def parse_filter(
     """Read a filter from the query of an address.
 
     Args:
-        query: The query; a parameter with an empty value is ignored.
+        query: The query; a parameter with an empty value sets no condition.
         table: The table whose rows are selected.
-        others: Parameters of the page that are no part of the filter; they are skipped.
+        others: Parameters of the page that are no part of the filter; they set no condition.
 
     Raises:
         BadRequest: A parameter is unknown, repeated or longer than 500 characters; it names a

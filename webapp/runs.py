@@ -60,7 +60,8 @@ blueprint = Blueprint("runs", __name__)
 class Evaluations:
     """Evaluates tables against the truth in the background, one at a time; caches the results.
 
-    A table is evaluated once, and again after its file or the file of labels was changed.
+    A table is evaluated once, and again after its file or the file of labels was changed, or after
+    its result was dropped.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Evaluations:
 
         Returns:
             The evaluation; or one line why there is none: `PENDING` until the computation ends,
-            `NO_TRUTH` where the truth of no scored image is known, else what failed.
+            `NO_TRUTH` where nothing tells the truth, else what failed.
         """
         with self._lock:
             key = version, self._labels_version()

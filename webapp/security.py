@@ -1,9 +1,9 @@
-"""Access control: refuses every request that shows no token or comes from another site.
+"""Access control: refuses requests without the token, and changes that another site asks for.
 
 The server prints a token once when it starts. A browser exchanges it for a cookie; a program sends
 it with each request in the header Authorization. The header Host is checked against a list, which
-ends DNS rebinding. Origin and a secret of the session are checked on all requests that may change
-something.
+ends DNS rebinding. On all requests that may change something Origin is checked, and a secret of the
+session unless the header Authorization has the token.
 """
 
 import hmac
@@ -153,11 +153,11 @@ def split_host(text: str) -> tuple[str, int | None]:
     """Split the header Host of a request into host and port.
 
     Returns:
-        The host, in lower case, without brackets and without a final dot; and the port, a number
-        of up to five digits, or None if the text has none.
+        The host, in lower case, without brackets and a final dot, an IPv6 address as in RFC 5952;
+        and the port, a number of up to five digits, or None if the text has none.
 
     Raises:
-        ValueError: The text is no host.
+        ValueError: The text does not have the form of a host.
     """
     match = _HOST.fullmatch(text.lower())
     if match is None:
@@ -179,10 +179,11 @@ def _normalise(name: str) -> str:
 def guard(app: Flask, *, token: str, hosts: AllowedHosts) -> None:
     """Check every request before its route runs, and add security headers to every response.
 
-    A request is refused with 400 if its header Host names no allowed host; with 401 if it shows
-    neither the token nor the cookie of a client that showed it; and, if its method may change
-    something, with 403 if it comes from another site or from a page that is too old. Static files
-    need no token. A GET request with the token in its address gets the cookie and a redirect.
+    A request is refused with 400 if its header Host names no allowed host; if its method may change
+    something, with 403 if it may come from another site or comes from a page that is too old; and
+    with 401 if it shows neither the token nor the cookie of a client that showed it. Static files
+    need no token. A GET request with a token in its address, and not the right one in a header,
+    gets the cookie and a redirect if the token is right, else 401.
 
     Args:
         app: The app.

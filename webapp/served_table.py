@@ -47,16 +47,16 @@ _Answer: TypeAlias = tuple[list[str], list[tuple[Any, ...]]]
 
 
 FileVersion = tuple[int, int, int, int]
-"""Device, inode, time of change in ns and size; a file that was changed has another version."""
+"""Device, inode, modification time in ns and size of a file, which a write to it changes."""
 
 
 def file_version(state: os.stat_result) -> FileVersion:
-    """Return the device, inode, time of change and size of a file: equal while it is unchanged."""
+    """Return the version of a file: equal while it is untouched."""
     return state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size
 
 
 class ServedTable:
-    """A results table as it was when it was opened; several threads may use it at a time.
+    """A results table, whose file stays open if it is replaced; several threads may use it.
 
     Attributes:
         table: The table's provenance, classes and number of rows.
@@ -72,7 +72,7 @@ class ServedTable:
             name: Name of the table in error messages.
 
         Raises:
-            TableError: The file is not a results table, or is damaged.
+            TableError: The file cannot be opened, is not a results table, or is damaged.
         """
         self._name = name
         try:
@@ -132,7 +132,7 @@ class ServedTable:
             The values by column; None where the table has no row of this number.
 
         Raises:
-            TableError: The table is damaged.
+            TableError: The table is damaged, or the row has more than 8 MiB.
         """
         if not 0 <= number < self.table.rows:
             return None
@@ -207,7 +207,7 @@ class ServedTable:
 
         Returns:
             For each parameter of `EQUALITY_COLUMNS`, and for `flag`, the different values in the
-            table, sorted, without empty ones: at most 100 each, any 100 if there are more.
+            table, sorted, without empty ones: at most 100 each, any of them if there are more.
             `truth` is absent where the table has no such column.
 
         Raises:

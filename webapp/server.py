@@ -95,7 +95,8 @@ class Server(ConnectionServer):
     def readable(self) -> bool:
         """Return whether another connection may be accepted: a place is free or can be freed.
 
-        Waitress's loop calls this each time before it waits; once a second it calls `maintenance`.
+        Waitress's loop calls this each time before it waits; this calls `maintenance` at most once
+        a second.
         """
         return super().readable() and self._has_place()
 
@@ -154,7 +155,8 @@ class Server(ConnectionServer):
         `end` ends the wait.
 
         Args:
-            seconds: Longest time to wait; a request without an answer then gets 503.
+            seconds: Longest time to wait; a request of whose answer nothing is queued or sent then
+                gets 503.
         """
         self._accept_newcomers()
         wasyncore.dispatcher.close(self)
@@ -254,15 +256,15 @@ def serve_app(
 ) -> NoReturn:
     """Answer requests until SIGINT or SIGTERM, then end the process with exit code 0.
 
-    After the signal the requests that have come are answered. A body over the app's limit is
-    refused by its header. Bodies are received and answers sent without a thread, so that a slow
-    client keeps no other waiting.
+    After the signal it answers the requests that have come, for about four seconds at most. A body
+    over the app's limit is refused by its header. Bodies are received and answers sent without a
+    thread, so that a slow client keeps no other waiting.
 
     Args:
         app: Answers the requests; its child processes are ended too.
         listener: A bound socket.
         token: The token; connections that have shown it are kept where places are short.
-        on_ready: Called once, when requests are accepted and the signals are handled.
+        on_ready: Called once, when the signals are handled, just before requests are accepted.
     """
 
     def check_token(headers: Mapping[str, str], query: str) -> bool:

@@ -1,6 +1,6 @@
 """Uploads: the form that takes one file, its scores, and the folder where uploads may be kept.
 
-The name that a client gives its file is never read. The file lies on the disk without a name and
+The name that a client gives its file is never used. The file lies on the disk without a name and
 is gone when its answer is sent, unless the server was started to keep uploads.
 """
 
@@ -59,7 +59,7 @@ class UploadRequest(Request):
         self._streams: list[IO[bytes]] = []
 
     def close(self) -> None:
-        """Close the request, and delete its files; Flask calls this after the answer."""
+        """Close the request, and delete its files; Flask calls this once the answer is made."""
         super().close()
         for stream in self._streams:
             stream.close()
@@ -99,7 +99,7 @@ class UploadScorer:
     card and weights are always of one file.
 
     Attributes:
-        card: Card of the checkpoint that was loaded last.
+        card: Card of the checkpoint that was read last.
     """
 
     def __init__(self, checkpoint: Path | None, children: ChildProcesses) -> None:

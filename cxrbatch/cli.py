@@ -1,8 +1,8 @@
 """The command line: a group that imports a command only when it is called, and its one edge.
 
-All errors end here, as one line on stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done
-but some images could not be read, 4 done but what an option asked for does not hold, 130 or 143
-interrupted.
+Errors of input, call and system end here, as one line on stderr. Exit codes: 0 done, 1 failed,
+2 wrong usage, 3 done but some images could not be read, 4 done but what an option asked for does
+not hold, 130 or 143 interrupted.
 """
 
 import errno

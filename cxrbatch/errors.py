@@ -34,13 +34,13 @@ _ARGUMENTS = {
 
 
 class CxrbatchError(Exception):
-    """Base of all errors that are the input's fault, not the program's."""
+    """Base of the errors that input, call or system cause, and not the program."""
 
     exit_code = 1
 
 
 class UsageError(CxrbatchError):
-    """A command or call that contradicts itself or the state of the disk."""
+    """A command or call that is wrong, or contradicts itself or the state of the disk."""
 
     exit_code = 2
 
@@ -54,15 +54,15 @@ class NotFiniteError(CxrbatchError):
 
 
 class TableError(CxrbatchError):
-    """A results table that cannot be written, or is not one."""
+    """A table or another output that cannot be written, or a file that is no results table."""
 
 
 class LabelError(CxrbatchError):
-    """A label file or class folder that cannot be used."""
+    """Labels, their files or folders, or a split of them that cannot be used."""
 
 
 class Interrupted(BaseException):
-    """Raised in the main thread by the first SIGINT or SIGTERM; `except Exception` lets it pass.
+    """SIGINT or SIGTERM, raised in the main thread; `except Exception` lets it pass.
 
     Attributes:
         exit_code: 128 plus the signal's number.
@@ -126,8 +126,8 @@ def checked_path(name: str, value: object) -> Path:
         value: What the caller gave.
 
     Raises:
-        UsageError: It is neither a text nor a Path, or is a path that no file has: an empty one, or
-            one with a NUL or half a surrogate pair.
+        UsageError: It is neither a text nor a path object, or is a path that no file has: an empty
+            one, or one with a NUL or with a surrogate that stands for no byte.
     """
     path = value.__fspath__() if isinstance(value, os.PathLike) else value
     if not isinstance(path, str):

@@ -96,12 +96,12 @@ def check_output(output: Path, *, overwrite: bool, source: Path | None = None) -
     Args:
         output: The file.
         overwrite: Whether an existing file may be replaced.
-        source: The file or folder that is read. No file of it is ever replaced, except a Parquet
-            file, as that of an earlier run.
+        source: The file or folder that is read. It is not replaced, nor is a file in it, unless
+            that is a Parquet file, as of an earlier run.
 
     Raises:
-        UsageError: `output` is a folder, a device, the source or a file in it, exists and may not
-            be replaced, or its folder is missing.
+        UsageError: `output` is a folder, a device, the source or such a file in it, exists and may
+            not be replaced, or its folder is missing; or `output`.tmp is the source.
     """
     if output.is_dir():
         raise UsageError(f"{output} is a folder; name a file")
@@ -158,7 +158,7 @@ def written_whole(path: Path, *, within: Path | None = None) -> Iterator[BinaryI
         The temporary file, opened for writing bytes.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: It cannot be written, or its folder cannot be synchronised (after the renaming).
     """
     partial = (within or path.parent) / f"{path.name}.tmp"
     try:
@@ -192,7 +192,7 @@ def sync_folder(folder: Path) -> None:
 def lock_file(descriptor: int, *, wait: bool = False) -> bool:
     """Lock an open file or folder for this process alone.
 
-    The lock is the system's own: it ends when the descriptor is closed, or with the process.
+    The lock is the system's own: it ends when the descriptor is closed, also in forked processes.
 
     Args:
         descriptor: Of the file or folder.
@@ -259,7 +259,7 @@ def claimed(output: Path) -> Iterator[Path]:
         The folder.
 
     Raises:
-        UsageError: Another process has locked the folder, it contains other files than those of a
+        UsageError: Another process has locked the folder, it contains files and not the lock of a
             run, or `output` is a folder or a device, or its own folder is missing.
         TableError: The folder cannot be made or locked.
     """
@@ -282,7 +282,7 @@ def clear(folder: Path) -> None:
     """Remove all files but the lock from the partial folder of a run, which ends the run.
 
     Raises:
-        OSError: A file cannot be removed.
+        OSError: A file cannot be removed, or the folder contains a folder.
     """
     # The state goes first: without it the rest is not a run that could be continued.
     (folder / RUN_STATE).unlink(missing_ok=True)

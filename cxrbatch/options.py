@@ -33,7 +33,7 @@ def finite(context: click.Context, parameter: click.Parameter, value: float) -> 
     """Return the value of an option whose callback this is, if it is a finite number.
 
     Raises:
-        BadParameter: It is infinite or NaN, which is in every range of Click's.
+        BadParameter: It is infinite or NaN (NaN passes every range of Click's).
     """
     if not math.isfinite(value):
         raise click.BadParameter("not a finite number", context, parameter)

@@ -33,8 +33,8 @@ class Interruption:
         """Store `report`; the handlers are installed when the context is entered.
 
         Args:
-            report: Called once after a signal, to write how much of the work is done; its result is
-                ignored.
+            report: Called at most once, after a signal, to write how much of the work is done; its
+                result is ignored.
         """
         self._report = report
         self._reporting = threading.Lock()

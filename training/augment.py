@@ -73,12 +73,12 @@ class RandomGamma(v2.Transform):
 def augmentation(*, flip: bool) -> v2.Compose:
     """Build the transform that changes a training image at random.
 
-    In this order it mirrors half of the images (only with `flip`), rotates, shifts and scales,
-    blurs half of the images, changes gamma, then brightness and contrast in random order, and adds
-    noise, within the constants of this module. All randomness comes from torch's global generator.
+    In this order it mirrors (only with `flip`, with a chance of one half), rotates, shifts and
+    scales, blurs (with a chance of one half), changes gamma, then brightness and contrast in random
+    order, and adds noise. All randomness comes from torch's global generator.
 
     Args:
-        flip: Whether half of the images are mirrored, too.
+        flip: Whether images are mirrored, too.
 
     Returns:
         A transform from shape (1, size, size), uint8, to the same shape, float32 in [0, 1].

@@ -63,7 +63,7 @@ class DecodedInputs:
         values: Shape (n, size, size), uint8, memory-mapped; zeros for a file without an image.
         outcomes: Length n; `scored` for a file with an image, else why it has none.
         patients: Length n; keyed hash of the patient id in the file's header, 32 hexadecimal
-            digits; None if the header has no id or only a placeholder such as ANONYMOUS.
+            digits; None if no header was read, or it has no id or a placeholder such as ANONYMOUS.
     """
 
     values: npt.NDArray[np.uint8]
@@ -93,7 +93,7 @@ def prepare_inputs(
     folder: Path,
     progress: Callable[[int], object],
 ) -> DecodedInputs:
-    """Decode files to network inputs, and add to the cache those whose bytes are not yet in it.
+    """Decode files to network inputs; those in the cache are not decoded, others are added to it.
 
     A file that cannot be decoded raises nothing: its outcome says why.
 
@@ -108,7 +108,7 @@ def prepare_inputs(
         The inputs, outcomes and patients of all files, in the order of `files`.
 
     Raises:
-        CxrbatchError: The cache cannot be written, or no process can be started.
+        CxrbatchError: The cache cannot be read or written, or no process can be started.
     """
     most_pixels = ReadingOptions().max_pixels
     # The file is held in memory beside its image.
@@ -149,7 +149,7 @@ def cache_file(folder: Path, recipe: Recipe, *, secret: bytes, lasting: bool = T
 def reading_version() -> str:
     """Hash the code that turns a file's bytes into a network input.
 
-    The hash covers the name and content of every source file of `cxrbatch.reading`, of
+    The hash covers the name and content of every source file of `cxrbatch.reading`, the content of
     `cxrbatch.model.preprocessing`, and the versions of the decoding libraries. A version number
     that someone must raise by hand would be forgotten one day, and the cache would return inputs
     of an earlier reader.
@@ -171,8 +171,8 @@ class DecodedFile:
     """Result of reading one file.
 
     Attributes:
-        key: Hash of the file's bytes; None if the bytes could not be read or are too many, or if
-            the worker process was lost.
+        key: Hash of the file's bytes; None if the bytes could not be read or are none or too many,
+            or if the worker process was lost.
         outcome: `scored` if the file has an input, else why not; None if the store has the key, so
             that the file was not decoded.
         prepared: The input, shape (size, size), uint8; None unless the outcome is `scored`.
@@ -212,7 +212,7 @@ class InputReader:
 
         A file whose bytes the store has is hashed and not decoded: the outcome is None. A file that
         is missing, unreadable, empty or larger than any radiograph may be is not hashed: only the
-        outcome is not None. Nothing is raised.
+        outcome is not None.
 
         Args:
             file: The file, or a member of a container; its path is absolute.

@@ -92,7 +92,7 @@ class Console:
         """Write to stderr after how many epochs the training was interrupted, and how to continue.
 
         The command to continue is that of `words` with --resume, under `torchrun` if that started
-        several processes. Only the first of these writes, and none if the console is disabled.
+        several on this machine. Only the first process writes, and none if the console is disabled.
         """
         processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
         several = ["torchrun", "--nproc-per-node", processes, "-m"] if processes != "1" else []
@@ -104,12 +104,12 @@ class Console:
     def mismatches(self, labels: "CollectedLabels", *, listing: Path | None) -> None:
         """Write labels and files that do not match to stderr; nothing if the console is disabled.
 
-        Up to 20 mismatches of each reason have a line, and one more counts the rest. One line, a
-        warning, counts the images without a label and names three of them.
+        Up to 20 mismatches of each reason have a line, and one more counts the rest, if any. If
+        there are images without a label, a warning counts them and names up to three.
 
         Args:
             labels: The labels and their mismatches.
-            listing: The file that lists all of them, if there is one; the lines name it.
+            listing: The file that lists all of them, if any; the lines that count name it.
         """
         where = "--mismatches FILE lists them" if listing is None else f"all are in {listing}"
         counts: Counter[str] = Counter()
@@ -130,7 +130,7 @@ class Console:
     def unreadable(self, items: "Sequence[UnreadableFile]") -> None:
         """Write the first 20 files without an image, each with the reason, to stderr.
 
-        One more line counts the rest. Nothing is written if the console is disabled.
+        One more line counts the rest, if any. Nothing is written if the console is disabled.
         """
         self.say(
             *(f"no image: {shown(item.path)}: {item.outcome.value}" for item in items[:_LISTED])

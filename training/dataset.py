@@ -30,7 +30,7 @@ class ImageSubset(Dataset[tuple[Tensor, int, int]]):
 
     Attributes:
         inputs: Network inputs of all m images, those of other subsets too: shape (m, size, size),
-            uint8; may be mapped from a file and is never copied whole.
+            uint8; may be mapped from a file.
         truth: Shape (n,), the class index of each image of the subset.
         rows: Shape (n,), the row of `inputs` of each image of the subset; None where n = m and the
             order is the same.
@@ -79,7 +79,7 @@ class ImageSubset(Dataset[tuple[Tensor, int, int]]):
         return ImageSubset(self.inputs, self.truth[positions], rows)
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the images and class indices in their order, 64 hex digits."""
+        """Return a SHA-256 of the images' number, shape, classes and pixels in order, 64 digits."""
         digest = hashlib.sha256(f"{len(self)}x{self.inputs.shape[1:]}:".encode())
         digest.update(np.ascontiguousarray(self.truth).data)
         for images in self.batches(_ROWS_AT_ONCE):
@@ -105,8 +105,8 @@ class AugmentedImages(Dataset[tuple[Tensor, int, float]]):
     """Training images, each augmented by the seed of its draw.
 
     An item is looked up by a `Draw`: `images[draw]` is the augmented image, shape (1, size, size),
-    float32 in [0, 1], its class index, and the draw's share. The result depends on the draw alone:
-    it is the same in every process and in every batch.
+    float32 in [0, 1], its class index, and the draw's share. It depends on the image and the draw
+    alone, not on the batch or on what was drawn before.
     """
 
     def __init__(self, subset: ImageSubset, *, flip: bool) -> None:
@@ -114,7 +114,7 @@ class AugmentedImages(Dataset[tuple[Tensor, int, float]]):
 
         Args:
             subset: The images.
-            flip: Whether half of the images are mirrored.
+            flip: Whether images are mirrored, each with a chance of one half.
         """
         self._subset = subset
         self._transform = augmentation(flip=flip)
@@ -138,7 +138,7 @@ class AugmentedImages(Dataset[tuple[Tensor, int, float]]):
 
 
 class BalancedBatchSampler(Sampler[list[Draw]]):
-    """Batches of draws for a DataLoader, with all classes drawn equally often.
+    """Batches of draws for a DataLoader, with all classes drawn equally often (see `draw_epoch`).
 
     Each iteration over the sampler draws one epoch and yields `steps` lists, one for each batch.
     Of several processes each gets its own part of every batch; all of them together get the same
@@ -164,7 +164,7 @@ class BalancedBatchSampler(Sampler[list[Draw]]):
             group: The processes that train together.
 
         Raises:
-            UsageError: The processes cannot divide a batch equally.
+            UsageError: A batch cannot be divided equally into parts of at least two images.
         """
         self._truth, self._generator, self._group = truth, generator, group
         self._steps, self._batch_size = steps, batch_size
@@ -205,7 +205,7 @@ def training_loader(
     Args:
         subset: The training images.
         sampler: Draws the images of each batch.
-        flip: Whether half of the images are mirrored.
+        flip: Whether images are mirrored, each with a chance of one half.
         device: Where the network is trained. On a GPU batches are pinned, and `workers` processes
             augment them. On a CPU this process does: its cores are busy with the network anyway,
             and augmentation takes 2 to 5 % of a step on one core.
@@ -247,7 +247,7 @@ def draw_epoch(
 
     If `count` is no multiple of the number of classes, some classes chosen at random get one image
     more. In expectation that is the loss weighted by class, without the few huge steps that a rare
-    class's weight would make. No image is drawn again before all others of its class;
+    class's weight would make. Images of one class are drawn equally often, too, or differ by one;
     `torch.utils.data.WeightedRandomSampler` does not guarantee that.
 
     Args:

@@ -41,15 +41,15 @@ _TINY = 1e-6
 def details(inputs: npt.NDArray[np.uint8], size: int) -> Tensor:
     """Shrink network inputs and remove their large structures, brightness and contrast.
 
-    Each pixel loses the Gaussian mean around it (sigma 1.5 pixels) and is divided by the local
-    contrast (sigma 3 pixels), so that the correlation of two results compares fine detail.
+    Each pixel loses the Gaussian mean around it (sigma 1.5 pixels) and is divided by 1 plus the
+    contrasts around it (sigma 3 pixels) and of the whole image, so that fine detail is left.
 
     Args:
         inputs: Shape (n, edge, edge), uint8.
         size: Edge of the result in pixels.
 
     Returns:
-        Shape (n, size, size), float32, around 0; all 0 for an image of one grey level.
+        Shape (n, size, size), float32, around 0; nearly 0 for an image of one grey level.
     """
     images = torch.from_numpy(inputs.astype(np.float32))[:, None]
     small = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
@@ -75,9 +75,10 @@ def likeness(
         negative: Shape (n,); whether to compare with the negative of the second.
 
     Returns:
-        Shape (n,), float32, in [0, 1]: the lower quartile of the correlations of the tiles, the
-        larger one of up to two image sizes. 0 where aligned thumbnails of 32 x 32 pixels already
-        correlate below 0.88, or too few tiles have content in both images.
+        Shape (n,), float32, from 0 to 1 but for rounding: the lower quartile of the correlations of
+        the tiles, the larger one of up to two image sizes (of 48 pixels less 0.05, unless that is
+        the inputs' size). 0 where aligned thumbnails of 32 x 32 pixels correlate below 0.88, or too
+        few tiles have content in both images that is neither black nor white.
     """
     sign = torch.from_numpy(np.where(negative, -1.0, 1.0).astype(np.float32))[:, None, None]
     warps = torch.eye(2, 3).repeat(len(first), 1, 1)
@@ -250,9 +251,9 @@ def near_duplicates(
 ) -> list[DuplicatePair]:
     """Find the pairs of inputs that are one exposure.
 
-    Of several equal inputs each is paired with the first. Near-equal inputs are paired if their
-    `likeness` reaches 0.94 (up to 40 pixels) to 0.9 (from 80 pixels on); they are compared by the
-    first of their equals. So the pairs connect all copies, but not every combination is listed.
+    Of several equal inputs each later one is paired with the first, which alone is compared with
+    others. Near-equal inputs are paired if their thumbnails are alike and their `likeness` reaches
+    0.94 (up to 40 pixels) to 0.9 (from 80 pixels on). Not every combination of copies is listed.
 
     Args:
         inputs: Shape (n, size, size), uint8, size at least 32; may be memory-mapped.

@@ -61,7 +61,7 @@ class Hit(NamedTuple):
 
 
 class NotFoundError(Exception):
-    """Nothing that can be read lies at a path, or no file has a name; the text says why."""
+    """No file lies at a path, or none has a name or a header's value; the text says why."""
 
 
 Finder = Callable[[str], list[Hit]]
@@ -105,10 +105,10 @@ class MemberIndex:
 
         Args:
             container: Path of the zip, tar or compressed file.
-            name: Name of the member, as the container spells it.
+            name: Name of the member, as the container spells it; one of the names collected.
 
         Raises:
-            NotFoundError: There is none, or the container is damaged in front of it.
+            NotFoundError: There is none, or the container cannot be listed as far as that.
         """
         if container not in self._members:
             self._list(container)
@@ -135,7 +135,7 @@ def files_at(path: bytes, member: bytes | None, members: MemberIndex) -> list[Lo
         members: Lists the members of containers; was made with paths that name this member.
 
     Raises:
-        NotFoundError: There is no such file or member, or it is no regular file.
+        NotFoundError: There is no such file or member, or the file is no regular one.
     """
     try:
         state = os.stat(path)
@@ -233,7 +233,7 @@ def find_by_header(
         column: What is compared: "sop_instance_uid", "series_instance_uid", "study_instance_uid" or
             "accession_key" (keyed hash of the accession number).
         workers: Processes that read; 0 reads in this process.
-        progress: Called with 1 after each header.
+        progress: Called with 1 after each file, also one that is no DICOM.
 
     Raises:
         CxrbatchError: No process can be started.
@@ -262,7 +262,7 @@ def find_by_header(
 
 @dataclass(frozen=True, slots=True)
 class HeaderReader:
-    """Reads one value of a DICOM header, and no pixel; runs in worker processes.
+    """Reads one value of a DICOM file's header, without its pixels; runs in worker processes.
 
     Attributes:
         column: The value: "sop_instance_uid", "series_instance_uid", "study_instance_uid" or
@@ -274,7 +274,7 @@ class HeaderReader:
     secret: bytes = field(repr=False)
 
     def read(self, file: ArchiveFile) -> str:
-        """Return `column` of a file, whose path is absolute; "" if it has none or is no DICOM."""
+        """Return `column` of a file, whose path is absolute; "" if there is none to be read."""
         if (file.member or file.path).lower().endswith(_RASTER_SUFFIXES):
             return ""
         # No modality is accepted, so that no pixel is read.
@@ -327,7 +327,7 @@ def opened(file: ArchiveFile) -> Iterator[OpenMember]:
 
     Yields:
         The stream with its size in bytes (None where only the end tells it), and `verify`, which
-        raises ReadingError if a member has not the length and checksum that its container gives.
+        raises ReadingError if a member has not the length or checksum that its container gives.
 
     Raises:
         OSError, ReadingError: The file or member cannot be opened.

@@ -71,7 +71,8 @@ def new_card(
 
     Args:
         data: Its classes are copied. The normalisation is the mean and the standard deviation
-            (at least 0.01) of the grey levels, in [0, 1], of up to 4000 training images.
+            (at least 0.01), to 4 decimals, of the grey levels, in [0, 1], of up to 4000 training
+            images.
         options: Architecture, input size and geometry are copied.
         name: Name of the checkpoint.
         limits: Sentences about what the data cannot show; `LIMITS` come before them.
@@ -115,11 +116,8 @@ def train_network(
         The checkpoint, in memory; None in all processes but the first.
 
     Raises:
-        CheckpointError: A teacher has other classes or another geometry.
-        CxrbatchError: The loss is no longer finite, the features are too large to be described,
-            or a state cannot be written.
-        UsageError: The state to resume is of another training, or damaged; or the processes
-            cannot divide a batch equally.
+        CheckpointError, UsageError: In the cases that `fit` lists.
+        CxrbatchError: In those as well, and if the features are too large to be described.
     """
     torch.manual_seed(setup.options.seed)
     model = build_model(setup.card)
@@ -159,7 +157,8 @@ def finish(
         of its features over up to 20,000 training images.
 
     Raises:
-        CxrbatchError: A score is not finite, or the features are too large to be described.
+        CxrbatchError: A score is not finite, the features are too large to be described, or one of
+            the other errors of `predict`.
     """
     card, classes = setup.card, data.classes
 

@@ -40,8 +40,8 @@ class InitialWeights:
         """Return for each of `classes` the row of the file's head that scores it, from 0.
 
         The result is None if the head is for other classes or for another number of them.
-        Names may differ in case, spaces, hyphens and underscores, and in their order. If the file
-        names no classes, a head of as many outputs is taken to be for these, in this order.
+        Names may differ as `folded` allows (case, hyphens, accents and such), and in their order.
+        If the file names no classes, a head of as many outputs is taken to be for these, in order.
 
         Args:
             classes: Class names of the network to train, in the order of its logits.

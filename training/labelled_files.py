@@ -39,16 +39,16 @@ class CollectedLabels:
     """Labels joined with their files.
 
     Attributes:
-        files: The labels that have one file. Their paths are relative to a root, as `path_to_text`
-            writes them, where the labels have relative ones; absolute where these are, or where
-            several files have one relative path.
+        files: A label for each file that has one. Its path is relative to a root, as `path_to_text`
+            writes it; absolute where the label has an absolute one that joined it, or where several
+            files have one relative path.
         located: The files in the same order, with absolute paths. Members of containers come last,
             in the order in which they lie in their container.
         root: The folder that relative paths start from; if there are several, or none, the folder
             that all files are below.
-        mismatches: Labels without exactly one file and files without exactly one label; none of
-            them is in `files`.
-        unlabelled: Number of images without a label.
+        mismatches: Labels without a file, or with too many, and files with labels that contradict
+            each other; none of them is in `files`.
+        unlabelled: Number of images without a label, as far as `collect_labels` looks for them.
         unlabelled_paths: Paths of these images, or of the first few.
         notes: How each source was read and joined, as lines of a title and a text.
     """
@@ -62,7 +62,7 @@ class CollectedLabels:
     notes: tuple[tuple[str, str], ...]
 
     def counts(self) -> Iterator[tuple[str, str]]:
-        """Yield lines, of a title and a text, about files, classes, patients and subsets."""
+        """Yield lines, of a title and a text, about files, classes, subsets, sources, patients."""
         yield "files", f"{len(self.files):,}"
         for title, name in (("classes", "label"), ("split", "split"), ("sources", "source")):
             values = Counter(value for f in self.files if (value := getattr(f, name)) is not None)
@@ -139,20 +139,21 @@ def collect_labels(
     A label that names a UID or an accession number is the label of each file that has it; any
     other one is a mismatch if it has several files. Without `by`, the first of path, name, SOP,
     series, study and accession that finds a file joins the labels of a source. A label without a
-    file is a mismatch, and so is one that contradicts another label of its file. Images without a
-    label are counted among the first million files below the roots, and folders of class folders,
-    that have a labelled file; members of containers are not counted.
+    file is a mismatch, and so are labels of one file that differ in class, patient or split. Images
+    without a label are counted among the first million files below the roots, and folders of class
+    folders, that have a labelled file; members of containers are not counted.
 
     Args:
         sources: Where labels and files are.
         all_unlabelled: Whether the paths of all images without a label are returned, not only of
             the first few.
         bar: Its context is entered while headers are read.
-        progress: Called with 1 after each header.
+        progress: Called with 1 after each file whose header is looked for.
 
     Raises:
-        LabelError: A source or a root cannot be read.
-        UsageError: Labels name images by hash, which files do not have.
+        LabelError: A source cannot be read or used, or a root is no folder.
+        UsageError: Labels name images by hash alone, which files do not have.
+        CxrbatchError: No process can be started.
     """
     if missing := [root for root in sources.roots if not root.is_dir()]:
         raise LabelError(f"--root {missing[0]} is not a folder")

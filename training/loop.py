@@ -80,7 +80,7 @@ class TrainingListener:
         """
 
     def epoch_done(self, metrics: EpochMetrics) -> None:
-        """Do nothing; `fit` calls this after each epoch, when its state has been written.
+        """Do nothing; `fit` calls this after each epoch, when its state, if any, has been written.
 
         In a resumed training it is first called for each epoch that was done before.
         """
@@ -140,11 +140,12 @@ def fit(
         The metrics of every epoch, those before a resume included.
 
     Raises:
-        CxrbatchError: The training or validation loss is no longer finite, or a state cannot be
-            written.
-        CheckpointError: A teacher has other classes or another geometry.
-        UsageError: The state to resume is of another training, or damaged; or the processes
-            cannot divide a batch equally.
+        CxrbatchError: The training or validation loss is no longer finite, validation does not fit
+            into memory, or a state cannot be read or written.
+        CheckpointError: A teacher has other classes or another geometry, a weight is too large to
+            be stored, or the first scores of an epoch are not those of plain PyTorch.
+        UsageError: The state to resume is of another training, or damaged; or a batch cannot be
+            divided equally into parts of at least two images.
     """
     return _Fit(model, train, val, setup, listener or TrainingListener()).run()
 
@@ -290,7 +291,7 @@ def options_fingerprint(
     """Return what a stopped training and its continuation must have in common, by name.
 
     It holds only what is known before any image is read: every option, the recipe, the hashes of
-    the teachers, how epochs are compared, and a hash of the augmentation in this program.
+    the teachers, how epochs are compared, and a hash of the augmentation's parameters.
 
     Args:
         options: Options of the training.

@@ -58,15 +58,15 @@ class MismatchReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A label that has not exactly one file, or contradicts another one of its file.
+    """A label without a file or with too many, or one that contradicts another of its file.
 
     Attributes:
         row: The file of labels and the number of the row, such as "labels.csv, line 7"; for class
             folders the folder.
-        path: The path in the labels; "" where they name images otherwise, by ids that are not
-            shown.
+        path: The path in the labels; "" where they name images by ids, which are not shown; of
+            labels that contradict each other the path of their file.
         reason: What is wrong.
-        detail: The paths that were tried, or the files and labels found, as text; may be empty.
+        detail: Why no file was found, or the files or labels that were, as text; may be empty.
     """
 
     row: str
@@ -84,7 +84,7 @@ def order_classes(labelled: Sequence[LabelledFile], wanted: Sequence[str]) -> tu
 
     Raises:
         LabelError: One class only, two spellings of one class, a label that is not in `wanted`,
-            a wanted class without an image, or a name that cannot be a column of a table.
+            a wanted class without a label, or names that cannot be a model's classes.
     """
     counts = Counter(item.label for item in labelled)
     spellings: dict[str, str] = {}

@@ -49,7 +49,7 @@ def without_lungs(inputs: _Images) -> _Images:
 
 
 def border_only(inputs: _Images) -> _Images:
-    """Set all pixels to 0 but those of the margins, a tenth of the edge on each side.
+    """Set all pixels to 0 but those of the margins, about a tenth of the edge on each side.
 
     Args:
         inputs: Shape (n, size, size), uint8.
@@ -92,7 +92,8 @@ def predict(
 
     Raises:
         NotFiniteError: A weight or a score is not finite.
-        CheckpointError: The first scores are not those of plain PyTorch.
+        CheckpointError: A weight is not finite at this precision, or the first scores are not those
+            of plain PyTorch.
         CxrbatchError: A batch does not fit into memory.
     """
     if not all(values.isfinite().all() for values in model.state_dict().values()):
@@ -122,6 +123,7 @@ def features_of(
         Shape (n, k), float32, in the order of the subset.
 
     Raises:
+        CheckpointError: A weight is not finite at this precision.
         CxrbatchError: A batch does not fit into memory.
     """
     scorer = _scorer(model, card, device, precision)
@@ -203,11 +205,11 @@ def fit_temperature(logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64
 def fit_offsets(
     logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64], *, temperature: float
 ) -> npt.NDArray[np.float32]:
-    """Find a number to add to each class's logits so that no class is predicted too often.
+    """Find a number to add to each class's logits, against classes that are predicted too often.
 
     A rare class that was drawn often is learned by heart and then found too seldom in new images.
-    The offsets minimise the negative log-likelihood. A standard normal prior on each offset divided
-    by the temperature keeps the offsets small where there are few images.
+    The offsets minimise the negative log-likelihood with a standard normal prior on each offset
+    divided by the temperature, which keeps them small where there are few images.
 
     Args:
         logits: Of validation images, shape (n, classes).
@@ -290,8 +292,8 @@ def border_warning(controls: CardFigures) -> str | None:
         controls: From `evaluate_controls`.
 
     Returns:
-        One line; None if the macro AUC on the borders is undefined, is below 0.6, or exceeds 0.5
-        by less than half as much as that on the whole images.
+        One line; None if a macro AUC is undefined, or that on the borders is below 0.6 or exceeds
+        0.5 by less than half as much as that on the whole images.
     """
     areas = [controls[name]["macro_auc"] for name in (_BORDER, "as they are")]
     if None in areas or areas[0] - 0.5 < _SHARE_OF_LEAD * (areas[1] - 0.5) or areas[0] < 0.6:

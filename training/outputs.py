@@ -49,7 +49,7 @@ _INK = 230
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """The files that a training wrote, and the labelled files that it could not use.
+    """The files that a training writes, and the labelled files that it could not use.
 
     Attributes:
         checkpoint: Path of the checkpoint.
@@ -88,7 +88,7 @@ def write_contact_sheet(
         subset: Training images. The images to show are chosen at random, one of each class, then
             a second one of each class, and so on.
         classes: Class names by class index; each row of the picture has its own above it.
-        flip: Whether augmentation mirrors half of the images, as in training.
+        flip: Whether augmentation mirrors images at random, as in training.
         seed: Seed of the choice and of the augmentation.
         rows: Number of images, at most.
 
@@ -249,9 +249,11 @@ def write_results(
         precision: "fp32", "bf16" or "fp16".
 
     Raises:
-        CheckpointError: The checkpoint cannot be read.
+        CheckpointError: The checkpoint cannot be used.
         TableError: The table does not read back.
         OSError: The table cannot be written.
+        CxrbatchError: A score is not finite, a batch does not fit into memory, or no process can be
+            started.
     """
     model = load_checkpoint(checkpoint)
     options = ScoringOptions(workers=workers)

@@ -55,12 +55,12 @@ class TrainingRun:
         options: Options that decide the weights.
         init: File of weights to start from; None for random ones.
         teachers: Checkpoints whose probabilities the network learns as well.
-        cache: Folder that keeps decoded images; None keeps them during this training only.
-        workers: Processes that read.
+        cache: Folder that keeps decoded images; None keeps them until this training is done.
+        workers: Processes that read, and that augment for a GPU.
         device: The device that trains and evaluates.
-        drop_leaks: Leave out copies that a given split has in another subset.
+        drop_leaks: Leave out files whose patient or picture a given split has in another subset.
         resume: Continue a stopped training.
-        overwrite: Replace the outputs, and delete the states of a stopped training.
+        overwrite: Replace the outputs and, without `resume`, delete a stopped training's states.
         console: Shows messages and progress.
     """
 
@@ -106,14 +106,14 @@ class TrainingRun:
     def execute(self) -> TrainingResult:
         """Train, and write the checkpoint and the files beside it; if `check_only`, check labels.
 
-        If `torchrun` started several processes, each calls this; the first alone writes files.
+        If `torchrun` started several processes, each calls this; the first alone writes outputs.
 
         Raises:
             UsageError: The options contradict each other or the files that exist.
             LabelError: Labels and files do not match or cannot be split, or more than 5 % of the
                 files have no image.
             CheckpointError: `init` or a teacher cannot be used.
-            CxrbatchError: The loss diverged, or a file cannot be written.
+            CxrbatchError: The loss diverged, a file cannot be written, and other failures.
         """
         check_texts(self.name, self.limits)
         if self.check_only:

@@ -51,7 +51,7 @@ class Split:
         files: All files in the order given, each with its subset as `split`: "train", "val",
             "test", or None for a file that was dropped.
         groups: The number of each file's group. A group is all files of one patient or picture;
-            it lies in one subset.
+            those that are not dropped lie in one subset.
         report: Counts and warnings.
     """
 
@@ -70,10 +70,10 @@ class Split:
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def write(self, path: Path) -> None:
-        """Write the split as a CSV labels file, from which `split_files` makes the same split.
+        """Write the split as a CSV labels file, whose column split a later training keeps.
 
         Dropped files are left out. The column patient has no patient ids but the number of the
-        group, after a prefix that no other split has; it is empty where the patient is unknown.
+        group, after the start of this split's hash; it is empty where the patient is unknown.
 
         Raises:
             TableError: The file cannot be written.
@@ -101,8 +101,8 @@ def split_files(
 ) -> Split:
     """Assign every file to a subset; a split that came with the labels is kept and checked.
 
-    Without one, groups are divided 8 : 1 : 1, stratified by class, and by source where a class
-    has several; the order of the files makes no difference.
+    Without one, groups are divided about 8 : 1 : 1, stratified by class, and by source where a
+    class has 10 groups or more of it; the order of the files makes no difference.
 
     Args:
         files: All files; none, or all, with a split.
@@ -248,7 +248,8 @@ class JoinedPatients:
 
     Attributes:
         files: The files in the order given. `patient` is replaced by the number of the person as
-            text, from which no id can be learned; None if neither label nor header names one.
+            text, from which no id can be learned; None if neither label nor header names one, or
+            only by an id that is ignored.
         counts: Number of files by how their patient is known.
     """
 

@@ -59,8 +59,8 @@ class LeakError(LabelError):
 def find_leaks(files: Sequence[LabelledFile], pairs: Iterable[DuplicatePair]) -> list[Leak]:
     """Find the files of one patient or one picture that are in two subsets.
 
-    A patient with files in k subsets gives k - 1 leaks: the first file of each subset, paired with
-    the patient's first file. Each pair of one picture in two subsets gives a leak.
+    A patient with files in k subsets gives k - 1 leaks: the first file of each other subset, paired
+    with the patient's first file. Each pair of one picture in two subsets gives a leak.
 
     Args:
         files: All files, each with its split; a patient of None joins nothing.
@@ -122,7 +122,7 @@ class PatientCounts:
         by_labels: Files whose patient the labels name.
         by_headers: Files whose patient their header alone names.
         unknown: Files whose patient nothing names.
-        shared_ids: Number of ids in headers that are on too many files to be one person's.
+        shared_ids: Number of ids in headers that are on all files, or on too many for one person.
         of_shared_ids: Files with one of these ids, which do not count as one person's because of
             it.
     """
@@ -142,19 +142,19 @@ class PatientCounts:
 class SplitReport:
     """Counts of a split, and doubtful labels.
 
-    A group is all files of one patient or picture.
+    A group is all files of one patient or picture. Files without an image are counted, too.
 
     Attributes:
         given: Whether the split came with the labels.
         patients: Number of files by how their patient is known.
-        images: Number of images by subset and class.
+        images: Number of files by subset and class.
         groups: Number of groups by subset and class.
-        sources: Number of images by subset, class and source, of images with a source.
-        one_source: Class -> source, for each class whose images are all from one source; empty
-            if all images have the same source.
-        equal: Number of pairs of equal pictures inside a subset.
-        near: Number of pairs of nearly equal pictures inside a subset.
-        contradictions: Pairs of files that are one picture with two labels.
+        sources: Number of files by subset, class and source, of files with a source.
+        one_source: Class -> source, for each class whose files are all from one source; empty
+            if all files have the same source.
+        equal: Number of the pairs of equal pictures inside a subset.
+        near: Number of the pairs of nearly equal pictures inside a subset.
+        contradictions: Those of the pairs whose files have two labels.
         dropped: Paths that were left out because files of the same group are in another subset.
     """
 
@@ -185,7 +185,7 @@ class SplitReport:
         }
 
     def lines(self) -> Iterator[str]:
-        """Yield lines for a person: counts of each subset, patients, duplicates, then warnings."""
+        """Yield lines for a person: counts of subsets, patients and duplicates, then warnings."""
         for name in SPLITS:
             counts = [
                 f"{shown(label)} {count} in {self.groups[name][label]} groups"

@@ -44,8 +44,8 @@ def training_folder(output: Path) -> Path:
 def best_checkpoint(folder: Path) -> Path:
     """Return the path of the best checkpoint so far: best.safetensors in a training's folder.
 
-    The file exists from the end of the first epoch on. It is replaced at once, so that it is whole
-    at any moment.
+    The file exists from the end of the first epoch to the end of the training. It is replaced at
+    once, so that it is whole at any moment.
     """
     return folder / _BEST
 
@@ -53,7 +53,7 @@ def best_checkpoint(folder: Path) -> Path:
 def holds_run(folder: Path) -> bool:
     """Return whether a training's folder has a state or a best checkpoint; False without a folder.
 
-    A training deletes both at its end, so that they belong to one that was stopped.
+    A training deletes both at its end, so that they belong to one that was stopped or still runs.
     """
     return best_checkpoint(folder).exists() or bool(_states(folder))
 
@@ -88,11 +88,11 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """Make a training's folder and lock it while the block runs, then remove it if it is empty.
 
     Half-written files of a killed training are deleted first. The lock is on the open folder: the
-    system releases it when the process ends, even by a kill.
+    system releases it when this process and those forked from it have ended, even by a kill.
 
     Raises:
         UsageError: Another training has the lock; this one does not wait for it.
-        CxrbatchError: The folder cannot be made.
+        CxrbatchError: The folder cannot be made or locked, or a file in it cannot be deleted.
     """
     with _writing(folder):
         folder.mkdir(exist_ok=True)
@@ -128,7 +128,7 @@ def write_state(
         fingerprint: Stored with the state: options and hashes that a continuation must share.
 
     Raises:
-        CxrbatchError: The state cannot be written; earlier states are unchanged.
+        CxrbatchError: The state cannot be written, or an older one cannot be deleted.
     """
     packed = io.BytesIO()
     torch.save({**state, "fingerprint": _canonical(fingerprint)}, packed)
@@ -145,12 +145,12 @@ def write_best(folder: Path, model: RadiographResNet, card: Card) -> None:
     Args:
         folder: The training's folder.
         model: The network.
-        card: The card. The file's card has its names, classes, recipe and normalisation, and a
-            further limit: that the checkpoint is neither calibrated nor tested.
+        card: The card. The file's card has its name, architecture, classes, recipe, normalisation
+            and limits, and a further limit: that the checkpoint is neither calibrated nor tested.
 
     Raises:
         CxrbatchError: The file cannot be written, or a weight is not finite or is too large for
-            float16. The checkpoint before is unchanged.
+            float16.
     """
     unfinished = Card(
         card.name,

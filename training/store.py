@@ -1,8 +1,8 @@
 """The cache file: decoded inputs under the hash of the bytes that each was made of.
 
 A file of records of one size, which only grows: a process that maps it loses nothing of what it
-has mapped. A record is written in one piece and begins with a hash of its rest. A record that was
-cut, by a kill, a power cut or a full disk, or that was edited, is ignored.
+has mapped. A record begins with a hash of its rest. One that was cut, by a kill, a power cut or a
+full disk, or that was edited, is ignored.
 """
 
 import os
@@ -101,11 +101,11 @@ class InputStore:
     Attributes:
         place: The cache file.
         count: Number of records, damaged ones included.
-        opened_ns: Time of opening, by the monotonic clock; different for each opening.
+        opened_ns: Time of opening, by the monotonic clock.
     """
 
     def __init__(self, place: CacheFile, descriptor: int) -> None:
-        """Check every record, and cut off a last one that is not whole.
+        """Check every record, clear damaged ones, and cut off a last one that is not whole.
 
         Call `open_store` instead, which opens and locks the file.
 
@@ -234,7 +234,7 @@ def copy_rows(
         inputs: Shape (n, size, size), uint8.
         rows: Shape (k,), rows of `inputs` in the wanted order; -1 gives zeros.
         folder: Folder of the temporary file, which has no name there: the system frees its space
-            on the disk when the process ends, even by a kill.
+            on the disk when nothing maps it any more, as after a kill.
 
     Returns:
         Shape (k, size, size), uint8; changes to it are not written to the file.
@@ -267,7 +267,7 @@ def open_store(place: CacheFile) -> Iterator[InputStore]:
         The store.
 
     Raises:
-        CxrbatchError: The file cannot be written.
+        CxrbatchError: The file cannot be locked, read or written.
     """
     with cache_errors(place.folder):
         place.folder.mkdir(exist_ok=True)

@@ -66,9 +66,9 @@ def train(
     Args:
         data: Folders of class folders, and files of labels as `load_labels` reads them.
         output: The checkpoint to write; split, examples, curves and results are written beside it.
-        overwrite: Replace these files if they exist, and delete the saved state of a training to
-            the same output that was stopped. Without it, either raises UsageError, unless
-            `resume` continues that training.
+        overwrite: Replace these files if they exist and, without `resume`, delete the saved state
+            of a training to the same output that was stopped. Without both, either raises
+            UsageError.
         root: Folders that relative paths in labels files start from, and below which files are
             looked for by name or header; by default the folder of each labels file.
         by: What names a file in the labels: "path", "name", "sop", "series", "study" or
@@ -82,30 +82,31 @@ def train(
         check_labels: Only show how labels and files fit, and write nothing; the result has no card.
         mismatches: CSV file to list labels and files in that do not match; by default they are
             counted, and the first are shown.
-        cache: Folder to keep decoded images for later runs; by default for this run only.
+        cache: Folder to keep decoded images for later runs; by default until this one is done.
         name: Name in the checkpoint's card; by default the stem of the output's file name.
-        classes: Class names in the order of the scores; by default in alphabetical order.
+        classes: Class names in the order of the scores; by default sorted.
         arch: "resnet18", "resnet34" or "resnet50".
-        size: Edge of the square input in pixels, at least 32.
+        size: Edge of the square input in pixels, 32 to 2048.
         geometry: "squeeze" or "pad" to the square.
         epochs: Number of epochs, at most.
-        patience: Stop after so many epochs in a row without a better macro AUC; None never
-            stops early.
-        draws: Images drawn per epoch, classes equally often; by default one per training image.
+        patience: Stop after so many epochs in a row without a better one (by macro AUC, then by
+            loss, on validation); None never stops early.
+        draws: Images drawn per epoch, classes equally often, rounded up to whole batches; by
+            default as many as there are training images.
         batch_size: Images per step, over all processes.
         learning_rate: Peak of the schedule, in (0, 1].
         limit: Sentences for the card about what the data cannot show.
         init: Weights to start from: a checkpoint, a state dict of a torchvision ResNet, or
             "default" for the bundled model; None for random ones. The head is kept if it is for
-            the same classes, in any order.
+            the same classes, in any order, or has as many outputs and names no classes.
         teacher: Checkpoints of the same classes whose probabilities the network learns as well.
         teacher_weight: Weight of the teachers in the loss, in [0, 1].
         drop_leaks: Where the labels' own split has one patient or picture in two subsets, leave
             out the files in all but one of them, and keep test before val before train. Without
             it, such a split raises LabelError.
-        flip: Mirror half of the training images, which puts hearts on the wrong side.
+        flip: Mirror training images at random, which puts hearts on the wrong side.
         seed: Seed of the split and of the training.
-        workers: Processes that read files; by default one per core, up to 16.
+        workers: Processes that read files, or augment for a GPU; by default one per core, up to 16.
         device: "auto", "cpu", "cuda" or "cuda:1".
         precision: "auto", "fp32", "bf16" or "fp16".
         resume: Continue a training to the same output that was stopped, after its last whole
@@ -122,7 +123,7 @@ def train(
         LabelError: Labels and files do not match or cannot be split, or more than 5 % of the
             files have no image.
         CheckpointError: `init` or `teacher` cannot be used.
-        CxrbatchError: The loss diverged, or a file cannot be written.
+        CxrbatchError: The loss diverged, a file cannot be written, and other failures.
     """
     from cxrbatch.model.inference import choose_device, choose_precision
     from cxrbatch.results.label_files import LabelOptions

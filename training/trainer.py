@@ -57,21 +57,21 @@ class TrainingOptions:
         architecture: "resnet18", "resnet34" or "resnet50".
         size: Edge of the square input in pixels.
         geometry: "squeeze" scales images to the square, "pad" adds black borders first.
-        epochs: Number of epochs, at most; each has `draws` images.
-        patience: Training stops after so many epochs in a row without a better macro AUC;
-            None never stops it early.
-        draws: Images drawn per epoch; None draws as many as there are training images.
+        epochs: Number of epochs, at most; each has `steps` batches.
+        patience: Training stops after so many epochs in a row without a better one, as
+            `best_epoch` compares them; None never stops it early.
+        draws: Images drawn per epoch, rounded up to whole batches; None: the training images.
         batch_size: Images per step, over all processes.
         learning_rate: Peak of the schedule.
         weight_decay: Decay of AdamW, on weights of convolutions and the head only.
         label_smoothing: Share of the target spread over all classes.
         warmup: Share of all steps in which the learning rate rises.
-        averaging: Decay per step of the moving average of the weights, in [0, 1).
+        averaging: Largest decay per step of the moving average of the weights, in [0, 1).
         teacher_weight: Weight of the teachers' probabilities in the loss, if there are teachers.
         precision: "fp32", "bf16" or "fp16"; "auto" was resolved before.
-        flip: Mirror half of the images. Off by default: a mirrored chest has its heart on the
+        flip: Mirror images at random. Off by default: a mirrored chest has its heart on the
             wrong side.
-        seed: Seed of initial weights, draws and augmentation.
+        seed: Seed of the split, initial weights, draws and augmentation.
     """
 
     architecture: str = "resnet18"
@@ -100,10 +100,10 @@ class TrainingOptions:
         return math.ceil((self.draws or images) / self.batch_size)
 
     def checked(self) -> "TrainingOptions":
-        """Return the same options with plain numbers, as a card can hold them.
+        """Return the same options; numbers that `train` takes are checked and made plain ones.
 
         Raises:
-            UsageError: A number is of another type or out of range, or the architecture or the
+            UsageError: Such a number is of another type or out of range, or the architecture or the
                 geometry is unknown; the message names the argument of `train`.
         """
         for name, value, known in (
@@ -189,9 +189,10 @@ def new_schedule(
 def new_average(model: nn.Module, *, decay: float) -> AveragedModel:
     """Make an exponential moving average of a network's weights.
 
-    At step t the average keeps a share min(decay, (1 + t) / (10 + t)) of itself, so that the
-    random initial weights of a short training soon have no influence. Batch statistics are copied:
-    they are moving averages already, and a second average would trail behind the weights.
+    The first update copies the weights; then, after t updates, the average keeps a share of
+    min(decay, (1 + t) / (10 + t)) of itself, so that early weights soon have no influence in a
+    short training. Batch statistics are copied: they are moving averages already, and a second
+    average would trail behind the weights.
 
     Args:
         model: The network; its weights are copied.

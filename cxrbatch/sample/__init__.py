@@ -1,7 +1,7 @@
 """The sample archive: drawn chest radiographs and other files to try the program on.
 
-A directory goes in; it comes out filled with DICOM, PNG and JPEG files and a labels.csv. Everything
-is drawn from fixed seeds, so every run writes the same bytes.
+A directory goes in; it comes out filled with DICOM, PNG and JPEG files and a labels.csv. Phantoms
+are drawn from fixed seeds: with the same libraries every run writes the same bytes.
 
 - `projection`: adds up the lengths of X-rays in drawn solids
 - `anatomy`: the organs and bones of a drawn person

@@ -56,7 +56,7 @@ class Body:
     def drawn(cls, generator: np.random.Generator, *, sex: str) -> "Body":
         """Choose a person's proportions at random within the usual range.
 
-        `sex` is "F" or "M"; it decides the width of the rib cage and whether there are breasts. All
+        `sex` is "F" or "M"; it changes the width of the rib cage and whether there are breasts. All
         else depends on the state of `generator` alone.
         """
         cage, apex, dome, heart, depth, drop = generator.random(6).tolist()
@@ -170,8 +170,8 @@ def mediastinum(detector: Detector, body: Body) -> Plane:
 def bowel_gas(detector: Detector, body: Body, generator: np.random.Generator) -> Plane:
     """Draw gas in the stomach and in a loop of bowel, under the left dome of the diaphragm.
 
-    `generator` decides place and size. Returns the length of the ray in gas, in image heights,
-    shape (rows, columns).
+    `generator` decides the stomach's place and size, and how much gas the loop has. Returns the
+    length of the ray in gas, in image heights, shape (rows, columns).
     """
     shift, size = generator.random(2).tolist()
     stomach = detector.ellipsoid(
@@ -240,7 +240,7 @@ def _add_branch(
 def ribs(
     detector: Detector, body: Body, generator: np.random.Generator, *, from_side: bool = False
 ) -> Plane:
-    """Draw eleven pairs of ribs, from the spine to the cartilage in front.
+    """Draw eleven pairs of ribs, from the spine towards the front, the last four shorter.
 
     If `from_side`, they are seen from the side, with the spine at the viewer's right. Returns the
     length of the ray in bone, in image heights, shape (rows, columns).

@@ -2,8 +2,7 @@
 
 The phantoms are drawings, not patients: the archive is for trying and testing the program, and
 labels.csv says what was drawn. Real radiographs come from the package pydicom-data, unchanged and
-without a label. Each file, labels.csv included, becomes a row when the archive is scored
-(labels.csv as `not_an_image`).
+without a label. When the archive is scored, labels.csv becomes a row, too (`not_an_image`).
 
 With the same versions of the libraries every run writes the same bytes: seeds, UIDs and dates are
 fixed.
@@ -170,7 +169,7 @@ _RASTER_FILES = (
 
 
 def phantom_files() -> list[PhantomFile]:
-    """Return descriptions of all phantom files of the sample archive, sorted by person and study.
+    """Return descriptions of the sample's phantom files, sorted by person, study and path.
 
     Nothing is drawn or written: each item says what is to be drawn and how it is packed.
     """
@@ -238,7 +237,7 @@ class SampleSummary:
 def write_sample(directory: str | Path) -> SampleSummary:
     """Write the sample archive: phantoms, real radiographs, broken and foreign files, labels.csv.
 
-    Real radiographs are left out if the package pydicom-data is not installed.
+    Real radiographs are left out if the package pydicom-data is not installed or lacks them.
 
     Args:
         directory: Where to; created if it is missing, must be empty if it exists.

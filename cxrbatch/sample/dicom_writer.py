@@ -58,7 +58,8 @@ class GreyEncoding:
 
         Args:
             drawing: Shape (rows, columns), in [0, 1]. If `voi` is NONE, 0 and 1 become the smallest
-                and largest value, 0 and `top`; else values about 5 % and 90 % of the way to `top`.
+                and largest value, 0 and `top`; else values about 5 % and 90 % of the way to `top`,
+            before they are inverted or signed.
 
         Returns:
             Same shape: int16 if `signed`, else uint8 for 8 bits and uint16 for more.
@@ -74,8 +75,8 @@ class GreyEncoding:
     def describe(self, header: Dataset) -> None:
         """Set, in a header, the elements that say how the values of `store` are shown.
 
-        These are photometric interpretation, bits and sign; for signed values the rescale; and the
-        window or windows of `voi`.
+        These are samples per pixel, photometric interpretation, bits and sign; for signed values
+        the rescale; and the window or windows of `voi`.
         """
         header.SamplesPerPixel = 1
         header.PhotometricInterpretation = "MONOCHROME1" if self.inverted else "MONOCHROME2"
@@ -127,7 +128,7 @@ class Person:
 
     @property
     def patient_id(self) -> str:
-        """The invented Patient ID, such as "PHANTOM-007"; no hospital gives ids like these."""
+        """The invented Patient ID, such as "PHANTOM-007"."""
         return f"PHANTOM-{self.number:03d}"
 
 
@@ -233,8 +234,8 @@ def put_pixels(header: Dataset, stored: list[Stored], *, syntax: uids.UID) -> No
     Args:
         header: Is changed. It must already describe its pixels, as `GreyEncoding.describe` does.
         stored: Frames of one shape (rows, columns), at least one.
-        syntax: The transfer syntax. One for which there is no encoder here (RLE, JPEG, JPEG-LS and
-            JPEG 2000 have one) leaves the pixels uncompressed; `file_bytes` deflates the file.
+        syntax: The transfer syntax. One for which there is no encoder here (RLE, baseline JPEG and
+            lossless JPEG, JPEG-LS and JPEG 2000 have one) leaves the pixels uncompressed.
     """
     header.Rows, header.Columns = stored[0].shape
     header.file_meta = FileMetaDataset()

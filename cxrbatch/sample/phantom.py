@@ -33,10 +33,10 @@ class PhantomRequest:
 
     Attributes:
         label: One of `CLASSES`.
-        seed: Decides the person's proportions.
+        seed: Decides the person and, with `visit`, place and size of the finding, and the grain.
         sex: "F" or "M".
         detector: Size in pixels.
-        visit: Another visit draws the same person with other findings and grain.
+        visit: From 1; another visit draws the same person, the finding anew and other grain.
     """
 
     label: str
@@ -58,7 +58,7 @@ def draw_frontal(request: PhantomRequest) -> Plane:
     """Draw a frontal chest radiograph with the finding of the label, and grain.
 
     Returns:
-        Shape (rows, columns), float64 in [0, 1]; 1 is the brightest (bone), 0 is air.
+        Shape (rows, columns), float64 in [0, 1]; 1 is the brightest.
 
     Raises:
         KeyError: If the label is not one of `CLASSES`.

@@ -89,7 +89,8 @@ class Detector:
             from_side: Look from the side: exchange x and z.
 
         Returns:
-            Shape (rows, columns), 0 outside the tubes; parts outside the image are cut off.
+            Shape (rows, columns), blurred by up to two pixels beyond the tubes, and 0 farther away;
+            parts outside the image are cut off.
         """
         step = spacing / self.rows
         points = np.concatenate([curve(np.asarray(knots), step=step) for knots in axes])
@@ -123,7 +124,7 @@ class Detector:
         Args:
             generator: Makes the random numbers.
             grain: Size of the largest structures, in image heights.
-            octaves: Number of textures that are added, each half as strong and fine as the last.
+            octaves: Number of textures that are added, each half as strong as the last and finer.
 
         Returns:
             Shape (rows, columns), in [0, 1].
@@ -181,7 +182,7 @@ def curve(knots: Coordinates, *, step: float) -> Coordinates:
         step: Distance of neighbours, in image heights.
 
     Returns:
-        Shape (m, k); the last knot is left out, as the points end before it.
+        Shape (m, k); the points end at most `step` before the last knot, or at it.
     """
     gaps = np.diff(knots[:, :3], axis=0)
     lengths = np.sqrt(gaps[:, 0] ** 2 + gaps[:, 1] ** 2 + gaps[:, 2] ** 2)

@@ -48,25 +48,25 @@ def turned(image: Display, chance: Chance) -> Display:
 
 
 def cropped(image: Display, chance: Chance, most: float = 0.12) -> Display:
-    """Cut each side of the image at random, by at most `most` of its height or width."""
+    """Cut each side of the image at random, by at most `most` of its longer side."""
     top, bottom, left, right = (int(most * chance.random() * size) for size in image.shape * 2)
     return image[top : image.shape[0] - bottom, left : image.shape[1] - right]
 
 
 def cropped_hard(image: Display, chance: Chance) -> Display:
-    """Cut each side of the image at random, by at most a quarter of its height or width."""
+    """Cut each side of the image at random, by at most a quarter of its longer side."""
     return cropped(image, chance, most=0.25)
 
 
 def framed(image: Display, chance: Chance) -> Display:
-    """Pad some sides at random by up to a quarter of the size, in black, white or grey."""
+    """Pad each side or not, at random, by up to a quarter of the size: black, white or grey."""
     shares = chance.random((2, 2)) * 0.25 * (chance.random((2, 2)) < 0.6)
     sizes = (shares * np.array(image.shape)[:, None]).astype(int)
     return np.pad(image, sizes, constant_values=chance.choice([0, 0.5, 1]))
 
 
 def collimated(image: Display, chance: Chance) -> Display:
-    """Cover up to 15 % at some sides with an almost plain shutter, dark or bright, at random."""
+    """Cover up to 15 % at sides chosen at random, dark or bright; add slight noise to all."""
     rows, columns = image.shape
     widths = chance.random(4) * 0.15 * (chance.random(4) < 0.6)
     top, bottom, left, right = (widths * [rows, rows, columns, columns]).astype(int)
@@ -99,7 +99,7 @@ def mixed(image: Display, chance: Chance) -> Display:
 
 
 def read_split(folder: Path, split: str) -> list[Display]:
-    """Read the images that FOLDER/labels.csv assigns to a split; skip those that have no image."""
+    """Read the first frame of each file of a split in FOLDER/labels.csv that has an image."""
     with (folder / "labels.csv").open(newline="") as stream:
         paths = [row["path"] for row in csv.DictReader(stream) if row["split"] == split]
     displays = (next(iterate_radiographs(folder / path)).display for path in paths)
@@ -134,7 +134,7 @@ def learn(images: list[Display]) -> Weights:
 
 
 def show(name: str, images: list[Display], disturb: Disturbance = as_it_is) -> None:
-    """Print one line: how many of the images, disturbed, and of their negatives are doubted.
+    """Print one line: how many images, disturbed, and negatives are doubted, and quantiles.
 
     Args:
         name: Text at the start of the line.

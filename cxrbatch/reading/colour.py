@@ -98,8 +98,8 @@ def render_colour(
         The grey image, and whether its colours differ visibly from grey, as `grey_of` decides.
 
     Raises:
-        ReadingError: `unsupported_image` for another colour space, a missing palette, or cells of
-            another shape.
+        ReadingError: `unsupported_image` for another colour space, a missing palette, cells of
+            another shape, or palette indices of over 16 bits.
     """
     if photometric == "PALETTE COLOR":
         return _render_palette(cells, layout, palette)

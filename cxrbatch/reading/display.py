@@ -35,9 +35,9 @@ _INDEX_TYPES = {1: pa.uint8(), 2: pa.uint16()}
 class GreyImage:
     """A display image: pixel cells, and the grey level of each value that a cell can have.
 
-    The pixels stay as small as they were stored. A caller that goes through the rows block by
-    block never holds the whole image in floating point. `numpy.asarray(image)` gives all grey
-    levels, as `whole` does.
+    With a `table` the pixels stay as small as they were stored: a caller that goes through the
+    rows block by block never holds the whole image in floating point. `numpy.asarray(image)` gives
+    all grey levels, as `whole` does.
 
     Attributes:
         cells: Shape (rows, columns); unsigned integers, or grey levels where `table` is None.
@@ -228,8 +228,8 @@ def render_grey(
         cells: Shape (rows, columns), unsigned, as stored: unused bits are still there.
         transforms: What the header asks for.
         no_voi: Policy where there is no VOI transform, one of `readings.NO_VOI_POLICIES`: "robust"
-            maps all but the extreme 0.5 % of pixels at each end to [0, 1], "full_range" all values
-            that the header allows. Up to 8 bits stored are always mapped by "full_range".
+            maps all but about 0.5 % of pixels at each end linearly to [0, 1], "full_range" all
+            values that the header allows. It is "full_range" for up to 8 bits stored in any case.
 
     Returns:
         An image of the same shape; 1 is white, padding is 0.

@@ -69,8 +69,8 @@ def measure_polarity(image: GreyImage) -> float:
         image: Of any size.
 
     Returns:
-        The polarity, in [-1, 1]: 1 for a radiograph like the template, -1 for its negative. 0 if
-        the image has one grey level only, or fewer rows or columns than the thumbnail.
+        The polarity, in [-1, 1]: the higher the more like the template; a negative has the
+        opposite. 0 if all cells of the thumbnail are alike, or if it is larger than the image.
     """
     if min(image.shape) < SIDE:
         return 0.0
@@ -82,15 +82,16 @@ def measure_polarity(image: GreyImage) -> float:
 def thumbnail_ranks(image: GreyImage) -> Grid:
     """Reduce an image without its plain borders to a thumbnail, and rank the thumbnail's cells.
 
-    A plain border is the rows and columns at the edges that have, but for outliers, one grey level.
+    A plain border is the rows and columns at the edges that have, but for outliers, nearly one grey
+    level.
 
     Args:
         image: At least SIDE (16) rows and columns.
 
     Returns:
         Shape (SIDE * SIDE,), row by row: for each cell the number of darker cells less that of
-        brighter ones, so 1 - SIDE * SIDE for the darkest and SIDE * SIDE - 1 for the brightest.
-        Cells of equal brightness have equal ranks.
+        brighter ones, from 1 - SIDE * SIDE to SIDE * SIDE - 1. Cells of equal brightness have
+        equal ranks.
     """
     # Whole numbers: otherwise rounding would make equal cells differ in the negative alone.
     rows, columns = (_evenly(length) for length in image.shape)

@@ -69,8 +69,8 @@ def read_radiographs(
         options: Which images are read, and up to which size.
 
     Returns:
-        At least one Reading. A file that cannot be opened, is damaged or is no image gives one
-        whose `outcome` and `detail` say why and whose `image` is None.
+        At least one Reading. That of a file or frame that cannot be read, or is no image, says why
+        by its `outcome` and `detail`, and its `image` is None.
 
     Raises:
         UsageError: `path` is no path, or `options` are no ReadingOptions.
@@ -145,7 +145,7 @@ def iterate_members_named(
 
     Args:
         container: Path of the container.
-        name: The members' name, as the container spells it.
+        name: The members' name, as `containers.listing.list_members` gives it.
         options: Which images are read, and up to which size.
 
     Yields:
@@ -181,7 +181,7 @@ def iterate_member(
 
     Yields:
         At least one Reading. It has an image only if the whole member has the length and, but in a
-        plain tar, the checksum that the container gives; if not, a failed Reading is the last one.
+        tar, the checksum that the container gives; else a failed Reading is in its place and last.
     """
 
     def read() -> Iterator[Reading]:

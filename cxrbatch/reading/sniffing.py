@@ -93,9 +93,9 @@ def open_regular(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> B
     O_NONBLOCK keeps a FIFO, which may have replaced the file meanwhile, from blocking for ever.
 
     Raises:
-        OSError: The file cannot be opened.
-        ReadingError: `unreadable_file` for a folder, device, named pipe or socket, and for a name
-            that no file can have, such as one with a NUL.
+        OSError: The file cannot be opened, as a socket never can.
+        ReadingError: `unreadable_file` for a folder, named pipe or device that was opened, and for
+            a name that no file can have, such as one with a NUL.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -131,7 +131,7 @@ def is_named_as_image(path: bytes) -> bool:
 def sniff(head: bytes, *, size: int) -> str:
     """Name the format of a file by its first bytes.
 
-    PNG and JPEG are known by their signatures, a damaged PNG by the name of its first chunk. DICOM
+    PNG and JPEG are known by their signatures, a damaged PNG by IHDR in its first bytes. DICOM
     is known by the prefix DICM, or without it by two plausible data elements in a row.
 
     Args:

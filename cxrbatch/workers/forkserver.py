@@ -34,7 +34,8 @@ REQUEST = struct.Struct("<q")
 """Positive, with a socket: fork a child that may use so many bytes. Negative: end that child."""
 
 REPLY = struct.Struct("<qqqqd")
-"""After a fork: `End` whose status is the process id. After an end: the fields of `End`."""
+"""After a fork: `End` whose status is the process id, or negative an error number. After an end:
+the fields of `End`."""
 
 UNKNOWN_STATUS = -1
 
@@ -49,7 +50,7 @@ class End(NamedTuple):
     Attributes:
         status: Exit status as of waitpid, or `UNKNOWN_STATUS` (-1).
         begun: Number of items that it began.
-        taken: Bytes by which the last item raised the process's peak memory.
+        taken: Bytes by which the peak memory has risen since `allowed` was set.
         allowed: Bytes that the last item was allowed.
         seconds: CPU seconds since the last item began.
     """

@@ -124,7 +124,7 @@ class Forkserver:
             Its process id and a connection to it.
 
         Raises:
-            CxrbatchError: The system starts no more processes.
+            CxrbatchError: The system starts no more processes, or not the forkserver again.
             ForkserverClosed: `close` was called.
         """
         ours, theirs = socket.socketpair()

@@ -30,27 +30,28 @@ class Reader(Protocol[Item_contra, Result_co]):
         """Read one item and return its result; defects of the item are part of the result.
 
         It is called in a worker process: if it raises an exception, or its result cannot be
-        pickled, the pool calls `failed`. Without workers it is called in the main process.
+        pickled, the pool calls `failed`. Without workers it is called in the main process, and an
+        exception ends `ReadingPool.map`.
         """
 
     def failed(self, item: Item_contra, outcome: Outcome, detail: str, /) -> Result_co:
         """Return the result for an item that could not be read; called in the main process.
 
         Args:
-            item: The item, whose worker process was lost or whose `read` raised an exception.
+            item: The item, whose worker process was lost, or whose `read` gave no usable result.
             outcome: Why it could not be read, such as `decoder_crashed`.
             detail: One line for a person.
         """
 
 
 class PoolListener(Generic[Item]):
-    """Base class of objects to which a pool reports lost worker processes, from several threads.
+    """Base class of objects to which a pool reports retries and failures, from several threads.
 
     Here each method does nothing; a subclass overrides those that it wants.
     """
 
     def retried(self, pending: PendingItem[Item]) -> None:
-        """Do nothing; called when an item is read a second time, as its worker process was lost."""
+        """Do nothing; called when an item is tried again, as its worker process was lost at it."""
 
     def lost(self, pending: PendingItem[Item], fault: WorkerFault) -> None:
         """Do nothing; called when reading an item has failed for good, with the reason.
@@ -72,7 +73,7 @@ class ReadingPool(Generic[Item, Result]):
     processes. Each thread keeps one worker process busy and waits for it, so a lost process costs
     the others nothing. A thread whose item hangs releases its slot, and a spare one works in its
     place until the item's deadline. Where processes are killed from outside, as the system does
-    when memory is short, the second kill and each later one halve the number that work at once. The
+    when memory is short, kills after the first halve the number that work at once, down to one. The
     worker processes of PyTorch's DataLoader are not used: they are forked from the process that
     holds the model, and the death of one ends all.
     """
@@ -91,11 +92,12 @@ class ReadingPool(Generic[Item, Result]):
 
         Args:
             reader: Reads the items.
-            workers: Processes; 0 reads in this process, where a crash of a decoder ends it.
+            workers: How many read at once; 0 reads in this process, which a decoder's crash ends.
             limits: Time and memory that one item may use.
             result_bytes: Typical size of a result: bounds the number of results read ahead.
             listener: Receives retries and losses.
             forkserver: Starts the processes, and is closed with the pool; by default a new one.
+                Not used without workers.
         """
         self._reader = reader
         self._workers = workers
@@ -153,8 +155,8 @@ class ReadingPool(Generic[Item, Result]):
         """Read pending items by `Reader.read`, and pass finished results through.
 
         Args:
-            entries: Each a pending item, or a result that needs no reading; taken lazily, a little
-                ahead of the results.
+            entries: Each a pending item, or a result that needs no reading; taken lazily, with
+                workers up to about a thousand, or 32 a worker, ahead of the results.
 
         Yields:
             One result for each entry, in order; for an item that could not be read, that of
@@ -162,7 +164,7 @@ class ReadingPool(Generic[Item, Result]):
 
         Raises:
             CxrbatchError: No process can be started.
-            RuntimeError: The pool was closed.
+            RuntimeError: The pool was closed before.
         """
         iterator = iter(entries)
         if not self._workers:

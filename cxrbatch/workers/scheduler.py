@@ -90,7 +90,7 @@ class Chunk(Generic[Item, Result]):
             self._end.put([result for part in slices for result in part])
 
     def fail(self, error: BaseException) -> None:
-        """End the wait in `results`, which then raises `error`; only the first failure counts."""
+        """End the wait in `results`, which then raises `error`; only the first end counts."""
         self._end.put(error)
 
     def results(self) -> list[Result]:

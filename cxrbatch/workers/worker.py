@@ -48,8 +48,8 @@ class WorkerFault:
         outcome: `decoder_crashed`, `decoder_timeout`, `out_of_memory` or `reader_killed`; or, where
             the function raised or its result cannot be pickled, what `reading_error` gives.
         detail: One line for a person.
-        lasting: Whether the item caused the loss of the process, so that reading it again would end
-            in the same way.
+        lasting: Whether the item is taken to have caused the loss of the process, so that reading
+            it again is expected to end in the same way.
     """
 
     outcome: Outcome
@@ -63,7 +63,7 @@ class WorkerProcess:
     To be used by one thread at a time.
 
     Attributes:
-        kills: Number of its processes so far that were killed from outside.
+        kills: Number of its processes so far that were killed from outside, or ended unknown.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class WorkerProcess:
         Args:
             forkserver: Starts the process.
             limits: Time and memory that one item may use.
-            without_slot: Makes a context that is entered while an item takes over a second, and
-                while this thread waits to read alone, so that another thread may work meanwhile.
+            without_slot: Makes a context that is entered when no result came for a second, and to
+                wait to read alone or for one that does; meanwhile another thread may work.
         """
         self._forkserver = forkserver
         self._limits = limits
@@ -101,14 +101,14 @@ class WorkerProcess:
         """Call a function on each item in a worker process, and survive items that end the process.
 
         An item whose process was lost is tried again in a new process, unless it surely was the
-        cause: it took too much memory, or was still computing at the time limit. After a kill from
-        outside it is tried alone, while no other worker reads.
+        cause: it took too much memory, or computed for over a quarter of the time until the limit.
+        After a kill from outside it is tried alone, while no other worker reads.
 
         Args:
             function: Defined in a module, so that it can be pickled; its results are pickled too.
             items: The arguments, one for each call.
-            retried: Called with the index of each item that is tried a second time; its result is
-                ignored.
+            retried: Called with the index of each item that a process was lost at, when it is tried
+                again; its result is ignored.
 
         Yields:
             For each item, in order, its result, or a WorkerFault: why it has none.

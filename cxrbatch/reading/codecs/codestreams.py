@@ -56,8 +56,8 @@ class Codestream:
         precision: Bits per component, the largest of all.
         is_adobe: Whether a JPEG has Adobe's marker, which names its colour space.
         is_signed: Whether the first component is signed; only for JPEG 2000.
-        levels: How often JPEG 2000 can halve the sides: resolution levels below the full one that
-            all components have; 0 for high-throughput JPEG 2000.
+        levels: How often JPEG 2000 can halve the sides, by its main header; 0 for high-throughput
+            JPEG 2000, an image off the origin, or components with a coding style of their own.
     """
 
     rows: int
@@ -113,8 +113,8 @@ def inspect_codestream(frame: bytes) -> Codestream:
     The codestream may lie in a JP2 file. Nothing is decoded.
 
     Raises:
-        ReadingError: `truncated` if a JPEG 2000 ends before one of its tiles, `corrupt` if a header
-            is missing or cut off, be it that of a tile.
+        ReadingError: `truncated` if a tile of a JPEG 2000 is not found, `corrupt` if a header is
+            missing or cut off, be it that of a tile.
     """
     try:
         if frame.startswith(_JPEG_START):
@@ -130,7 +130,7 @@ def inspect_codestream(frame: bytes) -> Codestream:
 
 
 def starts_codestream(data: bytes) -> bool:
-    """Whether bytes are the first ones of a JPEG, JPEG-LS or JPEG 2000 codestream or a JP2 file."""
+    """Whether bytes begin as a JPEG, JPEG-LS or JPEG 2000 codestream or a JP2 file does."""
     return data.startswith((_JPEG_START + b"\xff", J2K_START, _JP2_START))
 
 
@@ -141,10 +141,10 @@ def codestream_end(frame: bytes) -> int:
     thumbnails and in what may follow the image, too.
 
     Returns:
-        Offset after the end marker.
+        Offset after the end marker; the frame's length if those in a JPEG 2000 are wrong.
 
     Raises:
-        ReadingError: `truncated` without an end marker, `corrupt` if it is no codestream.
+        ReadingError: `truncated` if it is cut off or does not end in an end marker, else `corrupt`.
     """
     try:
         if frame.startswith(_JPEG_START):
@@ -181,7 +181,7 @@ def jpeg_markers(frame: bytes) -> Iterator[tuple[int, int]]:
     Raises:
         ValueError: The next marker is not within 4096 bytes, also where the frame ends after stray
             bytes; or there are over 10,000 markers.
-        EOFError: The frame ends right after a segment, or inside a scan.
+        EOFError: The frame ends inside or right after a segment, or inside a scan.
         struct.error: The frame ends inside the length of a segment.
     """
     position = len(_JPEG_START)
@@ -211,8 +211,8 @@ def read_jpeg_header(frame: bytes) -> JpegHeader:
     """Read what a JPEG claims in front of its first scan; `frame` may end anywhere after that.
 
     Raises:
-        ReadingError: `truncated` if it ends before its first scan, `corrupt` if a marker or the
-            frame header is missing.
+        ReadingError: `truncated` if it is cut off before its first scan, `corrupt` if a marker or
+            the frame header is missing.
     """
     try:
         return _jpeg_header(frame)

@@ -91,8 +91,8 @@ class DecodedFrame:
         cells: Shape (rows, columns[, samples]), unsigned, as stored.
         photometric: Their colour space.
         precision: Bits per sample of a JPEG 2000 codestream, which count for more than those of
-            the DICOM header (PS3.5 section A.4); None for other codecs, where the bits above may
-            be an overlay's.
+            the DICOM header (PS3.5 section A.4); None at a reduced size, and for other codecs,
+            where the bits above may be an overlay's.
         deviations: How the frame breaks the standard although it was read, each in a few words.
     """
 

@@ -66,8 +66,8 @@ def decode_faultless_jpeg(frame: bytes, *, rows: int, columns: int) -> NDArray[n
         columns: Width to decode to, in pixels: the frame's, halved as often as the height.
 
     Returns:
-        The samples, shape (rows, columns); None for a JPEG of another kind or with a fault, which
-        must be decoded by other means.
+        The samples, shape (rows, columns); None for a JPEG of another kind, with a fault or of
+        another size, which must be decoded by other means.
     """
     try:
         list_scans(frame)
@@ -96,7 +96,7 @@ def is_cut_short(
         decode: A decoder of the libjpeg family; the errors that it raises pass through.
 
     Raises:
-        ReadingError: `truncated` without an end marker, `corrupt` where markers are missing.
+        ReadingError: Behind the first scan the end (`truncated`) or a marker (`corrupt`) lacks.
     """
     if has_last_row(frame, decoded):
         return False

@@ -54,7 +54,7 @@ class PngChunks:
         packed: The deflated image data.
         significant: The largest number of significant bits that sBIT gives to a colour channel;
             None without a valid sBIT.
-        exif: The body of eXIf; empty without one.
+        exif: The body of eXIf; empty without one of up to 64 KiB.
     """
 
     columns: int
@@ -124,7 +124,7 @@ def read_chunks(stream: BinaryIO, *, size: int, max_samples: int) -> PngChunks:
 
     Raises:
         ReadingError: `truncated` if the file ends inside or before a chunk; `corrupt` for a wrong
-            checksum, an impossible header, or chunks that are unknown or out of place; `too_large`
+            checksum, a bad header, or chunks that are invalid, missing or misplaced; `too_large`
             over `max_samples`, for a file far larger than its pixels, or over 100,000 chunks.
     """
     if stream.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:

@@ -86,8 +86,8 @@ def read_png(
     """Decode a PNG of any colour type and depth into a grey image: colours become luminance.
 
     Transparent parts become black. The image is turned upright by its EXIF orientation. Samples
-    that use fewer bits than the PNG's depth are stretched to black and white, by the chunk sBIT
-    or by `no_voi`.
+    with unused upper bits are stretched to black and white by the chunk sBIT, else those of 16 bits
+    by `no_voi`.
 
     Args:
         stream: At the start of the file.
@@ -98,7 +98,7 @@ def read_png(
 
     Raises:
         ReadingError: `truncated` if the file or its image data end early, `corrupt` for damaged
-            data or no PNG, `too_large` over `max_pixels` or if data inflate beyond a radiograph.
+            data or no PNG, `too_large` over `max_pixels` or for a far too large file or image.
     """
     chunks = read_chunks(stream, size=size, max_samples=max_pixels)
     _check_png(chunks)
@@ -218,12 +218,12 @@ def read_jpeg(
         stream: At the start of the file.
         size: Bytes in the file.
         max_pixels: Largest claim of rows x columns x components that is decoded.
-        least_size: A grey JPEG of 8 bits is halved up to 3 times while both sides keep so many
-            pixels; None decodes in full.
+        least_size: A grey JPEG of 8 bits without fault is halved up to 3 times while both sides
+            keep so many pixels; None decodes in full.
 
     Raises:
-        ReadingError: `truncated`, `corrupt`, `too_large` over `max_pixels` or for too many scans,
-            or `unsupported_image` for another kind of JPEG, such as a lossless one.
+        ReadingError: `truncated`, `corrupt`, `too_large` over `max_pixels` or for too many scans or
+            bytes, or `unsupported_image` for another kind of JPEG, such as a lossless one.
     """
     header = read_jpeg_header(stream.read(SPARE_BYTES))
     _check_jpeg(header, size=size, max_pixels=max_pixels)

@@ -33,7 +33,7 @@ class ShownRange:
             `is_guessed`.
         is_unscaled: Whether sBIT names `bits`, and the samples were not scaled up to the PNG's
             depth.
-        is_guessed: Whether nothing in the PNG names the range, so that a policy chooses it.
+        is_guessed: Whether `bits` was found from the samples alone, so that a policy chooses.
     """
 
     bits: int
@@ -47,7 +47,7 @@ def shown_range(samples: NDArray[Any], *, depth: int, significant: int | None) -
     The chunk sBIT decides unless the samples contradict it. Otherwise samples of 16 bits are
     guessed to have as many bits as their values need; others have the depth of the PNG.
 
-    Up to 0.5 % of the samples may lie beyond the range, such as a marker that was burned in; they
+    About 0.5 % of the samples may lie beyond the range, such as a marker that was burned in; they
     are shown as white.
 
     Args:

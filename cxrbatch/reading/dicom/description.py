@@ -150,13 +150,13 @@ def read_shape(dataset: Dataset, description: Description) -> tuple[FrameShape, 
 
     Returns:
         Rows, columns, samples and bits of every frame as the header claims them; and the bits and
-        the sign of a stored value. Where Bits Stored is absent, it is Bits Allocated; High Bit is
-        then Bits Stored - 1.
+        the sign of a stored value. An absent Bits Stored is taken as Bits Allocated, an absent
+        High Bit as Bits Stored - 1.
 
     Raises:
         ReadingError: `corrupt` without rows or columns, or if the value does not fit into the bits
-            allocated; `unsupported_image` for a colour space, samples per pixel or bits allocated
-            that are not read.
+            allocated; `unsupported_image` for a colour space, samples per pixel, bits allocated or
+            an odd width that are not read.
     """
     facts = description.facts
     if not facts.rows or not facts.columns or facts.rows < 0 or facts.columns < 0:

@@ -85,14 +85,14 @@ class ElementHead(NamedTuple):
 
 
 class ElementReader:
-    """Reads the elements of a stream; raises `too_large` over 50,000 reads or 64 MiB in all.
+    """Reads elements; raises `too_large` over 50,000 reads (an item takes 18 or more) or 64 MiB.
 
     Args:
         stream: The file.
         size: Its length in bytes, or None where it is not known.
 
     Attributes:
-        deviations: How the elements break the standard, one sentence of each kind, by kind.
+        deviations: How the elements break the standard, one reason of each kind, by kind.
     """
 
     def __init__(self, stream: BinaryIO, *, size: int | None) -> None:
@@ -106,7 +106,7 @@ class ElementReader:
         return ElementReader(self._stream, size=self._size)
 
     def head(self, position: int, encoding: ElementEncoding) -> ElementHead | None:
-        """Read the head of the element at an offset; None if the stream ends right there.
+        """Read the head of the element at an offset; None at the end of the stream.
 
         Raises:
             ReadingError: `truncated` inside the head, `too_large`, or `corrupt` with the element's
@@ -136,8 +136,8 @@ class ElementReader:
         """Read the bytes of an element's value, from `head.start` up to the offset `end`.
 
         Raises:
-            ReadingError: `truncated` if the stream ends before `end`; `too_large` if this is over
-                the 50,000th read, or the value with all bytes read before it is over 64 MiB.
+            ReadingError: `truncated` if the stream ends before `end`; `too_large` over the limits
+                of this reader.
         """
         data = self.peek(head.start, end - head.start)
         if len(data) < end - head.start:
@@ -188,8 +188,8 @@ class ElementReader:
 
         Returns:
             Offset and length of each item's value, and the offset behind the sequence; None where
-            they cannot be listed: bytes that are no items, a cut stream, over 50,000 items. In
-            place of the limits of this reader a million reads are allowed.
+            they cannot be listed, as over 50,000 items or bytes that are none. A million reads and
+            64 MiB are allowed, whatever this reader has read.
         """
         reader = self.again()
         reader._reads, reader._item_reads = _LISTING_READS, 0
@@ -216,8 +216,8 @@ class ElementReader:
     ) -> bool:
         """Whether an encoding is right: elements follow behind a value where each length says.
 
-        The end of the stream, pixel data or a delimiter ends the search with True; the limits of
-        this reader end it with False. A value of length `UNDEFINED` must begin with an item.
+        The end of a stream of known size, pixel data or a delimiter ends the search with True. A
+        value of length `UNDEFINED` must begin with an item or a delimiter.
 
         Args:
             start: Offset of the value.

@@ -108,7 +108,7 @@ class DicomHeader:
         failure: Why parsing ended early, or None; what came before is in `dataset`.
         deviations: How the file breaks the standard although it can be read: short reasons without
             header values, for the detail of a Reading with the flag `nonconforming`.
-        groups: The functional groups sequences that are there, by tag.
+        groups: The functional groups sequences whose items could be listed, by tag.
     """
 
     dataset: Dataset
@@ -154,8 +154,8 @@ class ElementCollector:
     def add(self, head: ElementHead, end: int) -> None:
         """Read an element and collect it, unless one of the same tag has been collected.
 
-        So the first of repeated elements counts, as in DCMTK and GDCM. An element with a length
-        over 1 MiB is collected without its value.
+        So the first of repeated elements counts, as in DCMTK and GDCM. An element with a defined
+        length over 1 MiB is collected without its value.
 
         Args:
             head: The element's head.
@@ -181,7 +181,7 @@ class ElementCollector:
         self.elements[key] = RawDataElement(key, vr, length, value, start, implicit, little)
 
     def collect(self, position: int, last: int = -1) -> PixelElement | None:
-        """Add the wanted elements up to the pixel data, or to the end of the stream.
+        """Add wanted elements and groups up to the pixel data, or to the end of the stream.
 
         Args:
             position: Offset of the first element.
@@ -246,7 +246,7 @@ class ElementCollector:
 
 
 def read_header(stream: BinaryIO, *, size: int) -> DicomHeader:
-    """Read the elements in front of the pixel data, and those behind uncompressed pixel data.
+    """Read the wanted elements in front of the pixel data, and behind if nothing is compressed.
 
     Any error in the data set, also an OSError or bytes that are no DICOM, becomes `failure`; the
     elements read before it are kept. The position of `stream` afterwards is undefined.

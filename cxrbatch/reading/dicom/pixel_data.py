@@ -51,7 +51,7 @@ class NativeFrames:
         deviations: How the pixel data break the standard, as in `DicomHeader`.
 
     Raises:
-        ReadingError: `truncated` if the file is shorter than its header claims, `corrupt` for
+        ReadingError: `truncated` if pixel data or file are too short for the frames, `corrupt` for
             pixel data without a length, `unsupported_image` for 12-bit cells that are stored in 16.
     """
 
@@ -88,7 +88,7 @@ class NativeFrames:
         The chroma of YBR_FULL_422 is repeated for both pixels, so that each has three samples.
 
         Raises:
-            ReadingError: `truncated` if the file ends inside the frame.
+            ReadingError: `truncated` if the file ends inside it, `corrupt` if inflating fails.
         """
         shape, cells = self._shape, self._cells(number)
         rows, columns, photometric = shape.rows, shape.columns, shape.photometric
@@ -192,8 +192,8 @@ class EncapsulatedFrames:
         deviations: How the pixel data break the standard, as in `DicomHeader`.
 
     Raises:
-        ReadingError: `truncated` if fragments are missing, `corrupt` if they cannot be grouped
-            by frame, `too_large` for more than 50,000 fragments.
+        ReadingError: `truncated` if fragments are missing, `corrupt` if something else follows or
+            they cannot be grouped by frame, `too_large` for more than 50,000 fragments.
     """
 
     def __init__(

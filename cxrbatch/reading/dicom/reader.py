@@ -60,8 +60,8 @@ def read_dicom(stream: BinaryIO, *, size: int, options: ReadingOptions) -> Itera
 
     Yields:
         A Reading for each frame, decoded when it is asked for; one without an image, with the
-        reason, if the file is excluded, damaged or over the limits. A frame that cannot be decoded
-        gives such a Reading, and the next frames are still read.
+        reason, if the file is excluded unread, damaged or over the limits. A frame that cannot be
+        decoded gives such a Reading, and the next frames are still read.
 
     Raises:
         OSError, ReadingError: From a read of the first 512 bytes of `stream`; OSError also of the

@@ -67,8 +67,8 @@ class FrameTransforms:
 
     Attributes:
         display: The transforms that `display.render_grey` applies.
-        is_ignored: Whether the header has a window, LUT or rescale that is invalid, if only in
-            part, and is left out.
+        is_ignored: Whether a window, LUT or rescale that was met is invalid, if only in part, and
+            left out.
         is_contradictory: Whether photometric interpretation and presentation LUT shape name
             opposite polarities.
         deviations: How the header breaks the standard, as in `DicomHeader`.
@@ -104,9 +104,9 @@ class TransformReader:
     def of_frame(self, number: int) -> FrameTransforms:
         """Read the transforms of a frame, counted from 0: padding, modality, VOI and polarity.
 
-        Three places are searched: the header itself, the frame's functional groups, the shared ones
-        (PS3.3 C.7.6.16). The first modality transform counts, and the first VOI transform that is
-        valid. An invalid one is left out and reported by `is_ignored`; nothing is raised.
+        Modality and VOI are sought in the header itself, the frame's functional groups, the shared
+        ones (PS3.3 C.7.6.16). Of modality the first place counts, but none for X-ray angiography;
+        of VOI the first that is valid. Invalid ones that were met are reported by `is_ignored`.
         """
         problems = _Problems()
         is_inverted, is_contradictory = self._polarity()

@@ -1,7 +1,7 @@
 """Reads values of data elements as plain, short, printable types; no function here raises.
 
 A header is foreign input: a value may be absent, empty, huge, of the wrong type or number. Each
-function returns None (or an empty list) for all of these, and its caller decides what that means.
+function returns None or something empty for these, and its caller decides what that means.
 """
 
 import contextlib
@@ -94,8 +94,8 @@ def decodings(dataset: Dataset, tag: int) -> Iterator[str]:
     declare wrongly, refuses nothing.
 
     Yields:
-        Printable text of at most 64 characters for each set; of ASCII bytes one, and nothing for an
-        absent element.
+        Printable text of at most 64 characters for each set that fits; of ASCII bytes one, and
+        nothing for an absent element or one of over 4096 bytes.
 
     Source: DICOM PS3.5 section 6.1.2.
     """
@@ -162,7 +162,7 @@ def integer(dataset: Dataset, tag: int) -> int | None:
 def numbers(dataset: Dataset, tag: int) -> list[float] | None:
     """Return all numbers of an element.
 
-    None if it has no value, or if any of its values is no number below 1e100 in size.
+    None if `values_of` returns none, or if any of them is no number below 1e100 in size.
     """
     values = values_of(dataset, tag)
     # Python reads 1_500 as a number; DICOM does not.
@@ -179,7 +179,7 @@ def listed_numbers(dataset: Dataset, tag: int) -> tuple[list[float | None], bool
     """Return the numbers of an element one by one, None for each value that is no number.
 
     A decimal comma is read as a point. Of "1500 HU" or "1500;400" the number in front counts, as
-    in DCMTK.
+    in DCMTK. Only the first 4096 bytes are read.
 
     Returns:
         The values, and whether any number is read from text that is not written as the standard
@@ -228,8 +228,8 @@ def first_item(dataset: Dataset, tag: int) -> Dataset | None:
 def raw_bytes(dataset: Dataset, tag: int) -> bytes | None:
     """Return an element's value as the bytes in the file, before any conversion.
 
-    None if the element is absent, or if its value is not held as bytes: a sequence, or a value
-    that pydicom has already converted to text or numbers.
+    None if the element is absent, or if its value is not held as bytes, such as one that pydicom
+    has already converted to text or numbers.
     """
     with contextlib.suppress(Exception):
         element = dataset.get_item(tag)

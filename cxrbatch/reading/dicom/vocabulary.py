@@ -147,11 +147,12 @@ class ModalityCheck:
     """What `check_modality` found out about an object.
 
     Attributes:
-        code: Defined term or known spelling, in capitals; None where there is none.
+        code: Defined term, accepted value or known spelling, in capitals; several are joined by
+            slashes; None where there is none.
         is_missing: Whether Modality is absent or empty.
         exclusion: Why the object is not scored, or None.
         deviation: How Modality breaks the standard; empty where it does not. It quotes no words
-            but those known here.
+            but those known here or accepted.
     """
 
     code: str | None
@@ -163,7 +164,7 @@ class ModalityCheck:
 def check_modality(header: DicomHeader, accepted: frozenset[str]) -> ModalityCheck:
     """Decide by Modality and SOP class whether an object is a radiograph to be scored.
 
-    An object without an image of its own, such as a report, is always excluded. Else a Modality
+    An object that is known as no plain image, such as a report, is excluded first. Else a Modality
     that is accepted, or another term of the standard, decides. If Modality is no term or "OT", the
     SOP class and a list of spellings, such as "XRAY", decide. If it is absent, only the SOP class
     of another kind of image excludes.
@@ -262,7 +263,7 @@ def _excluded_object(header: DicomHeader) -> ReadingError | None:
 
 
 def names_chest(body_part: str) -> bool:
-    """Whether a text, such as Body Part Examined, names the chest or an organ in it.
+    """Whether a text, such as Body Part Examined, names the chest, lungs or ribs.
 
     Accents and the case of letters do not count; words of many languages are known.
     """
@@ -274,7 +275,7 @@ def is_body_part(body_part: str) -> bool:
     """Whether a text consists of words for body parts and views alone, so that it names no person.
 
     Up to four known words may be joined, as in CHESTABDOMEN, and each number has one digit. A text
-    of single letters and digits alone does not count.
+    of single Latin letters and digits alone does not count.
     """
     parts = _WORD.findall(plain_capitals(body_part))
     is_named = any(len(part) > 1 or not part.isascii() for part in parts)

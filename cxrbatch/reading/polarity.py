@@ -2,8 +2,8 @@
 
 The image is reduced to a thumbnail, and the cells of the thumbnail to their ranks. The polarity is
 the correlation of these ranks with a fixed template: bright where frontal chests have spine, heart
-and abdomen, dark in the lungs and beside the neck. No window or gamma changes the ranks, and a
-negative reverses them, so that it has exactly the opposite polarity.
+and abdomen, dark in the lungs and beside the neck. A window or gamma hardly changes the ranks, and
+a negative reverses them, so that it has the opposite polarity.
 """
 
 from functools import lru_cache

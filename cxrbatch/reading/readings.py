@@ -84,7 +84,7 @@ class HeaderFacts:
     """Header values that a table may hold: short printable text and whole numbers.
 
     A value is None where the header lacks it or has nothing usable. `patient_age_bin` is a decade
-    such as "40-49" (`age_bin`), `voi_source` the name of the VOI transform that was applied.
+    such as "40-49" (`age_bin`), `voi_source` names the VOI transform or policy that was applied.
     `patient_id` with `patient_issuer` (an institution) identifies the patient, `accession_number`
     the study. They serve only to compute keyed hashes: they are never written to a table, and are
     missing from `repr`, from pickles and from copies by `copy`.

@@ -1,7 +1,7 @@
 """Functions called on hostile files in processes that may crash, hang or run out of memory.
 
 In: a picklable reader and items with a `size`. Out: one result per item, in order; a `WorkerFault`
-describes an item that ended its process. Knows neither archives nor models.
+says why an item has none. Knows neither archives nor models.
 
     forkserver         the process that forks workers, limits their memory and reports their ends
     forkserver_client  the main process's handle of the forkserver; one worker may read alone

@@ -70,8 +70,8 @@ class ReadingPool(Generic[Item, Result]):
     """Worker processes that read items ahead of the caller who consumes the results.
 
     To be used as a context manager: it starts threads, and at its end it ends all threads and
-    processes. Each thread keeps one worker process busy and waits for it, so a lost process costs
-    the others nothing. A thread whose item hangs releases its slot, and a spare one works in its
+    processes. Each thread keeps one worker process busy and waits for it, so a crash costs the
+    others nothing. A thread whose item hangs releases its slot, and a spare one works in its
     place until the item's deadline. Where processes are killed from outside, as the system does
     when memory is short, kills after the first halve the number that work at once, down to one. The
     worker processes of PyTorch's DataLoader are not used: they are forked from the process that
@@ -88,7 +88,7 @@ class ReadingPool(Generic[Item, Result]):
         listener: PoolListener[Item] | None = None,
         forkserver: Forkserver | None = None,
     ) -> None:
-        """Start the forkserver; the threads start when the pool is entered.
+        """Start the forkserver, if there are workers; entering the pool starts the threads.
 
         Args:
             reader: Reads the items.

@@ -1,9 +1,10 @@
 """Calls functions on hostile bytes in a child process with limits on time and memory.
 
 A decoder that crashes, spins or eats memory ends its process and nothing else. The item that the
-process was lost at is known, is tried once more in a new process, and then is a `WorkerFault`.
-Items before it whose results had not been sent yet are read again. Where the process was killed
-from outside, as the system does when memory is short, no other worker reads meanwhile.
+process was lost at is known, is tried again in a new process unless it surely was the cause, and
+then is a `WorkerFault`. Items before it whose results had not been sent yet are read again. Where
+the process was killed from outside, as the system does when memory is short, the item is tried
+while no other worker reads.
 """
 
 import os

@@ -50,10 +50,10 @@ class PngChunks:
         interlace: 0, or 1 for Adam7.
         palette: Red, green and blue of each entry, for colour type 3.
         transparency: The body of tRNS: alpha of each palette entry, or the transparent colour;
-            None without one.
+            None without one and for types with alpha.
         packed: The deflated image data.
         significant: The largest number of significant bits that sBIT gives to a colour channel;
-            None without a valid sBIT.
+            None without a valid sBIT and for a palette.
         exif: The body of eXIf; empty without one of up to 64 KiB.
     """
 

@@ -44,8 +44,9 @@ class ShownRange:
 def shown_range(samples: NDArray[Any], *, depth: int, significant: int | None) -> ShownRange:
     """Find out how many bits of the samples carry the value.
 
-    The chunk sBIT decides unless the samples contradict it. Otherwise samples of 16 bits are
-    guessed to have as many bits as their values need; others have the depth of the PNG.
+    The chunk sBIT decides if it names fewer bits than the depth and the samples do not contradict
+    it. Otherwise samples of 16 bits are guessed to have as many bits as their values need; others
+    have the depth of the PNG.
 
     About 0.5 % of the samples may lie beyond the range, such as a marker that was burned in; they
     are shown as white.

@@ -176,7 +176,7 @@ def open_member(path: bytes, name: bytes, offset: int) -> Iterator[OpenMember]:
 
     Raises:
         OSError: The container cannot be read.
-        ReadingError: The member cannot be read, or the container has changed since.
+        ReadingError: The member cannot be read, or is no longer there.
     """
     if opened := _last_opened().find(path):
         yield opened.open(name, offset)

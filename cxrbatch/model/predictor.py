@@ -66,11 +66,12 @@ def load_model(
     Args:
         path: A checkpoint (.safetensors); None for the one that comes with the package.
         device: "auto", "cpu", "cuda" or "cuda:1"; "auto" takes a GPU if there is one.
-        batch_size: Images per forward pass. Scores equal a table's to the last bit only if it was
-            scored with the same batch size, at the same precision, on the same machine.
+        batch_size: Images per forward pass. Scores equal a table's to the last bit where batch
+            size, precision, machine and PyTorch's number of threads are the same.
 
     Raises:
-        CheckpointError: No checkpoint, or unsound; CxrbatchError: memory does not suffice for it.
+        CheckpointError: The file is no checkpoint, or its weights are unsound.
+        CxrbatchError: The network does not fit into memory.
         UsageError: The device does not exist here, the batch size is no positive whole number, or
             an argument is of another type.
     """
@@ -100,8 +101,8 @@ class Predictor:
     """A checkpoint's network on a device, which scores radiographs and computes their heat maps.
 
     Every forward pass has the same shape: a shorter batch is filled up with black images. So the
-    same kernels compute every image: on one machine at one precision, the scores of an image by
-    itself, in a batch, and in a table of the same batch size agree to the last bit.
+    same kernels compute every image: on one machine, at one precision and number of threads, scores
+    of an image by itself, in a batch, and in a table of that batch size agree to the last bit.
 
     Attributes:
         card: The checkpoint's card: classes, recipe, temperature, operating points.
@@ -262,8 +263,7 @@ class Predictor:
             inputs: Shape (n, size, size), uint8, 1 <= n <= batch_size.
 
         Returns:
-            A function that waits for the scores and returns them. This call and that function
-            raise the errors that `score` lists.
+            A function that waits for the scores and returns them. Both raise errors as `score` does.
         """
         check, self._check = self._check, None
         if check is None:

@@ -34,7 +34,7 @@ class ArchiveFile:
 
     Attributes:
         path: Relative to the folder `Walk.base`, in the bytes of the operating system.
-        size: Size in bytes.
+        size: Size in bytes; 0 if it cannot be known.
         modified_ns: Modification time, nanoseconds since 1970; of a member, that of its container.
         member: Name of the member of the container at `path`; None for a file.
         offset: Position of the member, for `reading.containers.open_member`.
@@ -54,8 +54,8 @@ class ArchiveFile:
 class Walk:
     """All files of an archive, listed while iterating, sorted by the bytes of each path component.
 
-    A container (zip, tar, compressed file) is replaced by its members; a damaged one also comes
-    itself, after them, with a `fault`. To be iterated once.
+    A container (zip, tar, compressed file) with a suffix of one is replaced by its members in its
+    own order; a damaged one also comes itself, after them, with a `fault`. To be iterated once.
 
     Attributes:
         root: The archive: a folder, or one file.

@@ -80,7 +80,7 @@ class Engine:
             options: The run's options.
             progress: Receives the progress.
             secret: Key of the keyed hash of patient ids; None for the user's own, or a random one
-                if that cannot be read.
+                if that cannot be used.
 
         Raises:
             UsageError: The device, backend or precision is not available, the archive is missing,

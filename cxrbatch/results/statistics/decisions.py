@@ -154,7 +154,7 @@ class Decisions:
         return decision_rates(counted.reshape(-1, self._classes, self._classes))
 
     def accuracy(self, estimates: Sequence[Estimate]) -> Figure:
-        """Return the accuracy, the share of right predictions, as a figure with its interval.
+        """Return the accuracy, the share of right predictions, as a figure.
 
         The interval is Wilson's where each patient has one image; see `proportion`.
 
@@ -180,7 +180,7 @@ class Decisions:
         return resampled(estimates[2], len(self._truth), NO_IMAGES)
 
     def of_class(self, index: int, estimates: Sequence[Estimate]) -> dict[str, Figure]:
-        """Return sensitivity, specificity, PPV, NPV and F1 of one class, with their intervals.
+        """Return sensitivity, specificity, PPV, NPV and F1 of one class as figures.
 
         An image is positive if the class is its most probable one.
 
@@ -302,7 +302,7 @@ class Reliability:
         return float(np.sqrt(2.0 / np.pi * self._variance).sum() / n) if n else None
 
     def figures(self, estimates: Sequence[Estimate]) -> Calibration:
-        """Return the bins of confidence, and calibration error and Brier score with intervals.
+        """Return the bins of confidence, and calibration error and Brier score as figures.
 
         Args:
             estimates: The two that `bootstrap_by_group` makes of `statistics`.

@@ -119,7 +119,7 @@ class OneVsRest:
         return resampled(estimates[1], len(self._positive), NO_POSITIVE)
 
     def threshold(self, number: int, estimates: Sequence[Estimate]) -> dict[str, Figure]:
-        """Return the rates at one of the thresholds as figures with intervals.
+        """Return the rates at one of the thresholds as figures, with the intervals that they have.
 
         Args:
             number: Index of the threshold in those given to the class, from 0.

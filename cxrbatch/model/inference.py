@@ -259,7 +259,7 @@ class Transfer:
     def send(self, inputs: Inputs, *, batch_size: int) -> Tensor:
         """Copy inputs to the device as a batch filled up with black images.
 
-        A full batch for a CPU is not copied; one in pinned memory goes to a GPU without a detour.
+        A full batch for a CPU is not copied; one in pinned memory goes from there to a GPU.
 
         Args:
             inputs: Shape (n, size, size), uint8, n at most `batch_size`; unchanged until the

@@ -201,9 +201,9 @@ class Prediction:
             class_name: The class; None for the predicted one.
 
         Returns:
-            Shape (rows, columns) of `image`, float32, not negative. A cell of the small map (7 x 7
-            for 224 px) is what it adds to the class's logit, 0 where that is negative, but for
-            rounding: so values compare between classes and between images of one model.
+            Shape (rows, columns) of `image`, float32, not negative. The value of a cell of the
+            small map (7 x 7 for 224 px) is what it adds to the class's logit, rounded, or 0 if that
+            is negative: so values compare between classes and between images of one model.
 
         Raises:
             UsageError: There are no scores or no image, or no class has this name.

@@ -110,7 +110,7 @@ class Predictor:
         device: The device that computes.
         precision: The precision of the convolutions.
         network: The network in its form for inference.
-        seconds: Spent on computing on a CPU, the mean of its lanes; on a GPU, to launch and wait.
+        seconds: So far: on a CPU of computing, the mean of the lanes; on a GPU to launch and wait.
         ahead: Number of further batches to launch before waiting for the scores of one.
     """
 
@@ -263,7 +263,7 @@ class Predictor:
             inputs: Shape (n, size, size), uint8, 1 <= n <= batch_size.
 
         Returns:
-            A function that waits for the scores and returns them. Both raise errors as `score` does.
+            A function that waits for the scores and returns them. Both raise what `score` raises.
         """
         check, self._check = self._check, None
         if check is None:

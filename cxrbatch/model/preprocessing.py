@@ -265,7 +265,7 @@ def _area_weights(source: int, extent: int, target: int) -> "csr_array":
 def with_square_pixels(image: GreyImage) -> GreyImage:
     """Return an image with square pixels: the axis along which pixels are smaller is shrunk.
 
-    An image of which, after rounding, no row or column goes is returned unchanged.
+    An image whose numbers of rows and columns, rounded, stay the same is returned unchanged.
     """
     rows, columns = image.shape
     if image.pixel_aspect > 1:

@@ -32,13 +32,13 @@ from cxrbatch.workers.scheduler import PendingItem
 from cxrbatch.workers.worker import WorkerFault
 
 Loaded: TypeAlias = LoadedFile | pa.Table
-"""The rows of a file with their network inputs; or its rows in an earlier table, with scores."""
+"""The rows of a file with their network inputs; or its finished rows in an earlier table."""
 
 Entry: TypeAlias = PendingItem[ArchiveFile] | Loaded
 """A file that is still to be read, or the rows of a file, which need no reading."""
 
 Sample: TypeAlias = tuple[Row | pa.Table, npt.NDArray[np.uint8] | None]
-"""A row and its input, shape (size, size), if it is to be scored; or rows that have scores."""
+"""A row and its input, shape (size, size), if it is to be scored; or finished rows."""
 
 
 class RadiographDataset(IterableDataset[list[Sample]]):
@@ -50,7 +50,7 @@ class RadiographDataset(IterableDataset[list[Sample]]):
 
     Args:
         loaded: Per file a `LoadedFile` (rows and inputs), or a `pa.Table` of its rows in an earlier
-            table, which have scores.
+            table, which are finished: none is scored again.
         batch_size: Inputs per batch.
     """
 
@@ -83,7 +83,7 @@ class Batch:
     """Rows that are scored together: the network inputs of some rows, and rows without input.
 
     Attributes:
-        rows: Each a `Row`, or a `pa.Table` of rows that have scores; in the order of the files.
+        rows: Each a `Row`, or a `pa.Table` of finished rows; in the order of the files.
         is_scored: For each of `rows`, whether it has an input.
         inputs: Shape (number of true `is_scored`, size, size), uint8; None if there is no input.
     """
@@ -108,7 +108,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
     Args:
         samples: Pairs: a row and its input, shape (size, size), uint8, or None if it is not to be
-            scored; or a table of rows that have scores, and None.
+            scored; or a table of finished rows, and None.
 
     Returns:
         The rows in their order; `inputs` is None if no sample has one.
@@ -129,7 +129,7 @@ def score_batches(loaded: Iterable[Loaded], predictor: Predictor) -> Iterator[Sc
 
     Args:
         loaded: Per file a `LoadedFile` (rows and inputs), or a `pa.Table` of its rows in an earlier
-            table, which have scores.
+            table, which are finished: none is scored again.
         predictor: The network; its `batch_size` is the number of inputs per batch.
 
     Yields:

@@ -145,7 +145,7 @@ class Engine:
         Raises:
             UsageError: The archive is empty or unreadable, or the output is no results table, or it
                 or an unfinished run has another fingerprint, and may not be replaced.
-            TableError: The plan, a shard or the table to update is damaged, or the new table is.
+            TableError: The plan, a shard or the table to update is damaged, or the new one.
             OSError: The table or a file in the partial folder cannot be read or written.
             CxrbatchError: A score is not finite, or memory or processes are lacking.
         """

@@ -104,7 +104,7 @@ class FileReader:
         return LoadedFile.stack(rows, size=self.recipe.size)
 
     def failed(self, file: ArchiveFile, outcome: Outcome, detail: str) -> LoadedFile:
-        """Make the result of a file that cannot be read, as its worker process crashed or hung.
+        """Make the result of a file that was not read, as when its worker process crashed or hung.
 
         Args:
             file: The file.
@@ -234,8 +234,8 @@ def revisit(origin: Origin, path: str, frame: int, hashed: str) -> Reading | str
 
     Returns:
         A Reading whose image has this hash. Or a text for a person: `CHANGED` if the frame is there
-        but has no image or one of another hash; `MISSING` if the file or frame is not there, is an
-        `unreadable_file`, or lies outside of the archive.
+        but has no image or one of another hash; `MISSING` if the file or frame is not there or not
+        found in its container, is an `unreadable_file`, or lies outside of the archive.
     """
     failure = MISSING
     for readings in _files(origin, path):

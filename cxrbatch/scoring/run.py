@@ -133,7 +133,7 @@ class ScoringOptions:
         max_pixels: Refuse images that claim more pixels.
         modalities: DICOM modalities that are scored, beside CR, DX and RG.
         deadline: Seconds that reading one file may take.
-        commit_every: Files per shard; one that is not whole when a run is killed is done again.
+        commit_every: Files per shard; a shard not whole when a run is killed is scored again.
         part: The part of the archive that is scored.
         fast_decode: Decode at a reduced size where the codec offers it.
     """

@@ -158,8 +158,9 @@ def score(
 
     Raises:
         UsageError: An argument is of another type or out of its range, the arguments contradict
-            each other, the archive is missing or empty, or the output cannot be named so, is being
-            written by another process, or it or an unfinished run was made by other arguments.
+            each other, the archive is missing or empty, the output's name or folder is
+            unsuitable, another process writes it, or it or an unfinished run was made by other
+            arguments.
         CheckpointError: The checkpoint cannot be used.
         LabelError: The calibration images cannot be used.
         TableError: The table cannot be written, or what exists of it is damaged.

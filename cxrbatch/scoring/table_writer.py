@@ -188,8 +188,8 @@ def write_shard(
 
     Args:
         path: The shard; it has this name only when it is whole and on the disk.
-        pieces: Pairs of a row and its scores (None without scores), or tables of rows that have
-            scores, in their order.
+        pieces: Pairs of a row and its scores (None without scores), or tables of finished rows, in
+            their order.
         classes: Class names in the order of the logits.
         schema: The table's columns.
         run: Id of the run that the shard belongs to; stored in the shard, for `shard_holds`.

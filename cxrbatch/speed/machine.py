@@ -1,7 +1,7 @@
 """What a machine can do at most: decode files, multiply matrices, read its disk, copy to a GPU.
 
-The bare decoder is told where the pixels lie. It reads no header, checks nothing but a PNG's
-checksums and hashes nothing; its image is thrown away.
+The bare decoder is told where the pixels lie. It reads no DICOM header, checks nothing but
+a PNG's checksums and hashes nothing; its image is thrown away.
 """
 
 import io
@@ -105,7 +105,7 @@ class BareFile:
     Attributes:
         path: The file.
         kind: Its encoding in words.
-        start: Offset of the pixels in the file, bytes.
+        start: Offset of the pixels, bytes; 0 for PNG and JPEG, which are decoded whole.
         length: Length of the pixels, bytes.
         decode: The codec: encoded bytes to an array of pixels.
     """
@@ -276,7 +276,7 @@ def codec_measure(files: Sequence[BareFile], *, size: int, seconds: float) -> Me
 
 
 def forward_measure(predictor: Predictor) -> Measure:
-    """Return a function that times the forward pass of random, full batches: seconds per image."""
+    """Return a function that times the forward pass of a full, random batch: seconds per image."""
     device, batch_size = predictor.device, predictor.batch_size
     size = predictor.card.recipe.size
     batch = torch.randn(batch_size, 1, size, size).to(device)

@@ -211,7 +211,7 @@ def measure(
         progress: Its methods are called as the timed runs get on.
 
     Raises:
-        UsageError: The device cannot be used so, or the archive has no image to measure.
+        UsageError: The options cannot be used here, or the archive has no image to measure.
         CheckpointError: The checkpoint cannot be used.
     """
     device = choose_device(options.device, options.backend)

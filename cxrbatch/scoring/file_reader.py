@@ -118,7 +118,7 @@ class FileReader:
         return LoadedFile.stack([row], size=self.recipe.size)
 
     def frames(self, file: ArchiveFile) -> Iterator[tuple[Reading, tuple[Row, ModelInput | None]]]:
-        """Yield the frames of a file; each is read and decoded only when it is asked for.
+        """Yield the frames of a file; each is decoded only when it is asked for.
 
         For a file that cannot be read one frame is yielded, whose outcome says why; so it is for a
         member of a container that was modified after its members were listed.

@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One of the equal parts that an archive is scored in: consecutive files; written as 2/8.
+    """One of the parts that an archive is scored in: consecutive files; written as 2/8.
 
     Attributes:
         number: From 1.

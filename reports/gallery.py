@@ -43,7 +43,7 @@ def choose(
         predicted: Shape (n,), class indices.
         probabilities: Shape (n, classes).
         truth: Shape (n,), class indices; None where no true class is known.
-        pictures: Shape (n,), equal numbers for equal pictures, of which one is chosen.
+        pictures: Shape (n,), equal numbers for equal pictures, of which a kind has one at most.
         classes: Names of the classes.
 
     Returns:

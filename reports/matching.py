@@ -207,11 +207,11 @@ def pair_up(
 ) -> Pairs:
     """Join two tables image by image, and choose the images to compare.
 
-    The key is path and frame; where no image with a truth has both in both tables, SOP Instance
-    UID and frame; then the hash of the network's input, which two recipes do not share. Where both
-    tables were made with one recipe, an image whose hash differs in the second table is another
-    picture and is not paired. The truth is that of the rows of the first table. An image is flagged
-    or a copy if it is so in one of the tables.
+    The key is path and frame; where these pair no image with a truth, SOP Instance UID and frame;
+    then the hash of the network's input, which two recipes do not share. Where both tables were
+    made with one recipe and way of decoding, an image whose hash differs in the second table is
+    another picture and is not paired. The truth is that of the rows of the first table. An image is
+    flagged or a copy if it is so in one of the tables.
 
     Args:
         first: The table that the other is measured against.

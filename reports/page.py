@@ -197,7 +197,7 @@ def warnings_of(counts: ImageCounts, images: Iterable[GalleryImage]) -> tuple[st
 
     At most three lines, each with a count: groups of equal images with several true classes; images
     that share a SOP Instance UID with another picture; pictures that could not be read from the
-    archive. Pictures withheld because text may be burned into them are not counted.
+    archive. Pictures withheld because text may be burned into them are not among the latter.
 
     Args:
         counts: The images that the page is about.

@@ -1,8 +1,9 @@
 """The web app: browse results tables, look at their images, score one upload.
 
 A folder of results tables and reports goes in; pages and JSON come out. The guard of `security`
-refuses each request that shows no token. Clients name tables, reports and images by opaque ids and
-numbers alone, never by a path. Untrusted files are read in child processes.
+refuses each request without the token, but for static files. Clients name tables, reports and
+images by opaque ids and numbers alone, never by a path. Images and uploads are read in child
+processes.
 
     command       the command `cxrbatch serve`
     app           creates the Flask app; answers errors; JSON for programs (openapi.json)

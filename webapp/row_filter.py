@@ -1,6 +1,7 @@
 """Row filters: an address's query to a RowFilter, a RowFilter to SQL and back to a query.
 
-Values are bound to the SQL statement, never written into it; column names come from fixed lists.
+Values are bound to the SQL statement, never written into it; column names come from fixed lists or
+from the table's classes, in quotes.
 """
 
 import math

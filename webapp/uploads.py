@@ -94,9 +94,9 @@ class ScoredUpload:
 class UploadScorer:
     """Reads uploads in child processes and scores them in this process, one at a time.
 
-    Reading and scoring are those of `cxrbatch score`. torch and the weights are loaded for the
-    first file. A checkpoint whose file has changed since is loaded again for the next file, so that
-    card and weights are always of one file.
+    Reading and scoring are those of `cxrbatch score` with its defaults. torch and the weights are
+    loaded for the first file. A checkpoint whose file has changed since is loaded again for the
+    next file, so that card and weights are always of one file.
 
     Attributes:
         card: Card of the checkpoint that was read last.

@@ -9,7 +9,7 @@ never while an archive is scored.
     bounded, pages Parquet files that may be hostile, read in bounded memory
     frames         tables and labels as DataFrames: `load_results`, `heatmaps`, `load_labels`
     label_names    what names mean: of columns, of classes, in several languages
-    label_rows     rows of labels in CSV of any separator and encoding
+    label_rows     rows of labels in CSV of usual separators and encodings
     label_tables   rows of labels in Excel and Parquet files
     label_checks   these rows, checked, with columns of one meaning
     label_files    options of reading labels; a file of any form to labels

@@ -96,11 +96,11 @@ def load_results(path: str | Path) -> pd.DataFrame:
         One row per row of the table, in its order; the index is the row's number, from 0, and
         `heatmaps` takes it. Codes (format, outcome, prediction, truth, split, header values other
         than UIDs) are categories, those of `prediction` in the order of the model's classes, before
-        any others. Columns of whole numbers are nullable integers,
-        probabilities (`p_<class>`) and logits float32 with NaN where a row was not scored. Two
-        columns have other names than in the file, see `FRAME_NAMES`; `image_flags` holds a list
-        of codes per row, or None. `attrs` has the table's `path`, `classes` and `provenance`. A
-        table of an older schema has the columns of today's, with nulls in those that it lacks.
+        any others. Whole numbers are nullable integers, probabilities (`p_<class>`) and logits
+        float32 with NaN where a row was not scored. Two columns have other names than in the file,
+        see `FRAME_NAMES`; `image_flags` holds a list of codes per row, or None. `attrs` has the
+        table's `path`, `classes` and `provenance`. A table of an older schema has the columns of
+        today's, with nulls in those that it lacks.
 
     Raises:
         TableError: The file cannot be opened, is no results table, has another major schema
@@ -154,7 +154,7 @@ def load_labels(
     patient_column: str | None = None,
     class_map: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Load and check a file of labels: CSV of any separator and encoding, Excel (.xlsx) or Parquet.
+    """Load and check a file of labels: CSV of a usual separator and encoding, .xlsx or Parquet.
 
     Columns are found by their usual names in six languages, such as Dateiname, StudyInstanceUID,
     diagnosis or Patient ID.

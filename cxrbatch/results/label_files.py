@@ -205,7 +205,7 @@ def load(
 
     Raises:
         LabelError: The labels cannot be read or used, in the cases of `read_frame`; or `class_map`
-            of the options has a class that is not in `classes`.
+            of the options has a class that names none of `classes`, if these are known.
     """
     wanted = options.wanted(classes)
     if classes:

@@ -1,7 +1,7 @@
 """What names in labels mean: which column is what, and which class of the model a text is.
 
-Names are compared without case, accents, spaces and punctuation, see `plain_name`. The usual names
-are English, German, French, Spanish, Italian and Portuguese.
+Names of columns are compared without case, accents, spaces and punctuation, see `plain_name`. The
+usual names are English, German, French, Spanish, Italian and Portuguese.
 """
 
 import re

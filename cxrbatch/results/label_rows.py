@@ -1,4 +1,4 @@
-"""Reads the rows of labels in CSV of any separator and encoding, in bounded memory."""
+"""Reads the rows of labels in CSV of usual separators and encodings, in bounded memory."""
 
 import contextlib
 import csv

@@ -1,7 +1,7 @@
 """Reads the rows of labels in Parquet and Excel files (.xlsx), in bounded memory.
 
 openpyxl keeps all shared texts of a workbook, and for each row that it passes an empty element. It
-has no limits of its own, so every part of the file is looked through before openpyxl reads it.
+has no limits of its own, so each part that may be XML is looked through before openpyxl reads it.
 """
 
 import contextlib

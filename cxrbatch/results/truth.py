@@ -64,8 +64,8 @@ def find_truth(
 
     Args:
         results: The table.
-        labels: A file of labels, or a DataFrame with such columns; every frame of a file has the
-            label of the file.
+        labels: A file of labels, or a DataFrame with such columns; a label that names a file is
+            that of each of its frames.
         options: How labels are read and joined.
 
     Returns:

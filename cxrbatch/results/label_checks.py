@@ -89,7 +89,7 @@ class CheckedLabels:
             chunk: Columns by their position in the file; the index is the number of the row.
 
         Raises:
-            LabelError: A row cannot be used, as by an unreadable patient secret, or is too many.
+            LabelError: A row cannot be used or is one too many, or the secret cannot be read.
         """
         chunk = chunk[(chunk != "").any(axis=1)]
         if chunk.empty:

@@ -151,7 +151,7 @@ def keep_freed_memory() -> None:
 
     Activations are tens of megabytes. By default each is mapped anew, and the kernel clears it page
     by page, for every layer of every batch: a fifth of the forward pass on a CPU. Memory does not
-    grow, as every batch asks for the same blocks. All threads share one arena: an arena of their
+    grow, as every batch asks for the same blocks. New threads share one arena: an arena of their
     own is returned to the system when it is empty, and holds no block above 64 MB. Without glibc
     nothing is set.
     """

@@ -93,7 +93,7 @@ def prepare_inputs(
     folder: Path,
     progress: Callable[[int], object],
 ) -> DecodedInputs:
-    """Decode files to network inputs; those in the cache are not decoded, others are added to it.
+    """Decode the files whose bytes are not in the cache, and add them as `decode_files` does.
 
     A file that cannot be decoded raises nothing: its outcome says why.
 

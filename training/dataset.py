@@ -209,7 +209,7 @@ def training_loader(
         device: Where the network is trained. On a GPU batches are pinned, and `workers` processes
             augment them. On a CPU this process does: its cores are busy with the network anyway,
             and augmentation takes 2 to 5 % of a step on one core.
-        workers: Processes that augment for a GPU.
+        workers: Processes that augment for a GPU; with 0 this process does.
 
     Returns:
         A loader that yields images, shape (b, 1, size, size), float32 in [0, 1], not yet mixed;

@@ -205,6 +205,9 @@ def find_by_name(texts: Iterable[str], roots: Sequence[Path]) -> Finder:
     Args:
         texts: All names or paths that the function may be called with.
         roots: The folders; members of their containers are found, too.
+
+    Raises:
+        UsageError: A root cannot be listed.
     """
     wanted = {_name(text) for text in texts}
     index: defaultdict[str, dict[tuple[int, int, int], Hit]] = defaultdict(dict)
@@ -236,7 +239,7 @@ def find_by_header(
         progress: Called with 1 after each file, also one that is no DICOM.
 
     Raises:
-        CxrbatchError: No process can be started.
+        CxrbatchError: No process can be started, or a root cannot be listed.
     """
     wanted = {key for key in keys if key}
     index: defaultdict[str, dict[tuple[int, int, int], Hit]] = defaultdict(dict)

@@ -64,9 +64,9 @@ def read_initial(path: Path, *, architecture: str) -> InitialWeights:
         architecture: "resnet18", "resnet34" or "resnet50".
 
     Raises:
-        CheckpointError: The file cannot be read; its weights are not finite, of another
-            architecture, or with a head of more than 32,768 classes; or the scores of the network
-            with these weights are not finite.
+        CheckpointError: The file cannot be read; its weights are unsound, of another architecture,
+            or with a head of more than 32,768 classes; or the scores of the network with these
+            weights are not finite.
     """
     card = _card(path)
     if card is not None and card.architecture != architecture:

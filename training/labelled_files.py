@@ -141,7 +141,7 @@ def collect_labels(
     series, study and accession that finds a file joins the labels of a source. A label without a
     file is a mismatch, and so are labels of one file that differ in class, patient or split. Images
     without a label are counted among the first million files below the roots, and folders of class
-    folders, that have a labelled file; members of containers are not counted.
+    folders, that have a labelled file, as `images_below` finds them.
 
     Args:
         sources: Where labels and files are.
@@ -152,7 +152,7 @@ def collect_labels(
 
     Raises:
         LabelError: A source cannot be read or used, or a root is no folder.
-        UsageError: Labels name images by hash alone, which files do not have.
+        UsageError: Only hashes may join labels, which no file has; or a root cannot be listed.
         CxrbatchError: No process can be started.
     """
     if missing := [root for root in sources.roots if not root.is_dir()]:

@@ -150,11 +150,12 @@ def refuse_mismatches(mismatches: Sequence[Mismatch]) -> None:
 def images_below(roots: Iterable[Path], known: set[tuple[int, int]]) -> Iterator[str]:
     """Yield the paths of images below folders, without decoding them; containers are not opened.
 
-    At most a million files are looked at; those that cannot be read are skipped. An image is a file
-    named *.dcm, *.png, *.jpg or *.jpeg, or one whose first bytes are those of such a file.
+    At most a million files are looked at; those that cannot be read, and names that start with a
+    dot, are skipped. An image is a file named *.dcm, *.png, *.jpg or *.jpeg in any case, or one
+    whose first bytes are those of such a file.
 
     Args:
-        roots: The folders; each is walked once.
+        roots: The folders; each is walked once, without following links to folders.
         known: Device and inode of files that are left out. Those of the yielded ones are added, as
             folders may overlap.
 

@@ -154,7 +154,7 @@ class SplitReport:
             if all files have the same source.
         equal: Number of the pairs of equal pictures inside a subset.
         near: Number of the pairs of nearly equal pictures inside a subset.
-        contradictions: Those of the pairs whose files have two labels.
+        contradictions: Pairs of files that are one picture with two labels.
         dropped: Paths that were left out because files of the same group are in another subset.
     """
 

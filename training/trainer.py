@@ -60,7 +60,7 @@ class TrainingOptions:
         epochs: Number of epochs, at most; each has `steps` batches.
         patience: Training stops after so many epochs in a row without a better one, as
             `best_epoch` compares them; None never stops it early.
-        draws: Images drawn per epoch, rounded up to whole batches; None: the training images.
+        draws: Images drawn per epoch, rounded up to whole batches; None: as many as train has.
         batch_size: Images per step, over all processes.
         learning_rate: Peak of the schedule.
         weight_decay: Decay of AdamW, on weights of convolutions and the head only.
@@ -260,8 +260,8 @@ class Trainer:
     def step(self, images: Tensor, truth: Tensor, shares: Tensor) -> Tensor:
         """Train on one batch: mix images, compute the loss, and update weights and average.
 
-        Gradients are averaged over the processes and clipped to a norm of 5. The learning rate
-        moves on by one step.
+        Gradients are averaged over the processes and clipped to a norm of 5. At fp16, infinite ones
+        leave the weights as they are. The learning rate moves on by one step.
 
         Args:
             images: This process's part of the batch, shape (n, 1, size, size), in [0, 1],
@@ -271,7 +271,7 @@ class Trainer:
                 when it is mixed with its partner.
 
         Returns:
-            The loss, a scalar on the device; the GPU may still be computing it.
+            The loss of the part, a scalar on the device; the GPU may still be computing it.
         """
         self._wrapped.train()
         mixed = mix(images.to(self._device, non_blocking=True), shares)

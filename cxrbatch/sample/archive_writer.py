@@ -63,7 +63,7 @@ class RasterFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """One image to draw; equal drawings in several files have equal pixels.
+    """One image to draw; files of equal drawings differ only in how they store them.
 
     Attributes:
         view: Function that draws it: `draw_frontal`, `draw_lateral` or `draw_forearm`.

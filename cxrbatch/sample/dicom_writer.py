@@ -59,7 +59,7 @@ class GreyEncoding:
         Args:
             drawing: Shape (rows, columns), in [0, 1]. If `voi` is NONE, 0 and 1 become the smallest
                 and largest value, 0 and `top`; else values about 5 % and 90 % of the way to `top`,
-            before they are inverted or signed.
+                before they are inverted or signed.
 
         Returns:
             Same shape: int16 if `signed`, else uint8 for 8 bits and uint16 for more.
@@ -194,7 +194,7 @@ def dicom_bytes(
 ) -> bytes:
     """Return drawings as the bytes of one DICOM file.
 
-    One drawing makes a CR or DX image, several make a multi-frame secondary capture.
+    One drawing makes a CR or DX image, several a multi-frame secondary capture.
 
     Args:
         drawings: One for each frame, each of shape (rows, columns) in [0, 1].

@@ -2,12 +2,14 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import shutil
 import subprocess
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from archivers import (
 from makers import make_dicom, ramp
 
 from cxrbatch.reading import radiograph
+from cxrbatch.reading.containers.compression import InflatedStream
 from cxrbatch.reading.containers.listing import is_container, list_members, open_member
 from cxrbatch.reading.outcomes import Flag, Outcome
 from cxrbatch.reading.radiograph import iterate_radiographs_bytes
@@ -208,6 +211,16 @@ def test_a_deflated_end_that_fills_the_buffer_is_no_early_end(tmp_path: Path) ->
             while opened.stream.read(7 if size < 1 << 20 else 4096):
                 pass
             opened.verify()
+
+
+def test_a_deflated_data_set_of_any_length_is_read_whole() -> None:
+    """Lengths just over a step: the decompressor has taken all input and still owes the rest."""
+    for size in range(1 << 18, (1 << 18) + 400):
+        deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+        packed = deflater.compress(bytes(size)) + deflater.flush()
+        stream = InflatedStream(io.BytesIO(packed), limit=1 << 20)
+        assert len(stream.read(1 << 20)) == size
+        stream.finish()
 
 
 def test_each_thread_reads_its_own_way(tmp_path: Path) -> None:

@@ -341,9 +341,10 @@ class InflatedStream(CachedSlice):
             raise ReadingError(Outcome.TOO_LARGE, "the deflated file inflates beyond the limit")
         while len(self._cache) < end and not self._inflater.eof:
             packed = self._inflater.unconsumed_tail or self._source.read(_INFLATE_STEP)
-            if not packed:
-                return
             try:
-                self._cache += self._inflater.decompress(packed, _INFLATE_STEP)
+                inflated = self._inflater.decompress(packed, _INFLATE_STEP)
             except zlib.error:
                 raise ReadingError(Outcome.CORRUPT, "the file cannot be inflated") from None
+            self._cache += inflated
+            if not packed and not inflated:  # without input zlib may still hold output
+                return

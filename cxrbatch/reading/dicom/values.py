@@ -201,13 +201,14 @@ def listed_numbers(dataset: Dataset, tag: int) -> tuple[list[float | None], bool
 
 def _leading_number(piece: str) -> tuple[float | None, bool]:
     """The number at the start of a text, and whether the text is more than a number."""
-    if _DECIMAL_COMMA.fullmatch(piece):
-        return float(piece.replace(",", ".")), True
+    has_comma = _DECIMAL_COMMA.fullmatch(piece) is not None
+    if has_comma:
+        piece = piece.replace(",", ".")
     match = _NUMBER.match(piece)
     if match is None or piece[match.end() :].startswith("_"):
         return None, False
-    value = float(match[0])
-    return (value, match.end() < len(piece)) if abs(value) < _LARGEST_NUMBER else (None, False)
+    value, is_odd = float(match[0]), has_comma or match.end() < len(piece)
+    return (value, is_odd) if abs(value) < _LARGEST_NUMBER else (None, False)
 
 
 def first_item(dataset: Dataset, tag: int) -> Dataset | None:

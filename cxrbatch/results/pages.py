@@ -185,6 +185,8 @@ class _CompactReader:
         self.at += 1
 
     def _value(self, kind: int, depth: int) -> object:
+        if depth > _DEEPEST:
+            raise ValueError("it is nested too deep")
         if kind in (_I16, _I32, _I64):
             return self._integer(16 << (kind - _I16))
         if kind == _STRUCT:
@@ -211,15 +213,15 @@ class _CompactReader:
         if count == 15:
             count = self._varint()
         self._count(count)
-        return [self._value(kind, depth) for _ in range(count)]
+        return [self._value(kind, depth + 1) for _ in range(count)]
 
     def _map(self, depth: int) -> None:
         count = self._varint()
         self._count(count)
         kinds = self._byte() if count else 0
         for _ in range(count):
-            self._value(kinds >> 4, depth)
-            self._value(kinds & 15, depth)
+            self._value(kinds >> 4, depth + 1)
+            self._value(kinds & 15, depth + 1)
 
     def _count(self, entries: int) -> None:
         self._left -= entries

@@ -223,6 +223,8 @@ def footer_of(folder: Path, content: bytes) -> Path:
     [
         (bytes([0x49, 0xFC, *[0xFF] * 5, 0x01]), TooLarge),  # a list of 2 billion structures
         (bytes([0x1C] * 5000), ValueError),  # structures inside of each other
+        (bytes([0x19] * 5000), ValueError),  # lists inside of each other
+        (bytes([0x1B, *[0x01, 0xBB] * 5000]), ValueError),  # maps inside of each other
         (bytes([0x18, 0xFF, 0xFF, 0xFF, 0x7F]), ValueError),  # a text beyond the end
         (bytes([0x16] + [0xFF] * 12), ValueError),  # a number without end
         (b"\x1f", ValueError),  # a type that there is not

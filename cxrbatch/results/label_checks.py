@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxrbatch.errors import LabelError
-from cxrbatch.results.columns import accession_key, patient_secret, secret_file
+from cxrbatch.results.columns import accession_key, patient_secret
 from cxrbatch.results.label_names import (
     ACCESSION_NUMBER,
     KEYS,
@@ -142,8 +142,8 @@ class CheckedLabels:
         secret = patient_secret()
         if secret is None:
             raise LabelError(
-                f"{self._file} names images by accession number, and the patient secret "
-                f"{secret_file()} cannot be read; mend it, or choose another column with --by"
+                f"{self._file} names images by accession number, and the patient secret cannot be "
+                "read; set XDG_CONFIG_HOME to where it is, or choose another column with --by"
             )
         return numbers.map(lambda number: accession_key(number, secret) or "").astype("string")
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from cxrbatch.errors import LabelError
 from cxrbatch.files import shown
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.results.columns import patient_secret, secret_file, secret_id
+from cxrbatch.results.columns import patient_secret, secret_id
 from cxrbatch.results.frames import Results, names_of_rows, positions
 from cxrbatch.results.label_checks import CONSISTENT, once_each
 from cxrbatch.results.label_files import LabelOptions, LoadedLabels, listed, load
@@ -42,7 +42,6 @@ class JoinedLabels:
         unlabelled: Number of rows of the file without a label.
         unnamed: Number of rows with a label and nothing, or a placeholder, for what joins them.
         repeated: Number of rows with a label that name what an earlier one names.
-        nameless: The same number as `unnamed`.
         numbers: Label as written -> index of its class in the table, or -1.
     """
 
@@ -56,7 +55,6 @@ class JoinedLabels:
     unlabelled: int
     unnamed: int
     repeated: int
-    nameless: int
     numbers: Mapping[str, int]
 
     @property
@@ -128,7 +126,7 @@ class JoinedLabels:
             scored: Shape (rows of the table,): whether the row has scores.
         """
         named, of = int((self.label_of_row >= 0)[scored].sum()), int(scored.sum())
-        labels = len(self.labels) + self.nameless
+        labels = len(self.labels) + self.unnamed
         if 2 * self.matched < labels and 2 * named < of:
             yield (
                 f"only {self.matched:,} of {labels:,} labels name a row of the table, and only "
@@ -144,15 +142,13 @@ class JoinedLabels:
                 f"one label per {self.by} is given to each of its images: {self.matched:,} labels, "
                 f"{images:,} images"
             )
-        if self.nameless:
-            yield (
-                f"labels whose {self.by.replace('_', ' ')} is blank or a placeholder, which are "
-                f"not used: {self.nameless:,}"
-            )
         if self.unlabelled:
             yield f"rows without a label, which are not used: {self.unlabelled:,}"
         if self.unnamed:
-            yield f"rows that name no image by {self.by}, which are not used: {self.unnamed:,}"
+            yield (
+                f"rows whose {self.by.replace('_', ' ')} is blank or a placeholder, which are not "
+                f"used: {self.unnamed:,}"
+            )
         if self.repeated:
             yield f"rows that repeat an earlier row, which count once: {self.repeated:,}"
         if unused := self.loaded.unused:
@@ -206,7 +202,6 @@ def join(results: Results, loaded: LoadedLabels, by: str | None) -> JoinedLabels
         unlabelled=len(loaded.frame) - len(known),
         unnamed=len(known) - len(names),
         repeated=len(names) - len(labels),
-        nameless=len(known) - len(names),
         numbers=numbers,
     )
 
@@ -219,7 +214,7 @@ def _to_try(results: Results, loaded: LoadedLabels, by: str | None) -> list[str]
         if not tried:
             raise LabelError(
                 f"{results.name} has no accession keys, or they were made under another patient "
-                f"secret than {secret_file()}: score again with this secret, or name images in "
+                f"secret than this user's: score again with this secret, or name images in "
                 f"{loaded.name} by another column, see --by"
             )
     return tried

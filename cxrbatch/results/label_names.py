@@ -245,7 +245,7 @@ def describe_header(header: Sequence[str], wanted: WantedColumns) -> str:
     count = f"{len(header)} columns" if len(header) != 1 else "1 column"
     words = [name for name in header if meaning_of(name) or name in wanted.classes]
     odd = {name for name in header if _NO_NAME.intersection(name) and not role_of(name)} - {*words}
-    are_words = not words and all(name.replace("_", "").isalpha() for name in header)
+    are_words = header and not words and all(n.replace("_", "").isalpha() for n in header)
     if (wanted.count_in(header) <= bool(odd) and not are_words) or len(words) == 1:
         return f"{count} and no known header" if header else "no columns"
     names = ["…" if name in odd else shown(name) for name in header[:_MOST_NAMED]]

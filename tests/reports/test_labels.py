@@ -167,7 +167,7 @@ def test_accession_numbers_that_join_nothing_or_are_placeholders_are_told(
     truth = find_truth(Results(table), labels)
     assert truth is not None
     assert truth.labels == 2
-    note = "labels whose accession is blank or a placeholder, which are not used: 2"
+    note = "rows whose accession is blank or a placeholder, which are not used: 2"
     assert note in truth.notes
     labels["accession"] = ["1", "2", "3", "4"]
     with pytest.raises(LabelError, match="compared as text, with zeros in front"):

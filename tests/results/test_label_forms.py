@@ -237,7 +237,7 @@ def test_rows_without_what_joins_are_counted(tmp_path: Path, films: pd.DataFrame
     half.to_csv(tmp_path / "labels", index=False)
     lines = [*describe_labels(tmp_path / "t.parquet", tmp_path / "labels", LabelOptions())]
     assert ("joined", "32 of 32 labels by path (path 32, name 32, sop 16)") in lines
-    assert ("", "rows that name no image by path, which are not used: 16") in lines
+    assert ("", "rows whose path is blank or a placeholder, which are not used: 16") in lines
 
 
 def test_accession_numbers_under_another_secret_are_told(

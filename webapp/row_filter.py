@@ -61,10 +61,10 @@ class RowFilter:
         """Return the filter as query parameters of an address, which `parse_filter` reads again.
 
         Parameters without a condition are left out: the result is empty for all rows in the table's
-        order. Bounds are rounded to six digits.
+        order. Bounds keep all their digits.
         """
         right = {None: "", True: "yes", False: "no"}[self.right]
-        bounds = {f"{side}[{name}]": f"{bound:g}" for side, name, bound in self.bounds}
+        bounds = {f"{side}[{name}]": _text_of(bound) for side, name, bound in self.bounds}
         before = {**dict(self.equal), "flag": self.flag, "right": right, "path": self.path}
         arguments = {**before, **bounds, "sort": self.sort}
         return {name: text for name, text in arguments.items() if text}
@@ -189,6 +189,11 @@ def is_labelled(table: Table) -> bool:
 def quote_column(column: str) -> str:
     """Return a column's name in double quotes, so that SQL takes it for nothing but a name."""
     return '"' + column.replace('"', '""') + '"'
+
+
+def _text_of(bound: float) -> str:
+    """The shortest text that is read again as this number."""
+    return repr(bound).removesuffix(".0")
 
 
 def _bounds(given: dict[str, str], table: Table) -> Iterator[tuple[str, str, float]]:

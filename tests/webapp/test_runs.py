@@ -76,6 +76,12 @@ def test_a_filter_selects_the_matching_rows(
     assert f"<strong>{len(expected)}</strong>" in page.text
 
 
+def test_links_of_a_page_keep_all_digits_of_a_bound(client: FlaskClient, run_id: str) -> None:
+    page = client.get(f"/runs/{run_id}/rows?min[Normal]=0.123456789&max[Normal]=1").text
+    assert "=0.123456789" in page
+    assert "=0.123457" not in page
+
+
 @pytest.mark.parametrize("column", ["p_Normal", "path", "prediction", "file_size"])
 @pytest.mark.parametrize("sign", ["", "-"])
 def test_rows_are_sorted_and_split_into_pages(

@@ -5,6 +5,7 @@ of an older minor version are read as if they had today's columns.
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -175,7 +176,8 @@ def open_table(path: Path) -> Table:
             another type, its footer or provenance is too large, or states more rows than a file of
             its size may have.
     """
-    if path.exists() and not path.is_file():
+    # Not by `Path.exists`, which raises errors of its own, as for a name that is too long.
+    if os.path.exists(path) and not os.path.isfile(path):
         raise TableError(f"cannot open table {path}: it is no regular file; name a file")
     try:
         with open_bounded(path) as file:

@@ -183,10 +183,12 @@ def merge_parts(output: Path, parts: Sequence[Path]) -> Counts:
         The counts of the joined table.
 
     Raises:
-        UsageError: A table is not a part, a part is missing or given twice, or the parts differ in
-            anything that decides their rows, such as archive, checkpoint or recipe.
+        UsageError: There are no parts, a table is no part, one is missing or given twice, or they
+            differ in anything that decides their rows, such as archive, checkpoint or recipe.
         TableError: A part cannot be read, or the output cannot be written.
     """
+    if not parts:
+        raise UsageError("no parts are given; name the tables of all parts")
     tables = _in_order([open_table(path) for path in parts])
     common = _common(tables[0])
     for table in tables[1:]:

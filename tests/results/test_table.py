@@ -345,6 +345,11 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         open_table(tmp_path / "pipe")
 
 
+def test_a_name_that_no_file_can_have_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="cannot open table"):
+        open_table(tmp_path / ("n" * 300))
+
+
 def test_a_table_that_vanished_is_an_error(tmp_path: Path) -> None:
     table = open_table(write(tmp_path / "t.parquet"))
     os.unlink(table.path)

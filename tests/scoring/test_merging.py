@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from cxrbatch.cli import main
+from cxrbatch.errors import UsageError
 from cxrbatch.results.table import open_table
+from cxrbatch.scoring.existing_tables import merge_parts
 
 FILES = 9
 
@@ -50,6 +52,11 @@ def test_parts_join_to_the_bytes_of_one_run(score: Score, tmp_path: Path, of: in
     assert main(["merge", str(tmp_path / "merged.parquet"), *parts]) == 0
     assert (tmp_path / "merged.parquet").read_bytes() == whole.read_bytes()
     assert not (tmp_path / "merged.parquet.partial").exists()
+
+
+def test_no_parts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no parts are given"):
+        merge_parts(tmp_path / "merged.parquet", [])
 
 
 def test_what_does_not_go_together_is_refused(

@@ -165,13 +165,15 @@ def stable_uid(*parts: object) -> uids.UID:
 
 
 def person_header(person: Person, *, study: int, instance: str) -> Dataset:
-    """Make a header with patient, study and series elements and fixed dates, without pixels.
+    """Make a header with patient, study and series elements, without pixels.
+
+    The study date is made from the numbers of person and study; the time is noon.
 
     Args:
         person: Who was drawn.
         study: Number of the study, from 1.
-        instance: Name of the object within the study; its UIDs are made from it, from the study and
-            from the person's number, so equal arguments give equal UIDs.
+        instance: Name of the object within the study. The UIDs of series and object are made from
+            it, the study and the person's number, that of the study from the latter two.
     """
     header = Dataset()
     header.SpecificCharacterSet = "ISO_IR 192"

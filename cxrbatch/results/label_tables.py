@@ -244,7 +244,7 @@ def _filled(
     sheet: "ReadOnlyWorksheet", first: int, last: int, width: int
 ) -> Iterator[tuple[int, tuple[object, ...]]]:
     """Yield the number and the values of each row that is not empty, all of one width."""
-    rows = sheet.iter_rows(first, last, 1, width, values_only=True)  # type: ignore[misc]
+    rows = sheet.iter_rows(first, last, 1, width, values_only=True)  # type: ignore[misc]  # the stubs say Worksheet
     for number, values in enumerate(rows, first):
         if values.count(None) < len(values):
             yield number, values

@@ -336,8 +336,7 @@ def memory(name):
     found = re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())
     return int(found[1]) << 10
 
-# From here on the peak is counted: proc_pid_clear_refs(5).
-Path("/proc/self/clear_refs").write_text("5")
+Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here: proc_pid_clear_refs(5)
 before = memory("VmRSS")
 (reading,) = read_radiographs(sys.argv[1], ReadingOptions(least_size=eval(sys.argv[2])))
 assert reading.image is not None

@@ -113,7 +113,7 @@ def test_a_container_that_is_none_says_so(tmp_path: Path) -> None:
 def test_one_modality_or_several_may_be_given_in_any_collection(
     modalities: object, tmp_path: Path
 ) -> None:
-    options = ReadingOptions(modalities=modalities)  # type: ignore[arg-type]
+    options = ReadingOptions(modalities=modalities)  # type: ignore[arg-type]  # of any type
     path = tmp_path / "film.dcm"
     for modality, outcome in (("XA", Outcome.SCORED), ("CT", Outcome.NOT_A_RADIOGRAPH)):
         path.write_bytes(make_dicom(ramp(), modality=modality))
@@ -133,6 +133,6 @@ def test_one_modality_or_several_may_be_given_in_any_collection(
 )
 def test_options_of_reading_that_cannot_be_are_refused(name: str, value: object) -> None:
     with pytest.raises(UsageError, match=f"^{name} is ") as refused:
-        ReadingOptions(**{name: value})  # type: ignore[arg-type]
+        ReadingOptions(**{name: value})  # type: ignore[arg-type]  # wrong types
     assert "give" in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from archivers import (
@@ -32,6 +33,7 @@ from cxrbatch.reading.containers.tar import is_tar_header
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.reading.radiograph import iterate_radiographs_bytes
 
+Mode = Literal["w", "w:gz", "w:bz2", "w:xz"]
 FILES = {"a/film.dcm": DICOM, "a/film.png": PNG, "note": b"a note" * 300}
 OTHERS = {"b/film.dcm": DICOM, "b/film.png": PNG}
 SCORED = {b"a/film.dcm": "scored", b"a/film.png": "scored", b"note": "not_an_image"}
@@ -190,9 +192,9 @@ def test_tars_of_two_kinds_that_follow_each_other_are_told(
         assert outcomes(path) == SCORED | {b"": "corrupt"}
 
 
-def linked_tar(path: Path, entries: list[tuple[str, bytes | str]], mode: str = "w") -> bytes:
+def linked_tar(path: Path, entries: list[tuple[str, bytes | str]], mode: Mode = "w") -> bytes:
     """A tar of files, by their content, and hard links, by the name of their target."""
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+    with tarfile.open(path, mode) as archive:
         for name, content in entries:
             entry = tarfile.TarInfo(name)
             if isinstance(content, str):

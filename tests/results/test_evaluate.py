@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -199,11 +200,11 @@ def of_path(path: object) -> pd.DataFrame:
     ],
 )
 def test_wrong_types_of_labels_are_told_by_the_name_of_the_argument(
-    table: Path, wrong: dict[str, object], message: str
+    table: Path, wrong: dict[str, Any], message: str
 ) -> None:
     for figures in (evaluate, headline):
         with pytest.raises(CxrbatchError, match=message) as caught:
-            figures(table, **{"labels": table.with_name("l.csv"), **wrong})  # type: ignore[arg-type]
+            figures(table, **{"labels": table.with_name("l.csv"), **wrong})
         assert "--" not in str(caught.value)
 
 

@@ -2,125 +2,25 @@
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tables import CLASSES, DOCUMENTED, PROVENANCE, SIZE, refused, scored_row, write
 
 from cxrbatch.errors import TableError, UsageError
 from cxrbatch.reading.readings import HeaderFacts
 from cxrbatch.results.columns import (
     FACTS,
     PROVENANCE_KEY,
-    SCHEMA_VERSION,
     ImageScores,
-    Row,
-    facts_of,
     record_batch,
     table_schema,
 )
-from cxrbatch.results.table import Table, open_table
-
-CLASSES = ("Normal", "COVID-19", "Viral Pneumonia")
-SIZE = 2
-PROVENANCE: dict[str, Any] = {
-    "schema_version": SCHEMA_VERSION,
-    "classes": list(CLASSES),
-    "heatmap_size": SIZE,
-    "recipe": "abc",
-}
-
-# The table of design.md, in its order.
-DOCUMENTED = [
-    *("path", "frame", "file_size", "file_modified_ns", "format"),
-    *("outcome", "detail"),
-    "prediction",
-    *("p_Normal", "p_COVID-19", "p_Viral Pneumonia"),
-    *("logit_Normal", "logit_COVID-19", "logit_Viral Pneumonia"),
-    *("heatmaps", "heatmap_scale"),
-    *("image_hash", "dhash"),
-    *("image_flags", "ood_score"),
-    *("sop_instance_uid", "series_instance_uid", "study_instance_uid"),
-    *("patient_key", "accession_key"),
-    *("modality", "body_part", "view_position", "laterality", "patient_sex", "patient_age_bin"),
-    *("manufacturer", "model_name", "photometric", "transfer_syntax", "presentation_intent"),
-    *("rows", "columns", "bits_stored", "voi_source"),
-]
-
-
-def scored_row() -> tuple[Row, ImageScores]:
-    facts = HeaderFacts(
-        modality="DX",
-        rows=2500,
-        columns=2048,
-        bits_stored=12,
-        patient_id="SECRET",
-        accession_number="SECRET-2",
-        voi_source="lut",
-    )
-    row = Row(
-        path="a/b\\xff.dcm",
-        frame=3,
-        file_size=2**40,
-        file_modified_ns=2**60,
-        format="dicom",
-        outcome="scored",
-        detail="",
-        image_hash="0f" * 16,
-        dhash="f" * 16,
-        image_flags=("lateral", "lossy"),
-        patient_key="k1",
-        accession_key="k2",
-        facts=facts_of(facts),
-    )
-    scores = ImageScores(
-        logits=np.array([-1.5, 3.25, 0.1], np.float32),
-        probabilities=np.array([0.1, 0.7, 0.2], np.float32),
-        heatmaps=bytes(range(12)),
-        heatmap_scale=0.5,
-    )
-    return row, scores
-
-
-def unscored_row() -> Row:
-    return Row(
-        path="notes.txt",
-        frame=0,
-        file_size=0,
-        file_modified_ns=0,
-        format="other",
-        outcome="not_an_image",
-        detail="the file is empty",
-        image_hash=None,
-        dhash=None,
-        image_flags=(),
-        patient_key=None,
-        accession_key=None,
-        facts=facts_of(HeaderFacts()),
-    )
-
-
-def write(path: Path, *, provenance: object = PROVENANCE, schema: pa.Schema | None = None) -> Path:
-    """Write a table of two rows; `provenance` as JSON, or as it is where it is bytes."""
-    full = table_schema(CLASSES, heatmap_size=SIZE)
-    batch = record_batch([scored_row(), (unscored_row(), None)], classes=CLASSES, schema=full)
-    table = pa.Table.from_batches([batch], full).select((schema or full).names)
-    text = provenance if isinstance(provenance, bytes) else json.dumps(provenance).encode()
-    pq.write_table(table.replace_schema_metadata({PROVENANCE_KEY: text}), path)
-    return path
-
-
-def refused(path: Path) -> str:
-    with pytest.raises(TableError) as caught:
-        open_table(path)
-    assert str(caught.value).isprintable()
-    assert len(str(caught.value)) < 1000
-    return str(caught.value)
+from cxrbatch.results.table import open_table
 
 
 def test_columns_are_those_of_the_design() -> None:
@@ -370,53 +270,3 @@ def test_a_few_rows_come_in_the_order_asked_for(tmp_path: Path) -> None:
     for rows, wrong in (([0, -1], -1), ([100], 100)):
         with pytest.raises(UsageError, match=f"row {wrong} is not one of the table's rows, 0 to 9"):
             table.take(rows, ["frame"])
-
-
-# Tables of an older schema
-
-
-@pytest.fixture
-def twins(tmp_path: Path, write_as_older: Callable[..., None]) -> tuple[Table, Table]:
-    """A table of today and the same rows as schema 2.1 had them."""
-    write_as_older(write(tmp_path / "older.parquet"))
-    return open_table(tmp_path / "older.parquet"), open_table(write(tmp_path / "t.parquet"))
-
-
-def test_an_older_table_gives_the_rows_of_today_without_the_key(
-    twins: tuple[Table, Table],
-) -> None:
-    older, today = twins
-    assert (older.is_older, today.is_older) == (True, False)
-    assert older.columns == today.columns
-    expected = [{**row, "accession_key": None} for row in today.read(today.columns).to_pylist()]
-    assert older.read(older.columns).to_pylist() == expected
-    (group,) = older.row_groups()
-    assert group.to_pylist() == expected
-    assert group.schema.remove_metadata() == table_schema(CLASSES, heatmap_size=SIZE)
-    assert older.take([1, 0, 1], DOCUMENTED).to_pylist() == [
-        {name: expected[row][name] for name in DOCUMENTED} for row in (1, 0, 1)
-    ]
-    older.check_texts()
-
-
-@pytest.mark.parametrize("name", ["accession_key", "dhash", "image_flags", "path"])
-def test_one_column_of_an_older_table_is_read_alone(twins: tuple[Table, Table], name: str) -> None:
-    found, expected = (table.read([name]).to_pydict() for table in twins)
-    assert found == ({name: [None, None]} if name == "accession_key" else expected)
-
-
-def test_the_old_names_are_no_columns(twins: tuple[Table, Table]) -> None:
-    for table in twins:
-        assert "flags" not in table.columns
-    with pytest.raises(TableError):
-        twins[1].read(["flags"])
-
-
-def test_an_older_table_without_an_old_column_is_refused(twins: tuple[Table, Table]) -> None:
-    rows = pq.read_table(twins[0].path)
-    pq.write_table(rows.drop_columns("flags"), twins[0].path)
-    assert "lacks the column 'flags'" in refused(twins[0].path)
-    pq.write_table(rows, twins[1].path)
-    made = json.dumps({**PROVENANCE, "schema_version": "2.2"})
-    pq.write_table(rows.replace_schema_metadata({PROVENANCE_KEY: made}), twins[1].path)
-    assert "dhash, or it has" in refused(twins[1].path).replace("'", "")

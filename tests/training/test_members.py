@@ -4,6 +4,7 @@ import io
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from calls import FAST, collect
@@ -19,6 +20,7 @@ from cxrbatch.training.cache import prepare_inputs
 from cxrbatch.training.labelled_files import CollectedLabels
 from cxrbatch.training.mismatches import MismatchReason
 
+Mode = Literal["w", "w:gz", "w:bz2", "w:xz"]
 RECIPE = Recipe(size=32)
 
 
@@ -37,9 +39,9 @@ def write_zip(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+def write_tar(path: Path, members: dict[str, bytes], mode: Mode = "w") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+    with tarfile.open(path, mode) as archive:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)

@@ -12,7 +12,7 @@ from flask import Flask
 from cxrbatch.cli import main
 from cxrbatch.results.analysis import analyse
 from cxrbatch.results.evaluation import headline
-from cxrbatch.results.label_files import LabelOptions
+from cxrbatch.results.label_files import AS_USUAL, LabelOptions
 from cxrbatch.webapp.app import close_app, create_app
 from cxrbatch.webapp.library import get_service
 from cxrbatch.webapp.runs import Evaluations
@@ -36,14 +36,14 @@ def written(path: Path, rows: range, *, first: str = "Normal", column: str = "Da
 
 
 @contextmanager
-def labelled_app(folder: Path, labels: Path, **options: str) -> Iterator[Flask]:
+def labelled_app(folder: Path, labels: Path, options: LabelOptions = AS_USUAL) -> Iterator[Flask]:
     """An app that evaluates its tables with a file of labels."""
     app = create_app(
         folder,
         token=TOKEN,
         hosts=allowed_hosts("127.0.0.1"),
         labels=labels,
-        label_options=LabelOptions(**options),  # type: ignore[arg-type]  # texts alone
+        label_options=options,
     )
     try:
         yield app
@@ -131,7 +131,7 @@ def test_labels_that_do_not_fit_a_table_are_told_on_its_page(
 
 def test_options_say_which_columns_are_read(folder: Path, tmp_path: Path) -> None:
     labels = written(tmp_path / "labels.csv", range(12), column="Spalte 7")
-    with labelled_app(folder, labels, path_column="Spalte 7", by="path") as app:
+    with labelled_app(folder, labels, LabelOptions(path_column="Spalte 7", by="path")) as app:
         assert "12; each names a row" in page_of(app)
 
 

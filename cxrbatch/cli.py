@@ -52,7 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Show a checkpoint's card, or import weights.",
     ),
     "train": (
-        "cxrbatch.training.train:command",
+        "cxrbatch.training.command:command",
         "Train a model on class folders or files of labels.",
     ),
     "report": (

@@ -7,8 +7,10 @@ best epoch (`dataset`, `augment`, `trainer`, `loop`, `distributed`, `initial`, `
 calibrated on val and evaluated on test (`fitting`, `model_evaluation`). Out go the checkpoint, the
 split, curves and a results table (`outputs`).
 
-    train          the public function `train`, and the command `cxrbatch train`, which calls it
+    train          the public function `train`
+    command        the command `cxrbatch train`, which calls it
     pipeline       the steps of a training in their order, and the files beside the checkpoint
+    run_files      paths of the files that a training writes, and what may be replaced
     console        messages, progress bars and figures at the terminal
     labelled_files labels of all sources, each joined with its files
     file_index     finds the files that labels name: by path, name or header, also in zips and tars

@@ -1,15 +1,15 @@
 """The steps of a training: labels, images, split, network, and the files beside the checkpoint."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from cxrbatch.errors import LabelError, UsageError
-from cxrbatch.files import check_output, writing
+from cxrbatch.errors import LabelError
+from cxrbatch.files import writing
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.network import model_of, save_checkpoint
@@ -31,14 +31,13 @@ from cxrbatch.training.outputs import (
     write_curves,
     write_results,
 )
+from cxrbatch.training.run_files import RunFiles
 from cxrbatch.training.split import Split, check_split, join_patients, split_files
 from cxrbatch.training.split_report import LeakError, write_leaks
 from cxrbatch.training.store import remove_stores
 from cxrbatch.training.trainer import TrainingOptions, TrainingSetup
 
 _MAX_UNREADABLE = 0.05
-_BESIDE = ("split.csv", "augmented.png", "curves.svg", "results.parquet")
-_LEAKS = "leaks.csv"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +46,8 @@ class TrainingRun:
 
     Attributes:
         sources: Where labels and files are, and the order of the classes.
-        mismatches: File to list labels and files in that do not match; None lists none.
         check_only: Only show how labels and files fit; write nothing.
-        output: The checkpoint to write.
+        files: Paths of what is written, and whether what is there may be replaced.
         name: Name in the checkpoint's card.
         limits: Sentences for the card about what the data cannot show.
         options: Options that decide the weights.
@@ -59,15 +57,12 @@ class TrainingRun:
         workers: Processes that read, and that augment for a GPU.
         device: The device that trains and evaluates.
         drop_leaks: Leave out files whose patient or picture a given split has in another subset.
-        resume: Continue a stopped training.
-        overwrite: Replace the outputs and, without `resume`, delete a stopped training's states.
         console: Shows messages and progress.
     """
 
     sources: LabelSources
-    mismatches: Path | None
     check_only: bool
-    output: Path
+    files: RunFiles
     name: str
     limits: Sequence[str]
     options: TrainingOptions
@@ -77,31 +72,12 @@ class TrainingRun:
     workers: int
     device: torch.device
     drop_leaks: bool
-    resume: bool
-    overwrite: bool
     console: Console
-
-    @property
-    def folder(self) -> Path:
-        """Folder for states, best checkpoint and, without `cache`, decoded images.
-
-        It lies beside `output`: m.training for m.safetensors. It need not exist.
-        """
-        return states.training_folder(self.output)
 
     @property
     def recipe(self) -> Recipe:
         """Size and geometry of the network's inputs, from the options."""
         return Recipe(size=self.options.size, geometry=self.options.geometry)
-
-    @property
-    def continues(self) -> bool:
-        """Whether `resume` is true and `folder` contains a stopped training."""
-        return self.resume and states.holds_run(self.folder)
-
-    def beside(self, ending: str) -> Path:
-        """Return the path of a file beside the checkpoint: of m.safetensors, m.`ending`."""
-        return self.output.with_name(f"{self.output.stem}.{ending}")
 
     def execute(self) -> TrainingResult:
         """Train, and write the checkpoint and the files beside it; if `check_only`, check labels.
@@ -118,19 +94,22 @@ class TrainingRun:
         check_texts(self.name, self.limits)
         if self.check_only:
             return self._check()
-        check_output(self.output, overwrite=self.overwrite or self.continues)
-        self._check_sources([*self.sources.data, self.init, *self.teachers])
+        self.files.check_output()
+        self.files.check_sources([*self.sources.data, self.init, *self.teachers])
         initial = None
         if self.init:
             initial = read_initial(self.init, architecture=self.options.architecture)
         teachers = [load_checkpoint(path) for path in self.teachers]
         with (
             process_group(self.device) as group,
-            states.locked_folder(self.folder) if group.leads else nullcontext(),
+            states.locked_folder(self.files.folder) if group.leads else nullcontext(),
         ):
             group.part_size(self.options.batch_size)  # or it would be refused after the reading
             if group.leads:
-                self._make_way(teachers)
+                self.files.make_way(
+                    lambda: options_fingerprint(self.options, self.recipe, teachers),
+                    self.console.say,
+                )
                 return self._execute(group, initial, teachers)
             return replace(self, console=Console(enabled=False))._execute(group, initial, teachers)
 
@@ -144,8 +123,8 @@ class TrainingRun:
             options=self.options,
             device=self.device,
             teachers=teachers,
-            folder=self.folder,
-            resume=self.resume,
+            folder=self.files.folder,
+            resume=self.files.resume,
             group=group,
             workers=self.workers,
         )
@@ -158,37 +137,9 @@ class TrainingRun:
         return self._result(None if checkpoint is None else checkpoint.card, data.unreadable)
 
     def _result(self, card: Card | None, unreadable: Sequence[UnreadableFile]) -> TrainingResult:
-        results, split = self.beside("results.parquet"), self.beside("split.csv")
-        return TrainingResult(self.output, results, split, card, tuple(unreadable))
-
-    def _written(self) -> list[Path]:
-        listed = [] if self.mismatches is None else [self.mismatches]
-        return [self.output, *listed, *map(self.beside, (*_BESIDE, _LEAKS))]
-
-    def _check_sources(self, sources: Iterable[Path | None]) -> None:
-        """Refuse to replace a file that is read, also with `overwrite`."""
-        read = set(_inodes(filter(None, sources)))
-        for path in self._written():
-            if read.intersection(_inodes([path])):
-                raise UsageError(f"{path} is to be read and would be replaced; choose another -o")
-
-    def _make_way(self, teachers: Sequence[Checkpoint]) -> None:
-        """Check what a stopped training and earlier runs left; remove it with `overwrite`."""
-        if self.continues:
-            prints = options_fingerprint(self.options, self.recipe, teachers)
-            states.check_state(self.folder, fingerprint=prints)
-        if not states.holds_run(self.folder):
-            if self.resume:
-                self.console.say("nothing to go on with: starting from the first epoch")
-        elif not self.resume:
-            if not self.overwrite:
-                raise states.stopped_training(self.folder)
-            states.clear_states(self.folder)
-        for ending in _BESIDE:
-            check_output(self.beside(ending), overwrite=self.overwrite or self.resume)
-        if self.mismatches is not None:
-            check_output(self.mismatches, overwrite=self.overwrite or self.resume)
-        check_output(self.beside(_LEAKS), overwrite=True)
+        beside = self.files.beside
+        results, split = beside("results.parquet"), beside("split.csv")
+        return TrainingResult(self.files.output, results, split, card, tuple(unreadable))
 
     def _prepare(
         self, initial: InitialWeights | None, teachers: Sequence[Checkpoint], *, leads: bool
@@ -211,9 +162,9 @@ class TrainingRun:
         return labels, data
 
     def _collect(self, *, leads: bool) -> CollectedLabels:
-        listing = self.mismatches
+        listing = self.files.mismatches
         labels = self._collected(all_unlabelled=listing is not None and leads)
-        self._check_sources(Path(os.fsdecode(file.path)) for file in labels.located)
+        self.files.check_sources(Path(os.fsdecode(file.path)) for file in labels.located)
         if listing is not None and leads:
             write_mismatches(labels.mismatches, labels.unlabelled_paths, listing)
         self.console.say(*(f"{title}: {text}" for title, text in labels.notes))
@@ -246,7 +197,7 @@ class TrainingRun:
                 labels.located,
                 recipe=self.recipe,
                 workers=self.workers,
-                folder=self.cache or self.folder,
+                folder=self.cache or self.files.folder,
                 progress=self.console.advance,
             )
         unreadable = inputs.unreadable(labels.files)
@@ -269,8 +220,8 @@ class TrainingRun:
                 patients=patients.counts,
             )
         except LeakError as error:
-            write_leaks(error.leaks, self.beside(_LEAKS))
-            self.console.say(f"all leaks are listed in {self.beside(_LEAKS)}")
+            write_leaks(error.leaks, self.files.leaks)
+            self.console.say(f"all leaks are listed in {self.files.leaks}")
             raise
 
     def begin(self, data: TrainingData) -> None:
@@ -284,10 +235,10 @@ class TrainingRun:
             TableError: A file cannot be written.
         """
         if not data.split.report.dropped:
-            write_leaks([], self.beside(_LEAKS))
-        data.split.write(self.beside("split.csv"))
+            write_leaks([], self.files.leaks)
+        data.split.write(self.files.beside("split.csv"))
         write_contact_sheet(
-            self.beside("augmented.png"),
+            self.files.beside("augmented.png"),
             data.subsets["train"],
             classes=data.classes,
             flip=self.options.flip,
@@ -298,13 +249,13 @@ class TrainingRun:
         """Write curves, results and the checkpoint, which comes last: it stands for all."""
         summary = checkpoint.card.training
         history = [EpochMetrics(**epoch) for epoch in summary["history"]]
-        write_curves(self.beside("curves.svg"), history)
-        partial = self.folder / "finished.safetensors"
+        write_curves(self.files.beside("curves.svg"), history)
+        partial = self.files.folder / "finished.safetensors"
         model = model_of(checkpoint.tensors, checkpoint.card.architecture)
         save_checkpoint(partial, model=model, card=checkpoint.card, features=checkpoint.features)
-        table = self.beside("results.parquet")
+        table = self.files.beside("results.parquet")
         pairs = zip(data.split.files, labels.located, strict=True)
-        with writing(self.output):
+        with writing(self.files.output):
             write_results(
                 table,
                 [(label, file) for label, file in pairs if label.split in ("val", "test")],
@@ -314,19 +265,11 @@ class TrainingRun:
                 device=self.device,
                 precision=self.options.precision,
             )
-            partial.replace(self.output)
-        states.clear_states(self.folder)
+            partial.replace(self.files.output)
+        states.clear_states(self.files.folder)
         if self.cache is None:
-            remove_stores(self.folder)
-        self.console.result(summary, checkpoint=self.output, table=table)
-
-
-def _inodes(paths: Iterable[Path]) -> Iterator[tuple[int, int]]:
-    """Device and inode of the paths that exist: they identify a file under any name."""
-    for path in paths:
-        with suppress(OSError):
-            state = path.stat()
-            yield state.st_dev, state.st_ino
+            remove_stores(self.files.folder)
+        self.console.result(summary, checkpoint=self.files.output, table=table)
 
 
 class _Listener(TrainingListener):

@@ -1,11 +1,13 @@
 """Changes are mild, repeatable and in range, and never mirror a chest unless told to."""
 
+import io
 import math
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import kstest
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -15,11 +17,13 @@ from cxrbatch.training.augment import (
     BRIGHTNESS,
     CONTRAST,
     GAMMA,
+    JPEG_QUALITY,
     NOISE,
     ROTATION,
     SCALE,
     SHIFT,
     RandomGamma,
+    RandomJpeg,
     augmentation,
     kept_random_state,
 )
@@ -165,10 +169,25 @@ def test_gamma_stays_in_its_range_and_keeps_black_and_white() -> None:
     assert 1.3 < gammas.max() <= GAMMA[1] + 1e-4
 
 
+def test_jpeg_is_that_of_some_quality_in_its_range() -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
+    possible = set()
+    for quality in range(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1):
+        Image.fromarray(grey).save(file := io.BytesIO(), "JPEG", quality=quality)
+        possible.add(np.array(Image.open(file)).tobytes())
+    transform = RandomJpeg(*JPEG_QUALITY)
+    with kept_random_state():
+        torch.manual_seed(0)
+        found = {transform(torch.from_numpy(grey)[None]).numpy().tobytes() for _ in range(60)}
+    assert found <= possible
+    assert len(found) > 20
+
+
 def test_the_ranges_are_part_of_what_names_the_augmentation() -> None:
     """A change of any range refuses to resume an older training."""
     text = repr(augmentation(flip=False))
-    for value in (ROTATION, *SCALE, SHIFT, *BLUR, *GAMMA, NOISE, 1 - CONTRAST, 1 + BRIGHTNESS):
+    changes = (ROTATION, *SCALE, SHIFT, *BLUR, *GAMMA, NOISE, 1 - CONTRAST, 1 + BRIGHTNESS)
+    for value in (*changes, *JPEG_QUALITY):
         assert f"{value}" in text
     assert "Flip" not in text
     assert "Flip" in repr(augmentation(flip=True))

@@ -11,7 +11,8 @@ from calls import FAST, labels_csv, ordinary
 
 from cxrbatch.cli import main
 from cxrbatch.errors import CheckpointError, CxrbatchError, LabelError, UsageError
-from cxrbatch.training.train import command, train
+from cxrbatch.training.command import command
+from cxrbatch.training.train import train
 from cxrbatch.training.trainer import TrainingOptions
 
 FEW = {

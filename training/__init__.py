@@ -3,9 +3,9 @@
 Labels and files come in (`labelled_files`), each file is decoded once to a network input (`cache`,
 `store`), pictures of one exposure are found (`duplicates`), and the files are divided into train,
 val and test (`split`, `split_report`). A network learns from train, and val chooses the
-best epoch (`dataset`, `augment`, `trainer`, `loop`, `distributed`, `initial`, `states`). It is
-calibrated on val and evaluated on test (`fitting`, `model_evaluation`). Out go the checkpoint, the
-split, curves and a results table (`outputs`).
+best epoch (`dataset`, `sampling`, `augment`, `trainer`, `optimisation`, `loop`, `distributed`,
+`initial`, `states`). It is calibrated on val and evaluated on test (`fitting`, `model_evaluation`,
+`controls`). Out go the checkpoint, the split, curves and a results table (`outputs`).
 
     train          the public function `train`
     command        the command `cxrbatch train`, which calls it
@@ -21,14 +21,17 @@ split, curves and a results table (`outputs`).
     split          groups files of one patient or picture, divides groups 8 : 1 : 1, or checks a
                    split that came with the labels
     split_report   leaks and counts of a split, and warnings
-    dataset        map-style datasets over the inputs, balanced batches and their DataLoader
+    dataset        map-style datasets over the inputs, and the DataLoader of training
+    sampling       which images an epoch draws, and weights of the classes
     augment        torchvision transforms, and mixup
-    trainer        options, and the step: loss, optimiser, schedule, averaged weights
+    trainer        options, and the step: loss, backward, update
+    optimisation   optimiser, schedule, averaged weights, a trunk that is held
     loop           epochs, validation, early stopping, resuming
     distributed    several processes under `torchrun`
     initial        weights to start from, and teachers
     states         files from which a stopped training resumes
     fitting        one network: fit, calibrate, evaluate; the figures of its card
-    model_evaluation  scores of a network, their calibration, controls
+    model_evaluation  scores of a network, and their calibration
+    controls       the network on images where it should know less
     outputs        examples of augmented images, curves, and the results table of val and test
 """

@@ -186,9 +186,17 @@ def mix(images: Tensor, shares: Tensor) -> Tensor:
 
 
 def mixed_cross_entropy(
-    logits: Tensor, truth: Tensor, shares: Tensor, *, label_smoothing: float
+    logits: Tensor,
+    truth: Tensor,
+    shares: Tensor,
+    *,
+    label_smoothing: float,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """Compute the loss of mixed images: the cross entropy with both labels, weighted by share.
+
+    The cross entropy with a label is multiplied by the weight of the label's class, all of it:
+    that of `torch.nn.CrossEntropyLoss` weights the part of label smoothing by the other classes.
 
     Args:
         logits: Of the mixed images, shape (n, classes).
@@ -196,15 +204,35 @@ def mixed_cross_entropy(
         shares: Shape (n,), as given to `mix`: the weight of an image's own label; its partner's
             label has the rest.
         label_smoothing: Share of the target that is spread over all classes, in [0, 1].
+        class_weights: Weight of each class, shape (classes,); None for 1.
 
     Returns:
-        The mean over the images, a scalar.
+        The mean over the images, a scalar; it is not divided by the weights of the batch, so that
+        the mean over batches is that over all images.
     """
     own, other = (
         cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
         for labels in (truth, truth[_partners(truth)])
     )
+    if class_weights is not None:
+        weights = class_weights.to(logits)[truth]
+        own, other = own * weights, other * weights[_partners(truth)]
     return other.lerp(own, shares.to(logits)).mean()
+
+
+def mixed_weights(class_weights: Tensor, truth: Tensor, shares: Tensor) -> Tensor:
+    """Return the weight of each mixed image: those of both classes, weighted by share.
+
+    Args:
+        class_weights: Weight of each class, shape (classes,).
+        truth: Shape (n,), class indices of the images before mixing.
+        shares: Shape (n,), as given to `mix`.
+
+    Returns:
+        Shape (n,), of the dtype of `class_weights`.
+    """
+    weights = class_weights[truth]
+    return weights[_partners(truth)].lerp(weights, shares.to(weights))
 
 
 def _partners(values: Tensor) -> Tensor:

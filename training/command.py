@@ -109,6 +109,17 @@ def _listed(context: click.Context, parameter: click.Parameter, value: str) -> l
     help="Share of the teachers in the loss.",
 )
 @click.option(
+    "--freeze-trunk",
+    is_flag=True,
+    help="Train the head only; all else stays as in --init. Faster, and for few images.",
+)
+@click.option(
+    "--class-weights",
+    is_flag=True,
+    help="Draw all images equally often and weight the loss by class, instead of drawing the "
+    "classes equally often.",
+)
+@click.option(
     "--drop-leaks",
     is_flag=True,
     help="Where a given split has one patient or picture on two sides, leave out the copies.",
@@ -149,6 +160,7 @@ def command(label_options: "LabelOptions | None", **arguments: object) -> int:
       cxrbatch train labels.csv -o model.safetensors --epochs 8
       cxrbatch train labels.xlsx --root /films -o model.safetensors --by study --check-labels
       cxrbatch train a.csv b.parquet --root /films -o model.safetensors --cache inputs
+      cxrbatch train few.csv -o model.safetensors --init default --freeze-trunk --class-weights
       torchrun --nproc-per-node 2 -m cxrbatch train labels.csv -o model.safetensors
     """
     console = Console(words=click.get_current_context().obj or ())

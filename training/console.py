@@ -150,7 +150,7 @@ class Console:
             checkpoint: Path of the checkpoint.
             table: Path of the results table.
         """
-        from cxrbatch.training.model_evaluation import border_warning
+        from cxrbatch.training.controls import border_warning
 
         if not self._enabled:
             return

@@ -1,28 +1,26 @@
-"""Decoded inputs as map-style datasets, and the loader and sampler of balanced batches."""
+"""Decoded inputs as map-style datasets, and the DataLoader of training."""
 
 import hashlib
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from cxrbatch.errors import LabelError
 from cxrbatch.results.label_files import LabelledFile
 from cxrbatch.results.label_names import SPLITS
-from cxrbatch.training.augment import augmentation, draw_shares, kept_random_state
+from cxrbatch.training.augment import augmentation, kept_random_state
 from cxrbatch.training.cache import DecodedInputs, UnreadableFile
-from cxrbatch.training.distributed import ALONE, ProcessGroup
+from cxrbatch.training.sampling import Draw, DrawSampler
 from cxrbatch.training.split import Split
 
 _ROWS_AT_ONCE = 256
-
-_Positions = npt.NDArray[np.int64]
 
 
 class ImageSubset(Dataset[tuple[Tensor, int, int]]):
@@ -53,7 +51,7 @@ class ImageSubset(Dataset[tuple[Tensor, int, int]]):
         row = index if self.rows is None else self.rows[index]
         return torch.from_numpy(self.inputs[row].copy())[None], int(self.truth[index]), index
 
-    def images(self, positions: _Positions) -> npt.NDArray[np.uint8]:
+    def images(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Copy the images at some positions.
 
         Args:
@@ -85,20 +83,6 @@ class ImageSubset(Dataset[tuple[Tensor, int, int]]):
         for images in self.batches(_ROWS_AT_ONCE):
             digest.update(np.ascontiguousarray(images).data)
         return digest.hexdigest()
-
-
-class Draw(NamedTuple):
-    """One image drawn for a step of training.
-
-    Attributes:
-        position: Index of the image in the training subset.
-        seed: Seed of the image's augmentation.
-        share: Weight of the image when it is mixed with its partner (see `mix`), in [0, 1].
-    """
-
-    position: int
-    seed: int
-    share: float
 
 
 class AugmentedImages(Dataset[tuple[Tensor, int, float]]):
@@ -137,64 +121,9 @@ class AugmentedImages(Dataset[tuple[Tensor, int, float]]):
         return items
 
 
-class BalancedBatchSampler(Sampler[list[Draw]]):
-    """Batches of draws for a DataLoader, with all classes drawn equally often (see `draw_epoch`).
-
-    Each iteration over the sampler draws one epoch and yields `steps` lists, one for each batch.
-    Of several processes each gets its own part of every batch; all of them together get the same
-    draws as one process would.
-    """
-
-    def __init__(
-        self,
-        truth: npt.NDArray[np.int64],
-        *,
-        steps: int,
-        batch_size: int,
-        generator: torch.Generator,
-        group: ProcessGroup = ALONE,
-    ) -> None:
-        """Keep the arguments; each iteration over the sampler draws one epoch.
-
-        Args:
-            truth: Shape (n,), class indices of the training images.
-            steps: Batches per epoch.
-            batch_size: Images per batch, over all processes.
-            generator: Source of all randomness, on the CPU; its state decides all later epochs.
-            group: The processes that train together.
-
-        Raises:
-            UsageError: A batch cannot be divided equally into parts of at least two images.
-        """
-        self._truth, self._generator, self._group = truth, generator, group
-        self._steps, self._batch_size = steps, batch_size
-        self._part_size = group.part_size(batch_size)
-
-    def __len__(self) -> int:
-        return self._steps
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        count = self._steps * self._batch_size
-        order = draw_epoch(self._truth, count=count, generator=self._generator)
-        seeds = torch.randint(1 << 62, (count,), generator=self._generator)
-        shares = torch.cat(
-            [draw_shares(self._batch_size, generator=self._generator) for _ in range(self._steps)]
-        )
-        draws = list(map(Draw, order.tolist(), seeds.tolist(), shares.tolist()))
-        parts = [draws[i : i + self._part_size] for i in range(0, count, self._part_size)]
-        # Every n-th part is this process's: one part of each batch.
-        own: DistributedSampler[int] = DistributedSampler(
-            range(len(parts)),  # type: ignore[arg-type]  # torch asks for a Dataset, takes len()
-            num_replicas=self._group.size,
-            rank=self._group.rank,
-            shuffle=False,
-        )
-        return (parts[index] for index in own)
-
-
 def training_loader(
     subset: ImageSubset,
-    sampler: BalancedBatchSampler,
+    sampler: DrawSampler,
     *,
     flip: bool,
     device: torch.device,
@@ -238,40 +167,6 @@ def _ignore_interrupts(_: int) -> None:
     """Leave Ctrl-C to the process that trains, which ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def draw_epoch(
-    truth: npt.NDArray[np.int64], *, count: int, generator: torch.Generator
-) -> _Positions:
-    """Draw an epoch's images in random order, each class equally often.
-
-    If `count` is no multiple of the number of classes, some classes chosen at random get one image
-    more. In expectation that is the loss weighted by class, without the few huge steps that a rare
-    class's weight would make. Images of one class are drawn equally often, too, or differ by one;
-    `torch.utils.data.WeightedRandomSampler` does not guarantee that.
-
-    Args:
-        truth: Shape (n,), class indices.
-        count: Images to draw.
-        generator: Source of all randomness, on the CPU.
-
-    Returns:
-        Shape (count,), positions in `truth`.
-    """
-    classes = np.unique(truth)
-    counts = np.full(len(classes), count // len(classes))
-    counts[_shuffled(np.arange(len(classes)), generator)[: count % len(classes)]] += 1
-    drawn = []
-    for label, wanted in zip(classes, counts.tolist(), strict=True):
-        members = np.flatnonzero(truth == label)
-        rounds = [_shuffled(members, generator) for _ in range(-(-wanted // len(members)))]
-        drawn.append(np.concatenate([members[:0], *rounds])[:wanted])
-    return _shuffled(np.concatenate(drawn), generator)
-
-
-def _shuffled(values: _Positions, generator: torch.Generator) -> _Positions:
-    order: _Positions = torch.randperm(len(values), generator=generator).numpy()
-    return values[order]
 
 
 @dataclass(frozen=True, slots=True)

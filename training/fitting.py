@@ -18,6 +18,7 @@ from cxrbatch.model.network import RadiographResNet, build_model, round_as_store
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.results.figures import Evaluation, Figure
 from cxrbatch.results.statistics.calculation import evaluate_scores
+from cxrbatch.training.controls import evaluate_controls
 from cxrbatch.training.dataset import ImageSubset, TrainingData
 from cxrbatch.training.initial import InitialWeights, start_from
 from cxrbatch.training.loop import EpochMetrics, TrainingListener, best_epoch, fit
@@ -25,7 +26,6 @@ from cxrbatch.training.model_evaluation import (
     CardFigures,
     Logits,
     calibrate,
-    evaluate_controls,
     features_of,
     logits_to_probabilities,
     predict,
@@ -65,33 +65,43 @@ def check_texts(name: str, limits: Sequence[str]) -> None:
 
 
 def new_card(
-    data: TrainingData, options: TrainingOptions, *, name: str, limits: Sequence[str]
+    data: TrainingData,
+    options: TrainingOptions,
+    *,
+    name: str,
+    limits: Sequence[str],
+    initial: InitialWeights | None = None,
 ) -> Card:
     """Make the card of a checkpoint that is not trained yet.
 
     Args:
         data: Its classes are copied. The normalisation is the mean and the standard deviation
             (at least 0.01), to 4 decimals, of the grey levels, in [0, 1], of up to 4000 training
-            images.
+            images; with `options.freeze_trunk` that of `initial`, which its layers learned with.
         options: Architecture, input size and geometry are copied.
         name: Name of the checkpoint.
         limits: Sentences about what the data cannot show; `LIMITS` come before them.
+        initial: Weights to start from; None for random ones.
 
     Returns:
         A card with temperature 1, without operating points and without figures.
     """
-    train = data.subsets["train"]
-    sample = train.every(max(1, len(train) // _MOST_FOR_NORMALISATION))
-    values = sample.images(np.arange(len(sample))).astype(np.float32) / 255.0
-    std = max(round(float(values.std()), 4), _SMALLEST_STD)
+    kept = initial.normalisation if initial and options.freeze_trunk else None
     return Card(
         name,
         options.architecture,
         data.classes,
         Recipe(size=options.size, geometry=options.geometry),
-        Normalisation(round(float(values.mean()), 4), std),
+        kept or _normalisation_of(data.subsets["train"]),
         limits=(*LIMITS, *limits),
     )
+
+
+def _normalisation_of(train: ImageSubset) -> Normalisation:
+    sample = train.every(max(1, len(train) // _MOST_FOR_NORMALISATION))
+    values = sample.images(np.arange(len(sample))).astype(np.float32) / 255.0
+    std = max(round(float(values.std()), 4), _SMALLEST_STD)
+    return Normalisation(round(float(values.mean()), 4), std)
 
 
 def train_network(

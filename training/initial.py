@@ -29,11 +29,13 @@ class InitialWeights:
     Attributes:
         sha256: Hash of the file's bytes.
         classes: Class names of the head; None if the file does not name them.
+        normalisation: How the network's inputs were normalised; None if the file does not say.
         model: The network with these weights, the file's head included.
     """
 
     sha256: str
     classes: tuple[str, ...] | None
+    normalisation: Normalisation | None
     model: RadiographResNet
 
     def head_rows(self, classes: Sequence[str]) -> tuple[int, ...] | None:
@@ -87,7 +89,8 @@ def read_initial(path: Path, *, architecture: str) -> InitialWeights:
         source=path,
     )
     model = model_of(checked, architecture)
-    return InitialWeights(file_sha256(path), card.classes if card else None, model)
+    classes, normalisation = (card.classes, card.normalisation) if card else (None, None)
+    return InitialWeights(file_sha256(path), classes, normalisation, model)
 
 
 def start_from(

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,13 +20,14 @@ from cxrbatch.model.soundness import weight_fault
 from cxrbatch.process import keep_freed_memory
 from cxrbatch.results.statistics.intervals import macro_auc
 from cxrbatch.training.augment import augmentation
-from cxrbatch.training.dataset import BalancedBatchSampler, ImageSubset, training_loader
+from cxrbatch.training.dataset import ImageSubset, training_loader
 from cxrbatch.training.model_evaluation import (
     calibrate,
     log_loss,
     logits_to_probabilities,
     predict,
 )
+from cxrbatch.training.sampling import DrawSampler, class_weights
 from cxrbatch.training.states import (
     Fingerprint,
     TrainingState,
@@ -38,6 +40,9 @@ from cxrbatch.training.trainer import Trainer, TrainingOptions, TrainingSetup
 
 # On a GPU, reading a loss waits for the step.
 _STEPS_BETWEEN_CHECKS = 16
+
+# Switches that states of earlier versions do not know.
+_LATER = ("freeze trunk", "class weights")
 
 _Weights = dict[str, Tensor]
 
@@ -173,11 +178,15 @@ class _Fit:
         if setup.folder and setup.resume:
             state = read_state(setup.folder, fingerprint=self._fingerprint)
         steps = options.steps(len(train))
-        self._trainer = Trainer(model, setup, steps=steps * options.epochs)
+        strata, weights = train.truth, None
+        if options.class_weights:
+            strata = np.zeros_like(train.truth)
+            weights = class_weights(train.truth, classes=len(setup.card.classes))
+        self._trainer = Trainer(model, setup, steps=steps * options.epochs, class_weights=weights)
         if state is not None:
             self._restore(state)
-        sampler = BalancedBatchSampler(
-            train.truth,
+        sampler = DrawSampler(
+            strata,
             steps=steps,
             batch_size=options.batch_size,
             generator=self._trainer.generator,
@@ -299,6 +308,8 @@ def options_fingerprint(
         teachers: The teachers in their order.
     """
     named: dict[str, Any] = {name.replace("_", " "): v for name, v in asdict(options).items()}
+    for name in _LATER:
+        named[name] = named[name] or None  # a state of before has no such name
     transform = repr(augmentation(flip=options.flip))
     return {
         **named,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from cxrbatch.errors import LabelError
+from cxrbatch.errors import LabelError, UsageError
 from cxrbatch.files import writing
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
@@ -92,6 +92,8 @@ class TrainingRun:
             CxrbatchError: The loss diverged, a file cannot be written, and other failures.
         """
         check_texts(self.name, self.limits)
+        if self.options.freeze_trunk and self.init is None:
+            raise UsageError("--freeze-trunk keeps the trunk of --init FILE; give --init as well")
         if self.check_only:
             return self._check()
         self.files.check_output()
@@ -119,7 +121,7 @@ class TrainingRun:
         with group.first_alone():
             labels, data = self._prepare(initial, teachers, leads=group.leads)
         setup = TrainingSetup(
-            card=new_card(data, self.options, name=self.name, limits=self.limits),
+            card=new_card(data, self.options, name=self.name, limits=self.limits, initial=initial),
             options=self.options,
             device=self.device,
             teachers=teachers,

@@ -46,6 +46,8 @@ def train(
     init: str | Path | None = None,
     teacher: Paths = (),
     teacher_weight: float = 0.7,
+    freeze_trunk: bool = False,
+    class_weights: bool = False,
     drop_leaks: bool = False,
     flip: bool = False,
     seed: int = 0,
@@ -95,6 +97,10 @@ def train(
             the same classes, in any order, or has as many outputs and names no classes.
         teacher: Checkpoints of the same classes whose probabilities the network learns as well.
         teacher_weight: Weight of the teachers in the loss, in [0, 1].
+        freeze_trunk: Train the head only: weights and batch statistics of all other layers stay
+            those of `init`, which is needed. It is faster.
+        class_weights: Draw all training images equally often, not the classes, and weight the loss
+            of each image by its class instead: images / (classes x images of the class).
         drop_leaks: Where the labels' own split has one patient or picture in two subsets, leave
             out the files in all but one of them, and keep test before val before train. Without
             it, such a split raises LabelError.
@@ -146,6 +152,8 @@ def train(
             learning_rate=learning_rate,
             teacher_weight=teacher_weight,
             precision=choose_precision(precision, chosen),
+            freeze_trunk=freeze_trunk,
+            class_weights=class_weights,
             flip=flip,
             seed=seed,
         )

@@ -1,4 +1,4 @@
-"""The training step: forward, loss, backward, optimiser, schedule and averaged weights."""
+"""The options of a training, and its step: forward, loss, backward, update."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,6 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim.swa_utils import AveragedModel
 
 from cxrbatch.errors import UsageError, plain_number
 from cxrbatch.model.card import ARCHITECTURES, Card
@@ -18,11 +17,15 @@ from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.inference import DTYPES, Precision
 from cxrbatch.model.network import RadiographResNet
 from cxrbatch.model.preprocessing import MAX_SIZE, MIN_SIZE, Geometry
-from cxrbatch.training.augment import mix, mixed_cross_entropy
+from cxrbatch.training.augment import mix, mixed_cross_entropy, mixed_weights
 from cxrbatch.training.distributed import ALONE, ProcessGroup, with_shared_batch_norm
 from cxrbatch.training.initial import Teachers
-
-_Tensors = tuple[Tensor, ...] | list[Tensor]
+from cxrbatch.training.optimisation import (
+    hold_trunk,
+    new_average,
+    new_optimiser,
+    new_schedule,
+)
 
 # Kind, smallest and largest value of each number that `train` takes; torch's seeds have 64 bits.
 _NUMBERS: dict[str, tuple[type[int] | type[float], float, float]] = {
@@ -69,6 +72,10 @@ class TrainingOptions:
         averaging: Largest decay per step of the moving average of the weights, in [0, 1).
         teacher_weight: Weight of the teachers' probabilities in the loss, if there are teachers.
         precision: "fp32", "bf16" or "fp16"; "auto" was resolved before.
+        freeze_trunk: Train the head only: weights and batch statistics of the other layers stay as
+            they are, and no gradient is computed for them.
+        class_weights: Draw all images equally often and weight the loss by class, instead of
+            drawing the classes equally often.
         flip: Mirror images at random. Off by default: a mirrored chest has its heart on the
             wrong side.
         seed: Seed of the split, initial weights, draws and augmentation.
@@ -88,6 +95,8 @@ class TrainingOptions:
     averaging: float = 0.999
     teacher_weight: float = 0.7
     precision: Precision = "fp32"
+    freeze_trunk: bool = False
+    class_weights: bool = False
     flip: bool = False
     seed: int = 0
 
@@ -149,70 +158,6 @@ class TrainingSetup:
     workers: int = 0
 
 
-def new_optimiser(model: nn.Module, options: TrainingOptions) -> torch.optim.AdamW:
-    """Make an AdamW with weight decay on weights of convolutions and the head only.
-
-    Biases and batch norm's scales get none: pulling them towards 0 does not improve
-    generalisation. The learning rate is `options.learning_rate`.
-    """
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": options.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
-
-
-def new_schedule(
-    optimiser: torch.optim.Optimizer, *, steps: int, warmup: float
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """Make a schedule that changes the learning rate of an optimiser after every step.
-
-    The rate rises linearly to the optimiser's own rate and then falls to 0 along half a cosine.
-
-    Args:
-        optimiser: The optimiser; its present rate is the peak.
-        steps: Steps of all epochs together.
-        warmup: Share of the steps in which the rate rises, in [0, 1]; at least one step rises.
-    """
-    rising = max(1, round(steps * warmup))
-
-    def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
-        return 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-
-
-def new_average(model: nn.Module, *, decay: float) -> AveragedModel:
-    """Make an exponential moving average of a network's weights.
-
-    The first update copies the weights; then, after t updates, the average keeps a share of
-    min(decay, (1 + t) / (10 + t)) of itself, so that early weights soon have no influence in a
-    short training. Batch statistics are copied: they are moving averages already, and a second
-    average would trail behind the weights.
-
-    Args:
-        model: The network; its weights are copied.
-        decay: Largest share of itself that the average keeps per step, in [0, 1).
-
-    Returns:
-        A copy of the network in evaluation mode. Call its `update_parameters(model)` after each
-        step of training.
-    """
-
-    def update(averaged: _Tensors, current: _Tensors, _count: object) -> None:
-        step = int(average.n_averaged)  # on the CPU, where reading it waits for nothing
-        weight = 1.0 - min(decay, (1.0 + step) / (10.0 + step))
-        torch._foreach_lerp_(averaged, current, weight)
-
-    average = AveragedModel(model, multi_avg_fn=update)
-    average.eval()
-    return average
-
-
 _CLIP_NORM = 5.0
 
 
@@ -223,7 +168,14 @@ class Trainer:
         generator: Source of all randomness of the training, on the CPU.
     """
 
-    def __init__(self, model: RadiographResNet, setup: TrainingSetup, *, steps: int) -> None:
+    def __init__(
+        self,
+        model: RadiographResNet,
+        setup: TrainingSetup,
+        *,
+        steps: int,
+        class_weights: Tensor | None = None,
+    ) -> None:
         """Move the network to the device, and make its optimiser, schedule and average.
 
         Args:
@@ -231,6 +183,7 @@ class Trainer:
                 trains a copy with batch norm over all of them.
             setup: Options, device and teachers.
             steps: Steps of all epochs together; they decide the schedule of the learning rate.
+            class_weights: Weight of each class in the loss, shape (classes,); None for 1.
 
         Raises:
             CheckpointError: A teacher has other classes or another geometry.
@@ -238,12 +191,17 @@ class Trainer:
         device, options, group = setup.device, setup.options, setup.group
         model.to(device).to(memory_format=torch.channels_last)
         self._model = with_shared_batch_norm(model, device) if group.size > 1 else model
+        if options.freeze_trunk:
+            hold_trunk(self._model)
         self._wrapped = group.with_averaged_gradients(self._model, device)
         self._teachers = Teachers(setup.teachers, card=setup.card, device=device)
         self._normalisation = setup.card.normalisation
         self._options, self._device = options, device
+        self._class_weights = None if class_weights is None else class_weights.to(device)
         self._dtype = model.fc.weight.dtype
-        self._optimiser = new_optimiser(self._model, options)
+        self._optimiser = new_optimiser(
+            self._model, learning_rate=options.learning_rate, weight_decay=options.weight_decay
+        )
         self._schedule = new_schedule(self._optimiser, steps=steps, warmup=options.warmup)
         self._scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")
         self._average = new_average(self._model, decay=options.averaging)
@@ -273,7 +231,8 @@ class Trainer:
         Returns:
             The loss of the part, a scalar on the device; the GPU may still be computing it.
         """
-        self._wrapped.train()
+        # In evaluation mode no batch changes the statistics of batch norm.
+        self._wrapped.train(not self._options.freeze_trunk)
         mixed = mix(images.to(self._device, non_blocking=True), shares)
         loss = self._loss(mixed, truth.to(self._device, non_blocking=True), shares)
         self._optimiser.zero_grad(set_to_none=True)
@@ -323,10 +282,24 @@ class Trainer:
         with self._autocast():
             logits = self._wrapped(seen).to(self._dtype)
             opinions = self._teachers.probabilities(images) if len(self._teachers) else None
-        loss = mixed_cross_entropy(logits, truth, shares, label_smoothing=options.label_smoothing)
-        if opinions is not None:
-            loss = loss.lerp(cross_entropy(logits, opinions), options.teacher_weight)
-        return loss
+        loss = mixed_cross_entropy(
+            logits,
+            truth,
+            shares,
+            label_smoothing=options.label_smoothing,
+            class_weights=self._class_weights,
+        )
+        if opinions is None:
+            return loss
+        agreement = self._agreement(logits, opinions, truth, shares)
+        return loss.lerp(agreement, options.teacher_weight)
+
+    def _agreement(self, logits: Tensor, opinions: Tensor, truth: Tensor, shares: Tensor) -> Tensor:
+        """Return the loss against the teachers, with the weights of the images' classes."""
+        if self._class_weights is None:
+            return cross_entropy(logits, opinions)
+        weights = mixed_weights(self._class_weights, truth, shares).to(logits)
+        return (weights * cross_entropy(logits, opinions, reduction="none")).mean()
 
     def _clip(self) -> None:
         weights = list(self._model.parameters())

@@ -27,7 +27,8 @@ from cxrbatch.training.augment import (
     augmentation,
     kept_random_state,
 )
-from cxrbatch.training.dataset import AugmentedImages, Draw, ImageSubset
+from cxrbatch.training.dataset import AugmentedImages, ImageSubset
+from cxrbatch.training.sampling import Draw
 
 
 def changed(images: Tensor, *, seed: int = 0, flip: bool = False) -> Tensor:

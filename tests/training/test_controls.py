@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cxrbatch.training.model_evaluation import border_only, without_lungs
+from cxrbatch.training.controls import border_only, without_lungs
 
 WHITE = np.full((2, 100, 100), 200, np.uint8)
 

@@ -16,8 +16,8 @@ from trainees import OPTIONS, losses_of_steps, new_model, run, side
 
 from cxrbatch.errors import UsageError
 from cxrbatch.model.checkpoint import load_checkpoint
-from cxrbatch.training.dataset import BalancedBatchSampler, Draw
 from cxrbatch.training.distributed import ALONE, ProcessGroup
+from cxrbatch.training.sampling import Draw, DrawSampler
 
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -53,6 +53,10 @@ with process_group(CPU) as group:
     history, _ = run(model, side(24, 24), side(8, 8, seed=1), slow, group=group)
     found["history"] = [asdict(epoch) for epoch in history]
     found["head"] = model.fc.weight.detach()
+
+    model = new_model(group.rank)
+    run(model, side(24, 24), side(8, 8, seed=1), replace(slow, freeze_trunk=True), group=group)
+    found["held"] = model.state_dict()
 torch.save(found, {folder!r} + f"/{{group.rank}}.pt")
 """
 
@@ -107,6 +111,16 @@ def test_two_processes_have_the_history_of_one(found: Found) -> None:
         assert epoch == pytest.approx(asdict(alone), abs=1e-4)
     torch.testing.assert_close(found[0]["head"], model.fc.weight.detach(), rtol=0, atol=1e-4)
     assert found[0]["history"] == found[1]["history"]
+
+
+def test_two_processes_hold_the_trunk_that_one_holds(found: Found) -> None:
+    model, before = new_model(), new_model().state_dict()
+    held = replace(OPTIONS, learning_rate=1e-6, freeze_trunk=True)
+    run(model, side(24, 24), side(8, 8, seed=1), held)
+    for each in found:
+        for name, value in each["held"].items():
+            assert torch.equal(value, before[name]) is not name.startswith("fc.")
+        torch.testing.assert_close(each["held"]["fc.weight"], model.fc.weight.detach())
 
 
 def test_shared_batch_norm_is_that_of_the_whole_batch(
@@ -186,9 +200,7 @@ def test_the_parts_of_three_processes_are_the_batches_of_one() -> None:
     def batches(group: ProcessGroup) -> list[list[Draw]]:
         generator = torch.Generator().manual_seed(3)
         truth = np.repeat([0, 1], [5, 40])
-        sampler = BalancedBatchSampler(
-            truth, steps=4, batch_size=9, generator=generator, group=group
-        )
+        sampler = DrawSampler(truth, steps=4, batch_size=9, generator=generator, group=group)
         assert len(sampler) == 4
         return [*sampler, *sampler]  # two epochs
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cxrbatch.training.dataset import draw_epoch
+from cxrbatch.training.sampling import DrawSampler, class_weights, draw_epoch
 
 
 def drawn(truth: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
@@ -32,6 +32,22 @@ def test_a_seed_gives_the_same_order_and_it_is_mixed() -> None:
     assert np.array_equal(order, drawn(truth, 100))
     assert not np.array_equal(order, drawn(truth, 100, seed=1))
     assert 30 < np.count_nonzero(np.diff(truth[order])) < 70
+
+
+def test_one_stratum_draws_every_image_equally_often() -> None:
+    sampler = DrawSampler(
+        np.zeros(20, np.int64), steps=3, batch_size=8, generator=torch.Generator().manual_seed(0)
+    )
+    times = np.bincount([draw.position for batch in sampler for draw in batch], minlength=20)
+    assert (times.min(), times.max(), times.sum()) == (1, 2, 24)
+
+
+def test_weights_let_classes_weigh_alike_and_images_one_on_average() -> None:
+    truth = np.repeat([0, 1, 2], [4, 60, 16])
+    weights = class_weights(truth, classes=3).numpy()
+    assert weights == pytest.approx([80 / 12, 80 / 180, 80 / 48])
+    assert weights[truth].mean() == pytest.approx(1.0)
+    assert np.bincount(truth, weights[truth]) == pytest.approx([80 / 3] * 3)
 
 
 def test_a_class_without_an_image_is_left_out() -> None:

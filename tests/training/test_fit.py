@@ -130,6 +130,25 @@ def test_a_run_with_other_options_data_or_weights_is_not_gone_on_with(tmp_path: 
             run(new_model(seed), given, val, changed, folder=tmp_path, resume=True)
 
 
+def test_a_state_of_before_the_later_switches_is_gone_on_with(tmp_path: Path) -> None:
+    """Its fingerprint has none of their names; one of a training with a switch differs."""
+    train, val = noise()
+    run(new_model(), train, val, replace(OPTIONS, epochs=1), folder=tmp_path)
+    newest = max(tmp_path.glob("state-*.pt"))
+    state = states._whole(newest)
+    assert state is not None
+    stored = dict(state.pop("fingerprint"))
+    for name in ("freeze trunk", "class weights"):
+        assert stored.pop(name) is None
+    states.write_state(tmp_path, state, epoch=1, fingerprint=stored)
+    options = replace(OPTIONS, epochs=1)
+    assert run(new_model(), train, val, options, folder=tmp_path, resume=True)[1] == [24]
+    for changed in ({"freeze_trunk": True}, {"class_weights": True}):
+        other = replace(options, **changed)
+        with pytest.raises(UsageError, match="the training to go on with is another one"):
+            run(new_model(), train, val, other, folder=tmp_path, resume=True)
+
+
 def test_a_training_with_another_augmentation_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

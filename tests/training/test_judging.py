@@ -3,14 +3,10 @@
 import numpy as np
 import pytest
 
+from cxrbatch.training.controls import border_warning, evaluate_controls
 from cxrbatch.training.dataset import ImageSubset
 from cxrbatch.training.fitting import card_figures, card_operating_points, evaluate_logits
-from cxrbatch.training.model_evaluation import (
-    Logits,
-    border_warning,
-    evaluate_controls,
-    logits_to_probabilities,
-)
+from cxrbatch.training.model_evaluation import Logits, logits_to_probabilities
 
 CLASSES = ("A", "B", "C")
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from cxrbatch.training.augment import draw_shares, mix, mixed_cross_entropy
+from cxrbatch.training.augment import draw_shares, mix, mixed_cross_entropy, mixed_weights
 
 
 def shares(count: int, seed: int = 0) -> Tensor:
@@ -38,6 +38,35 @@ def test_the_loss_is_that_of_the_mixed_labels(count: int) -> None:
         partner = min(i ^ 1, count - 1)
         by_hand = own[i] * images[i] + (1 - own[i]) * images[partner]
         torch.testing.assert_close(mixed[i], by_hand)
+
+
+WEIGHTS = torch.tensor([0.5, 4.0, 1.25])
+
+
+def test_class_weights_are_those_of_pytorch() -> None:
+    """PyTorch divides by the weights of the batch, and this loss by the number of its images."""
+    generator = torch.Generator().manual_seed(2)
+    logits, truth = torch.randn(8, 3, generator=generator), torch.arange(8) % 3
+    found = mixed_cross_entropy(
+        logits, truth, torch.ones(8), label_smoothing=0.0, class_weights=WEIGHTS
+    )
+    expected = cross_entropy(logits, truth, weight=WEIGHTS)
+    torch.testing.assert_close(found * 8 / WEIGHTS[truth].sum(), expected)
+
+
+def test_of_mixed_images_each_label_has_the_weight_of_its_class() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits, truth, own = torch.randn(4, 3, generator=generator), torch.arange(4) % 3, shares(4)
+    found = mixed_cross_entropy(logits, truth, own, label_smoothing=0.1, class_weights=WEIGHTS)
+    expected, weights = 0.0, []
+    for i in range(4):
+        parts = [(own[i], truth[i]), (1 - own[i], truth[i ^ 1])]
+        for share, label in parts:
+            loss = cross_entropy(logits[i], label, label_smoothing=0.1)
+            expected += float(share * WEIGHTS[label] * loss) / 4
+        weights.append(float(sum(share * WEIGHTS[label] for share, label in parts)))
+    assert float(found) == pytest.approx(expected)
+    assert mixed_weights(WEIGHTS, truth, own).tolist() == pytest.approx(weights)
 
 
 def test_whole_shares_change_nothing() -> None:

@@ -7,12 +7,7 @@ import torch
 from torch import nn
 from trainees import new_model
 
-from cxrbatch.training.trainer import (
-    TrainingOptions,
-    new_average,
-    new_optimiser,
-    new_schedule,
-)
+from cxrbatch.training.optimisation import new_average, new_optimiser, new_schedule
 
 
 def test_the_average_follows_its_formula_and_statistics_are_copied() -> None:
@@ -32,7 +27,7 @@ def test_the_average_follows_its_formula_and_statistics_are_copied() -> None:
 
 
 def test_the_rate_rises_then_falls_to_next_to_nothing() -> None:
-    optimiser = new_optimiser(new_model(), TrainingOptions(learning_rate=0.5))
+    optimiser = new_optimiser(new_model(), learning_rate=0.5, weight_decay=0.0)
     schedule = new_schedule(optimiser, steps=40, warmup=0.25)
     rates = []
     for _ in range(40):
@@ -48,7 +43,8 @@ def test_the_rate_rises_then_falls_to_next_to_nothing() -> None:
 
 def test_only_filters_and_the_head_decay() -> None:
     model = new_model()
-    decayed, others = new_optimiser(model, TrainingOptions(weight_decay=0.1)).param_groups
+    optimiser = new_optimiser(model, learning_rate=1.0, weight_decay=0.1)
+    decayed, others = optimiser.param_groups
     assert {p.ndim for p in decayed["params"]} == {2, 4}
     assert {p.ndim for p in others["params"]} == {1}
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)

@@ -70,6 +70,18 @@ def test_a_student_of_teachers_alone_comes_to_think_as_they_do() -> None:
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
 
 
+def test_class_weights_weigh_the_opinions_too() -> None:
+    """Of images of one class alone the whole loss is as many times as large as its weight."""
+    held = side(4, 0)
+    setup = TrainingSetup(card=CARD, options=OPTIONS, device=CPU, teachers=[teacher(1, 32)])
+    losses = []
+    for weights in (None, torch.tensor([3.0, 1.0])):
+        trainer = Trainer(new_model(), setup, steps=1, class_weights=weights)
+        batch = floats(held), torch.from_numpy(held.truth), torch.ones(4)
+        losses.append(float(trainer.step(*batch)))
+    assert losses[1] == pytest.approx(3 * losses[0])
+
+
 def test_a_teacher_of_other_classes_or_geometry_is_refused() -> None:
     given = teacher(1, 32)
     for card, expected in (

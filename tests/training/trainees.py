@@ -8,9 +8,10 @@ import torch
 from cxrbatch.model.card import Card, Normalisation
 from cxrbatch.model.network import RadiographResNet, build_model
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.training.dataset import BalancedBatchSampler, ImageSubset, training_loader
+from cxrbatch.training.dataset import ImageSubset, training_loader
 from cxrbatch.training.distributed import ALONE, ProcessGroup
 from cxrbatch.training.loop import EpochMetrics, TrainingListener, fit
+from cxrbatch.training.sampling import DrawSampler
 from cxrbatch.training.trainer import Trainer, TrainingOptions, TrainingSetup
 
 CPU = torch.device("cpu")
@@ -74,7 +75,7 @@ def losses_of_steps(model: RadiographResNet, group: ProcessGroup) -> list[float]
     train = side(24, 24)
     setup = TrainingSetup(card=CARD, options=OPTIONS, device=CPU, group=group)
     trainer = Trainer(model, setup, steps=12)
-    sampler = BalancedBatchSampler(
+    sampler = DrawSampler(
         train.truth, steps=12, batch_size=8, generator=trainer.generator, group=group
     )
     loader = training_loader(train, sampler, flip=False, device=CPU, workers=0)

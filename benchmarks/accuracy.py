@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrbatch.results.label_files import read_labels
+from cxrbatch.results.label_lists import read_labels
 from cxrbatch.results.label_names import SPLITS
 from cxrbatch.results.statistics import intervals as metrics
 from cxrbatch.results.table import open_table

@@ -22,7 +22,8 @@ from PIL import Image, ImageEnhance
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.reading.display import GreyImage
 from cxrbatch.reading.radiograph import ReadingOptions, iterate_radiographs
-from cxrbatch.results.label_files import LabelledFile, read_labels
+from cxrbatch.results.label_files import LabelledFile
+from cxrbatch.results.label_lists import read_labels
 from cxrbatch.training.duplicates import near_duplicates
 from cxrbatch.training.split import LeakError, split_files
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from cxrbatch.model.checkpoint import read_card
-from cxrbatch.results.label_files import LabelledFile, read_labels
+from cxrbatch.results.label_files import LabelledFile
+from cxrbatch.results.label_lists import read_labels
 from cxrbatch.results.statistics.intervals import balanced_accuracy, one_vs_rest_auc
 from cxrbatch.results.table import open_table
 

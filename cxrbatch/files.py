@@ -13,7 +13,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -22,7 +22,7 @@ from cxrbatch.errors import CxrbatchError, TableError, UsageError
 
 _SURROGATES = 0xDC00
 _INSIDE = "!/"
-_LONGEST_SHOWN = 200
+_LONGEST_SHOWN, _MOST_LISTED = 200, 8
 _PARQUET = b"PAR1"  # the first bytes of any Parquet file
 _ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2})")
 
@@ -88,6 +88,11 @@ def shown(name: str) -> str:
     if len(name) > _LONGEST_SHOWN:
         name = f"{name[: _LONGEST_SHOWN // 2]}…{name[-_LONGEST_SHOWN // 2 :]}"
     return repr(name)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return up to eight names as `shown` quotes them, divided by commas."""
+    return ", ".join(map(shown, names[:_MOST_LISTED])) + (" …" if names[_MOST_LISTED:] else "")
 
 
 def check_output(output: Path, *, overwrite: bool, source: Path | None = None) -> None:

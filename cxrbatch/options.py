@@ -252,7 +252,8 @@ _LABEL_OPTIONS = (
         multiple=True,
         metavar="TEXT=CLASS",
         callback=_class_map,
-        help="The label TEXT means CLASS, as in --map 1=COVID-19; may be repeated.",
+        help="The label TEXT means CLASS, as in --map 1=COVID-19; may be repeated. Of evaluate "
+        "also several classes, divided by commas.",
     ),
     click.option(
         "--by",

@@ -29,15 +29,10 @@ from cxrbatch.reports.page import (
 )
 from cxrbatch.results.analysis import Analysis, Flow, analyse
 from cxrbatch.results.counting import as_bits, equal_images
-from cxrbatch.results.evaluation import (
-    FEW,
-    Subgroups,
-    by_class,
-    evaluate_analysis,
-    evaluate_subgroups,
-)
+from cxrbatch.results.evaluation import by_class, evaluate_analysis
 from cxrbatch.results.figures import Evaluation
 from cxrbatch.results.label_files import AS_USUAL, LabelOptions
+from cxrbatch.results.subgroups import FEW, Subgroups, evaluate_subgroups
 from cxrbatch.results.table import Table, open_table
 from cxrbatch.results.truth import UNKNOWN
 

@@ -13,12 +13,16 @@ never while an archive is scored.
     label_tables   rows of labels in Excel and Parquet files
     label_checks   these rows, checked, with columns of one meaning
     label_files    options of reading labels; a file of any form to labels
+    label_lists    labels by path as a list of files
+    merging        classes of labels that stand for several classes of the model
     label_joining  labels joined with the rows of a table
     truth          the true classes of a table, from labels, its own column or class folders;
                    labels from class folders
     counting       which scored images count; equal and nearly equal images
     analysis       checked scores with their truth: the images that are analysed, and the flow
-    evaluation     `evaluate` and `headline`: the figures of a table against the truth; subgroups
+    evaluation     `evaluate` and `headline`: the figures of a table against the truth
+    subgroups      the figures of subgroups of images, such as those of one manufacturer
+    external       the figures that a checkpoint's card records of an evaluation elsewhere
     figures        these figures as plain values, and as a DataFrame
     statistics     the calculation of the figures from arrays
 """

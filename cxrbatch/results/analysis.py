@@ -23,6 +23,7 @@ from cxrbatch.results.counting import (
 )
 from cxrbatch.results.frames import Results
 from cxrbatch.results.label_files import AS_USUAL, LabelOptions
+from cxrbatch.results.merging import Task, make_task
 from cxrbatch.results.statistics.intervals import Groups
 from cxrbatch.results.table import Table, too_large
 from cxrbatch.results.truth import UNKNOWN, ClassNumbers, Truth, find_truth, patients_of
@@ -89,8 +90,10 @@ class Analysis:
     Attributes:
         results: The table.
         card: The checkpoint's card as the table has it; empty where it has none.
-        scores: The scored rows of the table.
-        truth: True class, split and patient of every row, where known; None without a truth.
+        task: The classes that the truth tells apart, which may be several of the model's.
+        scores: The scored rows of the table, in the classes of the model.
+        truth: True class (an index into `task.classes`), split and patient of every row, where
+            known; None without a truth.
         flow: How many images were left out, and why.
         facts: Flags and identities of the scored images.
         chosen: Shape (n,), the analysed images as positions in the arrays of `scores`.
@@ -100,6 +103,7 @@ class Analysis:
 
     results: Results
     card: Mapping[str, Any]
+    task: Task
     scores: TableScores
     truth: Truth | None
     flow: Flow
@@ -114,15 +118,15 @@ class Analysis:
 
     @property
     def probabilities(self) -> npt.NDArray[np.float32]:
-        """Probabilities of the analysed images, shape (n, classes), float32, in row order."""
-        return self.scores.probabilities[self.chosen]
+        """Probabilities of the task's classes, shape (n, classes), float32, in row order."""
+        return self.task.merge_probabilities(self.scores.probabilities[self.chosen])
 
     def true_classes(self) -> ClassNumbers:
         """Return the true class of every scored image, also of those that are not analysed.
 
         Returns:
-            Shape (scored,), int16, class indices in the order of `scores.rows`; `UNKNOWN` (-1)
-            where no true class is known.
+            Shape (scored,), int16, indices into `task.classes`, in the order of `scores.rows`;
+            `UNKNOWN` (-1) where no true class is known.
         """
         if self.truth is None:
             return np.full(len(self.scores.rows), UNKNOWN, np.int16)
@@ -150,6 +154,7 @@ def analyse(
     label_options: LabelOptions = AS_USUAL,
     keep_copies: bool = False,
     keep_flagged: bool = False,
+    merge: bool = False,
 ) -> Analysis:
     """Check the scores of a table, find the true classes, and choose the images to analyse.
 
@@ -166,12 +171,15 @@ def analyse(
         label_options: How labels are read and joined.
         keep_copies: Whether all of several equal images are chosen.
         keep_flagged: Whether images flagged as lateral or as no chest are chosen.
+        merge: Whether the map of `label_options` may give a text several classes, so that the
+            probabilities of these are added up.
 
     Raises:
         TableError: The file is no results table or is damaged, or its scores fail `read_scores`.
         LabelError: The labels cannot be read or contradict each other, none fits a row, or one fits
             no class.
-        UsageError: `results` or `labels` is of another type, or a path that no file has.
+        UsageError: `results` or `labels` is of another type, or a path that no file has; or the map
+            of `label_options` cannot be used, see `make_task`.
     """
     if labels is not None and not isinstance(labels, str | os.PathLike | pd.DataFrame):
         raise UsageError(
@@ -181,8 +189,9 @@ def analyse(
     if labels is not None and not isinstance(labels, pd.DataFrame):
         labels = checked_path("labels", labels)
     opened = Results(results)
+    task = make_task(opened.classes, label_options.class_map, merge=merge)
     scores = read_scores(opened)
-    truth = find_truth(opened, labels, label_options)
+    truth = find_truth(opened, labels, label_options, task)
     facts = ImageFacts.read(opened, scores.rows)
     counted = count_images(
         [facts],
@@ -194,6 +203,7 @@ def analyse(
     return Analysis(
         results=opened,
         card=card_of(opened),
+        task=task,
         scores=scores,
         truth=truth,
         flow=_flow(opened, scores, truth, counted.counts),

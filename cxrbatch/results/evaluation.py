@@ -1,7 +1,7 @@
 """The one evaluation of a table against the truth, whole and by subgroups of its images."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -11,25 +11,14 @@ import pandas as pd
 
 from cxrbatch.errors import LabelError, UsageError, naming_arguments, plain_number
 from cxrbatch.results.analysis import Analysis, analyse
-from cxrbatch.results.figures import Evaluation, Headline, SubgroupFigures
-from cxrbatch.results.label_files import LabelOptions
-from cxrbatch.results.statistics.calculation import evaluate_scores, evaluate_subgroup, headline_of
+from cxrbatch.results.figures import Evaluation, Headline
+from cxrbatch.results.label_files import ClassMap, LabelOptions
+from cxrbatch.results.statistics.calculation import evaluate_scores, headline_of
+from cxrbatch.results.statistics.predicted import predicted_shares
 from cxrbatch.results.table import Table
 from cxrbatch.results.truth import class_numbers
 
-FEW = 20
-"""Below so many images a subgroup's figures say next to nothing and are shown in grey."""
-
 _HOTTEST = 100.0
-_FACTS = {
-    "patient_sex": "Sex",
-    "patient_age_bin": "Age, years",
-    "view_position": "View",
-    "manufacturer": "Manufacturer",
-    "format": "Format",
-    "photometric": "Photometric interpretation",
-}
-_MOST_SUBGROUPS = 12
 
 
 def evaluate(
@@ -40,7 +29,7 @@ def evaluate(
     label_column: str | None = None,
     path_column: str | None = None,
     patient_column: str | None = None,
-    class_map: Mapping[str, str] | None = None,
+    class_map: ClassMap | None = None,
     keep_copies: bool = False,
     keep_flagged: bool = False,
     prevalence: Mapping[str, float] | None = None,
@@ -65,7 +54,8 @@ def evaluate(
         path_column: Name of the column with the path, or with what `by` says; None likewise.
         patient_column: Name of the column with an id that all images of a person share; None to
             find it likewise.
-        class_map: Text of a label -> class name that is meant.
+        class_map: Text of a label -> the class that is meant, or a list of classes, any of which
+            makes the label true: they are merged into one, whose probability is their sum.
         keep_copies: Whether all of several equal images are evaluated.
         keep_flagged: Whether images flagged as lateral or as no chest are evaluated.
         prevalence: Class name -> prevalence, in (0, 1), for which predictive values are stated too.
@@ -85,7 +75,7 @@ def evaluate(
     kept = {"keep_copies": keep_copies, "keep_flagged": keep_flagged}
     with naming_arguments():
         options = LabelOptions(by, label_column, path_column, patient_column, class_map or {})
-        analysis = analyse(results, labels, label_options=options, **_flags(kept))
+        analysis = analyse(results, labels, label_options=options, merge=True, **_flags(kept))
         _require_truth(analysis)
         return evaluate_analysis(analysis, prevalence=prevalence, seed=seed)
 
@@ -98,7 +88,7 @@ def headline(
     label_column: str | None = None,
     path_column: str | None = None,
     patient_column: str | None = None,
-    class_map: Mapping[str, str] | None = None,
+    class_map: ClassMap | None = None,
     keep_copies: bool = False,
     keep_flagged: bool = False,
     seed: int = 0,
@@ -114,7 +104,8 @@ def headline(
         label_column: Name of the labels' column with the class; None to find it by usual names.
         path_column: Name of the column with the path, or with what `by` says; None likewise.
         patient_column: Name of the column with a person's id; None to find it likewise.
-        class_map: Text of a label -> class name that is meant.
+        class_map: Text of a label -> the class that is meant, or a list of classes, any of which
+            makes the label true: they are merged into one, whose probability is their sum.
         keep_copies: Whether all of several equal images are evaluated.
         keep_flagged: Whether images flagged as lateral or as no chest are evaluated.
         seed: Seed of the random resampling behind bootstrap intervals.
@@ -131,7 +122,7 @@ def headline(
     kept = {"keep_copies": keep_copies, "keep_flagged": keep_flagged}
     with naming_arguments():
         options = LabelOptions(by, label_column, path_column, patient_column, class_map or {})
-        analysis = analyse(results, labels, label_options=options, **_flags(kept))
+        analysis = analyse(results, labels, label_options=options, merge=True, **_flags(kept))
         return headline_of_analysis(analysis, seed=seed)
 
 
@@ -160,7 +151,9 @@ def evaluate_analysis(
     """Calculate all figures of the images that `analyse` chose.
 
     The temperature and thresholds chosen on validation are those of the checkpoint's card, where it
-    has valid ones.
+    has valid ones; a class that is merged with others has no such threshold. The prediction of
+    merged classes is the one of the largest sum of probabilities; `predicted` of the result has
+    the model's own predictions.
 
     Args:
         analysis: The images, their scores and true classes; its `truth` must not be None.
@@ -173,18 +166,28 @@ def evaluate_analysis(
         UsageError: `prevalence` is no mapping of texts.
     """
     temperature = analysis.card.get("temperature")
+    truth, patients = analysis.true_classes()[analysis.chosen], analysis.patients()
     evaluation = evaluate_scores(
-        analysis.true_classes()[analysis.chosen],
+        truth,
         analysis.probabilities,
-        analysis.patients(),
-        classes=analysis.results.classes,
-        logits=analysis.scores.logits[analysis.chosen],
+        patients,
+        classes=analysis.task.classes,
+        logits=analysis.task.merge_logits(analysis.scores.logits[analysis.chosen]),
         temperature=float(temperature) if _is_between(temperature, high=_HOTTEST) else None,
-        prevalence=by_class({} if prevalence is None else prevalence, analysis.results.classes),
-        thresholds=_thresholds(analysis.card),
+        prevalence=by_class({} if prevalence is None else prevalence, analysis.task.classes),
+        thresholds=_thresholds(analysis.card, analysis.task.unchanged()),
         seed=seed,
     )
-    return replace(evaluation, all_images=_of_all_images(analysis, seed=seed))
+    shares = predicted_shares(
+        truth,
+        analysis.scores.predicted[analysis.chosen],
+        patients,
+        classes=analysis.task.classes,
+        predicted_classes=analysis.results.classes,
+        seed=seed,
+    )
+    of_all = _of_all_images(analysis, seed=seed)
+    return replace(evaluation, predicted=shares, all_images=of_all)
 
 
 def _flags(given: Mapping[str, object]) -> dict[str, bool]:
@@ -200,7 +203,7 @@ def _headline(analysis: Analysis, *, seed: int) -> Headline:
         analysis.true_classes()[analysis.chosen],
         analysis.probabilities,
         analysis.patients(),
-        classes=analysis.results.classes,
+        classes=analysis.task.classes,
         side=analysis.flow.side,
         seed=seed,
     )
@@ -250,8 +253,8 @@ def _require_truth(analysis: Analysis) -> None:
         )
 
 
-def _thresholds(card: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """The operating points of the card, which may hold anything."""
+def _thresholds(card: Mapping[str, Any], classes: Collection[str]) -> dict[str, dict[str, float]]:
+    """The operating points of some classes in the card, which may hold anything."""
     found = card.get("operating_points")
     if not isinstance(found, dict):
         return {}
@@ -262,82 +265,9 @@ def _thresholds(card: Mapping[str, Any]) -> dict[str, dict[str, float]]:
             if isinstance(rates, dict) and _is_between(rates.get("threshold"), high=1.0)
         }
         for name, points in found.items()
-        if isinstance(points, dict)
+        if isinstance(points, dict) and name in classes
     }
 
 
 def _is_between(value: object, *, high: float) -> TypeGuard[float]:
     return isinstance(value, int | float) and 0 <= value <= high
-
-
-@dataclass(frozen=True, slots=True)
-class Subgroup:
-    """The images with one value of a header fact, such as those of one manufacturer.
-
-    Attributes:
-        name: The value; "not stated" where the header lacks it.
-        figures: The figures of these images.
-        few: Whether there are fewer than `FEW` images: too few to judge by.
-    """
-
-    name: str
-    figures: SubgroupFigures
-    few: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Subgroups:
-    """The analysed images, divided by the values of one header fact.
-
-    Attributes:
-        fact: Name of the table's column.
-        title: Name of the fact for a reader.
-        parts: At most the 12 most frequent values, the largest first; ages in rising order.
-        other_values: Number of further values, which are not evaluated.
-        other_images: Number of images of these values.
-    """
-
-    fact: str
-    title: str
-    parts: tuple[Subgroup, ...]
-    other_values: int
-    other_images: int
-
-
-def evaluate_subgroups(analysis: Analysis) -> tuple[Subgroups, ...]:
-    """Evaluate the analysed images in subgroups: by the values of each of six columns.
-
-    The columns have sex, age, view, manufacturer, format and photometric interpretation; of each
-    at most the 12 most frequent values are evaluated; "not stated" counts as a value. The
-    analysis's `truth` must not be None.
-
-    Returns:
-        One entry per column.
-
-    Raises:
-        TableError: The table is damaged.
-    """
-    patients, probabilities = analysis.patients(), analysis.probabilities
-    truth = analysis.true_classes()[analysis.chosen]
-    groups = []
-    for fact, title in _FACTS.items():
-        codes, values = pd.factorize(analysis.results.read([fact])[fact])
-        names = ["not stated", *values]
-        numbers = codes[analysis.rows] + 1
-        counts = np.bincount(numbers, minlength=len(names))
-        order = [n for n in np.argsort(-counts, kind="stable").tolist() if counts[n]]
-        shown, rest = order[:_MOST_SUBGROUPS], order[_MOST_SUBGROUPS:]
-        if fact == "patient_age_bin":
-            shown.sort(key=names.__getitem__)
-        parts = []
-        for number in shown:
-            chosen = numbers == number
-            figures = evaluate_subgroup(
-                truth[chosen],
-                probabilities[chosen],
-                patients[chosen],
-                classes=analysis.results.classes,
-            )
-            parts.append(Subgroup(names[number], figures, int(counts[number]) < FEW))
-        groups.append(Subgroups(fact, title, tuple(parts), len(rest), int(counts[rest].sum())))
-    return tuple(groups)

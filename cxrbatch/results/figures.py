@@ -203,6 +203,19 @@ class Triage:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictedShares:
+    """What the model predicted for the images of one true class, in the classes of the model.
+
+    Attributes:
+        name: The true class.
+        shares: Class of the model -> share of the images of which it is the most probable class.
+    """
+
+    name: str
+    shares: Mapping[str, Figure]
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """All figures of scores against truth.
 
@@ -221,8 +234,8 @@ class Evaluation:
         uncalibrated: Of the softmax of the logits; None without logits.
         temperature: Divisor of the logits, from the card; None where not stated.
         triage: None where no class is called Normal.
-        all_images: Headline figures of all images with a truth, those left out for a flag or as
-            copies among them; None where none was left out.
+        predicted: For each true class, what the model predicted in its own classes.
+        all_images: Headline figures with the images left out for a flag or as copies; None without.
     """
 
     images: int
@@ -239,6 +252,7 @@ class Evaluation:
     uncalibrated: Calibration | None
     temperature: float | None
     triage: Triage | None
+    predicted: tuple[PredictedShares, ...] = ()
     all_images: "Headline | None" = None
 
     def to_frame(self) -> "pd.DataFrame":
@@ -321,6 +335,8 @@ def _figures_in(
         for item in part:
             if isinstance(item, ClassFigures):
                 yield from _figures_in(item, (), item.name)
+            elif isinstance(item, PredictedShares):
+                yield from _figures_in(item.shares, (f"predicted if {item.name}",), of)
             elif isinstance(item, OperatingFigures):
                 yield from _figures_in(item, (f"{item.name} ({item.chosen_on})",), of)
             elif isinstance(item, RuleOut):

@@ -1,18 +1,18 @@
 """Labels from a file of any usual form, or from a DataFrame, checked and in bounded memory."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import pandas as pd
 
 from cxrbatch.errors import LabelError, UsageError
-from cxrbatch.files import shown
+from cxrbatch.files import listed, shown
 from cxrbatch.reading.outcomes import reading_error
 from cxrbatch.reading.sniffing import HEAD_BYTES, open_regular
-from cxrbatch.results.label_checks import CONSISTENT, CheckedLabels, once_each
+from cxrbatch.results.label_checks import CheckedLabels
 from cxrbatch.results.label_names import (
     ACCESSION_NUMBER,
     JOINS,
@@ -39,8 +39,10 @@ _OTHER_FORMS = (
     (b"%PDF", "a PDF; give the table itself as CSV or .xlsx"),
     (b"{\\rtf", "a text with layout; save the table as CSV or .xlsx"),
 )
-_MOST_SHOWN = 8
 _DATAFRAME = "the DataFrame of labels"
+
+ClassMap = Mapping[str, str | Sequence[str]]
+"""Text of a label -> the class of the model that is meant, or several that it may be any of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +76,23 @@ class LabelOptions:
             likewise.
         patient_column: Name of the column with an id that all images of a person share; None
             likewise.
-        class_map: Text of a label -> class name that is meant. Blank labels stay blank.
+        class_map: Text of a label -> class name that is meant, or several, one of which is meant;
+            labels of several are for `evaluate` alone. Blank labels stay blank.
     """
 
     by: str | None = None
     label_column: str | None = None
     path_column: str | None = None
     patient_column: str | None = None
-    class_map: Mapping[str, str] = field(default_factory=dict)
+    class_map: ClassMap = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the types and values.
 
         Raises:
             UsageError: `by` is no key of `JOINS`, a name of a column is no text or blank, or
-                `class_map` does not map texts to texts, or has one of spaces and underscores alone.
+                `class_map` does not map texts to one or more texts, or has one of spaces and
+                underscores alone.
         """
         if self.by is not None and self.by not in [*JOINS]:
             raise UsageError(f"--by {self.by} is unknown; it is one of {', '.join(JOINS)}")
@@ -97,14 +101,26 @@ class LabelOptions:
             if name is not None and not (isinstance(name, str) and name.strip()):
                 raise UsageError(f"--{role}-column is {name!r:.60}; give the name of a column")
         given: object = self.class_map
-        texts = [*given, *given.values()] if isinstance(given, Mapping) else [None]
+        texts = [*given, *_flat(given.values())] if isinstance(given, Mapping) else [None]
         if not all(isinstance(text, str) for text in texts):
             raise UsageError("--map has to give texts of labels classes, as in --map TEXT=CLASS")
-        if not all(map(folded, (*self.class_map, *self.class_map.values()))):
+        if not all(map(folded, map(str, texts))):
             raise UsageError(
                 "--map has an empty text or class, or one of spaces and underscores alone; rows "
                 "without a label have no class: write one into the file, or leave them out"
             )
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """`class_map`, if it gives each text one class.
+
+        Raises:
+            UsageError: It gives a text several.
+        """
+        texts = {text: name for text, name in self.class_map.items() if isinstance(name, str)}
+        if len(texts) < len(self.class_map):
+            raise UsageError("--map gives a text several classes; only evaluate merges them")
+        return texts
 
     def wanted(self, classes: Sequence[str] = ()) -> WantedColumns:
         """Return the columns to look for in a file whose labels are of these classes."""
@@ -118,6 +134,12 @@ class LabelOptions:
         }
         given = {role: name for role, name in named.items() if name is not None}
         return WantedColumns(self.by, given, classes)
+
+
+def _flat(given: Iterable[object]) -> Iterator[object]:
+    """Names of classes, of which several may be in a list; None for an empty one."""
+    for names in given:
+        yield from (names or [None]) if isinstance(names, list | tuple) else [names]
 
 
 AS_USUAL = LabelOptions()
@@ -206,10 +228,11 @@ def load(
     Raises:
         LabelError: The labels cannot be read or used, in the cases of `read_frame`; or `class_map`
             of the options has a class that names none of `classes`, if these are known.
+        UsageError: `class_map` gives a text several classes.
     """
-    wanted = options.wanted(classes)
+    wanted, texts = options.wanted(classes), options.texts
     if classes:
-        _check_meant(options.class_map, classes)
+        _check_meant(texts, classes)
     if isinstance(labels, pd.DataFrame):
         return _loaded(_table_of(labels), _DATAFRAME, options, wanted)
     try:
@@ -236,11 +259,6 @@ def _check_meant(class_map: Mapping[str, str], classes: Sequence[str]) -> None:
             f"--map names {listed(unknown)}, which is no class of the model; its classes are "
             f"{listed(classes)}"
         )
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return up to eight names, quoted and divided by commas."""
-    return ", ".join(map(shown, names[:_MOST_SHOWN])) + (" …" if names[_MOST_SHOWN:] else "")
 
 
 def _open(
@@ -286,7 +304,7 @@ def _loaded(
 ) -> LoadedLabels:
     """Choose the columns, and read and check all rows."""
     chosen = choose_columns(table.header, wanted, f"{name} ({table.form})")
-    checked = CheckedLabels(name, table.unit, chosen, options.class_map)
+    checked = CheckedLabels(name, table.unit, chosen, options.texts)
     for chunk in table.read(chosen.all_places):
         checked.add(chunk)
     frame = checked.frame()
@@ -294,57 +312,3 @@ def _loaded(
     if checked.flags:
         columns["label"] = ", ".join([*filter(None, [columns.get("label")]), *checked.flags])
     return LoadedLabels(name, table.form, table.unit, table.header, columns, frame, checked.unused)
-
-
-def read_labels(file: Path, classes: Sequence[str] = ()) -> list[LabelledFile]:
-    """Read and check a file of labels by path that gives each path one label.
-
-    Args:
-        file: A CSV, XLSX or Parquet file.
-        classes: Class names of the model, one of which each label has to name; empty to take any.
-
-    Returns:
-        One label per path, at least one, in the file's order. Rows without a label, and rows that
-        repeat an earlier one, are left out.
-
-    Raises:
-        LabelError: The labels cannot be used, in the cases of `read_frame`; a label names no class;
-            or two rows of one path have different labels, patients or splits.
-    """
-    loaded = load(file, LabelOptions(by="path"), classes)
-    frame = loaded.frame[loaded.frame["label"].notna()]
-    numbers = find_classes(frame["label"].cat.categories, classes)
-    unknown = frame["label"].isin([n for n in numbers if classes and numbers[n] < 0])
-    if unknown.any():
-        raise LabelError(
-            f"{loaded}: labels name no class of the model in {int(unknown.sum()):,} rows, first in "
-            f"{loaded.unit} {unknown.idxmax()}; the classes are {listed(classes)}: correct or "
-            "remove these rows"
-        )
-    names = pd.factorize(frame["path"])[0]
-    once = once_each(loaded.name, loaded.unit, names, frame[list(CONSISTENT)])
-    return _as_list(frame.loc[once.index].assign(**once))
-
-
-def labels_in(file: Path, options: LabelOptions = AS_USUAL) -> list[LabelledFile]:
-    """Read and check a file of labels that may name a path several times.
-
-    Args:
-        file: A CSV, XLSX or Parquet file.
-        options: Names of columns, and what texts of labels mean; the images are named by path.
-
-    Returns:
-        One entry per row that has a label, at least one, in the file's order; rows of one path are
-        all kept, also where their labels differ.
-
-    Raises:
-        LabelError: The file cannot be read, a needed column is missing, a row cannot be used, or no
-            row has a label.
-    """
-    frame = read_frame(file, replace(options, by="path"))
-    return _as_list(frame[frame["label"].notna()])
-
-
-def _as_list(frame: pd.DataFrame) -> list[LabelledFile]:
-    columns = [frame[name].astype(object).where(frame[name].notna(), None) for name in frame]
-    return [*map(LabelledFile, *columns)]

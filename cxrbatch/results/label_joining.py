@@ -1,7 +1,7 @@
 """Joins labels with the rows of a results table: by path, UID or hash."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cxrbatch.errors import LabelError
-from cxrbatch.files import shown
+from cxrbatch.files import listed, shown
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results.columns import patient_secret, secret_id
 from cxrbatch.results.frames import Results, names_of_rows, positions
 from cxrbatch.results.label_checks import CONSISTENT, once_each
-from cxrbatch.results.label_files import LabelOptions, LoadedLabels, listed, load
-from cxrbatch.results.label_names import JOINS, find_classes
+from cxrbatch.results.label_files import LabelOptions, LoadedLabels, load
+from cxrbatch.results.label_names import JOINS
+from cxrbatch.results.merging import Task, make_task
 
 GROUPS = ("series", "study", "accession")
 """Joins whose label is that of several images."""
@@ -32,7 +33,7 @@ class JoinedLabels:
     Attributes:
         loaded: The labels as they were read.
         table: The path of the results table, for messages.
-        classes: Class names of the table.
+        classes: Names of the classes that the labels tell apart.
         by: What joined them, a key of `JOINS`.
         matches: What was tried, a key of `JOINS` -> number of rows with a label that name a row of
             the table by it.
@@ -42,7 +43,7 @@ class JoinedLabels:
         unlabelled: Number of rows of the file without a label.
         unnamed: Number of rows with a label and nothing, or a placeholder, for what joins them.
         repeated: Number of rows with a label that name what an earlier one names.
-        numbers: Label as written -> index of its class in the table, or -1.
+        numbers: Label as written -> index of its class in `classes`, or -1.
     """
 
     loaded: LoadedLabels
@@ -155,7 +156,7 @@ class JoinedLabels:
             yield f"texts that are given a class, and that no label has: {listed(unused)}"
 
 
-def join(results: Results, loaded: LoadedLabels, by: str | None) -> JoinedLabels:
+def join(results: Results, loaded: LoadedLabels, by: str | None, task: Task) -> JoinedLabels:
     """Find the label of each row of a table, by what is given or else by what joins most labels.
 
     Labels that name no class or no row are kept: `JoinedLabels.check` refuses them.
@@ -165,6 +166,7 @@ def join(results: Results, loaded: LoadedLabels, by: str | None) -> JoinedLabels
         loaded: The labels.
         by: A key of `JOINS` whose column the labels have; None to try those of which they have it,
             until one joins all. Of two that join equally many, the earlier one in `JOINS` is taken.
+        task: The classes that the labels tell apart.
 
     Raises:
         LabelError: Two labels of one image contradict each other; or only accession numbers are to
@@ -185,7 +187,7 @@ def join(results: Results, loaded: LoadedLabels, by: str | None) -> JoinedLabels
     by, names, rows = best
     given = np.asarray(pc.not_equal(names, ""))
     names = names.filter(pa.array(given))
-    numbers = find_classes(known["label"].cat.categories, results.classes)
+    numbers = task.numbers(known["label"].cat.categories)
     codes = np.asarray(names.dictionary_encode().indices, np.int64)
     fields = _by_class(known.loc[given, list(CONSISTENT)], numbers)
     labels = once_each(loaded.name, loaded.unit, codes, fields)
@@ -194,7 +196,7 @@ def join(results: Results, loaded: LoadedLabels, by: str | None) -> JoinedLabels
     return JoinedLabels(
         loaded=loaded,
         table=results.name,
-        classes=results.classes,
+        classes=task.classes,
         by=by,
         matches=matches,
         labels=labels,
@@ -220,7 +222,9 @@ def _to_try(results: Results, loaded: LoadedLabels, by: str | None) -> list[str]
     return tried
 
 
-def describe_labels(table: Path, labels: Path, options: LabelOptions) -> Iterator[tuple[str, str]]:
+def describe_labels(
+    table: Path, labels: Path, options: LabelOptions, *, merge: bool = False
+) -> Iterator[tuple[str, str]]:
     """Yield how labels are read and joined with a table, as lines of a title and a text.
 
     No text of a row is among them, only numbers of rows and names of columns and classes.
@@ -229,18 +233,21 @@ def describe_labels(table: Path, labels: Path, options: LabelOptions) -> Iterato
         table: The results table.
         labels: The file of labels.
         options: How labels are read and joined.
+        merge: Whether a text of a label may stand for several classes.
 
     Raises:
         LabelError: The labels cannot be read or joined, see `join`; or after all lines, they fail
             `JoinedLabels.check`.
+        UsageError: The map of the options cannot be used, see `make_task`.
         TableError: The table cannot be used.
     """
     results = Results(table)
-    loaded = load(labels, options, results.classes)
+    task = make_task(results.classes, options.class_map, merge=merge)
+    loaded = load(labels, replace(options, class_map=task.texts), task.names)
     yield "labels", f"{loaded.name}: {loaded.form}"
     yield "columns", f"{loaded.columns_read()}; {len(loaded.header)} in all"
     yield "rows", f"{len(loaded.frame):,}"
-    joined = join(results, loaded, options.by)
+    joined = join(results, loaded, options.by, task)
     labels_of_class = joined.labels["label"].map(joined.numbers).value_counts()
     tried = ", ".join(f"{by} {count:,}" for by, count in joined.matches.items())
     yield "joined", f"{joined.matched:,} of {len(joined.labels):,} labels by {joined.by} ({tried})"
@@ -255,7 +262,7 @@ def describe_labels(table: Path, labels: Path, options: LabelOptions) -> Iterato
     count, rows = joined.unknown()
     if count:
         yield "no class", f"different texts: {count:,}, as in {rows}; say with --map TEXT=CLASS"
-    classes = (f"{shown(n)} {labels_of_class.get(k, 0):,}" for k, n in enumerate(results.classes))
+    classes = (f"{shown(n)} {labels_of_class.get(k, 0):,}" for k, n in enumerate(task.classes))
     yield "classes", ", ".join(classes)
     scored = scored_rows(results)
     named = joined.label_of_row >= 0

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxrbatch.errors import LabelError
-from cxrbatch.files import path_to_text, shown
+from cxrbatch.files import listed, path_to_text, shown
 from cxrbatch.results.columns import TRUTH_COLUMNS
 from cxrbatch.results.frames import Results
-from cxrbatch.results.label_files import AS_USUAL, LabelledFile, LabelOptions, listed, load
+from cxrbatch.results.label_files import AS_USUAL, LabelledFile, LabelOptions, load
 from cxrbatch.results.label_joining import join, scored_rows
-from cxrbatch.results.label_names import SPLITS, find_classes, folded, folded_numbers
+from cxrbatch.results.label_names import SPLITS, find_classes, folded
+from cxrbatch.results.merging import Task, make_task
 from cxrbatch.results.statistics.intervals import Groups
 
 UNKNOWN = -1
@@ -56,6 +57,7 @@ def find_truth(
     results: Results,
     labels: "Path | pd.DataFrame | None" = None,
     options: LabelOptions = AS_USUAL,
+    task: Task | None = None,
 ) -> Truth | None:
     """Find the true classes of a table's rows in the first of three places that applies.
 
@@ -67,6 +69,8 @@ def find_truth(
         labels: A file of labels, or a DataFrame with such columns; a label that names a file is
             that of each of its frames.
         options: How labels are read and joined.
+        task: The classes that the truth tells apart, made of the map of `options`; None for those
+            of the table.
 
     Returns:
         The truth; None where there are no labels and no column truth, and class folders do not name
@@ -75,17 +79,23 @@ def find_truth(
     Raises:
         LabelError: Labels cannot be read or contradict each other, one names an unknown class, or
             none names a row; or the column truth has an unknown class.
+        UsageError: The map of `options` cannot be used, see `make_task`, or has a text of several
+            classes where `task` is None.
         TableError: The table is damaged.
     """
     if labels is not None:
-        return join_labels(results, labels, options)
+        return join_labels(results, labels, options, task)
+    task = task or make_task(results.classes, options.class_map)
     if results.provenance.get("labelled") is True:
-        return _own_truth(results)
-    return folder_truth(results)
+        return _own_truth(results, task)
+    return folder_truth(results, task)
 
 
 def join_labels(
-    results: Results, labels: "Path | pd.DataFrame", options: LabelOptions = AS_USUAL
+    results: Results,
+    labels: "Path | pd.DataFrame",
+    options: LabelOptions = AS_USUAL,
+    task: Task | None = None,
 ) -> Truth:
     """Take true class, split and patient of each row of a table from the label that names the row.
 
@@ -95,13 +105,18 @@ def join_labels(
         results: The table.
         labels: A file of labels, or a DataFrame with such columns.
         options: How labels are read, and by what they name rows, such as path or UID.
+        task: The classes that the labels tell apart, made of the map of `options`; None for those
+            of the table.
 
     Raises:
         LabelError: Labels cannot be read or contradict each other, name an unknown class, or none
             of them names a row.
+        UsageError: The map of `options` cannot be used, as for `find_truth`.
         TableError: The table is damaged.
     """
-    joined = join(results, load(labels, options, results.classes), options.by)
+    task = task or make_task(results.classes, options.class_map)
+    loaded = load(labels, replace(options, class_map=task.texts), task.names)
+    joined = join(results, loaded, options.by, task)
     joined.check()
     label_of_row, frame = joined.label_of_row, joined.labels
     return Truth(
@@ -119,11 +134,16 @@ def join_labels(
     )
 
 
-def folder_truth(results: Results) -> Truth | None:
+def folder_truth(results: Results, task: Task | None = None) -> Truth | None:
     """Take the true class of each row from the names of the folders in its path.
 
     A folder names a class if their `folded` names are equal. A path whose folders name no class, or
     two, has no true class.
+
+    Args:
+        results: The table.
+        task: The classes that the folders tell apart, with texts that stand for them; None for the
+            classes of the table.
 
     Returns:
         The truth, without splits and patients; None where the folders name the class of fewer than
@@ -134,7 +154,7 @@ def folder_truth(results: Results) -> Truth | None:
     """
     columns = results.read(["path", "prediction"])
     codes, folders = pd.factorize(columns["path"].str.replace(r"(^|/)[^/]*$", "", regex=True))
-    wanted = folded_numbers(results.classes)
+    wanted = (task or make_task(results.classes, {})).folder_numbers()
     known: dict[str, int] = {}
     classes = _at([_class_of(folder, wanted, known) for folder in folders], codes)
     of_scored = classes[columns["prediction"].notna()]
@@ -196,10 +216,13 @@ def class_numbers(labels: Iterable[str], classes: Sequence[str]) -> dict[str, in
     return found
 
 
-def _own_truth(results: Results) -> Truth:
+def _own_truth(results: Results, task: Task) -> Truth:
     columns = results.read(TRUTH_COLUMNS)
     names = columns["truth"].cat.remove_unused_categories()
-    numbers = class_numbers(names.cat.categories, results.classes)
+    meant = {name: task.texts.get(name, name) for name in names.cat.categories}
+    class_numbers(meant.values(), task.names)
+    found = task.numbers(meant.values())
+    numbers = {name: found[own] for name, own in meant.items()}
     splits = _mapped(columns["split"], _SPLIT_NUMBERS)
     return _without_labels("the table's own column truth", _mapped(names, numbers), splits)
 

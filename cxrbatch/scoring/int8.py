@@ -27,7 +27,8 @@ from cxrbatch.model.fused import layers_of
 from cxrbatch.model.inference import memory_explained
 from cxrbatch.model.predictor import Predictor, normalised
 from cxrbatch.model.preprocessing import image_hash
-from cxrbatch.results.label_files import LabelledFile, read_labels
+from cxrbatch.results.label_files import LabelledFile
+from cxrbatch.results.label_lists import read_labels
 from cxrbatch.results.statistics.intervals import one_vs_rest_auc
 from cxrbatch.results.truth import class_numbers, labels_from_folders
 from cxrbatch.scoring.archive import ArchiveFile

@@ -14,7 +14,7 @@ from cxrbatch.errors import LabelError, TableError
 from cxrbatch.results import bounded, label_checks, pages
 from cxrbatch.results.bounded import BoundedParquet, open_bounded
 from cxrbatch.results.columns import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
-from cxrbatch.results.label_files import labels_in
+from cxrbatch.results.label_lists import labels_in
 from cxrbatch.results.pages import ColumnChunk, TooLarge, check_footer, read_pages
 from cxrbatch.results.table import Table, open_table
 

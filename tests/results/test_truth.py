@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cxrbatch.errors import LabelError
-from cxrbatch.results.label_files import LabelledFile, labels_in, read_labels
+from cxrbatch.results.label_files import LabelledFile
+from cxrbatch.results.label_lists import labels_in, read_labels
 
 
 def csv_file(folder: Path, content: str | bytes) -> Path:

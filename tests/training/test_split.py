@@ -12,7 +12,8 @@ import pytest
 from labelled import WHOLE, given
 
 from cxrbatch.errors import LabelError, TableError
-from cxrbatch.results.label_files import LabelledFile, read_labels
+from cxrbatch.results.label_files import LabelledFile
+from cxrbatch.results.label_lists import read_labels
 from cxrbatch.training.duplicates import DuplicatePair
 from cxrbatch.training.split import Split, group_files, split_files
 from cxrbatch.training.split_report import LeakError, find_leaks, write_leaks

@@ -6,11 +6,13 @@ Readings, paths or arrays go in at `predictor.Predictor`; scores, heat maps and 
 - prediction: what the Predictor returns for one radiograph, and heat maps as pictures
 - preprocessing: the recipe: a display image to the network's uint8 input
 - checkpoint, card: a checkpoint file, its card, and the statistics of its features
+- recording: figures of images from elsewhere in a checkpoint's card, and its hash without them
+- summary: the card as lines for a terminal
 - network: the architecture, torchvision's ResNet with a single-channel stem, for training, and its
   weights in files: writing checkpoints, importing state dicts of PyTorch
 - fused, openvino: the same network in its forms for inference
 - soundness: checks of weights and of a network's first scores
 - inference: device, precision, threads and transfers
 
-preprocessing, prediction and card import no torch.
+preprocessing, prediction, card, recording and summary import no torch.
 """

@@ -5,7 +5,6 @@ score. So weights are checked where they are read, where batch norms are folded 
 the scores of a test image; a network's first scores are compared with those of `score_plainly`.
 """
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Card, FeatureStatistics
+from cxrbatch.model.recording import CARD_KEY, hash_checkpoint
 from cxrbatch.reading.outcomes import ReadingError
 from cxrbatch.reading.sniffing import open_regular
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 Tensors = Mapping[str, "Tensor"]
 
-CARD_KEY = "cxrbatch"
 FEATURES = "features."
 """Prefix of the names of the feature statistics among a checkpoint's tensors."""
 
@@ -45,7 +44,7 @@ class Checkpoint:
 
     Attributes:
         card: Its card.
-        sha256: Hash of the file's bytes, 64 hexadecimal digits; "" for a network that is in no
+        sha256: Hash of the file, as `file_sha256` returns it; "" for a network that is in no
             file.
         tensors: Its weights by torchvision's names; float32 if they are from a file.
         features: Mean and covariance of the network's features over the training images; None
@@ -93,12 +92,14 @@ def read_card(path: Path) -> Card:
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits.
 
+    Figures that were recorded in the card of a checkpoint do not count: see `hash_checkpoint`.
+
     Raises:
         CheckpointError: The file cannot be read.
     """
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hash_checkpoint(file)
     except OSError as error:
         raise unreadable_checkpoint(path, error) from None
 

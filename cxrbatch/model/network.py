@@ -27,13 +27,13 @@ from cxrbatch.errors import CheckpointError
 from cxrbatch.files import disk_errors, written_whole
 from cxrbatch.model.card import Card, FeatureStatistics, check_architecture
 from cxrbatch.model.checkpoint import (
-    CARD_KEY,
     FEATURES,
     check_bytes,
     opened_safetensors,
     unreadable_checkpoint,
 )
 from cxrbatch.model.fused import Scores, score_features
+from cxrbatch.model.recording import CARD_KEY
 from cxrbatch.reading.containers.listing import list_members
 from cxrbatch.reading.outcomes import ReadingError
 from cxrbatch.reading.sniffing import open_regular

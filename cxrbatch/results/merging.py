@@ -17,7 +17,7 @@ from cxrbatch.files import listed, shown
 from cxrbatch.results.label_files import ClassMap
 from cxrbatch.results.label_names import find_classes, folded, folded_numbers
 
-Scores = npt.NDArray[np.float32]
+ScoresByClass = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Task:
         pairs = zip(self.model_classes, self.class_of, strict=True)
         return frozenset(name for name, number in pairs if counts[number] == 1)
 
-    def merge_probabilities(self, probabilities: Scores) -> Scores:
+    def merge_probabilities(self, probabilities: ScoresByClass) -> ScoresByClass:
         """Add up the probabilities of the classes that are merged.
 
         Args:
@@ -104,7 +104,7 @@ class Task:
         sums = probabilities.astype(np.float64) @ self.matrix
         return np.asarray(sums.clip(max=1.0), np.float32)
 
-    def merge_logits(self, logits: Scores) -> Scores:
+    def merge_logits(self, logits: ScoresByClass) -> ScoresByClass:
         """Return logits whose softmax is the sum of the softmax of the classes that are merged.
 
         That is the logarithm of the summed exponentials, at temperature 1.

@@ -16,6 +16,7 @@ from cxrbatch.files import RUN_STATE, path_to_text, sync_folder, written_whole
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.fused import STRIDE
 from cxrbatch.model.inference import Backend
+from cxrbatch.model.recording import unrecorded
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results.columns import SCHEMA_VERSION, secret_id
 from cxrbatch.scoring.run import Part, Quantisation
@@ -235,7 +236,7 @@ def make_fingerprint(
         "classes": list(card.classes),
         "heatmap_size": heatmap_size(checkpoint),
         "checkpoint_sha256": checkpoint.sha256,
-        "card": card.to_json(),
+        "card": unrecorded(card).to_json(),
         "recipe": card.recipe.to_card(),
         "recipe_sha256": card.recipe.sha256,
         "precision": precision,

@@ -48,7 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Measure how fast this machine could score ARCHIVE, and how fast it does.",
     ),
     "models": (
-        "cxrbatch.commands.inspect:models",
+        "cxrbatch.commands.models:models",
         "Show a checkpoint's card, or import weights.",
     ),
     "train": (

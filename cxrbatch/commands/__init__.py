@@ -5,8 +5,8 @@ command imports torch and the rest of the library inside its function, so `--hel
 stays quick.
 
 - `score`: an archive into a table, and `cxrbatch merge`: the tables of parts into one
-- `inspect`: one file, its display image and its scores; `cxrbatch outcomes`: the outcome codes; and
-  `cxrbatch models`: the card of a checkpoint, and weights imported from PyTorch
+- `inspect`: one file, its display image and its scores; `cxrbatch outcomes`: the outcome codes
+- `models`: the card of a checkpoint, and weights imported from PyTorch
 - `bench`: the limit of a machine and the share of it that a run reaches, and `cxrbatch sample`: the
   example archive, which bench scores unless it is given another
 - `progress`: the progress bar and the JSON log of a command

@@ -35,6 +35,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "cxrbatch.commands.score:merge",
         "Join the tables of all parts of an archive into one.",
     ),
+    "evaluate": (
+        "cxrbatch.commands.evaluate:command",
+        "Validate a model on labelled images from elsewhere: score DATA, then print the figures.",
+    ),
     "inspect": (
         "cxrbatch.commands.inspect:command",
         "Show what is made of one file, from header to display image.",

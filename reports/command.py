@@ -14,7 +14,6 @@ from cxrbatch.process import default_workers
 
 if TYPE_CHECKING:
     from cxrbatch.reports.comparison import ComparisonValues
-    from cxrbatch.results.counting import ExclusionStep, ImageCounts
     from cxrbatch.results.figures import Evaluation, Figure
     from cxrbatch.results.label_files import LabelOptions
     from cxrbatch.results.statistics.intervals import Estimate
@@ -145,6 +144,7 @@ def report(
         return
     from cxrbatch.reports.gallery import PictureSource
     from cxrbatch.reports.report import write_report
+    from cxrbatch.results.describing import left_out_lines
     from cxrbatch.results.label_files import AS_USUAL
 
     found = write_report(
@@ -166,7 +166,7 @@ def report(
     click.echo(f"truth        {found.truth_source or 'none: --labels gives one'}")
     notes = (f"labels       {note}" for note in found.truth_notes)
     figures_of = _headline(found.evaluation) if found.evaluation else ()
-    _show((*notes, *_left_out(flow), *figures_of), found.warnings)
+    _show((*notes, *left_out_lines(flow), *figures_of), found.warnings)
     _show_page(output)
 
 
@@ -271,26 +271,6 @@ def _show(lines: Iterable[str], warnings: Sequence[str]) -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
-def _left_out(counts: "ImageCounts") -> Iterator[str]:
-    """A line for each reason for which scored images are not analysed, in the order of the flow."""
-    if counts.unlabelled:
-        yield f"unlabelled   {counts.unlabelled:,} scored images have no truth"
-    if counts.side is not None:
-        aside = sum(step.count for step in counts.aside)
-        yield f"split        {counts.side} alone; {aside:,} images of other sides are not analysed"
-    if counts.not_held_out:
-        yield f"split        {counts.not_held_out:,} analysed images are of its side train or val"
-    if counts.flagged:
-        yield f"flagged      {_listed(counts.flagged)} left out; --keep-flagged counts them"
-    if counts.copies:
-        yield f"copies       {_listed(counts.copies)} left out; --keep-copies counts them"
-
-
-def _listed(steps: "Sequence[ExclusionStep]") -> str:
-    parts = ", ".join(f"{step.name.replace('_', ' ')} {step.count:,}" for step in steps)
-    return f"{sum(step.count for step in steps):,} ({parts})"
-
-
 def _headline(evaluation: "Evaluation") -> Iterator[str]:
     """The main figures, beside those of all images where flagged images or copies are left out."""
     for title, name in _HEADLINE.items():
@@ -307,6 +287,8 @@ def _value(figure: "Figure") -> str:
 
 
 def _lines(found: "ComparisonValues") -> Iterator[str]:
+    from cxrbatch.results.describing import left_out_lines
+
     differences, pairs = found.differences, found.pairs
     width = max(12, *(len(f"AUC {_plain(name)}") for name in pairs.classes))
     yield f"first        {_plain(pairs.names[0])}"
@@ -314,7 +296,7 @@ def _lines(found: "ComparisonValues") -> Iterator[str]:
     yield from (f"labels       {note}" for note in pairs.truth_notes)
     yield f"images       {pairs.counts.scored:,} in both, joined by {' and '.join(pairs.key)}"
     yield f"unpaired     {pairs.unpaired[0]:,} of the first, {pairs.unpaired[1]:,} of the second"
-    yield from _left_out(pairs.counts)
+    yield from left_out_lines(pairs.counts)
     yield f"compared     {pairs.counts.analysed:,} images"
     one, other = found.evaluations
     for title, name in _HEADLINE.items():

@@ -5,6 +5,8 @@ command imports torch and the rest of the library inside its function, so `--hel
 stays quick.
 
 - `score`: an archive into a table, and `cxrbatch merge`: the tables of parts into one
+- `scoring_call`: the options of a scoring run, and the run, which score and evaluate share
+- `evaluate`: an archive with labels into a table and figures, which a checkpoint's card may record
 - `inspect`: one file, its display image and its scores; `cxrbatch outcomes`: the outcome codes
 - `models`: the card of a checkpoint, and weights imported from PyTorch
 - `bench`: the limit of a machine and the share of it that a run reaches, and `cxrbatch sample`: the

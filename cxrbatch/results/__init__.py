@@ -24,5 +24,6 @@ never while an archive is scored.
     subgroups      the figures of subgroups of images, such as those of one manufacturer
     external       the figures that a checkpoint's card records of an evaluation elsewhere
     figures        these figures as plain values, and as a DataFrame
+    describing     these figures, and the counts of the flow, as lines for a terminal
     statistics     the calculation of the figures from arrays
 """

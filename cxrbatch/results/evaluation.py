@@ -76,7 +76,7 @@ def evaluate(
     with naming_arguments():
         options = LabelOptions(by, label_column, path_column, patient_column, class_map or {})
         analysis = analyse(results, labels, label_options=options, merge=True, **_flags(kept))
-        _require_truth(analysis)
+        require_truth(analysis)
         return evaluate_analysis(analysis, prevalence=prevalence, seed=seed)
 
 
@@ -140,7 +140,7 @@ def headline_of_analysis(analysis: Analysis, *, seed: int = 0) -> Headline:
         TableError: The table is damaged.
         LabelError: No true class is known for any scored image, or no image was chosen.
     """
-    _require_truth(analysis)
+    require_truth(analysis)
     of_all = _of_all_images(analysis, seed=seed)
     return replace(_headline(analysis, seed=seed), all_images=of_all)
 
@@ -240,7 +240,12 @@ def by_class(prevalence: Mapping[str, float], classes: tuple[str, ...]) -> dict[
     return {classes[numbers[name]]: float(share) for name, share in prevalence.items()}
 
 
-def _require_truth(analysis: Analysis) -> None:
+def require_truth(analysis: Analysis) -> None:
+    """Raise an error unless `analyse` found images to evaluate.
+
+    Raises:
+        LabelError: There is no truth, it is that of no scored image, or all its images are flagged.
+    """
     name = analysis.results.name
     if analysis.truth is None:
         raise LabelError(f"nothing tells the truth about the images of {name}; give labels")

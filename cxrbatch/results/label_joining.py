@@ -73,13 +73,7 @@ class JoinedLabels:
                 file of labels, as that file counts them (lines of CSV, else rows, from 1), and no
                 text of them.
         """
-        count, rows = self.unknown()
-        if count:
-            raise LabelError(
-                f"{self.loaded}: labels name no class of the model, {count:,} different texts, as "
-                f"in {rows}; the classes are {listed(self.classes)}; say which is "
-                "meant with --map TEXT=CLASS, or remove those rows"
-            )
+        _refuse(self.loaded, *self.unknown(), self.classes)
         if not self.matched:
             raise LabelError(
                 f"none of the {len(self.labels):,} labels in {self.loaded} names a row of "
@@ -99,19 +93,11 @@ class JoinedLabels:
     def unmatched(self) -> str:
         """Return which rows of the file, up to five, name no row of the table: "lines 2, 3 …"."""
         lost = np.setdiff1d(np.arange(len(self.labels)), self.label_of_row)
-        return self._rows(self.labels.index[lost])
+        return _rows(self.loaded, self.labels.index[lost])
 
     def unknown(self) -> tuple[int, str]:
         """Return how many different labels name no class, and up to five rows: "lines 2, 9"."""
-        labels = self.labels["label"]
-        unknown = labels.isin([label for label, number in self.numbers.items() if number < 0])
-        firsts = labels[unknown].drop_duplicates()
-        return len(firsts), self._rows(firsts.index)
-
-    def _rows(self, numbers: pd.Index) -> str:
-        more = " …" if len(numbers) > _MOST_SHOWN else ""
-        unit = self.loaded.unit + ("s" if len(numbers) != 1 else "")
-        return f"{unit} {', '.join(map(str, numbers[:_MOST_SHOWN]))}{more}"
+        return _unknown(self.loaded, self.labels["label"], self.numbers)
 
     def losses(self) -> Iterator[str]:
         """Yield how many labels name no row, if any, and the encoding of CSV that is not UTF-8."""
@@ -154,6 +140,45 @@ class JoinedLabels:
             yield f"rows that repeat an earlier row, which count once: {self.repeated:,}"
         if unused := self.loaded.unused:
             yield f"texts that are given a class, and that no label has: {listed(unused)}"
+
+
+def check_label_texts(loaded: LoadedLabels, task: Task) -> None:
+    """Raise an error if a label names no class, before there is a table to join the labels with.
+
+    Args:
+        loaded: The labels.
+        task: The classes that they tell apart.
+
+    Raises:
+        LabelError: As `JoinedLabels.check` raises it for unknown classes.
+    """
+    labels = loaded.frame["label"].dropna()
+    numbers = task.numbers(labels.cat.categories)
+    _refuse(loaded, *_unknown(loaded, labels, numbers), task.classes)
+
+
+def _unknown(
+    loaded: LoadedLabels, labels: pd.Series, numbers: Mapping[str, int]
+) -> tuple[int, str]:
+    """Count the different labels without a class, and name up to five of their rows."""
+    unknown = labels.isin([label for label, number in numbers.items() if number < 0])
+    firsts = labels[unknown].drop_duplicates()
+    return len(firsts), _rows(loaded, firsts.index)
+
+
+def _rows(loaded: LoadedLabels, numbers: pd.Index) -> str:
+    more = " …" if len(numbers) > _MOST_SHOWN else ""
+    unit = loaded.unit + ("s" if len(numbers) != 1 else "")
+    return f"{unit} {', '.join(map(str, numbers[:_MOST_SHOWN]))}{more}"
+
+
+def _refuse(loaded: LoadedLabels, count: int, rows: str, classes: tuple[str, ...]) -> None:
+    if count:
+        raise LabelError(
+            f"{loaded}: labels name no class of the model, {count:,} different texts, as in "
+            f"{rows}; the classes are {listed(classes)}; say which is meant with --map "
+            "TEXT=CLASS, or remove those rows"
+        )
 
 
 def join(results: Results, loaded: LoadedLabels, by: str | None, task: Task) -> JoinedLabels:

@@ -225,19 +225,24 @@ def _column_options() -> Iterator[Callable[[Decorated], Decorated]]:
 
 
 def _class_map(
-    context: click.Context, parameter: click.Parameter, given: tuple[str, ...]
+    context: click.Context, parameter: click.Parameter, given: tuple[str | tuple[str, str], ...]
 ) -> dict[str, str]:
-    """Take texts like 1=COVID-19 apart."""
+    """Take texts like 1=COVID-19 apart; pairs of text and class, of a file, are that already."""
     found: dict[str, str] = {}
     for pair in given:
-        text, divided, name = (part.strip() for part in pair.rpartition("="))
-        if not divided or not name:
-            raise click.BadParameter(
-                f"{pair!r} is not like 1=COVID-19, a text of the labels and a class."
-            )
+        text, name = pair if isinstance(pair, tuple) else _text_and_class(pair)
         if found.setdefault(text, name) != name:
             raise click.BadParameter(f"{text!r} is given two classes; give one.")
     return found
+
+
+def _text_and_class(pair: str) -> tuple[str, str]:
+    text, divided, name = (part.strip() for part in pair.rpartition("="))
+    if not divided or not name:
+        raise click.BadParameter(
+            f"{pair!r} is not like 1=COVID-19, a text of the labels and a class."
+        )
+    return text, name
 
 
 _LABEL_OPTIONS = (
@@ -250,6 +255,7 @@ _LABEL_OPTIONS = (
         "--map",
         "class_map",
         multiple=True,
+        type=click.UNPROCESSED,
         metavar="TEXT=CLASS",
         callback=_class_map,
         help="The label TEXT means CLASS, as in --map 1=COVID-19; may be repeated. Of evaluate "

@@ -9,6 +9,7 @@ best epoch (`dataset`, `sampling`, `augment`, `trainer`, `optimisation`, `loop`,
 
     train          the public function `train`
     command        the command `cxrbatch train`, which calls it
+    config         options read from a TOML file, and those of a run written to one
     pipeline       the steps of a training in their order, and the files beside the checkpoint
     run_files      paths of the files that a training writes, and what may be replaced
     console        messages, progress bars and figures at the terminal
@@ -33,5 +34,6 @@ best epoch (`dataset`, `sampling`, `augment`, `trainer`, `optimisation`, `loop`,
     fitting        one network: fit, calibrate, evaluate; the figures of its card
     model_evaluation  scores of a network, and their calibration
     controls       the network on images where it should know less
+    metrics_log    the file that grows by a line of metrics with each epoch
     outputs        examples of augmented images, curves, and the results table of val and test
 """

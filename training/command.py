@@ -9,6 +9,7 @@ import click
 
 import cxrbatch.options as shared
 from cxrbatch.process import Interruption
+from cxrbatch.training.config import use_config
 from cxrbatch.training.console import Console
 from cxrbatch.training.train import train
 
@@ -16,7 +17,11 @@ if TYPE_CHECKING:  # --help imports neither numpy nor torch
     from cxrbatch.results.label_files import LabelOptions
 
 
-def _listed(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
+def _listed(
+    context: click.Context, parameter: click.Parameter, value: str | list[str]
+) -> list[str]:
+    if isinstance(value, list):  # of a file, where a name may have a comma
+        return value
     return [name.strip() for name in value.split(",") if name.strip()]
 
 
@@ -24,6 +29,16 @@ def _listed(context: click.Context, parameter: click.Parameter, value: str) -> l
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @shared.output_option("The checkpoint to write, a .safetensors file.")
 @shared.overwrite_option
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=use_config,
+    metavar="FILE",
+    help="Take DATA and options from this TOML file, such as learning-rate = 0.001, where neither "
+    "the command line nor the environment gives them.",
+)
 @click.option(
     "--root",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -47,6 +62,7 @@ def _listed(context: click.Context, parameter: click.Parameter, value: str) -> l
 @click.option("--name", help="Name in the checkpoint's card.  [default: the output's name]")
 @click.option(
     "--classes",
+    type=click.UNPROCESSED,
     default="",
     show_default=False,
     callback=_listed,
@@ -150,8 +166,9 @@ def command(label_options: "LabelOptions | None", **arguments: object) -> int:
     whole epoch. Until it is done, its best checkpoint so far lies in the folder NAME.training.
 
     Beside the checkpoint come its split (.split.csv), examples of augmented images
-    (.augmented.png), curves (.curves.svg), and a results table of validation and test
-    (.results.parquet).
+    (.augmented.png), the metrics of each epoch (.metrics.jsonl), curves (.curves.svg), a results
+    table of validation and test (.results.parquet), and all options (.toml): --config with that
+    file repeats the training.
 
     Research use only: the model is not a medical device.
 
@@ -161,6 +178,7 @@ def command(label_options: "LabelOptions | None", **arguments: object) -> int:
       cxrbatch train labels.xlsx --root /films -o model.safetensors --by study --check-labels
       cxrbatch train a.csv b.parquet --root /films -o model.safetensors --cache inputs
       cxrbatch train few.csv -o model.safetensors --init default --freeze-trunk --class-weights
+      cxrbatch train labels.csv -o model.safetensors --config run.toml --epochs 12
       torchrun --nproc-per-node 2 -m cxrbatch train labels.csv -o model.safetensors
     """
     console = Console(words=click.get_current_context().obj or ())

@@ -57,12 +57,14 @@ class EpochMetrics:
         val_loss: Mean negative log-likelihood on validation, in nats, before calibration.
         macro_auc: Macro one-vs-rest AUC on validation of the averaged weights as a checkpoint would
             have them, rounded and calibrated: for the epoch that is kept, that of the card.
+        learning_rate: That of the last step; None for an epoch of an earlier version.
     """
 
     number: int
     loss: float
     macro_auc: float
     val_loss: float
+    learning_rate: float | None = None
 
 
 class TrainingListener:
@@ -71,8 +73,12 @@ class TrainingListener:
     Each method here does nothing; a subclass overrides those that it needs.
     """
 
-    def started(self) -> None:
-        """Do nothing; `fit` calls this once before the first step, after all checks have passed."""
+    def started(self, history: Sequence[EpochMetrics]) -> None:
+        """Do nothing; `fit` calls this once before the first step, after all checks have passed.
+
+        Args:
+            history: The epochs that were done before, if the training is resumed.
+        """
 
     def stepped(self, images: int) -> None:
         """Do nothing; `fit` calls this after each step.
@@ -199,7 +205,7 @@ class _Fit:
     def run(self) -> list[EpochMetrics]:
         """Train the epochs that are left."""
         options, history = self._setup.options, self._history
-        self._listener.started()
+        self._listener.started(tuple(history))
         for epoch in history:
             self._listener.stepped(len(self._loader) * options.batch_size)
             self._listener.epoch_done(epoch)
@@ -208,7 +214,8 @@ class _Fit:
             auc, val_loss = self._validate() if math.isfinite(loss) else (math.nan, math.nan)
             if not math.isfinite(val_loss):
                 raise CxrbatchError(self._divergence())
-            history.append(EpochMetrics(len(history) + 1, loss, auc, val_loss))
+            rate = self._trainer.learning_rate
+            history.append(EpochMetrics(len(history) + 1, loss, auc, val_loss, rate))
             self._keep_state()
             self._listener.epoch_done(history[-1])
         self._model.load_state_dict(self._best)

@@ -1,9 +1,9 @@
 """The steps of a training: labels, images, split, network, and the files beside the checkpoint."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,11 +11,12 @@ import torch
 from cxrbatch.errors import LabelError, UsageError
 from cxrbatch.files import writing
 from cxrbatch.model.card import Card
-from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
+from cxrbatch.model.checkpoint import Checkpoint, bundled_checkpoint, load_checkpoint
 from cxrbatch.model.network import model_of, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.training import states
 from cxrbatch.training.cache import DecodedInputs, UnreadableFile, prepare_inputs
+from cxrbatch.training.config import write_config
 from cxrbatch.training.console import Console
 from cxrbatch.training.dataset import TrainingData, divide_inputs
 from cxrbatch.training.distributed import ProcessGroup, process_group
@@ -24,6 +25,7 @@ from cxrbatch.training.fitting import check_texts, new_card, train_network
 from cxrbatch.training.initial import InitialWeights, check_teachers, read_initial
 from cxrbatch.training.labelled_files import CollectedLabels, LabelSources, collect_labels
 from cxrbatch.training.loop import EpochMetrics, TrainingListener, options_fingerprint
+from cxrbatch.training.metrics_log import MetricsLog
 from cxrbatch.training.mismatches import order_classes, refuse_mismatches, write_mismatches
 from cxrbatch.training.outputs import (
     TrainingResult,
@@ -38,6 +40,8 @@ from cxrbatch.training.store import remove_stores
 from cxrbatch.training.trainer import TrainingOptions, TrainingSetup
 
 _MAX_UNREADABLE = 0.05
+_KEYS = {"class_map": "map", "architecture": "arch"}
+_FIXED = {"weight_decay", "label_smoothing", "warmup", "averaging"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,7 @@ class TrainingRun:
         device: The device that trains and evaluates.
         drop_leaks: Leave out files whose patient or picture a given split has in another subset.
         console: Shows messages and progress.
+        on_epoch: Called with the metrics of each epoch by the first process; None calls nothing.
     """
 
     sources: LabelSources
@@ -73,11 +78,35 @@ class TrainingRun:
     device: torch.device
     drop_leaks: bool
     console: Console
+    on_epoch: Callable[[EpochMetrics], object] | None
 
     @property
     def recipe(self) -> Recipe:
         """Size and geometry of the network's inputs, from the options."""
         return Recipe(size=self.options.size, geometry=self.options.geometry)
+
+    def as_config(self) -> dict[str, object]:
+        """Return the options that repeat this training, by their keys in a configuration file.
+
+        Not among them are those of one call alone: check-labels, mismatches, overwrite, resume.
+        """
+        options = {**asdict(self.sources.options), **asdict(self.options)}
+        return {
+            "data": self.sources.data,
+            "output": self.files.output,
+            "root": self.sources.roots,
+            "cache": self.cache,
+            "name": self.name,
+            "classes": self.sources.classes,
+            "limit": self.limits,
+            # Its own path is that of an installation.
+            "init": "default" if self.init == bundled_checkpoint() else self.init,
+            "teacher": self.teachers,
+            **{_KEYS.get(n, n.replace("_", "-")): v for n, v in options.items() if n not in _FIXED},
+            "drop-leaks": self.drop_leaks,
+            "workers": self.workers,
+            "device": self.device.type,  # without the number that torchrun gives each process
+        }
 
     def execute(self) -> TrainingResult:
         """Train, and write the checkpoint and the files beside it; if `check_only`, check labels.
@@ -227,17 +256,18 @@ class TrainingRun:
             raise
 
     def begin(self, data: TrainingData) -> None:
-        """Write the split and augmented examples, before the first step of training.
+        """Write options, split and augmented examples, before the first step of training.
 
-        They lie beside the checkpoint: .split.csv, and .augmented.png with training images and
-        augmented versions of each. The list .leaks.csv of an earlier run is deleted if no file was
-        dropped for a leak.
+        They lie beside the checkpoint: .toml with all options, .split.csv, and .augmented.png with
+        training images and augmented versions of each. The list .leaks.csv of an earlier run is
+        deleted if no file was dropped for a leak.
 
         Raises:
             TableError: A file cannot be written.
         """
         if not data.split.report.dropped:
             write_leaks([], self.files.leaks)
+        write_config(self.files.config, self.as_config())
         data.split.write(self.files.beside("split.csv"))
         write_contact_sheet(
             self.files.beside("augmented.png"),
@@ -275,17 +305,25 @@ class TrainingRun:
 
 
 class _Listener(TrainingListener):
-    """Shows the progress of a training, and writes split and examples when it starts."""
+    """Shows and writes the progress of a training; writes split and examples when it starts."""
 
     def __init__(self, run: TrainingRun, data: TrainingData, *, leads: bool) -> None:
-        self._run, self._data, self._leads = run, data, leads
+        self._run, self._data = run, data
+        self._log = MetricsLog(run.files.metrics) if leads else None
 
-    def started(self) -> None:
-        if self._leads:
+    def started(self, history: Sequence[EpochMetrics]) -> None:
+        if self._log is not None:
             self._run.begin(self._data)
+            self._log.start(history)
 
     def stepped(self, images: int) -> None:
         self._run.console.advance(images)
+        if self._log is not None:
+            self._log.stepped(images)
 
     def epoch_done(self, metrics: EpochMetrics) -> None:
         self._run.console.epoch(metrics)
+        if self._log is not None:
+            self._log.append(metrics)
+            if self._run.on_epoch is not None:
+                self._run.on_epoch(metrics)

@@ -8,8 +8,10 @@ from pathlib import Path
 from cxrbatch.errors import UsageError
 from cxrbatch.files import check_output
 from cxrbatch.training import states
+from cxrbatch.training.config import check_replaceable
 
-_BESIDE = ("split.csv", "augmented.png", "curves.svg", "results.parquet")
+_CONFIG, _METRICS = "toml", "metrics.jsonl"
+_BESIDE = ("split.csv", "augmented.png", "curves.svg", "results.parquet", _CONFIG, _METRICS)
 _LEAKS = "leaks.csv"
 
 
@@ -47,6 +49,16 @@ class RunFiles:
         return self.output.with_name(f"{self.output.stem}.{ending}")
 
     @property
+    def config(self) -> Path:
+        """Path of the TOML file with all options of the training, from its first step on."""
+        return self.beside(_CONFIG)
+
+    @property
+    def metrics(self) -> Path:
+        """Path of the file with a line of JSON for each epoch, from the first step on."""
+        return self.beside(_METRICS)
+
+    @property
     def leaks(self) -> Path:
         """Path of the list of pairs of one patient or picture in two subsets; it may not exist."""
         return self.beside(_LEAKS)
@@ -55,8 +67,14 @@ class RunFiles:
         """Refuse a checkpoint that is there, unless it may be replaced.
 
         Raises:
-            UsageError: It is there and `overwrite` is false, or it cannot be written.
+            UsageError: It is there and `overwrite` is false, or it cannot be written, or has the
+                name of the configuration.
         """
+        if self.output == self.config:
+            raise UsageError(
+                f"{self.output} is the name of the configuration; choose another -o, such as "
+                f"{self.beside('safetensors')}"
+            )
         check_output(self.output, overwrite=self.overwrite or self.continues)
 
     def check_sources(self, sources: Iterable[Path | None]) -> None:
@@ -84,9 +102,11 @@ class RunFiles:
 
         Raises:
             UsageError: A file is there that may not be replaced, or a stopped training that is
-                neither continued nor to be removed, or one of other options.
+                neither continued nor to be removed, or one of other options. A configuration that a
+                person wrote is not replaced, also with `overwrite`.
             CxrbatchError: A state cannot be read or deleted.
         """
+        check_replaceable(self.config)
         if self.continues:
             states.check_state(self.folder, fingerprint=fingerprint())
         if not states.holds_run(self.folder):

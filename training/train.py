@@ -1,6 +1,6 @@
 """The public function `train`: from labelled files to a checkpoint."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from cxrbatch.training.console import Console
 if TYPE_CHECKING:  # `train` imports torch when it is called
     from cxrbatch.model.inference import Precision
     from cxrbatch.model.preprocessing import Geometry
+    from cxrbatch.training.loop import EpochMetrics
     from cxrbatch.training.outputs import TrainingResult
 
 Paths = str | Path | Sequence[str | Path]
@@ -56,12 +57,14 @@ def train(
     precision: "Precision" = "auto",
     resume: bool = False,
     progress: "bool | Console" = True,
+    on_epoch: "Callable[[EpochMetrics], object] | None" = None,
 ) -> "TrainingResult":
     """Train a classifier on labelled radiographs, as the command `cxrbatch train` does.
 
     Args:
         data: Folders of class folders, and files of labels as `load_labels` reads them.
-        output: The checkpoint to write; split, examples, curves and results are written beside it.
+        output: The checkpoint to write; split, examples, metrics, curves, results, and all these
+            arguments as a TOML file are written beside it.
         overwrite: Replace these files if they exist and, without `resume`, delete the saved state
             of a training to the same output that was stopped. Without both, either raises
             UsageError.
@@ -113,6 +116,11 @@ def train(
             epoch; start from the first epoch if there is none.
         progress: True shows messages and progress bars on stderr and figures on stdout; False
             shows nothing; a `Console` is used as it is.
+        on_epoch: Called after each epoch, when its state and its line of metrics are written, with
+            an object that has `number` (from 1), `loss`, `val_loss`, `macro_auc` and
+            `learning_rate`; in the first process only. With `resume` it is called first for each
+            epoch that was done before. An exception that it raises ends the training and leaves
+            this function as it is; `resume` then continues.
 
     Returns:
         The paths of the files written, the checkpoint's card, and the files without an image.
@@ -137,6 +145,8 @@ def train(
     with nullcontext() if console is progress else naming_arguments():
         if isinstance(classes, str):
             raise UsageError(f"classes is the text {classes[:60]!r}; give a list of names")
+        if on_epoch is not None and not callable(on_epoch):
+            raise UsageError(f"on_epoch is {repr(on_epoch)[:60]}; give a function")
         processes = int(
             checked_number("workers", default_workers() if workers is None else workers)
         )
@@ -152,9 +162,9 @@ def train(
             learning_rate=learning_rate,
             teacher_weight=teacher_weight,
             precision=choose_precision(precision, chosen),
-            freeze_trunk=freeze_trunk,
-            class_weights=class_weights,
-            flip=flip,
+            freeze_trunk=bool(freeze_trunk),
+            class_weights=bool(class_weights),
+            flip=bool(flip),
             seed=seed,
         )
         run = TrainingRun(
@@ -182,8 +192,9 @@ def train(
             cache=None if cache is None else Path(cache),
             workers=processes,
             device=chosen,
-            drop_leaks=drop_leaks,
+            drop_leaks=bool(drop_leaks),
             console=console,
+            on_epoch=on_epoch,
         )
         return run.execute()
 

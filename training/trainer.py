@@ -166,6 +166,7 @@ class Trainer:
 
     Attributes:
         generator: Source of all randomness of the training, on the CPU.
+        learning_rate: That of the last step; 0 before the first one.
     """
 
     def __init__(
@@ -206,6 +207,7 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")
         self._average = new_average(self._model, decay=options.averaging)
         self.generator = torch.Generator().manual_seed(options.seed)
+        self.learning_rate = 0.0
 
     @property
     def averaged(self) -> RadiographResNet:
@@ -241,6 +243,7 @@ class Trainer:
         self._clip()
         self._scaler.step(self._optimiser)
         self._scaler.update()
+        self.learning_rate = float(self._schedule.get_last_lr()[0])
         self._schedule.step()
         self._average.update_parameters(self._model)
         return loss.detach()

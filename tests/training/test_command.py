@@ -57,9 +57,11 @@ def test_class_folders_become_a_checkpoint(
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "model.augmented.png",
         "model.curves.svg",
+        "model.metrics.jsonl",
         "model.results.parquet",
         output.name,
         "model.split.csv",
+        "model.toml",
     ]
 
 
@@ -146,7 +148,9 @@ def test_the_bundled_model_is_a_start_by_name(
 # Bad input
 
 
-@pytest.mark.parametrize("ending", ["split.csv", "results.parquet", "curves.svg", "augmented.png"])
+@pytest.mark.parametrize(
+    "ending", ["split.csv", "results.parquet", "curves.svg", "augmented.png", "metrics.jsonl"]
+)
 def test_what_lies_beside_the_output_is_not_replaced_unasked(
     ending: str, level_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -154,8 +154,10 @@ def test_the_command_in_two_processes_writes_and_prints_once(
     assert done.stdout.count("checkpoint:") == 1
     assert done.stderr.count("epoch 2: loss") == 1
     assert len(load_checkpoint(output).card.training["history"]) == 2
-    beside = ["augmented.png", "curves.svg", "results.parquet", "safetensors", "split.csv"]
+    beside = ["augmented.png", "curves.svg", "metrics.jsonl", "results.parquet", "safetensors"]
+    beside += ["split.csv", "toml"]
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"model.{kind}" for kind in beside]
+    assert len((tmp_path / "model.metrics.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_process_that_dies_takes_the_other_with_it(tmp_path: Path, level_archive: Path) -> None:

@@ -53,8 +53,8 @@ def test_messages_and_figures_are_shown_unless_told_otherwise(
 
 def test_its_arguments_are_the_commands_options_with_the_same_defaults() -> None:
     arguments = dict(inspect.signature(train).parameters)
-    del arguments["progress"]
-    options = {p.name: p for p in command.params}
+    del arguments["progress"], arguments["on_epoch"]
+    options = {p.name: p for p in command.params if p.expose_value}
     assert options.keys() == arguments.keys()
     for name, option in options.items():
         default = arguments[name].default
@@ -71,6 +71,7 @@ def test_its_arguments_are_the_commands_options_with_the_same_defaults() -> None
         ({"arch": "vit"}, UsageError, "arch is vit; choose resnet18, "),
         ({"geometry": None}, UsageError, "geometry is None; choose squeeze, pad"),
         ({"classes": "A,B"}, UsageError, "classes is the text 'A,B'; give a list of names"),
+        ({"on_epoch": "print"}, UsageError, "on_epoch is 'print'; give a function"),
         ({"teacher": 7}, UsageError, "teacher is 7; give a path, or several"),
         ({"learning_rate": float("nan")}, UsageError, "learning_rate is nan"),
         ({"teacher_weight": 1.5}, UsageError, "teacher_weight is 1.5"),

@@ -1,5 +1,6 @@
 """A training that was stopped by a signal or a full disk says how it goes on, and does."""
 
+import json
 import os
 import shlex
 import signal
@@ -57,6 +58,8 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(
     done = subprocess.run([*PROGRAM, *again], capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     assert output.read_bytes() == unbroken
+    lines = (tmp_path / "model.metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["number"] for line in lines] == [1, 2, 3, 4]
     assert not (tmp_path / "model.training").exists()
 
 

@@ -4,6 +4,7 @@ A results table and labels flow in; one HTML page without scripts, and JSON, flo
 
     command    the commands `report` and `compare`
     report     `write_report`: everything that a report says
+    model_checks  what the model was checked for, from its card
     comparison `write_comparison`: everything that a comparison says
     matching   copies within a table, and the images that two tables share
     gallery    images to show, read from the archive in child processes

@@ -18,6 +18,7 @@ from cxrbatch.reports.gallery import (
     gallery_images,
 )
 from cxrbatch.reports.matching import Copies, find_copies
+from cxrbatch.reports.model_checks import ModelChecks, model_checks
 from cxrbatch.reports.page import (
     OnStep,
     as_text,
@@ -97,6 +98,11 @@ class ReportValues:
     paths: Mapping[int, str]
 
     @property
+    def checks(self) -> ModelChecks:
+        """What the model was checked for when it was trained, from its card."""
+        return model_checks(self.card)
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """Lines that say what is wrong with archive or labels, and what to do about it."""
         return (*self.truth_warnings, *warnings_of(self.flow, self.shown.values()))
@@ -124,6 +130,7 @@ class ReportValues:
             "model": as_text(self.card.get("name")),
             "architecture": as_text(self.card.get("architecture")),
             "limits": as_text(self.card.get("limits")),
+            "model_checks": asdict(self.checks),
             "classes": list(self.classes),
             "truth": self.truth_source,
             "truth_notes": list(self.truth_notes),

@@ -5,7 +5,7 @@ Labels and files come in (`labelled_files`), each file is decoded once to a netw
 val and test (`split`, `split_report`). A network learns from train, and val chooses the
 best epoch (`dataset`, `sampling`, `augment`, `trainer`, `optimisation`, `loop`, `distributed`,
 `initial`, `states`). It is calibrated on val and evaluated on test (`fitting`, `model_evaluation`,
-`controls`). Out go the checkpoint, the split, curves and a results table (`outputs`).
+`controls`, `twins`). Out go the checkpoint, the split, curves and a results table (`outputs`).
 
     train          the public function `train`
     command        the command `cxrbatch train`, which calls it
@@ -35,5 +35,6 @@ best epoch (`dataset`, `sampling`, `augment`, `trainer`, `optimisation`, `loop`,
     model_evaluation  scores of a network, and their calibration
     controls       the network on images where it should know less
     metrics_log    the file that grows by a line of metrics with each epoch
+    twins          pairs of files of one film, to which the network should say the same
     outputs        examples of augmented images, curves, and the results table of val and test
 """

@@ -136,6 +136,13 @@ def _listed(
     "classes equally often.",
 )
 @click.option(
+    "--twins",
+    type=shared.FILE,
+    metavar="FILE",
+    help="A CSV with the columns path and twin, two files of one film: the card says how far their "
+    "scores differ.",
+)
+@click.option(
     "--drop-leaks",
     is_flag=True,
     help="Where a given split has one patient or picture on two sides, leave out the copies.",

@@ -169,6 +169,8 @@ class Console:
             classes = ", ".join(figures["classes"])
             text = figures.get("undefined") or _plain(figures)
             click.echo(f"control, {shown(source)} alone ({classes}): {text}")
+        if twins := controls.get("twins"):
+            click.echo(f"control, twins: {_twins(twins)}")
         if warning := border_warning(controls):
             self.say(warning)
         click.echo(f"table:      {shown(str(table))}")
@@ -185,11 +187,16 @@ def _print_figures(name: str, figures: Mapping[str, Any]) -> None:
         f"{name} (n = {figures['n']}, {figures['groups']} patients or pictures): "
         f"balanced accuracy {_with_interval(figures['balanced_accuracy'])}, "
         f"macro AUC {_with_interval(figures['macro_auc'])}, "
-        f"calibration error {figures['expected_calibration_error']:.3f}"
+        f"calibration error {figures['expected_calibration_error']:.3f}{_chance_of(figures)}"
     )
     for label, recall in figures["recall"].items():
         area = _with_interval(figures["auc"][label])
         click.echo(f"  {label}: recall {_with_interval(recall)}, AUC {area}")
+
+
+def _chance_of(figures: Mapping[str, Any]) -> str:
+    high = figures["expected_calibration_error_by_chance"]["95th percentile"]
+    return f" (chance alone gives up to {high:.3f})"
 
 
 def _with_interval(figure: Mapping[str, Any] | None) -> str:
@@ -199,6 +206,19 @@ def _with_interval(figure: Mapping[str, Any] | None) -> str:
         return f"{figure['value']:.3f}"
     low, high = figure["interval"]
     return f"{figure['value']:.3f} (95 % interval {low:.3f} to {high:.3f})"
+
+
+def _twins(figures: Mapping[str, Any]) -> str:
+    count = f"{figures['n']:,} pairs ({figures['of_training']:,} of training films"
+    lost = [f", {figures[why]:,} {why}" for why in ("missing", "unreadable") if figures[why]]
+    text = f"{count}{''.join(lost)})"
+    if not figures["n"]:
+        return text
+    largest = figures["largest_change"]
+    return (
+        f"{text}: one predicted class in {_with_interval(figures['same_class'])}; a probability "
+        f"differs by {_with_interval(largest)} on average, of {largest['class']}, the most"
+    )
 
 
 def _plain(figures: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from cxrbatch.model.card import MAX_TEXT, Card, Normalisation, describe_features
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.network import RadiographResNet, build_model, round_as_stored
 from cxrbatch.model.preprocessing import Recipe
-from cxrbatch.results.figures import Evaluation, Figure
+from cxrbatch.results.figures import Evaluation, Figure, OperatingFigures
 from cxrbatch.results.statistics.calculation import evaluate_scores
 from cxrbatch.training.controls import evaluate_controls
 from cxrbatch.training.dataset import ImageSubset, TrainingData
@@ -31,6 +31,7 @@ from cxrbatch.training.model_evaluation import (
     predict,
 )
 from cxrbatch.training.trainer import TrainingOptions, TrainingSetup
+from cxrbatch.training.twins import TwinInputs, evaluate_twins
 
 LIMITS = (
     "For research only; not a medical device.",
@@ -110,6 +111,7 @@ def train_network(
     *,
     initial: InitialWeights | None = None,
     listener: TrainingListener | None = None,
+    twins: TwinInputs | None = None,
 ) -> Checkpoint | None:
     """Fit a network, calibrate it on validation, then compute controls and figures on test.
 
@@ -121,6 +123,7 @@ def train_network(
             this.
         initial: Weights to start from; None for random ones.
         listener: Its methods are called as the training progresses.
+        twins: Pairs of images of one film, for the controls; None for none.
 
     Returns:
         The checkpoint, in memory; None in all processes but the first.
@@ -136,9 +139,8 @@ def train_network(
     history = fit(model, data.subsets["train"], data.subsets["val"], setup, listener)
     if not setup.group.leads:
         return None
-    return finish(
-        model, data, setup, history, initial_weights=initial.sha256 if initial else "random"
-    )
+    start = initial.sha256 if initial else "random"
+    return finish(model, data, setup, history, initial_weights=start, twins=twins)
 
 
 def finish(
@@ -148,6 +150,7 @@ def finish(
     history: Sequence[EpochMetrics],
     *,
     initial_weights: str,
+    twins: TwinInputs | None = None,
 ) -> Checkpoint:
     """Calibrate a fitted network on validation, then evaluate it with weights as a file has them.
 
@@ -161,6 +164,7 @@ def finish(
         setup: Card, options, device and teachers of the training.
         history: The metrics of every epoch, for the card.
         initial_weights: Hash of the file of initial weights, or "random", for the card.
+        twins: Pairs of images of one film, for the controls; None for none.
 
     Returns:
         The checkpoint, in memory: the network, its card with all figures, and mean and covariance
@@ -199,6 +203,8 @@ def finish(
     controls = evaluate_controls(
         data.subsets[control], score, classes=classes, sources=data.sources(control)
     )
+    if twins is not None:
+        controls["twins"] = evaluate_twins(twins, score, classes=classes, temperature=temperature)
     validation = evaluated("val", logits)
     summary = {
         **_circumstances(data, setup.options, history),
@@ -274,7 +280,8 @@ def card_figures(evaluation: Evaluation) -> CardFigures:
         "n" images, "groups", "balanced_accuracy", "macro_auc", "expected_calibration_error", and
         "recall" and "auc" by class. A figure is {"value": …, "interval": [low, high]}, the
         interval None if it has none, or the figure is None if it is undefined. The calibration
-        error is a plain number or None.
+        error is a plain number or None. "expected_calibration_error_by_chance" is what it would be
+        if every confidence were true: {"mean": …, "95th percentile": …}.
     """
     classes = evaluation.classes
     return {
@@ -283,6 +290,10 @@ def card_figures(evaluation: Evaluation) -> CardFigures:
         "balanced_accuracy": _with_interval(evaluation.balanced_accuracy),
         "macro_auc": _with_interval(evaluation.macro_auc),
         "expected_calibration_error": evaluation.calibration.ece.value,
+        "expected_calibration_error_by_chance": {
+            "mean": evaluation.calibration.ece_by_chance,
+            "95th percentile": evaluation.calibration.ece_by_chance_high,
+        },
         "recall": {each.name: _with_interval(each.sensitivity) for each in classes},
         "auc": {each.name: _with_interval(each.auc) for each in classes},
     }
@@ -294,19 +305,27 @@ def card_operating_points(evaluation: Evaluation) -> dict[str, dict[str, dict[st
     Returns:
         {class: {name of the point: {"threshold": …, "sensitivity": …, "specificity": …}}}, all in
         [0, 1]; an undefined rate is 0. A class without both positive and negative images has no
-        point.
+        point. The names are "youden", "sensitive" (95 % sensitivity), "specific" (95 % specificity)
+        and, of the class Normal, "triage": an image with a lower probability of Normal may be
+        abnormal, and at least 95 % of the images of all other classes have one. That is the point
+        of 95 % specificity, by a second name.
     """
-    return {
-        each.name: {
-            point.name: {
-                # A threshold above every probability takes no image for positive.
-                "threshold": min(point.threshold, 1.0),
-                "sensitivity": point.sensitivity.value or 0.0,
-                "specificity": point.specificity.value or 0.0,
-            }
-            for point in each.points
-        }
+    chosen = {
+        each.name: {point.name: _rates_of(point) for point in each.points}
         for each in evaluation.classes
+    }
+    if evaluation.triage is not None and chosen[evaluation.triage.normal]:
+        normal = chosen[evaluation.triage.normal]
+        normal["triage"] = dict(normal["specific"])
+    return chosen
+
+
+def _rates_of(point: OperatingFigures) -> dict[str, float]:
+    return {
+        # A threshold above every probability takes no image for positive.
+        "threshold": min(point.threshold, 1.0),
+        "sensitivity": point.sensitivity.value or 0.0,
+        "specificity": point.specificity.value or 0.0,
     }
 
 

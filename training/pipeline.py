@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from cxrbatch.errors import LabelError, UsageError
+from cxrbatch.errors import LabelError
 from cxrbatch.files import writing
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint, bundled_checkpoint, load_checkpoint
@@ -38,6 +38,7 @@ from cxrbatch.training.split import Split, check_split, join_patients, split_fil
 from cxrbatch.training.split_report import LeakError, write_leaks
 from cxrbatch.training.store import remove_stores
 from cxrbatch.training.trainer import TrainingOptions, TrainingSetup
+from cxrbatch.training.twins import TwinFiles, TwinInputs, read_twins
 
 _MAX_UNREADABLE = 0.05
 _KEYS = {"class_map": "map", "architecture": "arch"}
@@ -60,6 +61,7 @@ class TrainingRun:
         cache: Folder that keeps decoded images; None keeps them until this training is done.
         workers: Processes that read, and that augment for a GPU.
         device: The device that trains and evaluates.
+        twins: Pairs of files of one film for the controls; None for none.
         drop_leaks: Leave out files whose patient or picture a given split has in another subset.
         console: Shows messages and progress.
         on_epoch: Called with the metrics of each epoch by the first process; None calls nothing.
@@ -76,6 +78,7 @@ class TrainingRun:
     cache: Path | None
     workers: int
     device: torch.device
+    twins: TwinFiles | None
     drop_leaks: bool
     console: Console
     on_epoch: Callable[[EpochMetrics], object] | None
@@ -103,6 +106,7 @@ class TrainingRun:
             "init": "default" if self.init == bundled_checkpoint() else self.init,
             "teacher": self.teachers,
             **{_KEYS.get(n, n.replace("_", "-")): v for n, v in options.items() if n not in _FIXED},
+            "twins": None if self.twins is None else self.twins.source,
             "drop-leaks": self.drop_leaks,
             "workers": self.workers,
             "device": self.device.type,  # without the number that torchrun gives each process
@@ -121,12 +125,11 @@ class TrainingRun:
             CxrbatchError: The loss diverged, a file cannot be written, and other failures.
         """
         check_texts(self.name, self.limits)
-        if self.options.freeze_trunk and self.init is None:
-            raise UsageError("--freeze-trunk keeps the trunk of --init FILE; give --init as well")
         if self.check_only:
             return self._check()
         self.files.check_output()
-        self.files.check_sources([*self.sources.data, self.init, *self.teachers])
+        twins = self.twins.paths if self.twins else []
+        self.files.check_sources([*self.sources.data, self.init, *self.teachers, *twins])
         initial = None
         if self.init:
             initial = read_initial(self.init, architecture=self.options.architecture)
@@ -149,6 +152,7 @@ class TrainingRun:
     ) -> TrainingResult:
         with group.first_alone():
             labels, data = self._prepare(initial, teachers, leads=group.leads)
+            twins = self._twin_inputs(labels, data) if group.leads else None
         setup = TrainingSetup(
             card=new_card(data, self.options, name=self.name, limits=self.limits, initial=initial),
             options=self.options,
@@ -162,7 +166,7 @@ class TrainingRun:
         listener = _Listener(self, data, leads=group.leads)
         steps = self.options.steps(len(data.subsets["train"])) * self.options.epochs
         with self.console.bar("training", steps * self.options.batch_size, "img"):
-            checkpoint = train_network(data, setup, initial=initial, listener=listener)
+            checkpoint = train_network(data, setup, initial=initial, listener=listener, twins=twins)
         if checkpoint is not None:
             self._write(checkpoint, labels, data)
         return self._result(None if checkpoint is None else checkpoint.card, data.unreadable)
@@ -214,7 +218,8 @@ class TrainingRun:
     def _check(self) -> TrainingResult:
         """Show how labels and files fit, and raise what would stop the training."""
         labels = self._collected()
-        self.console.show(*labels.notes, *labels.counts())
+        twins = [("twins", self.twins.summary())] if self.twins else []
+        self.console.show(*labels.notes, *labels.counts(), *twins)
         self.console.mismatches(labels, listing=None)
         refuse_mismatches(labels.mismatches)
         order_classes(labels.files, self.sources.classes)
@@ -239,6 +244,22 @@ class TrainingRun:
                 "look at some with `cxrbatch inspect`, then copy them again or remove their labels"
             )
         return inputs
+
+    def _twin_inputs(self, labels: CollectedLabels, data: TrainingData) -> TwinInputs | None:
+        if self.twins is None:
+            return None
+        self.console.say(f"twins: {self.twins.summary()}")
+        pairs = zip(data.split.files, labels.located, strict=True)
+        train = [file for label, file in pairs if label.split == "train"]
+        with self.console.bar("reading twins", len(self.twins.files), "file"):
+            return read_twins(
+                self.twins,
+                recipe=self.recipe,
+                workers=self.workers,
+                folder=self.cache or self.files.folder,
+                train=train,
+                progress=self.console.advance,
+            )
 
     def _split(self, labels: CollectedLabels, inputs: DecodedInputs) -> Split:
         patients = join_patients(labels.files, inputs.patients)

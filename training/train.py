@@ -49,6 +49,7 @@ def train(
     teacher_weight: float = 0.7,
     freeze_trunk: bool = False,
     class_weights: bool = False,
+    twins: str | Path | None = None,
     drop_leaks: bool = False,
     flip: bool = False,
     seed: int = 0,
@@ -104,6 +105,9 @@ def train(
             those of `init`, which is needed. It is faster.
         class_weights: Draw all training images equally often, not the classes, and weight the loss
             of each image by its class instead: images / (classes x images of the class).
+        twins: A CSV with the columns path and twin: two files of one film, such as encoded in two
+            ways. The final network scores both, and the card has by how much its probabilities
+            differ. They are not trained on, and need no label.
         drop_leaks: Where the labels' own split has one patient or picture in two subsets, leave
             out the files in all but one of them, and keep test before val before train. Without
             it, such a split raises LabelError.
@@ -140,6 +144,7 @@ def train(
     from cxrbatch.training.pipeline import TrainingRun
     from cxrbatch.training.run_files import RunFiles
     from cxrbatch.training.trainer import TrainingOptions, checked_number
+    from cxrbatch.training.twins import locate_twins
 
     console = progress if isinstance(progress, Console) else Console(enabled=progress)
     with nullcontext() if console is progress else naming_arguments():
@@ -147,6 +152,8 @@ def train(
             raise UsageError(f"classes is the text {classes[:60]!r}; give a list of names")
         if on_epoch is not None and not callable(on_epoch):
             raise UsageError(f"on_epoch is {repr(on_epoch)[:60]}; give a function")
+        if freeze_trunk and init is None:
+            raise UsageError("--freeze-trunk keeps the trunk of --init FILE; give --init as well")
         processes = int(
             checked_number("workers", default_workers() if workers is None else workers)
         )
@@ -192,6 +199,7 @@ def train(
             cache=None if cache is None else Path(cache),
             workers=processes,
             device=chosen,
+            twins=None if twins is None else locate_twins(Path(twins), _paths("root", root)),
             drop_leaks=bool(drop_leaks),
             console=console,
             on_epoch=on_epoch,

@@ -145,8 +145,8 @@ class Calibration:
         accuracy: Share of right predictions in each bin; None where it is empty.
         ece: Expected calibration error: the mean of |accuracy - confidence| over the bins,
             weighted by their images.
-        ece_by_chance: Its mean if every confidence were true, as the number of right predictions
-            varies by chance; None without images.
+        ece_by_chance: Its mean if every confidence were true; None without images.
+        ece_by_chance_high: The 95th percentile of the same: an error above it is not chance alone.
         brier: Squared distance of the probabilities from the truth, summed over the classes, in
             [0, 2].
     """
@@ -157,6 +157,7 @@ class Calibration:
     accuracy: tuple[float | None, ...]
     ece: Figure
     ece_by_chance: float | None
+    ece_by_chance_high: float | None
     brier: Figure
 
 

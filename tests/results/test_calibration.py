@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxrbatch.results.statistics.decisions import Reliability, expected_calibration_error
+from cxrbatch.results.statistics.reliability import Reliability, expected_calibration_error
 
 
 @pytest.mark.parametrize(("images", "sharpness"), [(100, 1.0), (400, 3.0), (5000, 2.0)])
@@ -18,11 +18,13 @@ def test_the_error_by_chance_is_the_mean_over_truths_that_follow_the_probabiliti
         expected_calibration_error((chance.random((images, 1)) > summed).sum(axis=1), probabilities)
         for _ in range(2000)
     ]
-    told = Reliability(np.zeros(images, np.int64), probabilities).error_by_chance()
+    told = Reliability(np.zeros(images, np.int64), probabilities)
     # Bins of few images are not normal, so that a few per cent remain.
-    assert told == pytest.approx(np.mean(drawn), rel=0.04)
+    assert told.error_by_chance() == pytest.approx(np.mean(drawn), rel=0.04)
+    assert told.high_error_by_chance() == pytest.approx(np.quantile(drawn, 0.95), rel=0.05)
 
 
 def test_without_images_there_is_none() -> None:
     nothing = Reliability(np.zeros(0, np.int64), np.zeros((0, 4)))
     assert nothing.error_by_chance() is None
+    assert nothing.high_error_by_chance() is None

@@ -11,8 +11,9 @@ from sklearn import metrics as authority
 
 from cxrbatch.results.statistics.calculation import evaluate_scores, evaluate_subgroup
 from cxrbatch.results.statistics.curves import Ranking
-from cxrbatch.results.statistics.decisions import BY_CLASS, OVERALL, Decisions, Reliability
+from cxrbatch.results.statistics.decisions import BY_CLASS, OVERALL, Decisions
 from cxrbatch.results.statistics.intervals import wilson
+from cxrbatch.results.statistics.reliability import Reliability
 
 CLASSES = ("Normal", "COVID-19", "Viral Pneumonia", "Lung Opacity")
 STUDY = ((99, 0, 0, 1), (8, 92, 0, 0), (2, 0, 96, 2), (11, 0, 0, 89))

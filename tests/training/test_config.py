@@ -201,6 +201,7 @@ def test_the_function_writes_all_options_and_the_command_reads_them(
     films = sorted(level_archive.glob("*/*.png"))
     rows = [f"{path},{path.parent.name},{number}" for number, path in enumerate(films)]
     (tmp_path / "l.csv").write_text("\n".join(["path,label,patient", *rows]))
+    (tmp_path / "twins.csv").write_text(f"path,twin\n{films[0]},{films[1]}\n")
     given = {
         "data": tmp_path / "l.csv",
         "output": tmp_path / "m.safetensors",
@@ -217,6 +218,7 @@ def test_the_function_writes_all_options_and_the_command_reads_them(
         "draws": 8,
         "limit": ["a", 'b "quoted"'],
         "init": "default",
+        "twins": tmp_path / "twins.csv",
         "drop_leaks": True,
         "flip": True,
     }

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_curve
 
 from cxrbatch.training.controls import border_warning, evaluate_controls
 from cxrbatch.training.dataset import ImageSubset
@@ -50,6 +51,42 @@ def test_operating_points_are_of_calibrated_probabilities() -> None:
     score = logits_to_probabilities(logits, temperature=2.0)[:, 0]
     youden = points["A"]["youden"]
     assert (score >= youden["threshold"])[truth == 0].mean() == pytest.approx(youden["sensitivity"])
+
+
+def test_the_triage_point_finds_95_of_100_abnormal_images() -> None:
+    truth, logits = scored(90)
+    classes = ("A", "normal", "C")
+    points = card_operating_points(
+        evaluate_logits(truth, logits, classes=classes, temperature=1.5, groups=range(90))
+    )
+    normal = logits_to_probabilities(logits, temperature=1.5)[:, 1]
+    false, true, thresholds = roc_curve(truth != 1, 1.0 - normal, drop_intermediate=False)
+    best = np.flatnonzero(true >= 0.95)[0]
+    triage = points["normal"]["triage"]
+    called_normal = normal >= triage["threshold"]
+    assert (~called_normal)[truth != 1].mean() == pytest.approx(true[best])
+    assert called_normal[truth == 1].mean() == pytest.approx(1 - false[best])
+    assert triage["specificity"] == pytest.approx(true[best])
+    assert triage["sensitivity"] == pytest.approx(1 - false[best])
+    assert normal[normal < triage["threshold"]].max() <= 1 - thresholds[best] + 1e-12
+    assert [name for name in classes if "triage" in points[name]] == ["normal"]
+
+
+def test_the_calibration_error_stands_beside_that_of_chance() -> None:
+    truth, logits = scored(300)
+    probabilities = logits_to_probabilities(logits)
+    found = card_figures(
+        evaluate_logits(truth, logits, classes=CLASSES, temperature=1.0, groups=range(300))
+    )
+    rng, confidence = np.random.default_rng(1), probabilities.max(axis=1)
+    errors = []
+    for _ in range(1000):  # classes drawn by these very probabilities
+        bins = np.ceil(confidence * 15)
+        gaps = confidence - (rng.random(300) < confidence)
+        errors.append(sum(abs(gaps[bins == b].sum()) for b in set(bins)) / 300)
+    chance = found["expected_calibration_error_by_chance"]
+    assert chance["mean"] == pytest.approx(np.mean(errors), rel=0.05)
+    assert chance["95th percentile"] == pytest.approx(np.quantile(errors, 0.95), rel=0.05)
 
 
 def by_corner(side: ImageSubset) -> Logits:

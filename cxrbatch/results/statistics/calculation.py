@@ -12,7 +12,6 @@ from cxrbatch.results.figures import Evaluation, Figure, Headline, SubgroupFigur
 from cxrbatch.results.statistics.curves import Contrast, Ranking, contrast, delong_area, mean_area
 from cxrbatch.results.statistics.decisions import (
     Decisions,
-    Reliability,
     proportion_of_images,
     resampled,
 )
@@ -32,6 +31,7 @@ from cxrbatch.results.statistics.intervals import (
     replicates_for,
 )
 from cxrbatch.results.statistics.ranked import OneVsRest, RankedAbnormal, RankedClass, area_figure
+from cxrbatch.results.statistics.reliability import Reliability
 
 _NORMAL = "normal"
 _NO_AREA = "no class has images while another has some too"

@@ -5,14 +5,19 @@ Labels and files come in (`labelled_files`), each file is decoded once to a netw
 val and test (`split`, `split_report`). A network learns from train, and val chooses the
 best epoch (`dataset`, `sampling`, `augment`, `trainer`, `optimisation`, `loop`, `distributed`,
 `initial`, `states`). It is calibrated on val and evaluated on test (`fitting`, `model_evaluation`,
-`controls`, `twins`). Out go the checkpoint, the split, curves and a results table (`outputs`).
+`controls`, `twins`). Out go the checkpoint, the split, curves and a results table (`outputs`,
+`labelled_tables`). A cross-validation does this for each fold of the files (`folds`,
+`fold_split`), and then ranks the labels (`doubts`).
 
     train          the public function `train`
     command        the command `cxrbatch train`, which calls it
     config         options read from a TOML file, and those of a run written to one
     pipeline       the steps of a training in their order, and the files beside the checkpoint
+    folds          cross-validation: a training for each fold, figures over all images
     run_files      paths of the files that a training writes, and what may be replaced
+    run_listener   shows and logs the progress of a training, and tells its caller
     console        messages, progress bars and figures at the terminal
+    labelled_images  collects labels and decodes their images; refuses what does not match
     labelled_files labels of all sources, each joined with its files
     file_index     finds the files that labels name: by path, name or header, also in zips and tars
     mismatches     what does not fit, images without a label, the order of the classes
@@ -21,6 +26,7 @@ best epoch (`dataset`, `sampling`, `augment`, `trainer`, `optimisation`, `loop`,
     duplicates     pairs of files that show one exposure
     split          groups files of one patient or picture, divides groups 8 : 1 : 1, or checks a
                    split that came with the labels
+    fold_split     divides groups into folds, and the rest of each fold into train and val
     split_report   leaks and counts of a split, and warnings
     dataset        map-style datasets over the inputs, and the DataLoader of training
     sampling       which images an epoch draws, and weights of the classes
@@ -36,5 +42,7 @@ best epoch (`dataset`, `sampling`, `augment`, `trainer`, `optimisation`, `loop`,
     controls       the network on images where it should know less
     metrics_log    the file that grows by a line of metrics with each epoch
     twins          pairs of files of one film, to which the network should say the same
-    outputs        examples of augmented images, curves, and the results table of val and test
+    outputs        sheets of pictures, such as augmented ones, and curves
+    labelled_tables  the results table of labelled files, scored by one checkpoint or several
+    doubts         labels that are likely wrong, by confident learning
 """

@@ -143,6 +143,12 @@ def _listed(
     "scores differ.",
 )
 @click.option(
+    "--folds",
+    type=click.IntRange(min=2, max=20),
+    metavar="K",
+    help="Cross-validate: train K networks, each tested on its fold of patients.  [default: no]",
+)
+@click.option(
     "--drop-leaks",
     is_flag=True,
     help="Where a given split has one patient or picture on two sides, leave out the copies.",
@@ -177,6 +183,11 @@ def command(label_options: "LabelOptions | None", **arguments: object) -> int:
     table of validation and test (.results.parquet), and all options (.toml): --config with that
     file repeats the training.
 
+    With --folds 5 the patients are divided into five folds, and each fold is tested by a network
+    that learned from the others (.fold1.safetensors to .fold5.safetensors). The results table then
+    has every image, .folds.json the figures over all of them, .doubts.csv and .doubts.png the
+    labels that the networks doubt most. A split of the labels is ignored.
+
     Research use only: the model is not a medical device.
 
     \b
@@ -186,6 +197,7 @@ def command(label_options: "LabelOptions | None", **arguments: object) -> int:
       cxrbatch train a.csv b.parquet --root /films -o model.safetensors --cache inputs
       cxrbatch train few.csv -o model.safetensors --init default --freeze-trunk --class-weights
       cxrbatch train labels.csv -o model.safetensors --config run.toml --epochs 12
+      cxrbatch train labels.csv -o model.safetensors --folds 5
       torchrun --nproc-per-node 2 -m cxrbatch train labels.csv -o model.safetensors
     """
     console = Console(words=click.get_current_context().obj or ())

@@ -38,6 +38,7 @@ class Console:
             words: Words of the command line after `cxrbatch`, which `interrupted` repeats.
         """
         self.epochs = 0
+        self._fold = ""
         self._enabled = enabled
         self._words = words
         self._bar: tqdm[Any] | None = None
@@ -88,6 +89,16 @@ class Console:
             f"validation loss {metrics.val_loss:.4f}, validation macro AUC {metrics.macro_auc:.4f}"
         )
 
+    def fold(self, number: int, count: int) -> None:
+        """Write to stderr that a fold begins; nothing if the console is disabled.
+
+        Args:
+            number: Number of the fold, from 1.
+            count: Number of all folds.
+        """
+        self.epochs, self._fold = 0, f" of fold {number}"
+        self.say(f"fold {number} of {count}")
+
     def interrupted(self) -> None:
         """Write to stderr after how many epochs the training was interrupted, and how to continue.
 
@@ -99,7 +110,9 @@ class Console:
         flag = [] if "--resume" in self._words else ["--resume"]
         command = shlex.join([*several, "cxrbatch", *self._words, *flag])
         if os.environ.get("RANK", "0") == "0":
-            self.say(f"interrupted after {self.epochs} whole epochs; go on with: {command}")
+            self.say(
+                f"interrupted after {self.epochs} whole epochs{self._fold}; go on with: {command}"
+            )
 
     def mismatches(self, labels: "CollectedLabels", *, listing: Path | None) -> None:
         """Write labels and files that do not match to stderr; nothing if the console is disabled.
@@ -138,6 +151,42 @@ class Console:
         if len(items) > _LISTED:
             self.say(f"no image: {len(items) - _LISTED} more files")
 
+    def fold_result(self, summary: Mapping[str, Any]) -> None:
+        """Write the kept epoch of a fold and its figures to stdout, and a warning as `result` does.
+
+        Args:
+            summary: The part `training` of the card of the fold's checkpoint.
+        """
+        from cxrbatch.training.controls import border_warning
+
+        number, test = summary["fold"]["number"], summary["test"]
+        areas = (
+            "undefined" if test[name] is None else f"{test[name]['value']:.3f}"
+            for name in ("balanced_accuracy", "macro_auc")
+        )
+        text = "{}; test: balanced accuracy {}, macro AUC {}"
+        self.show((f"fold {number}", text.format(_kept_epoch(summary), *areas)))
+        if warning := border_warning(summary["controls"]):
+            self.say(warning)
+
+    def folds_result(self, figures: Mapping[str, Any], *, table: Path, doubts: Path) -> None:
+        """Write the figures of a cross-validation and the paths of its files to stdout.
+
+        Args:
+            figures: As in `FoldsResult`.
+            table: Path of the results table.
+            doubts: Path of the list of doubted labels.
+        """
+        if not self._enabled:
+            return
+        _print_figures("all folds", figures["out_of_fold"])
+        spread = figures["spread"]
+        for title, name in (("balanced accuracy", "balanced_accuracy"), ("macro AUC", "macro_auc")):
+            click.echo(f"{title} of {figures['folds']} folds: {_spread_text(spread[name])}")
+        click.echo(f"labels that are likely wrong: {figures['likely_wrong_labels']:,}")
+        self.show(("table", shown(str(table))), ("doubts", shown(str(doubts))))
+        click.echo("for research only; not a medical device")
+
     def result(self, summary: Mapping[str, Any], *, checkpoint: Path, table: Path) -> None:
         """Write the epoch that was kept, the figures and the paths of the files to stdout.
 
@@ -154,11 +203,7 @@ class Console:
 
         if not self._enabled:
             return
-        kept = summary["history"][summary["chosen_epoch"] - 1]
-        click.echo(
-            f"kept epoch {kept['number']} of {len(summary['history'])}: "
-            f"validation macro AUC {kept['macro_auc']:.4f}"
-        )
+        click.echo(_kept_epoch(summary))
         for name in ("validation", "test"):
             if figures := summary[name]:
                 _print_figures(name, figures)
@@ -176,6 +221,21 @@ class Console:
         click.echo(f"table:      {shown(str(table))}")
         click.echo(f"checkpoint: {shown(str(checkpoint))}")
         click.echo("for research only; not a medical device")
+
+
+def _kept_epoch(summary: Mapping[str, Any]) -> str:
+    kept = summary["history"][summary["chosen_epoch"] - 1]
+    return (
+        f"kept epoch {kept['number']} of {len(summary['history'])}: "
+        f"validation macro AUC {kept['macro_auc']:.4f}"
+    )
+
+
+def _spread_text(spread: Mapping[str, Any]) -> str:
+    if not spread["folds"]:
+        return "undefined"
+    sd = "" if spread["sd"] is None else f", SD {spread['sd']:.3f}"
+    return f"mean {spread['mean']:.3f}{sd}, {spread['min']:.3f} to {spread['max']:.3f}"
 
 
 def _row_of(item: "Mismatch") -> str:

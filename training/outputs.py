@@ -1,50 +1,49 @@
-"""The files beside a checkpoint: examples of augmented images, curves, and the results table."""
+"""The files beside a checkpoint: sheets of pictures, such as augmented ones, and curves."""
 
-import os
-import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from cxrbatch.files import path_to_text, writing, written_whole
+from cxrbatch.files import writing, written_whole
 from cxrbatch.model.card import Card
-from cxrbatch.model.checkpoint import load_checkpoint
-from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Precision, describe_device
-from cxrbatch.model.predictor import Predictor
 from cxrbatch.reading.outcomes import OutcomeKind
-from cxrbatch.results.columns import (
-    TRUTH_COLUMNS,
-    patient_secret,
-    record_batch,
-    table_schema,
-)
-from cxrbatch.results.label_files import LabelledFile
-from cxrbatch.scoring.archive import ArchiveFile, modified_ns
-from cxrbatch.scoring.dataset import score_batches
-from cxrbatch.scoring.file_reader import FileReader
-from cxrbatch.scoring.plan import heatmap_size, make_fingerprint
-from cxrbatch.scoring.run import ScoringOptions
-from cxrbatch.scoring.table_writer import ScoredRow, write_table
 from cxrbatch.training.augment import augmentation, kept_random_state
 from cxrbatch.training.cache import UnreadableFile
 from cxrbatch.training.dataset import ImageSubset
 from cxrbatch.training.loop import EpochMetrics, best_epoch
-from cxrbatch.workers.pool import ReadingPool
-from cxrbatch.workers.scheduler import PendingItem
 
 _VERSIONS = 5
 _MOST_CELL = 224
 _GAP, _LINE = 4, 18
-_FONT_SIZE = 12
+SHEET_FONT_SIZE = 12
+"""Height of the text on a sheet of pictures, in pixels."""
 _INK = 230
+
+
+@dataclass(frozen=True, slots=True)
+class FoldsResult:
+    """What a cross-validation gave.
+
+    Attributes:
+        checkpoints: Path of the checkpoint of each fold, in order.
+        figures: The content of the file `summary`: figures of all images, each scored by the
+            checkpoint that did not learn from its group, and how the figures of the folds spread.
+        summary: Path of the JSON file with `figures`.
+        doubts: Path of the CSV file of all labels, the most doubted first.
+    """
+
+    checkpoints: tuple[Path, ...]
+    figures: Mapping[str, Any]
+    summary: Path
+    doubts: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,8 @@ class TrainingResult:
         card: The checkpoint's card; `card.training` has history and figures. None in all
             processes but the first, if `torchrun` started several, and after a check of labels.
         unreadable: Labelled files without an image, which were left out.
+        folds: With folds, what the cross-validation gave; `checkpoint` and `card` are then those
+            of the first fold. None without folds, and where `card` is None.
     """
 
     checkpoint: Path
@@ -65,6 +66,7 @@ class TrainingResult:
     split: Path
     card: Card | None
     unreadable: tuple[UnreadableFile, ...]
+    folds: "FoldsResult | None" = None
 
     @property
     def all_read(self) -> bool:
@@ -97,23 +99,58 @@ def write_contact_sheet(
     """
     chosen = _in_turn(subset.truth, rows, torch.Generator().manual_seed(seed))
     transform = augmentation(flip=flip)
-    edge = min(_MOST_CELL, subset.inputs.shape[1])
-    step = edge + _GAP
-    size = (step * (_VERSIONS + 1) + _GAP, (step + _LINE) * len(chosen) + _GAP)
-    sheet = Image.new("L", size)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
+    pictures: list[Picture] = []
     with kept_random_state():
         torch.default_generator.manual_seed(seed)
-        for row, position in enumerate(chosen.tolist()):
+        for position in chosen.tolist():
             original, label, _ = subset[position]
-            cells = [original, *(_levels(transform(original)) for _ in range(_VERSIONS))]
-            top = row * (step + _LINE) + _GAP
             text = f"{classes[label]}: original, then as trained on"
-            pen.text((_GAP, top), text, fill=_INK, font=font)
-            for column, cell in enumerate(cells):
-                image = Image.fromarray(cell[0].numpy())
-                image = image.resize((edge, edge), Image.Resampling.BILINEAR)
-                sheet.paste(image, (column * step + _GAP, top + _LINE))
+            pictures.append(Picture(original[0].numpy(), (text,)))
+            augmented = (_levels(transform(original))[0].numpy() for _ in range(_VERSIONS))
+            pictures += [Picture(levels, ()) for levels in augmented]
+    edge = min(_MOST_CELL, subset.inputs.shape[1])
+    write_sheet(path, pictures, columns=_VERSIONS + 1, edge=edge, lines=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture on a sheet.
+
+    Attributes:
+        levels: Shape (size, size), grey levels, uint8.
+        lines: Lines of text above the picture.
+    """
+
+    levels: npt.NDArray[np.uint8]
+    lines: tuple[str, ...]
+
+
+def write_sheet(
+    path: Path, pictures: Sequence[Picture], *, columns: int, edge: int, lines: int
+) -> None:
+    """Write a PNG of pictures in rows, each below its lines of text.
+
+    Args:
+        path: The PNG file; an existing one is replaced.
+        pictures: The pictures, row by row.
+        columns: Number of pictures in a row.
+        edge: Height and width of each picture in the PNG, in pixels.
+        lines: Lines of text that have room above each picture.
+
+    Raises:
+        TableError: The file cannot be written.
+    """
+    step, text = edge + _GAP, lines * _LINE
+    height = -(-len(pictures) // columns) * (step + text) + _GAP
+    sheet = Image.new("L", (step * columns + _GAP, height))
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(SHEET_FONT_SIZE)
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, columns)
+        left, top = column * step + _GAP, row * (step + text) + _GAP
+        for line, words in enumerate(picture.lines):
+            pen.text((left, top + line * _LINE), words, fill=_INK, font=font)
+        image = Image.fromarray(picture.levels)
+        sheet.paste(image.resize((edge, edge), Image.Resampling.BILINEAR), (left, top + text))
     with writing(path), written_whole(path) as file:
         sheet.save(file, format="PNG")
 
@@ -219,107 +256,3 @@ def _text(x: float, y: float, text: str, *, kind: str = "tick", anchor: str = "m
     return (
         f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
     )
-
-
-def write_results(
-    path: Path,
-    files: Sequence[tuple[LabelledFile, ArchiveFile]],
-    *,
-    root: Path,
-    checkpoint: Path,
-    workers: int,
-    device: torch.device,
-    precision: Precision,
-) -> None:
-    """Score labelled files with a checkpoint, and write the scores to a results table.
-
-    The table is that of `cxrbatch score` with two more columns, truth and split: the label and the
-    subset of the row's file. Every frame of a file has a row; a file without an image has one that
-    says why. The paths of the rows are those of the labels; absolute ones below `root` become
-    relative to it.
-
-    Args:
-        path: The table to write; an existing one is replaced.
-        files: The label, with its split, of each file, and the file, with an absolute path; at
-            least one.
-        root: The folder that the paths of labels are relative to, absolute; the table's archive.
-        checkpoint: File of the trained checkpoint.
-        workers: Worker processes that read.
-        device: The device that computes.
-        precision: "fp32", "bf16" or "fp16".
-
-    Raises:
-        CheckpointError: The checkpoint cannot be used.
-        TableError: The table does not read back.
-        OSError: The table cannot be written.
-        CxrbatchError: A score is not finite, a batch does not fit into memory, or no process can be
-            started.
-    """
-    model = load_checkpoint(checkpoint)
-    options = ScoringOptions(workers=workers)
-    secret = patient_secret() or secrets.token_bytes(32)
-    reader = FileReader(b"", model.card.recipe, options.reading(model.card.recipe), secret)
-    scorer = Predictor(model, batch_size=DEFAULT_BATCH_SIZE, device=device, precision=precision)
-    cells = heatmap_size(model)
-    schema = table_schema(model.card.classes, heatmap_size=cells)
-    with ReadingPool(
-        reader,
-        workers=workers,
-        limits=options.limits,
-        result_bytes=model.card.recipe.size**2,
-    ) as pool:
-        entries = [PendingItem(i, _as_now(file)) for i, (_, file) in enumerate(files)]
-        rows = list(score_batches(pool.map(entries), scorer))
-    labels = {path_to_text(file.path, file.member): label for label, file in files}
-    table = _with_truth(rows, labels, root=root, classes=model.card.classes, schema=schema)
-    made = make_fingerprint(
-        checkpoint=model,
-        precision=precision,
-        device=describe_device(device),
-        archive_root=root,
-        patient_secret=secret,
-        options={"labelled": True, "follow_links": True},
-    )
-    write_table(
-        path,
-        [table],
-        within=path.parent,
-        schema=table_schema(model.card.classes, heatmap_size=cells, labelled=True),
-        files=len(files),
-        provenance=lambda counts: {**made, "passed_over": {}, **counts.to_provenance()},
-    )
-
-
-def _with_truth(
-    rows: Sequence[ScoredRow],
-    labels: Mapping[str, LabelledFile],
-    *,
-    root: Path,
-    classes: Sequence[str],
-    schema: pa.Schema,
-) -> pa.Table:
-    """Make the table; `labels` has the label of each file by its absolute path, as in `rows`."""
-    inside = f"{path_to_text(os.fsencode(root)).rstrip('/')}/"
-    # Every frame of a file has the file's label.
-    of_rows = [labels[row.path] for row, _ in rows]
-    renamed = [
-        (row._replace(path=label.path.removeprefix(inside)), scores)
-        for label, (row, scores) in zip(of_rows, rows, strict=True)
-    ]
-    table = pa.Table.from_batches([record_batch(renamed, classes=classes, schema=schema)])
-    for column, values in zip(
-        TRUTH_COLUMNS, zip(*((f.label, f.split) for f in of_rows), strict=True), strict=True
-    ):
-        table = table.append_column(pa.field(column, pa.string()), pa.array(values, pa.string()))
-    return table
-
-
-def _as_now(file: ArchiveFile) -> ArchiveFile:
-    """Take size and time of a file anew; a member keeps those of its listing."""
-    try:
-        state = os.stat(file.path)
-    except OSError:
-        return file  # gone since it was trained on: its row tells
-    if file.member is not None:
-        return file
-    return replace(file, size=state.st_size, modified_ns=modified_ns(state))

@@ -1,48 +1,57 @@
 """The steps of a training: labels, images, split, network, and the files beside the checkpoint."""
 
-import os
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from cxrbatch.errors import LabelError
 from cxrbatch.files import writing
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint, bundled_checkpoint, load_checkpoint
 from cxrbatch.model.network import model_of, save_checkpoint
 from cxrbatch.model.preprocessing import Recipe
 from cxrbatch.training import states
-from cxrbatch.training.cache import DecodedInputs, UnreadableFile, prepare_inputs
+from cxrbatch.training.cache import DecodedInputs, UnreadableFile
 from cxrbatch.training.config import write_config
 from cxrbatch.training.console import Console
 from cxrbatch.training.dataset import TrainingData, divide_inputs
 from cxrbatch.training.distributed import ProcessGroup, process_group
 from cxrbatch.training.duplicates import near_duplicates
 from cxrbatch.training.fitting import check_texts, new_card, train_network
-from cxrbatch.training.initial import InitialWeights, check_teachers, read_initial
-from cxrbatch.training.labelled_files import CollectedLabels, LabelSources, collect_labels
-from cxrbatch.training.loop import EpochMetrics, TrainingListener, options_fingerprint
+from cxrbatch.training.initial import InitialWeights, read_initial
+from cxrbatch.training.labelled_files import CollectedLabels, LabelSources
+from cxrbatch.training.labelled_images import CollectedImages, ImageCollector
+from cxrbatch.training.labelled_tables import write_results
+from cxrbatch.training.loop import EpochMetrics, options_fingerprint
 from cxrbatch.training.metrics_log import MetricsLog
-from cxrbatch.training.mismatches import order_classes, refuse_mismatches, write_mismatches
-from cxrbatch.training.outputs import (
-    TrainingResult,
-    write_contact_sheet,
-    write_curves,
-    write_results,
-)
+from cxrbatch.training.outputs import TrainingResult, write_contact_sheet, write_curves
 from cxrbatch.training.run_files import RunFiles
+from cxrbatch.training.run_listener import RunListener
 from cxrbatch.training.split import Split, check_split, join_patients, split_files
 from cxrbatch.training.split_report import LeakError, write_leaks
 from cxrbatch.training.store import remove_stores
 from cxrbatch.training.trainer import TrainingOptions, TrainingSetup
-from cxrbatch.training.twins import TwinFiles, TwinInputs, read_twins
+from cxrbatch.training.twins import TwinFiles, TwinInputs
 
-_MAX_UNREADABLE = 0.05
 _KEYS = {"class_map": "map", "architecture": "arch"}
 _FIXED = {"weight_decay", "label_smoothing", "warmup", "averaging"}
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a training starts from, known before any label is read.
+
+    Attributes:
+        group: The processes that train together.
+        initial: Weights to start from; None for random ones.
+        teachers: Checkpoints whose probabilities the network learns as well.
+    """
+
+    group: ProcessGroup
+    initial: InitialWeights | None
+    teachers: Sequence[Checkpoint]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,10 +116,24 @@ class TrainingRun:
             "teacher": self.teachers,
             **{_KEYS.get(n, n.replace("_", "-")): v for n, v in options.items() if n not in _FIXED},
             "twins": None if self.twins is None else self.twins.source,
+            "folds": self.files.folds,
             "drop-leaks": self.drop_leaks,
             "workers": self.workers,
             "device": self.device.type,  # without the number that torchrun gives each process
         }
+
+    @property
+    def collector(self) -> ImageCollector:
+        """Reads the labels and decodes their images."""
+        return ImageCollector(
+            sources=self.sources,
+            files=self.files,
+            recipe=self.recipe,
+            workers=self.workers,
+            folder=self.cache or self.files.folder,
+            twins=self.twins,
+            console=self.console,
+        )
 
     def execute(self) -> TrainingResult:
         """Train, and write the checkpoint and the files beside it; if `check_only`, check labels.
@@ -126,7 +149,23 @@ class TrainingRun:
         """
         check_texts(self.name, self.limits)
         if self.check_only:
-            return self._check()
+            self.collector.show(check_split)
+            return self.result(None, ())
+        with self.opened() as (run, start):
+            return run._execute(start)
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple["TrainingRun", Start]]:
+        """Check outputs, read initial weights and teachers, join the other processes, lock.
+
+        The folder of states is locked while the block runs.
+
+        Yields:
+            This run, which is silent in all processes but the first, and what it starts from.
+
+        Raises:
+            UsageError, CheckpointError, CxrbatchError: In the cases that `execute` lists.
+        """
         self.files.check_output()
         twins = self.twins.paths if self.twins else []
         self.files.check_sources([*self.sources.data, self.init, *self.teachers, *twins])
@@ -140,125 +179,88 @@ class TrainingRun:
         ):
             group.part_size(self.options.batch_size)  # or it would be refused after the reading
             if group.leads:
-                self.files.make_way(
-                    lambda: options_fingerprint(self.options, self.recipe, teachers),
-                    self.console.say,
-                )
-                return self._execute(group, initial, teachers)
-            return replace(self, console=Console(enabled=False))._execute(group, initial, teachers)
+                self.files.make_way(lambda: self.fingerprint(teachers), self.console.say)
+            silent = replace(self, console=Console(enabled=False))
+            yield self if group.leads else silent, Start(group, initial, teachers)
 
-    def _execute(
-        self, group: ProcessGroup, initial: InitialWeights | None, teachers: Sequence[Checkpoint]
-    ) -> TrainingResult:
-        with group.first_alone():
-            labels, data = self._prepare(initial, teachers, leads=group.leads)
-            twins = self._twin_inputs(labels, data) if group.leads else None
+    def fingerprint(self, teachers: Sequence[Checkpoint]) -> states.Fingerprint:
+        """Return what a continued training must share with this one, as far as options say it."""
+        options = options_fingerprint(self.options, self.recipe, teachers)
+        return {**options, "folds": self.files.folds}
+
+    def _execute(self, start: Start) -> TrainingResult:
+        with start.group.first_alone():
+            images, data = self._prepare(start)
+            twins = self.collector.read_twins(data, images.labels) if start.group.leads else None
+        checkpoint = self.fit_network(data, start, twins=twins, started=lambda: self._begin(data))
+        if checkpoint is not None:
+            self._write(checkpoint, images.labels, data)
+        return self.result(None if checkpoint is None else checkpoint.card, data.unreadable)
+
+    def fit_network(
+        self,
+        data: TrainingData,
+        start: Start,
+        *,
+        twins: TwinInputs | None,
+        started: Callable[[], object],
+    ) -> Checkpoint | None:
+        """Train one network, calibrate it on validation and evaluate it on test.
+
+        Args:
+            data: The images, divided into train, val and test.
+            start: What the training starts from.
+            twins: Pairs for the controls, in the first process; None without any.
+            started: Called in the first process before the first step, when all checks have passed.
+
+        Returns:
+            The checkpoint, in memory; None in all processes but the first.
+
+        Raises:
+            CheckpointError, UsageError, CxrbatchError: In the cases of `train_network`.
+        """
         setup = TrainingSetup(
-            card=new_card(data, self.options, name=self.name, limits=self.limits, initial=initial),
+            card=new_card(
+                data, self.options, name=self.name, limits=self.limits, initial=start.initial
+            ),
             options=self.options,
             device=self.device,
-            teachers=teachers,
+            teachers=start.teachers,
             folder=self.files.folder,
             resume=self.files.resume,
-            group=group,
+            group=start.group,
             workers=self.workers,
         )
-        listener = _Listener(self, data, leads=group.leads)
+        listener = RunListener(
+            self.console,
+            on_epoch=self.on_epoch if start.group.leads else None,
+            log=MetricsLog(self.files.metrics) if start.group.leads else None,
+            started=started,
+        )
         steps = self.options.steps(len(data.subsets["train"])) * self.options.epochs
         with self.console.bar("training", steps * self.options.batch_size, "img"):
-            checkpoint = train_network(data, setup, initial=initial, listener=listener, twins=twins)
-        if checkpoint is not None:
-            self._write(checkpoint, labels, data)
-        return self._result(None if checkpoint is None else checkpoint.card, data.unreadable)
+            return train_network(data, setup, initial=start.initial, listener=listener, twins=twins)
 
-    def _result(self, card: Card | None, unreadable: Sequence[UnreadableFile]) -> TrainingResult:
+    def result(self, card: Card | None, unreadable: Sequence[UnreadableFile]) -> TrainingResult:
+        """Return the paths of the files that this run writes, with a card and unreadable files."""
         beside = self.files.beside
         results, split = beside("results.parquet"), beside("split.csv")
-        return TrainingResult(self.files.output, results, split, card, tuple(unreadable))
+        return TrainingResult(self.files.parts[0].output, results, split, card, tuple(unreadable))
 
-    def _prepare(
-        self, initial: InitialWeights | None, teachers: Sequence[Checkpoint], *, leads: bool
-    ) -> tuple[CollectedLabels, TrainingData]:
-        """Collect labels, decode images and split them.
-
-        All that can be refused without reading an image is refused before one is read.
-        """
-        labels = self._collect(leads=leads)
-        classes = order_classes(labels.files, self.sources.classes)
-        check_teachers(teachers, classes=classes, geometry=self.recipe.geometry)
-        check_split(labels.files)
-        inputs = self._decode(labels)
-        data = divide_inputs(inputs, self._split(labels, inputs), classes=classes)
+    def _prepare(self, start: Start) -> tuple[CollectedImages, TrainingData]:
+        """Read labels and images, and split them."""
+        images = self.collector.read(check_split, start.teachers, leads=start.group.leads)
+        self.tell_head(start.initial, images.classes)
+        split = self._split(images.labels, images.inputs)
+        data = divide_inputs(images.inputs, split, classes=images.classes)
         self.console.say(*data.split.report.lines())
-        if initial is not None and initial.head_rows(data.classes) is None:
+        return images, data
+
+    def tell_head(self, initial: InitialWeights | None, classes: Sequence[str]) -> None:
+        """Say so if the initial weights have a head for other classes, which is replaced."""
+        if initial is not None and initial.head_rows(classes) is None:
             self.console.say(
                 "--init has a head for other classes: it is replaced by one of random weights"
-            )
-        return labels, data
-
-    def _collect(self, *, leads: bool) -> CollectedLabels:
-        listing = self.files.mismatches
-        labels = self._collected(all_unlabelled=listing is not None and leads)
-        self.files.check_sources(Path(os.fsdecode(file.path)) for file in labels.located)
-        if listing is not None and leads:
-            write_mismatches(labels.mismatches, labels.unlabelled_paths, listing)
-        self.console.say(*(f"{title}: {text}" for title, text in labels.notes))
-        self.console.mismatches(labels, listing=listing)
-        refuse_mismatches(labels.mismatches)
-        return labels
-
-    def _collected(self, *, all_unlabelled: bool = False) -> CollectedLabels:
-        return collect_labels(
-            self.sources,
-            all_unlabelled=all_unlabelled,
-            bar=lambda: self.console.bar("reading headers", None, "file"),
-            progress=self.console.advance,
-        )
-
-    def _check(self) -> TrainingResult:
-        """Show how labels and files fit, and raise what would stop the training."""
-        labels = self._collected()
-        twins = [("twins", self.twins.summary())] if self.twins else []
-        self.console.show(*labels.notes, *labels.counts(), *twins)
-        self.console.mismatches(labels, listing=None)
-        refuse_mismatches(labels.mismatches)
-        order_classes(labels.files, self.sources.classes)
-        check_split(labels.files)
-        return self._result(None, ())
-
-    def _decode(self, labels: CollectedLabels) -> DecodedInputs:
-        count = len(labels.files)
-        with self.console.bar("reading", count, "file"):
-            inputs = prepare_inputs(
-                labels.located,
-                recipe=self.recipe,
-                workers=self.workers,
-                folder=self.cache or self.files.folder,
-                progress=self.console.advance,
-            )
-        unreadable = inputs.unreadable(labels.files)
-        self.console.unreadable(unreadable)
-        if len(unreadable) > _MAX_UNREADABLE * count:
-            raise LabelError(
-                f"{len(unreadable)} of {count} files gave no image, and {_MAX_UNREADABLE:.0%} may; "
-                "look at some with `cxrbatch inspect`, then copy them again or remove their labels"
-            )
-        return inputs
-
-    def _twin_inputs(self, labels: CollectedLabels, data: TrainingData) -> TwinInputs | None:
-        if self.twins is None:
-            return None
-        self.console.say(f"twins: {self.twins.summary()}")
-        pairs = zip(data.split.files, labels.located, strict=True)
-        train = [file for label, file in pairs if label.split == "train"]
-        with self.console.bar("reading twins", len(self.twins.files), "file"):
-            return read_twins(
-                self.twins,
-                recipe=self.recipe,
-                workers=self.workers,
-                folder=self.cache or self.files.folder,
-                train=train,
-                progress=self.console.advance,
             )
 
     def _split(self, labels: CollectedLabels, inputs: DecodedInputs) -> Split:
@@ -276,20 +278,20 @@ class TrainingRun:
             self.console.say(f"all leaks are listed in {self.files.leaks}")
             raise
 
-    def begin(self, data: TrainingData) -> None:
-        """Write options, split and augmented examples, before the first step of training.
-
-        They lie beside the checkpoint: .toml with all options, .split.csv, and .augmented.png with
-        training images and augmented versions of each. The list .leaks.csv of an earlier run is
-        deleted if no file was dropped for a leak.
-
-        Raises:
-            TableError: A file cannot be written.
-        """
+    def _begin(self, data: TrainingData) -> None:
+        """Write options, split and examples; delete the list of leaks of an earlier run."""
         if not data.split.report.dropped:
             write_leaks([], self.files.leaks)
         write_config(self.files.config, self.as_config())
         data.split.write(self.files.beside("split.csv"))
+        self.write_examples(data)
+
+    def write_examples(self, data: TrainingData) -> None:
+        """Write .augmented.png: some training images and augmented versions of each.
+
+        Raises:
+            TableError: The file cannot be written.
+        """
         write_contact_sheet(
             self.files.beside("augmented.png"),
             data.subsets["train"],
@@ -300,12 +302,7 @@ class TrainingRun:
 
     def _write(self, checkpoint: Checkpoint, labels: CollectedLabels, data: TrainingData) -> None:
         """Write curves, results and the checkpoint, which comes last: it stands for all."""
-        summary = checkpoint.card.training
-        history = [EpochMetrics(**epoch) for epoch in summary["history"]]
-        write_curves(self.files.beside("curves.svg"), history)
-        partial = self.files.folder / "finished.safetensors"
-        model = model_of(checkpoint.tensors, checkpoint.card.architecture)
-        save_checkpoint(partial, model=model, card=checkpoint.card, features=checkpoint.features)
+        partial = self.write_partial(checkpoint)
         table = self.files.beside("results.parquet")
         pairs = zip(data.split.files, labels.located, strict=True)
         with writing(self.files.output):
@@ -313,38 +310,38 @@ class TrainingRun:
                 table,
                 [(label, file) for label, file in pairs if label.split in ("val", "test")],
                 root=labels.root,
-                checkpoint=partial,
+                checkpoints=[partial],
                 workers=self.workers,
                 device=self.device,
                 precision=self.options.precision,
             )
             partial.replace(self.files.output)
+        self.clear()
+        summary = checkpoint.card.training
+        self.console.result(summary, checkpoint=self.files.output, table=table)
+
+    def write_partial(self, checkpoint: Checkpoint) -> Path:
+        """Write the curves, and the checkpoint to a file in the folder of states.
+
+        Returns:
+            The path of the file, which is to be moved to `files.output`.
+
+        Raises:
+            CxrbatchError: A file cannot be written.
+        """
+        history = [EpochMetrics(**epoch) for epoch in checkpoint.card.training["history"]]
+        write_curves(self.files.beside("curves.svg"), history)
+        partial = self.files.folder / "finished.safetensors"
+        model = model_of(checkpoint.tensors, checkpoint.card.architecture)
+        save_checkpoint(partial, model=model, card=checkpoint.card, features=checkpoint.features)
+        return partial
+
+    def clear(self) -> None:
+        """Delete the states of this training, and its decoded images unless `cache` keeps them.
+
+        Raises:
+            CxrbatchError: A file cannot be deleted.
+        """
         states.clear_states(self.files.folder)
         if self.cache is None:
             remove_stores(self.files.folder)
-        self.console.result(summary, checkpoint=self.files.output, table=table)
-
-
-class _Listener(TrainingListener):
-    """Shows and writes the progress of a training; writes split and examples when it starts."""
-
-    def __init__(self, run: TrainingRun, data: TrainingData, *, leads: bool) -> None:
-        self._run, self._data = run, data
-        self._log = MetricsLog(run.files.metrics) if leads else None
-
-    def started(self, history: Sequence[EpochMetrics]) -> None:
-        if self._log is not None:
-            self._run.begin(self._data)
-            self._log.start(history)
-
-    def stepped(self, images: int) -> None:
-        self._run.console.advance(images)
-        if self._log is not None:
-            self._log.stepped(images)
-
-    def epoch_done(self, metrics: EpochMetrics) -> None:
-        self._run.console.epoch(metrics)
-        if self._log is not None:
-            self._log.append(metrics)
-            if self._run.on_epoch is not None:
-                self._run.on_epoch(metrics)

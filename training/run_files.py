@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cxrbatch.errors import UsageError
@@ -10,8 +10,12 @@ from cxrbatch.files import check_output
 from cxrbatch.training import states
 from cxrbatch.training.config import check_replaceable
 
-_CONFIG, _METRICS = "toml", "metrics.jsonl"
-_BESIDE = ("split.csv", "augmented.png", "curves.svg", "results.parquet", _CONFIG, _METRICS)
+MOST_FOLDS = 20
+"""Most folds of a cross-validation."""
+
+_CONFIG, _METRICS, _CURVES = "toml", "metrics.jsonl", "curves.svg"
+_BESIDE = ("split.csv", "augmented.png", "results.parquet", _CONFIG)
+_OF_FOLDS = ("folds.json", "doubts.csv", "doubts.png")
 _LEAKS = "leaks.csv"
 
 
@@ -24,12 +28,24 @@ class RunFiles:
         mismatches: File to list labels and files in that do not match; None lists none.
         resume: Continue a stopped training.
         overwrite: Replace the outputs and, without `resume`, delete a stopped training's states.
+        folds: Number of networks that a cross-validation trains; None without one.
     """
 
     output: Path
     mismatches: Path | None
     resume: bool
     overwrite: bool
+    folds: int | None = None
+
+    def of_fold(self, number: int) -> "RunFiles":
+        """Return the files of one fold, from 1: of m.safetensors, m.fold1.safetensors and so on."""
+        output = self.output.with_name(f"{self.output.stem}.fold{number}{self.output.suffix}")
+        return replace(self, output=output, mismatches=None, folds=None)
+
+    @property
+    def parts(self) -> "list[RunFiles]":
+        """The files of each fold; without folds, these files alone."""
+        return [self.of_fold(n + 1) for n in range(self.folds)] if self.folds else [self]
 
     @property
     def folder(self) -> Path:
@@ -64,7 +80,7 @@ class RunFiles:
         return self.beside(_LEAKS)
 
     def check_output(self) -> None:
-        """Refuse a checkpoint that is there, unless it may be replaced.
+        """Refuse a checkpoint that is there, of any fold, unless it may be replaced.
 
         Raises:
             UsageError: It is there and `overwrite` is false, or it cannot be written, or has the
@@ -75,7 +91,8 @@ class RunFiles:
                 f"{self.output} is the name of the configuration; choose another -o, such as "
                 f"{self.beside('safetensors')}"
             )
-        check_output(self.output, overwrite=self.overwrite or self.continues)
+        for part in self.parts:
+            check_output(part.output, overwrite=self.overwrite or self.continues)
 
     def check_sources(self, sources: Iterable[Path | None]) -> None:
         """Refuse to replace a file that is read, also with `overwrite`.
@@ -87,7 +104,8 @@ class RunFiles:
             UsageError: One of them is a file that the training writes.
         """
         read = set(_inodes(filter(None, sources)))
-        for path in [self.output, *self._listed(), *map(self.beside, _BESIDE), self.leaks]:
+        outputs = [part.output for part in self.parts]
+        for path in [*outputs, *self._written(), self.leaks]:
             if read.intersection(_inodes([path])):
                 raise UsageError(f"{path} is to be read and would be replaced; choose another -o")
 
@@ -116,12 +134,30 @@ class RunFiles:
             if not self.overwrite:
                 raise states.stopped_training(self.folder)
             states.clear_states(self.folder)
-        for path in [*map(self.beside, _BESIDE), *self._listed()]:
+            self.clear_folds()
+        for path in self._written():
             check_output(path, overwrite=self.overwrite or self.resume)
         check_output(self.leaks, overwrite=True)
 
-    def _listed(self) -> list[Path]:
-        return [] if self.mismatches is None else [self.mismatches]
+    def clear_folds(self) -> None:
+        """Delete the states of all folds of cross-validations to `output` that were stopped.
+
+        Raises:
+            CxrbatchError: A file cannot be deleted.
+        """
+        for number in range(1, MOST_FOLDS + 1):
+            folder = self.of_fold(number).folder
+            if folder.is_dir():
+                states.clear_states(folder)
+                with suppress(OSError):
+                    folder.rmdir()
+
+    def _written(self) -> list[Path]:
+        """Paths of all that is written but the checkpoints, and a list of leaks."""
+        names = (*_BESIDE, *(_OF_FOLDS if self.folds else ()))
+        listed = [] if self.mismatches is None else [self.mismatches]
+        of_parts = [part.beside(name) for part in self.parts for name in (_CURVES, _METRICS)]
+        return [*map(self.beside, names), *of_parts, *listed]
 
 
 def _inodes(paths: Iterable[Path]) -> Iterator[tuple[int, int]]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -153,53 +153,88 @@ def check_split(files: Sequence[LabelledFile]) -> bool:
     if all(given):
         _check_classes(files)
     else:
-        _strata(files, group_files(files, ()))
+        _check_enough(files, group_files(files, ()))
     return all(given)
 
 
 def _divide(
     files: Sequence[LabelledFile], groups: Sequence[int], *, seed: int
 ) -> list[LabelledFile]:
-    """Iterative stratification by group: K. Sechidis et al., ECML PKDD 2011.
+    _check_enough(files, groups)
+    subsets = divide_groups(files, groups, shares=_SHARES, seed=seed)
+    return [replace(file, split=subset) for file, subset in zip(files, subsets, strict=True)]
 
-    The rarest stratum first, its largest groups first, each to the subset that lacks most of it.
-    scikit-learn's StratifiedGroupKFold makes equal folds, so shares of 8 : 1 : 1 hold only on
-    average over classes, and it may leave a class of three patients out of a subset.
+
+def divide_groups(
+    files: Sequence[LabelledFile], groups: Sequence[int], *, shares: Mapping[str, float], seed: int
+) -> list[str]:
+    """Divide groups of files into parts, stratified by class and source.
+
+    Iterative stratification by group: K. Sechidis et al., ECML PKDD 2011. The rarest stratum first,
+    its largest groups first, each to the part that lacks most of it; of several equal shares, to
+    the part with the fewest files. The order of the files makes no difference.
+
+    Args:
+        files: All files.
+        groups: The number of each file's group, from `group_files`.
+        shares: Name of each part -> its share of the files; the shares add up to 1.
+        seed: Seed of the order of equally large groups.
+
+    Returns:
+        The name of each file's part, in the order of `files`.
     """
-    strata = _strata(files, groups)
+    # scikit-learn's StratifiedGroupKFold makes equal folds, so shares of 8 : 1 : 1 hold only on
+    # average over classes, and it may leave a class of three patients out of a subset.
+    strata = _strata(files, groups, fewest=max(_FEWEST_TO_STRATIFY, len(shares)))
     sizes: defaultdict[int, Counter[_Stratum]] = defaultdict(Counter)
     for group, stratum in zip(groups, strata, strict=True):
         sizes[group][stratum] += 1
     # Shuffled by number, which the order of the files does not change.
-    shuffled = random.Random(seed).sample(range(len(sizes)), len(sizes))
+    shuffled = random.Random(seed).sample(sorted(sizes), len(sizes))
     totals, number_of = Counter(strata), Counter(s for kinds in sizes.values() for s in kinds)
     counts: Counter[tuple[str, _Stratum]] = Counter()
-    subsets: dict[int, str] = {}
+    loads: Counter[str] = Counter()
+    parts: dict[int, str] = {}
+
+    def lack(part: str) -> tuple[float, int]:
+        wanted = shares[part] * totals[stratum]
+        return 1 - counts[part, stratum] / wanted, -loads[part]
+
     for stratum in sorted(totals, key=lambda s: (number_of[s], s[0], s[1] or "")):
-        own = [group for group in shuffled if sizes[group][stratum] and group not in subsets]
+        own = [group for group in shuffled if sizes[group][stratum] and group not in parts]
         for group in sorted(own, key=lambda g: -sizes[g][stratum]):
-            subset = max(
-                SPLITS, key=lambda s: 1 - counts[s, stratum] / (_SHARES[s] * totals[stratum])
-            )
-            subsets[group] = subset
-            counts.update({(subset, kind): count for kind, count in sizes[group].items()})
-    return [replace(file, split=subsets[group]) for file, group in zip(files, groups, strict=True)]
+            part = max(shares, key=lack)
+            parts[group] = part
+            counts.update({(part, kind): count for kind, count in sizes[group].items()})
+            if len({*shares.values()}) == 1:
+                loads[part] += sizes[group].total()
+    return [parts[group] for group in groups]
 
 
-def _strata(files: Sequence[LabelledFile], groups: Sequence[int]) -> list[_Stratum]:
-    """Return class and source of each file; class alone if the two are too rare to be divided."""
-    of_stratum: defaultdict[_Stratum, set[int]] = defaultdict(set)
+def groups_by_class(files: Sequence[LabelledFile], groups: Sequence[int]) -> dict[str, int]:
+    """Return the number of groups that have a file of each class: class name -> number."""
     of_class: defaultdict[str, set[int]] = defaultdict(set)
     for file, group in zip(files, groups, strict=True):
-        of_stratum[file.label, file.source].add(group)
         of_class[file.label].add(group)
-    name, fewest = min(of_class.items(), key=lambda pair: (len(pair[1]), pair[0]))
-    if len(fewest) < len(SPLITS):
+    return {name: len(members) for name, members in of_class.items()}
+
+
+def _check_enough(files: Sequence[LabelledFile], groups: Sequence[int]) -> None:
+    counts = groups_by_class(files, groups)
+    name = min(counts, key=lambda name: (counts[name], name))
+    if counts[name] < len(SPLITS):
         raise LabelError(
             f"each class needs at least three patients, or pictures that differ, to be split; "
-            f"{shown(name)} has {len(fewest)}"
+            f"{shown(name)} has {counts[name]}"
         )
-    rare = {kind for kind, members in of_stratum.items() if len(members) < _FEWEST_TO_STRATIFY}
+
+
+def _strata(files: Sequence[LabelledFile], groups: Sequence[int], *, fewest: int) -> list[_Stratum]:
+    """Return class and source of each file; class alone if the two have fewer groups."""
+    of_stratum: defaultdict[_Stratum, set[int]] = defaultdict(set)
+    for file, group in zip(files, groups, strict=True):
+        of_stratum[file.label, file.source].add(group)
+    rare = {kind for kind, members in of_stratum.items() if len(members) < fewest}
     strata = ((file.label, file.source) for file in files)
     return [(label, None if (label, source) in rare else source) for label, source in strata]
 

@@ -184,15 +184,19 @@ class SplitReport:
             "dropped_as_leaks": len(self.dropped),
         }
 
-    def lines(self) -> Iterator[str]:
-        """Yield lines for a person: counts of subsets, patients and duplicates, then warnings."""
-        for name in SPLITS:
+    def lines(self, sides: Sequence[str] = SPLITS) -> Iterator[str]:
+        """Yield lines for a person: counts of subsets, patients and duplicates, then warnings.
+
+        Args:
+            sides: Names of the subsets in their order.
+        """
+        for name in sides:
             counts = [
                 f"{shown(label)} {count} in {self.groups[name][label]} groups"
                 for label, count in self.images.get(name, {}).items()
             ]
             yield f"{name}: {', '.join(counts) or 'no images'}"
-        for name in SPLITS if self.sources else ():
+        for name in sides if self.sources else ():
             counts = [
                 f"{shown(label)} from {shown(source)} {count}"
                 for label, of_class in self.sources.get(name, {}).items()

@@ -50,6 +50,7 @@ def train(
     freeze_trunk: bool = False,
     class_weights: bool = False,
     twins: str | Path | None = None,
+    folds: int | None = None,
     drop_leaks: bool = False,
     flip: bool = False,
     seed: int = 0,
@@ -108,6 +109,9 @@ def train(
         twins: A CSV with the columns path and twin: two files of one film, such as encoded in two
             ways. The final network scores both, and the card has by how much its probabilities
             differ. They are not trained on, and need no label.
+        folds: Number of folds of a cross-validation, 2 to 20: as many networks are trained, each
+            tested on a fold of the images that it did not learn from. A split in the labels is
+            ignored. None trains one network.
         drop_leaks: Where the labels' own split has one patient or picture in two subsets, leave
             out the files in all but one of them, and keep test before val before train. Without
             it, such a split raises LabelError.
@@ -122,9 +126,9 @@ def train(
             shows nothing; a `Console` is used as it is.
         on_epoch: Called after each epoch, when its state and its line of metrics are written, with
             an object that has `number` (from 1), `loss`, `val_loss`, `macro_auc` and
-            `learning_rate`; in the first process only. With `resume` it is called first for each
-            epoch that was done before. An exception that it raises ends the training and leaves
-            this function as it is; `resume` then continues.
+            `learning_rate`; in the first process only, and with `folds` for each fold in turn. With
+            `resume` it is called first for each epoch that was done before. An exception that it
+            raises ends the training and leaves this function as it is; `resume` then continues.
 
     Returns:
         The paths of the files written, the checkpoint's card, and the files without an image.
@@ -140,6 +144,7 @@ def train(
     from cxrbatch.model.inference import choose_device, choose_precision
     from cxrbatch.results.label_files import LabelOptions
     from cxrbatch.training.distributed import local_device
+    from cxrbatch.training.folds import cross_validate
     from cxrbatch.training.labelled_files import LabelSources
     from cxrbatch.training.pipeline import TrainingRun
     from cxrbatch.training.run_files import RunFiles
@@ -190,6 +195,7 @@ def train(
                 mismatches=None if mismatches is None else Path(mismatches),
                 resume=resume,
                 overwrite=overwrite,
+                folds=None if folds is None else int(checked_number("folds", folds)),
             ),
             name=Path(output).stem if name is None else name,
             limits=[limit] if isinstance(limit, str) else limit,
@@ -204,7 +210,7 @@ def train(
             console=console,
             on_epoch=on_epoch,
         )
-        return run.execute()
+        return cross_validate(run) if run.files.folds else run.execute()
 
 
 def _paths(name: str, given: Paths) -> list[Path]:

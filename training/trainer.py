@@ -26,11 +26,13 @@ from cxrbatch.training.optimisation import (
     new_optimiser,
     new_schedule,
 )
+from cxrbatch.training.run_files import MOST_FOLDS
 
 # Kind, smallest and largest value of each number that `train` takes; torch's seeds have 64 bits.
 _NUMBERS: dict[str, tuple[type[int] | type[float], float, float]] = {
     "size": (int, MIN_SIZE, MAX_SIZE),
     **dict.fromkeys(("epochs", "patience", "draws"), (int, 1, math.inf)),
+    "folds": (int, 2, MOST_FOLDS),
     "batch_size": (int, 2, math.inf),
     "learning_rate": (float, math.ulp(0.0), 1),
     "teacher_weight": (float, 0, 1),
@@ -121,7 +123,7 @@ class TrainingOptions:
         ):
             if value not in known:
                 raise UsageError(f"{name} is {str(value)[:60]}; choose {', '.join(known)}")
-        given = {name: getattr(self, name) for name in _NUMBERS if name != "workers"}
+        given = {name: getattr(self, name) for name in _NUMBERS if hasattr(self, name)}
         plain: dict[str, Any] = {
             name: checked_number(name, value)
             for name, value in given.items()

@@ -307,7 +307,7 @@ def _headings(table: Table) -> list[tuple[str, str, bool]]:
 def _provenance_lines(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return label and text of each line about how a table was made."""
     lines = {
-        "Checkpoint": str(provenance.get("checkpoint_sha256", ""))[:16],
+        "Checkpoint": _checkpoints_text(provenance),
         "Recipe": _pairs_text(provenance.get("recipe")),
         "Device": str(provenance.get("device", "")),
         "Precision": str(provenance.get("precision", "")),
@@ -316,6 +316,13 @@ def _provenance_lines(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
         "Passed over": _pairs_text(provenance.get("passed_over")),
     }
     return [(label, text) for label, text in lines.items() if text]
+
+
+def _checkpoints_text(provenance: Mapping[str, Any]) -> str:
+    hashes = provenance.get("checkpoints")
+    if not isinstance(hashes, list):
+        return str(provenance.get("checkpoint_sha256", ""))[:16]
+    return ", ".join(f"fold {n}: {str(sha256)[:16]}" for n, sha256 in enumerate(hashes, 1))
 
 
 def _pairs_text(values: object) -> str:

@@ -35,6 +35,8 @@ Facts: TypeAlias = tuple[str | int | None, ...]
 
 TRUTH_COLUMNS = ("truth", "split")
 """Further columns of a table that was made with labels: text, null where unknown."""
+FOLD_COLUMN = "fold"
+"""A further column of a table that several checkpoints scored: the number of a row's, from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +194,7 @@ def column_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         kind: A number type, string, binary of a fixed length, or list of string.
 
     Raises:
-        OverflowError: A whole number is out of the range of an integer type. (A number that is too
-            large for a type of floating point becomes infinite.)
+        OverflowError: A whole number is out of the range of an integer type.
         UnicodeEncodeError: A text has no UTF-8.
         ValueError: Bytes are not of the type's length.
     """
@@ -267,8 +268,7 @@ def secret_file() -> Path:
 def patient_secret() -> bytes | None:
     """Read the user's patient secret; create it at first use, readable by the user alone.
 
-    The secret is the key of the hashes by which `patient_key` and `accession_key` replace ids. It
-    stays with the user, outside of every output.
+    It is the key of the hashes `patient_key` and `accession_key`, and stays with the user alone.
 
     Returns:
         32 bytes; None if the file can neither be read nor created, or has another length.

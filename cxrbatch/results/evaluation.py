@@ -15,7 +15,7 @@ from cxrbatch.results.figures import Evaluation, Headline
 from cxrbatch.results.label_files import ClassMap, LabelOptions
 from cxrbatch.results.statistics.calculation import evaluate_scores, headline_of
 from cxrbatch.results.statistics.predicted import predicted_shares
-from cxrbatch.results.table import Table
+from cxrbatch.results.table import Table, has_folds
 from cxrbatch.results.truth import class_numbers
 
 _HOTTEST = 100.0
@@ -165,7 +165,9 @@ def evaluate_analysis(
         LabelError: `prevalence` names no class, one twice, or a share outside (0, 1).
         UsageError: `prevalence` is no mapping of texts.
     """
-    temperature = analysis.card.get("temperature")
+    # Each checkpoint of a cross-validation has a temperature of its own.
+    several = has_folds(analysis.results.provenance)
+    temperature = None if several else analysis.card.get("temperature")
     truth, patients = analysis.true_classes()[analysis.chosen], analysis.patients()
     evaluation = evaluate_scores(
         truth,

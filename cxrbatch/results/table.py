@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from cxrbatch.errors import TableError, UsageError
 from cxrbatch.files import shown
 from cxrbatch.results.bounded import BoundedParquet, open_bounded
-from cxrbatch.results.columns import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
+from cxrbatch.results.columns import FOLD_COLUMN, PROVENANCE_KEY, SCHEMA_VERSION, table_schema
 from cxrbatch.results.pages import TooLarge
 
 _LARGEST_PROVENANCE = 4 << 20
@@ -64,7 +64,7 @@ class Table:
 
         A column that cxrbatch does not write is not among them.
         """
-        names: list[str] = _schema_of(self.provenance).names
+        names: list[str] = schema_of(self.provenance).names
         return names
 
     @property
@@ -211,17 +211,30 @@ def open_table(path: Path) -> Table:
     return Table(path, classes, provenance, rows, size)
 
 
-def _schema_of(provenance: Mapping[str, Any]) -> pa.Schema:
-    return table_schema(
+def schema_of(provenance: Mapping[str, Any]) -> pa.Schema:
+    """Return the names and types of the columns that a table with this provenance has today.
+
+    Raises:
+        KeyError, TypeError, ValueError: The provenance lacks classes or the size of a heat map, or
+            they are not as `table_schema` takes them.
+    """
+    schema = table_schema(
         provenance["classes"],
         heatmap_size=provenance["heatmap_size"],
         labelled=provenance.get("labelled") is True,
     )
+    by_fold = has_folds(provenance)
+    return schema.append(pa.field(FOLD_COLUMN, pa.int32())) if by_fold else schema
+
+
+def has_folds(provenance: Mapping[str, Any]) -> bool:
+    """Return whether several checkpoints scored a table, each the rows of its own fold."""
+    return isinstance(provenance.get("checkpoints"), list)
 
 
 def _stored_schema(provenance: Mapping[str, Any]) -> pa.Schema:
     """Return the columns that a file with this provenance has, by the names and types in it."""
-    schema = _schema_of(provenance)
+    schema = schema_of(provenance)
     if not _is_older(provenance):
         return schema
     return pa.schema(

@@ -17,7 +17,7 @@ from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.results.label_files import LabelledFile
 from cxrbatch.results.table import open_table
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.training.outputs import write_results
+from cxrbatch.training.labelled_tables import write_results
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.split.csv", "m.csv"])

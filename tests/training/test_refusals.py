@@ -24,7 +24,7 @@ def all_below(folder: Path) -> dict[str, tuple[int, bytes]]:
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images must not be read."""
-    monkeypatch.setattr("cxrbatch.training.pipeline.prepare_inputs", None)
+    monkeypatch.setattr("cxrbatch.training.labelled_images.prepare_inputs", None)
 
 
 def test_a_refused_resume_changes_nothing(
@@ -53,7 +53,7 @@ def test_a_refused_resume_changes_nothing(
         return one_error(capsys)
 
     with monkeypatch.context() as early:
-        early.setattr("cxrbatch.training.pipeline.prepare_inputs", None)
+        early.setattr("cxrbatch.training.labelled_images.prepare_inputs", None)
         assert "seed was 0, now 1" in refused("--seed", "1")
         assert "size was 32, now 40" in refused("--size", "40")
         assert "epochs was 1, now 2" in refused("--epochs", "2")

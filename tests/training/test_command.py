@@ -28,7 +28,7 @@ def test_class_folders_become_a_checkpoint(
         "--epochs",
         "2",
         "--draws",
-        "24",
+        "160",
         "--name",
         "lungs",
         "--classes",

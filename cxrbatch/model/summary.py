@@ -32,6 +32,7 @@ _MEASURES = {
 _REPEATED = ("groups", "macro_auc")
 _LEAST_SHARE = 0.05
 _POINTS = ("youden", "sensitive", "specific")
+_TRIAGE = "triage"
 
 
 def card_lines(card: Card, sha256: str) -> list[str]:
@@ -50,7 +51,7 @@ def card_lines(card: Card, sha256: str) -> list[str]:
         *(line for side in ("validation", "test") for line in _figures(card, side)),
         *_classes(card),
         *_points(card),
-        *_rows("controls", _entries(card.training.get("controls"))),
+        *_rows("controls", _controls(card.training.get("controls"))),
         *_rows(EXTERNAL, _external(card.training.get(EXTERNAL))),
         *_origin(card),
     ]
@@ -85,12 +86,12 @@ def _classes(card: Card) -> Iterator[str]:
     if not any((recall, area, *counts)):
         return
     width = min(30, max(map(len, map(_plain, card.classes))))
-    heads = f"{'images, ' + ' / '.join(_SIDES):26} {'recall, test':{_CELL}} AUC, test"
+    heads = f"{'images ' + '/'.join(_SIDES):21} {'recall, test':{_CELL}} AUC, test"
     yield _line("by class", f"{'':{width}} {heads}")
     for name in card.classes[:_MOST_ROWS]:
         sizes = " / ".join(_count(own.get(name)) for own in counts)
         rates = f"{_figure(recall.get(name)):{_CELL}} {_figure(area.get(name))}"
-        yield _line("", f"{_plain(name)[:width]:{width}} {sizes:26} {rates}")
+        yield _line("", f"{_plain(name)[:width]:{width}} {sizes:21} {rates}")
     yield from _more(len(card.classes))
 
 
@@ -106,6 +107,8 @@ def _points(card: Card) -> Iterator[str]:
         cells = " ".join(f"{_point(given[name].get(point)):21}" for point in _POINTS)
         yield _line("", f"{_plain(name)[:width]:{width}} {cells}")
     yield from _more(len(given))
+    for name in [name for name in given if _TRIAGE in given[name]][:1]:
+        yield _line("", f"{_TRIAGE}: {_plain(name)} below {_point(given[name][_TRIAGE])}")
     yield _line("", "a threshold of the probability, with (sensitivity, specificity) on validation")
 
 
@@ -119,6 +122,11 @@ def _entries(value: object) -> list[str]:
     """One line for each figure or set of figures of a JSON object; empty for anything else."""
     texts = ((_plain(name), _describe(own)) for name, own in _mapping(value).items())
     return [f"{name}: {text}" for name, text in texts if text]
+
+
+def _controls(value: object) -> list[str]:
+    """One line for each control, but for the figures on the images as they are: those of test."""
+    return _entries({name: own for name, own in _mapping(value).items() if name != "as they are"})
 
 
 def _external(value: object) -> list[str]:

@@ -1,6 +1,7 @@
 """Runs and rows show what the table holds, while files appear, change and go."""
 
 import io
+import json
 import re
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sklearn.metrics import roc_auc_score
 
+from cxrbatch.results.columns import PROVENANCE_KEY
 from cxrbatch.results.evaluation import evaluate
 from cxrbatch.results.table import open_table
 from cxrbatch.webapp import library
@@ -328,3 +330,18 @@ def test_an_older_table_is_served_as_one_of_today(
     with client.get(f"/runs/{run_id}/export.csv") as exported:
         sheet = pa.csv.read_csv(io.BytesIO(exported.data))
     assert sheet["dhash"].to_pylist()[:3] == [f"{0:016x}", f"{1:016x}", ""]
+
+
+def test_the_page_of_a_cross_validation_names_the_checkpoint_of_each_fold(
+    folder: Path, client: FlaskClient
+) -> None:
+    table = pq.read_table(folder / "results.parquet")
+    made = json.loads(table.schema.metadata[PROVENANCE_KEY])
+    numbers = pa.array([row % 2 + 1 for row in range(table.num_rows)], pa.int32())
+    text = json.dumps({**made, "checkpoints": ["a" * 64, "b" * 64]})
+    folds = table.append_column("fold", numbers).replace_schema_metadata({PROVENANCE_KEY: text})
+    pq.write_table(folds, folder / "results.parquet")
+    (run,) = client.get("/api/v1/runs").get_json()["runs"]
+    page = client.get(f"/runs/{run['id']}").text
+    assert f"fold 1: {'a' * 16}, fold 2: {'b' * 16}" in page
+    assert len(rows_of(client, run["id"], "")) == table.num_rows

@@ -18,7 +18,7 @@ WIDTH, MOST_LINES = 100, 40
 _TITLE = 14
 _CELL = 23
 _MOST_ROWS = 8
-_MOST_WRAPPED = 3
+_MOST_WRAPPED = 4
 """Lines that an entry of figures may take; the rest is cut."""
 _SIDES = ("train", "val", "test")
 _MEASURES = {
@@ -30,7 +30,8 @@ _MEASURES = {
 }
 # Of an evaluation elsewhere: what other figures nearly tell.
 _REPEATED = ("groups", "macro_auc")
-_LEAST_SHARE = 0.05
+_ABOVE = ("as they are", "on")
+_LEAST_SHARE = 0.01
 _POINTS = ("youden", "sensitive", "specific")
 _TRIAGE = "triage"
 
@@ -125,8 +126,9 @@ def _entries(value: object) -> list[str]:
 
 
 def _controls(value: object) -> list[str]:
-    """One line for each control, but for the figures on the images as they are: those of test."""
-    return _entries({name: own for name, own in _mapping(value).items() if name != "as they are"})
+    """One line for each control; figures of the images as they are stand above, under the side."""
+    given = _mapping(value)
+    return _entries({name: own for name, own in given.items() if name not in _ABOVE})
 
 
 def _external(value: object) -> list[str]:

@@ -19,9 +19,10 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 import cxrbatch
 from cxrbatch.cli import main
-from cxrbatch.errors import UsageError
+from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model.checkpoint import file_sha256, read_card
 from cxrbatch.training import labelled_images
+from cxrbatch.training.console import Console
 from cxrbatch.training.train import train
 
 LABELS = ["dark lung", "white lung"]
@@ -255,6 +256,15 @@ def test_what_is_there_is_neither_overwritten_nor_mixed_up(
         (tmp_path / name).unlink()
 
 
+def test_an_interruption_tells_the_fold(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(words=["train", "labels.csv", "--folds", "3"])
+    console.fold(2, 3)
+    console.interrupted()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "after 0 whole epochs of fold 2; go on with: cxrbatch train labels.csv" in last
+    assert last.endswith("--folds 3 --resume")
+
+
 def test_a_fold_that_was_changed_is_not_gone_on_with(
     level_archive: Path,
     tmp_path: Path,
@@ -264,13 +274,13 @@ def test_a_fold_that_was_changed_is_not_gone_on_with(
     output = tmp_path / "m.safetensors"
 
     def stopped(*_: object, **__: object) -> None:
-        signal.raise_signal(signal.SIGINT)
+        raise CxrbatchError("stopped")
 
     with monkeypatch.context() as early:
         early.setattr("cxrbatch.training.folds.write_results", stopped)
         given = [str(level_archive), "-o", str(output), *FAST, "--folds", "2"]
-        assert main(["train", *given]) == 130
-    assert "of fold 2; go on with" in capsys.readouterr().err
+        assert main(["train", *given]) == 1
+    assert one_error(capsys) == "error: stopped"
     assert main(["train", *given]) == 2
     assert "exists" in one_error(capsys)
     assert main(["train", *given[:-1], "3", "--resume"]) == 2

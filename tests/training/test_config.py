@@ -3,6 +3,7 @@
 import os
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from calls import FAST, one_error
@@ -202,7 +203,7 @@ def test_the_function_writes_all_options_and_the_command_reads_them(
     rows = [f"{path},{path.parent.name},{number}" for number, path in enumerate(films)]
     (tmp_path / "l.csv").write_text("\n".join(["path,label,patient", *rows]))
     (tmp_path / "twins.csv").write_text(f"path,twin\n{films[0]},{films[1]}\n")
-    given = {
+    given: dict[str, Any] = {
         "data": tmp_path / "l.csv",
         "output": tmp_path / "m.safetensors",
         "root": [level_archive],
@@ -222,8 +223,8 @@ def test_the_function_writes_all_options_and_the_command_reads_them(
         "drop_leaks": True,
         "flip": True,
     }
-    small = {"size": 32, "epochs": 1, "batch_size": 8, "workers": 0, "device": "cpu"}
-    train(**given, **small, teacher=(), progress=False)  # type: ignore[arg-type]
+    given |= {"size": 32, "epochs": 1, "batch_size": 8, "workers": 0, "device": "cpu"}
+    train(**given, teacher=(), progress=False)
     read = tomllib.loads((tmp_path / "m.toml").read_text())
     longs = {p.opts[-1].removeprefix("--") for p in command.params} - OF_ONE_CALL
     # Of --folds and --drop-leaks only one is possible; test_folds has the other.

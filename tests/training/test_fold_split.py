@@ -1,6 +1,7 @@
 """Folds are equal, keep patients and pictures together, and each leaves enough to learn from."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -135,10 +136,16 @@ def test_a_fold_that_leaves_too_little_of_a_class_is_refused(
 ) -> None:
     """Patients with images of several classes can come to lie so."""
 
-    def first_only(files: list[LabelledFile], *_: object, **options: object) -> list[str]:
-        if "val" in options["shares"]:  # type: ignore[operator]
+    def first_only(
+        files: Sequence[LabelledFile],
+        groups: Sequence[int],
+        *,
+        shares: Mapping[str, float],
+        seed: int,
+    ) -> list[str]:
+        if "val" in shares:
             return ["train"] * len(files)
-        return divide_groups(files, *_, **options)  # type: ignore[arg-type]
+        return divide_groups(files, groups, shares=shares, seed=seed)
 
     monkeypatch.setattr("cxrbatch.training.fold_split.divide_groups", first_only)
     with pytest.raises(LabelError, match="around fold 1 no patient of 'A' is left for val"):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Trained:
         return self.folder / f"m.{ending}"
 
 
-def write_labels(archive: Path, path: Path, *, flipped: set[str] = frozenset()) -> Path:  # type: ignore[assignment]
+def write_labels(archive: Path, path: Path, *, flipped: Collection[str] = ()) -> Path:
     """Two films a patient, a split that is to be ignored, some labels wrong, one file broken."""
     lines = ["path,label,patient,split"]
     for film in sorted(archive.rglob("*.png")):

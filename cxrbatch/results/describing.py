@@ -124,12 +124,14 @@ def _point(point: OperatingFigures) -> str:
 
 def _predicted(evaluation: Evaluation) -> Iterator[str]:
     """The shares of the model's predictions, a block for each true class."""
-    title = "predicted"
-    for each in evaluation.predicted:
-        for name, share in each.shares.items():
-            text = f"{plain_name_of(each.name)} as {plain_name_of(name)}"
-            yield _line(title, f"{text:{_MOST_WIDTH}} {figure_text(share)}")
-            title = ""
+    rows = [
+        (f"{plain_name_of(each.name)} as {plain_name_of(name)}", figure_text(share))
+        for each in evaluation.predicted
+        for name, share in each.shares.items()
+    ]
+    width = max((len(text) for text, _ in rows), default=0)
+    for number, (text, share) in enumerate(rows):
+        yield _line("" if number else "predicted", f"{text:{width}} {share}")
 
 
 def _line(title: str, text: str) -> str:

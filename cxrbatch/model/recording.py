@@ -54,7 +54,7 @@ def hash_checkpoint(file: BinaryIO) -> str:
 
 
 def unrecorded(card: Card) -> Card:
-    """Return a card without its recorded figures, as the results of other tables."""
+    """Return a copy of a card without the figures that `record_figures` added to it."""
     training = {name: value for name, value in card.training.items() if name != EXTERNAL}
     return replace(card, training=training)
 

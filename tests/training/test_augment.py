@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from scipy.stats import kstest
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -22,6 +23,7 @@ from cxrbatch.training.augment import (
     ROTATION,
     SCALE,
     SHIFT,
+    RandomBlur,
     RandomGamma,
     RandomJpeg,
     augmentation,
@@ -179,9 +181,22 @@ def test_jpeg_is_that_of_some_quality_in_its_range() -> None:
     transform = RandomJpeg(*JPEG_QUALITY)
     with kept_random_state():
         torch.manual_seed(0)
-        found = {transform(torch.from_numpy(grey)[None]).numpy().tobytes() for _ in range(60)}
+        found = {transform(Image.fromarray(grey)).tobytes() for _ in range(60)}
     assert found <= possible
     assert len(found) > 20
+
+
+def test_blur_is_a_gaussian_of_some_width_in_its_range() -> None:
+    grey = (films(1, size=40)[0, 0] * 255).byte().numpy()
+    possible = np.stack([gaussian_filter(grey.astype(float), s) for s in np.linspace(*BLUR, 40)])
+    transform = RandomBlur(*BLUR)
+    with kept_random_state():
+        torch.manual_seed(0)
+        found = [np.array(transform(Image.fromarray(grey)), float) for _ in range(40)]
+    inner = slice(4, -4)
+    nearest = [np.abs(possible - image)[:, inner, inner].max((1, 2)) for image in found]
+    assert max(distances.min() for distances in nearest) < 4.0
+    assert len({distances.argmin() for distances in nearest}) > 10
 
 
 def test_the_ranges_are_part_of_what_names_the_augmentation() -> None:

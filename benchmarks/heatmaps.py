@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
+from cxrbatch.model.batch_scores import quantise
 from cxrbatch.model.checkpoint import bundled_checkpoint, load_checkpoint
-from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, quantise
+from cxrbatch.model.inference import DEFAULT_BATCH_SIZE
 from cxrbatch.model.network import model_of
 
 

@@ -7,7 +7,8 @@ A results table and labels flow in; one HTML page without scripts, and JSON, flo
     model_checks  what the model was checked for, from its card
     comparison `write_comparison`: everything that a comparison says
     matching   copies within a table, and the images that two tables share
-    gallery    images to show, read from the archive in child processes
+    choosing   which images to show
+    gallery    these images, read from the archive in child processes
     charts     curves and histograms as SVG
     page       templates, every foreign text made visible, and files written whole
 """

@@ -1,9 +1,9 @@
-"""Chooses images to show, and reads their pictures from the archive in child processes."""
+"""Reads the pictures of images to show from the archive, in child processes."""
 
 import base64
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,67 +21,6 @@ from cxrbatch.results.table import Table
 from cxrbatch.scoring.file_reader import UNKNOWN_ORIGIN, Origin, revisit
 from cxrbatch.workers.forkserver_client import Forkserver
 from cxrbatch.workers.worker import WorkerFault, WorkerLimits, WorkerProcess
-
-EACH = 3
-_LOOKED_THROUGH = 64
-
-Choices = Mapping[str, Mapping[str, tuple[int, ...]]]
-"""Predicted class -> kind of image, such as "Least sure" -> positions, the most telling first."""
-
-
-def choose(
-    predicted: npt.NDArray[np.int16],
-    probabilities: npt.NDArray[np.float32],
-    truth: npt.NDArray[np.int16] | None,
-    pictures: npt.NDArray[np.integer],
-    *,
-    classes: Sequence[str],
-) -> Choices:
-    """Choose images to show of each predicted class: at most three of each kind.
-
-    Args:
-        predicted: Shape (n,), class indices.
-        probabilities: Shape (n, classes).
-        truth: Shape (n,), class indices; None where no true class is known.
-        pictures: Shape (n,), equal numbers for equal pictures, of which a kind has one at most.
-        classes: Names of the classes.
-
-    Returns:
-        Class -> kind -> positions in the arrays. "Surest": largest probability of that class, with
-        a truth in two kinds, right and wrong; "Least sure": smallest lead over the second class.
-    """
-    n = len(predicted)
-    confidence = probabilities[np.arange(n), predicted] if n else np.empty(0, np.float32)
-    second = np.partition(probabilities, -2, axis=1)[:, -2] if n else confidence
-    chosen = {}
-    for number, name in enumerate(classes):
-        of_class = predicted == number
-        kinds = {"Surest": (of_class, -confidence)}
-        if truth is not None:
-            kinds = {
-                "Surest and right": (of_class & (truth == number), -confidence),
-                "Surest and wrong": (of_class & (truth != number), -confidence),
-            }
-        kinds["Least sure"] = (of_class, confidence - second)
-        chosen[name] = {
-            title: _first(np.flatnonzero(of_kind), rank, pictures)
-            for title, (of_kind, rank) in kinds.items()
-        }
-    return chosen
-
-
-def _first(
-    chosen: npt.NDArray[np.int64], rank: npt.NDArray[np.float32], pictures: npt.NDArray[np.integer]
-) -> tuple[int, ...]:
-    """The positions with the smallest `rank` among `chosen`; of equal pictures one."""
-    if len(chosen) > _LOOKED_THROUGH:
-        nearest = np.argpartition(rank[chosen], _LOOKED_THROUGH)[:_LOOKED_THROUGH]
-        chosen = np.sort(chosen[nearest])
-    once: dict[int, int] = {}
-    for position in chosen[np.argsort(rank[chosen], kind="stable")].tolist():
-        once.setdefault(int(pictures[position]), position)
-    return tuple(once.values())[:EACH]
-
 
 EDGE = 320
 _QUALITY = 75
@@ -124,6 +63,8 @@ class GalleryImage:
         probability: Probability of that class.
         truth: Name of the true class; None where unknown.
         flags: Codes of remarks on the image.
+        ood_score: How unlike the images of training it is, in [0, 100]; None without a gate.
+        ood_kind: What the gate takes it for; None where it does not say.
         path: Path in the archive; None where the page may not show paths.
         picture: The image and its heat map.
     """
@@ -133,13 +74,16 @@ class GalleryImage:
     probability: float
     truth: str | None
     flags: tuple[str, ...]
+    ood_score: float | None
+    ood_kind: str | None
     path: str | None
     picture: DataPicture
 
     def figures(self) -> dict[str, Any]:
         """Return the image's entry for the JSON file: no picture, but why it is not shown."""
         values = {
-            name: getattr(self, name) for name in ("row", "prediction", "probability", "flags")
+            name: getattr(self, name)
+            for name in ("row", "prediction", "probability", "flags", "ood_score", "ood_kind")
         }
         path = {"path": self.path} if self.path else {}
         return {**values, "not_shown": self.picture.absence or None, "truth": self.truth, **path}
@@ -189,7 +133,7 @@ def gallery_images(
         CxrbatchError: No process can be started.
     """
     pictures = read_pictures(table, rows, predicted, source)
-    values = table.take(rows, ["path", "image_flags"]).to_pylist()
+    values = table.take(rows, ["path", "image_flags", "ood_score", "ood_kind"]).to_pylist()
     return [
         GalleryImage(
             row=row + 1,
@@ -197,6 +141,8 @@ def gallery_images(
             probability=share,
             truth=true,
             flags=tuple(value["image_flags"] or ()),
+            ood_score=value["ood_score"],
+            ood_kind=value["ood_kind"],
             path=value["path"] if source.show_paths else None,
             picture=pictures[row],
         )

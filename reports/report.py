@@ -1,6 +1,6 @@
 """A report: everything that the page shows and the JSON file holds, and both files written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,8 @@ import numpy as np
 
 from cxrbatch import __version__
 from cxrbatch.reading.outcomes import Flag
-from cxrbatch.reports.gallery import (
-    AS_SCORED,
-    Choices,
-    GalleryImage,
-    PictureSource,
-    choose,
-    gallery_images,
-)
+from cxrbatch.reports.choosing import Choices, choose
+from cxrbatch.reports.gallery import AS_SCORED, GalleryImage, PictureSource, gallery_images
 from cxrbatch.reports.matching import Copies, find_copies
 from cxrbatch.reports.model_checks import ModelChecks, model_checks
 from cxrbatch.reports.page import (
@@ -32,12 +26,14 @@ from cxrbatch.results.analysis import Analysis, Flow, analyse
 from cxrbatch.results.counting import as_bits, equal_images
 from cxrbatch.results.evaluation import by_class, evaluate_analysis
 from cxrbatch.results.figures import Evaluation
+from cxrbatch.results.gated import GateFigures, evaluate_gate, strangest
 from cxrbatch.results.label_files import AS_USUAL, LabelOptions
 from cxrbatch.results.subgroups import FEW, Subgroups, evaluate_subgroups
 from cxrbatch.results.table import Table, open_table
 from cxrbatch.results.truth import UNKNOWN
 
 _BINS = 20
+_MOST_STRANGE = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +67,8 @@ class ReportValues:
         flow: Counts from files to images analysed.
         evaluation: None without a truth.
         subgroups: Empty without a truth.
+        gate: What the input gate flagged; None of a table without its scores.
+        strangest: Flagged images to show, as positions that `shown` has.
         distribution: Of the scores.
         copies: Equal and nearly equal images.
         choices: The images of the gallery, as positions that `shown` has.
@@ -90,6 +88,8 @@ class ReportValues:
     flow: Flow
     evaluation: Evaluation | None
     subgroups: tuple[Subgroups, ...]
+    gate: GateFigures | None
+    strangest: tuple[int, ...]
     distribution: Distribution
     copies: Copies
     choices: Choices
@@ -137,6 +137,7 @@ class ReportValues:
             "flow": asdict(self.flow),
             "evaluation": None if self.evaluation is None else asdict(self.evaluation),
             "subgroups": [asdict(group) for group in self.subgroups],
+            "gate": None if self.gate is None else asdict(self.gate),
             "distribution": asdict(self.distribution),
             "copies": asdict(self.copies),
             "gallery": gallery,
@@ -248,6 +249,7 @@ def make_report(
         evaluation = evaluate_analysis(analysis, prevalence=prevalence)
         on_step("evaluating subgroups")
         subgroups = evaluate_subgroups(analysis)
+    gate, foreign = evaluate_gate(analysis), strangest(analysis, most=_MOST_STRANGE)
     on_step("looking for copies")
     hashes = analysis.results.read(["dhash"])["dhash"].iloc[scores.rows]
     equal = equal_images([analysis.facts])
@@ -279,10 +281,12 @@ def make_report(
         flow=analysis.flow,
         evaluation=evaluation,
         subgroups=subgroups,
+        gate=gate,
+        strangest=tuple(foreign.tolist()),
         distribution=_distribution(table, analysis),
         copies=copies,
         choices=choices,
-        shown=_shown(table, analysis, choices, source),
+        shown=_shown(table, analysis, choices, foreign.tolist(), source),
         root=str(table.provenance.get("archive_root", "")) if source.show_paths else None,
         paths=_paths_of_copies(table, copies) if source.show_paths else {},
     )
@@ -304,10 +308,15 @@ def _distribution(table: Table, analysis: Analysis) -> Distribution:
 
 
 def _shown(
-    table: Table, analysis: Analysis, choices: Choices, source: PictureSource
+    table: Table,
+    analysis: Analysis,
+    choices: Choices,
+    strange: Sequence[int],
+    source: PictureSource,
 ) -> dict[int, GalleryImage]:
-    """The images of the gallery by their position among the analysed images."""
-    positions = sorted({p for kinds in choices.values() for own in kinds.values() for p in own})
+    """The images of the galleries by their position among the analysed images."""
+    chosen = {p for kinds in choices.values() for own in kinds.values() for p in own}
+    positions = sorted(chosen | set(strange))
     at = analysis.chosen[np.array(positions, np.int64)]
     scores, truth = analysis.scores, analysis.true_classes()[at].tolist()
     predicted = scores.predicted[at]

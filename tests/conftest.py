@@ -88,19 +88,19 @@ def write_png() -> PngMaker:
 
 @pytest.fixture(scope="session")
 def write_as_older() -> Ager:
-    """Write a results table anew, as a version did that wrote schema 2.1 or 2.0."""
+    """Write a results table anew, as a version did that wrote schema 2.2, 2.1 or 2.0."""
 
     def write(path: Path, version: str = "2.1", **changed: object) -> None:
         table = pq.read_table(path)
         made = json.loads(pq.read_metadata(path).metadata[PROVENANCE_KEY])
-        columns = dict(zip(table.column_names, table.columns, strict=True))
-        numbers = [text and int(text, 16) for text in columns["dhash"].to_pylist()]
-        columns["dhash"] = pa.array(numbers, pa.uint64())
-        older = {
-            "flags" if name == "image_flags" else name: column
-            for name, column in columns.items()
-            if name != "accession_key"
-        }
+        older = dict(zip(table.column_names, table.columns, strict=True))
+        del older["ood_kind"]
+        if version != "2.2":
+            numbers = [text and int(text, 16) for text in older["dhash"].to_pylist()]
+            older["dhash"] = pa.array(numbers, pa.uint64())
+            del older["accession_key"]
+            renamed = {"image_flags": "flags"}
+            older = {renamed.get(name, name): column for name, column in older.items()}
         text = json.dumps({**made, "schema_version": version, **changed})
         pq.write_table(pa.table(older).replace_schema_metadata({PROVENANCE_KEY: text}), path)
 

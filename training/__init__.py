@@ -5,7 +5,8 @@ Labels and files come in (`labelled_files`), each file is decoded once to a netw
 val and test (`split`, `split_report`). A network learns from train, and val chooses the
 best epoch (`dataset`, `sampling`, `augment`, `trainer`, `optimisation`, `loop`, `distributed`,
 `initial`, `states`). It is calibrated on val and evaluated on test (`fitting`, `model_evaluation`,
-`controls`, `twins`). Out go the checkpoint, the split, curves and a results table (`outputs`,
+`controls`, `twins`), and an input gate is fitted to its features (`gate`,
+`foreign`). Out go the checkpoint, the split, curves and a results table (`outputs`,
 `labelled_tables`). A cross-validation does this for each fold of the files (`folds`,
 `fold_split`), and then ranks the labels (`doubts`).
 
@@ -42,6 +43,8 @@ best epoch (`dataset`, `sampling`, `augment`, `trainer`, `optimisation`, `loop`,
     controls       the network on images where it should know less
     metrics_log    the file that grows by a line of metrics with each epoch
     twins          pairs of files of one film, to which the network should say the same
+    gate           the input gate: what features are like for films and for foreign images
+    foreign        images that are no frontal films: of a folder, made of films, or drawn
     outputs        sheets of pictures, such as augmented ones, and curves
     labelled_tables  the results table of labelled files, scored by one checkpoint or several
     doubts         labels that are likely wrong, by confident learning

@@ -25,8 +25,8 @@ from cxrbatch.reading.radiograph import (
     iterate_radiographs_bytes,
 )
 from cxrbatch.reading.readings import Reading, file_limit, memory_for
-from cxrbatch.results.columns import patient_key, patient_secret, secret_id
 from cxrbatch.results.label_files import LabelledFile
+from cxrbatch.results.patient_keys import patient_key, patient_secret, secret_id
 from cxrbatch.scoring.archive import ArchiveFile
 from cxrbatch.training.file_index import opened, read_first_frame
 from cxrbatch.training.store import CacheFile, InputStore, open_store

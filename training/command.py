@@ -143,6 +143,13 @@ def _listed(
     "scores differ.",
 )
 @click.option(
+    "--foreign",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Images that are no frontal chest films, in a folder for each kind: the input gate learns "
+    "them, beside films turned or inverted.",
+)
+@click.option(
     "--folds",
     type=click.IntRange(min=2, max=20),
     metavar="K",

@@ -70,9 +70,8 @@ class ImageSubset(Dataset[tuple[Tensor, int, int]]):
         for start in range(0, len(self), size):
             yield self.images(np.arange(start, min(start + size, len(self))))
 
-    def every(self, step: int) -> "ImageSubset":
-        """Return the subset of the images 0, `step`, 2 `step` and so on; no pixels are copied."""
-        positions = np.arange(0, len(self), step)
+    def at(self, positions: npt.NDArray[np.int64]) -> "ImageSubset":
+        """Return the subset of the images at some positions, shape (k,); no pixels are copied."""
         rows = positions if self.rows is None else self.rows[positions]
         return ImageSubset(self.inputs, self.truth[positions], rows)
 

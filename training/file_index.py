@@ -21,7 +21,7 @@ from cxrbatch.reading.outcomes import Outcome, reading_error
 from cxrbatch.reading.radiograph import iterate_member, iterate_radiographs
 from cxrbatch.reading.readings import Reading, ReadingOptions
 from cxrbatch.reading.sniffing import open_regular
-from cxrbatch.results.columns import accession_key, patient_secret
+from cxrbatch.results.patient_keys import accession_key, patient_secret
 from cxrbatch.scoring.archive import ArchiveFile, Walk, modified_ns
 from cxrbatch.workers.pool import ReadingPool
 from cxrbatch.workers.scheduler import PendingItem

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cxrbatch.errors import CxrbatchError, UsageError
-from cxrbatch.model.card import MAX_TEXT, Card, Normalisation, describe_features
+from cxrbatch.errors import UsageError
+from cxrbatch.model.card import MAX_TEXT, Card, Normalisation
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.network import RadiographResNet, build_model, round_as_stored
 from cxrbatch.model.preprocessing import Recipe
@@ -20,6 +20,8 @@ from cxrbatch.results.figures import Evaluation, Figure, OperatingFigures
 from cxrbatch.results.statistics.calculation import evaluate_scores
 from cxrbatch.training.controls import evaluate_controls
 from cxrbatch.training.dataset import ImageSubset, TrainingData
+from cxrbatch.training.foreign import FurtherImages
+from cxrbatch.training.gate import fit_gate
 from cxrbatch.training.initial import InitialWeights, start_from
 from cxrbatch.training.loop import EpochMetrics, TrainingListener, best_epoch, fit
 from cxrbatch.training.model_evaluation import (
@@ -31,7 +33,7 @@ from cxrbatch.training.model_evaluation import (
     predict,
 )
 from cxrbatch.training.trainer import TrainingOptions, TrainingSetup
-from cxrbatch.training.twins import TwinInputs, evaluate_twins
+from cxrbatch.training.twins import evaluate_twins
 
 LIMITS = (
     "For research only; not a medical device.",
@@ -42,9 +44,6 @@ LIMITS = (
 
 _SMALLEST_STD = 0.01
 _MOST_FOR_NORMALISATION = 2000
-_MOST_FEATURES = 20_000
-# Ordinary ones are below 100; the squares of these no longer fit their float32 statistics.
-_LARGEST_FEATURE = 1e15
 
 
 def check_texts(name: str, limits: Sequence[str]) -> None:
@@ -99,7 +98,8 @@ def new_card(
 
 
 def _normalisation_of(train: ImageSubset) -> Normalisation:
-    sample = train.every(max(1, len(train) // _MOST_FOR_NORMALISATION))
+    step = max(1, len(train) // _MOST_FOR_NORMALISATION)
+    sample = train.at(np.arange(0, len(train), step))
     values = sample.images(np.arange(len(sample))).astype(np.float32) / 255.0
     std = max(round(float(values.std()), 4), _SMALLEST_STD)
     return Normalisation(round(float(values.mean()), 4), std)
@@ -111,7 +111,7 @@ def train_network(
     *,
     initial: InitialWeights | None = None,
     listener: TrainingListener | None = None,
-    twins: TwinInputs | None = None,
+    further: FurtherImages,
 ) -> Checkpoint | None:
     """Fit a network, calibrate it on validation, then compute controls and figures on test.
 
@@ -123,7 +123,7 @@ def train_network(
             this.
         initial: Weights to start from; None for random ones.
         listener: Its methods are called as the training progresses.
-        twins: Pairs of images of one film, for the controls; None for none.
+        further: Twins for the controls, and foreign images for the gate.
 
     Returns:
         The checkpoint, in memory; None in all processes but the first.
@@ -140,7 +140,7 @@ def train_network(
     if not setup.group.leads:
         return None
     start = initial.sha256 if initial else "random"
-    return finish(model, data, setup, history, initial_weights=start, twins=twins)
+    return finish(model, data, setup, history, initial_weights=start, further=further)
 
 
 def finish(
@@ -150,7 +150,7 @@ def finish(
     history: Sequence[EpochMetrics],
     *,
     initial_weights: str,
-    twins: TwinInputs | None = None,
+    further: FurtherImages,
 ) -> Checkpoint:
     """Calibrate a fitted network on validation, then evaluate it with weights as a file has them.
 
@@ -164,11 +164,11 @@ def finish(
         setup: Card, options, device and teachers of the training.
         history: The metrics of every epoch, for the card.
         initial_weights: Hash of the file of initial weights, or "random", for the card.
-        twins: Pairs of images of one film, for the controls; None for none.
+        further: Twins for the controls, and foreign images for the gate.
 
     Returns:
-        The checkpoint, in memory: the network, its card with all figures, and mean and covariance
-        of its features over up to 20,000 training images.
+        The checkpoint, in memory: the network, its card with all figures, and the statistics of its
+        input gate.
 
     Raises:
         CxrbatchError: A score is not finite, the features are too large to be described, or one of
@@ -186,7 +186,7 @@ def finish(
             precision=setup.options.precision,
         )
 
-    train, val, test = (data.subsets[name] for name in ("train", "val", "test"))
+    val, test = data.subsets["val"], data.subsets["test"]
     round_as_stored(model)
     logits, temperature = calibrate(model, score(val), val.truth)
 
@@ -203,8 +203,10 @@ def finish(
     controls = evaluate_controls(
         data.subsets[control], score, classes=classes, sources=data.sources(control)
     )
-    if twins is not None:
-        controls["twins"] = evaluate_twins(twins, score, classes=classes, temperature=temperature)
+    if further.twins is not None:
+        controls["twins"] = evaluate_twins(
+            further.twins, score, classes=classes, temperature=temperature
+        )
     validation = evaluated("val", logits)
     summary = {
         **_circumstances(data, setup.options, history),
@@ -214,17 +216,24 @@ def finish(
         "test": card_figures(evaluated("test", score(test))) if len(test) else None,
         "controls": {"on": control, **controls},
     }
-    thinned = train.every(-(-len(train) // _MOST_FEATURES))
-    features = features_of(model, card=card, subset=thinned, device=setup.device)
-    if not np.abs(features).max() < _LARGEST_FEATURE:
-        raise CxrbatchError("the network's values grew beyond use; try a lower --learning-rate")
+
+    def features(subset: ImageSubset) -> npt.NDArray[np.float32]:
+        precision = setup.options.precision
+        return features_of(
+            model, card=card, subset=subset, device=setup.device, precision=precision
+        )
+
+    statistics, gate = fit_gate(
+        data.subsets, further.foreign, features, classes=len(classes), seed=setup.options.seed
+    )
     card = replace(
         card,
         temperature=temperature,
         operating_points=card_operating_points(validation),
         training=summary,
+        gate=gate,
     )
-    return Checkpoint.of(model, card, describe_features(features))
+    return Checkpoint.of(model, card, statistics)
 
 
 def _circumstances(

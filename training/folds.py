@@ -123,8 +123,9 @@ class _CrossValidation:
         run.console.fold(number, len(self.data))
         data, leads = self.data[number - 1], self.start.group.leads
         with states.locked_folder(files.folder) if leads else nullcontext():
-            twins = self.run.collector.read_twins(data, self.images.labels) if leads else None
-            checkpoint = run.fit_network(data, self.start, twins=twins, started=self._begin)
+            labels = self.images.labels
+            further = self.run.collector.read_further(data, labels, leads=leads)
+            checkpoint = run.fit_network(data, self.start, further=further, started=self._begin)
             if checkpoint is not None:
                 self._write_fold(run, checkpoint, number)
 

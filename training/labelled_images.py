@@ -12,6 +12,13 @@ from cxrbatch.results.label_files import LabelledFile
 from cxrbatch.training.cache import DecodedInputs, prepare_inputs
 from cxrbatch.training.console import Console
 from cxrbatch.training.dataset import TrainingData
+from cxrbatch.training.foreign import (
+    ForeignFiles,
+    ForeignImages,
+    FurtherFiles,
+    FurtherImages,
+    read_foreign,
+)
 from cxrbatch.training.initial import check_teachers
 from cxrbatch.training.labelled_files import CollectedLabels, LabelSources, collect_labels
 from cxrbatch.training.mismatches import order_classes, refuse_mismatches, write_mismatches
@@ -49,7 +56,7 @@ class ImageCollector:
         recipe: Size and geometry of the network's inputs.
         workers: Processes that read.
         folder: Folder of the cache of decoded images.
-        twins: Pairs of files of one film for the controls; None for none.
+        further: Files of twins for the controls, and of foreign images for the gate.
         console: Shows messages and progress.
     """
 
@@ -58,7 +65,7 @@ class ImageCollector:
     recipe: Recipe
     workers: int
     folder: Path
-    twins: TwinFiles | None
+    further: FurtherFiles
     console: Console
 
     def read(
@@ -96,34 +103,59 @@ class ImageCollector:
             LabelError: Labels and files do not match, or `check` refuses them.
         """
         labels = self._collected()
-        twins = [("twins", self.twins.summary())] if self.twins else []
+        known = self.further.twins
+        twins = [("twins", known.summary())] if known else []
         self.console.show(*labels.notes, *labels.counts(), *twins)
         self.console.mismatches(labels, listing=None)
         refuse_mismatches(labels.mismatches)
         order_classes(labels.files, self.sources.classes)
         check(labels.files)
 
-    def read_twins(self, data: TrainingData, labels: CollectedLabels) -> TwinInputs | None:
-        """Decode the twins, if there are any.
+    def read_further(
+        self, data: TrainingData, labels: CollectedLabels, *, leads: bool
+    ) -> FurtherImages:
+        """Decode twins and foreign images, if there are any.
 
         Args:
             data: The images of a training, with the split of the files of `labels`.
             labels: The labels and their files.
+            leads: Whether this is the first process; the others need no further images.
 
         Returns:
-            The twins, with those of training images counted; None if `twins` is None.
+            The twins, with those of training images counted, and the foreign images.
 
         Raises:
+            LabelError: A kind of foreign images has no image.
             CxrbatchError: The cache cannot be read or written, or no process can be started.
         """
-        if self.twins is None:
-            return None
-        self.console.say(f"twins: {self.twins.summary()}")
+        if not leads:
+            return FurtherImages()
+        twins, foreign = self.further.twins, self.further.foreign
+        return FurtherImages(
+            None if twins is None else self._twins(twins, data, labels),
+            None if foreign is None else self._foreign(foreign),
+        )
+
+    def _foreign(self, foreign: ForeignFiles) -> ForeignImages:
+        with self.console.bar("reading foreign images", len(foreign.files), "file"):
+            found = read_foreign(
+                foreign,
+                recipe=self.recipe,
+                workers=self.workers,
+                folder=self.folder,
+                progress=self.console.advance,
+            )
+        count, files = len(found.kind), len(foreign.files)
+        self.console.say(f"foreign images: {count:,} of {files:,} files, {len(found.kinds)} kinds")
+        return found
+
+    def _twins(self, twins: TwinFiles, data: TrainingData, labels: CollectedLabels) -> TwinInputs:
+        self.console.say(f"twins: {twins.summary()}")
         pairs = zip(data.split.files, labels.located, strict=True)
         train = [file for label, file in pairs if label.split == "train"]
-        with self.console.bar("reading twins", len(self.twins.files), "file"):
+        with self.console.bar("reading twins", len(twins.files), "file"):
             return read_twins(
-                self.twins,
+                twins,
                 recipe=self.recipe,
                 workers=self.workers,
                 folder=self.folder,

@@ -17,14 +17,9 @@ from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.inference import DEFAULT_BATCH_SIZE, Precision, describe_device
 from cxrbatch.model.predictor import Predictor
-from cxrbatch.results.columns import (
-    FOLD_COLUMN,
-    TRUTH_COLUMNS,
-    patient_secret,
-    record_batch,
-    table_schema,
-)
+from cxrbatch.results.columns import FOLD_COLUMN, TRUTH_COLUMNS, record_batch, table_schema
 from cxrbatch.results.label_files import LabelledFile
+from cxrbatch.results.patient_keys import patient_secret
 from cxrbatch.results.table import schema_of
 from cxrbatch.scoring.archive import ArchiveFile, modified_ns
 from cxrbatch.scoring.dataset import score_batches

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from cxrbatch.errors import NotFiniteError
+from cxrbatch.errors import CxrbatchError, NotFiniteError
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.inference import Precision
@@ -21,6 +21,8 @@ _Truth = npt.NDArray[np.int64]
 
 
 _BATCH = 64
+# Ordinary ones are below 100; the squares of these no longer fit their float32 statistics.
+_LARGEST_FEATURE = 1e15
 _TEMPERATURE_RANGE = (math.log(0.05), math.log(20.0))
 
 Logits = npt.NDArray[np.float32]
@@ -81,10 +83,13 @@ def features_of(
 
     Raises:
         CheckpointError: A weight is not finite at this precision.
-        CxrbatchError: A batch does not fit into memory.
+        CxrbatchError: A batch does not fit into memory, or a feature is not below 1e15.
     """
     scorer = _scorer(model, card, device, precision)
-    return np.concatenate([scorer.features(images) for images in subset.batches(_BATCH)])
+    features = np.concatenate([scorer.features(images) for images in subset.batches(_BATCH)])
+    if not np.abs(features).max() < _LARGEST_FEATURE:
+        raise CxrbatchError("the network's values grew beyond use; try a lower --learning-rate")
+    return features
 
 
 def logits_to_probabilities(logits: Logits, *, temperature: float = 1.0) -> npt.NDArray[np.float64]:

@@ -20,6 +20,7 @@ from cxrbatch.training.dataset import TrainingData, divide_inputs
 from cxrbatch.training.distributed import ProcessGroup, process_group
 from cxrbatch.training.duplicates import near_duplicates
 from cxrbatch.training.fitting import check_texts, new_card, train_network
+from cxrbatch.training.foreign import FurtherFiles, FurtherImages
 from cxrbatch.training.initial import InitialWeights, read_initial
 from cxrbatch.training.labelled_files import CollectedLabels, LabelSources
 from cxrbatch.training.labelled_images import CollectedImages, ImageCollector
@@ -33,7 +34,6 @@ from cxrbatch.training.split import Split, check_split, join_patients, split_fil
 from cxrbatch.training.split_report import LeakError, write_leaks
 from cxrbatch.training.store import remove_stores
 from cxrbatch.training.trainer import TrainingOptions, TrainingSetup
-from cxrbatch.training.twins import TwinFiles, TwinInputs
 
 _KEYS = {"class_map": "map", "architecture": "arch"}
 _FIXED = {"weight_decay", "label_smoothing", "warmup", "averaging"}
@@ -70,7 +70,7 @@ class TrainingRun:
         cache: Folder that keeps decoded images; None keeps them until this training is done.
         workers: Processes that read, and that augment for a GPU.
         device: The device that trains and evaluates.
-        twins: Pairs of files of one film for the controls; None for none.
+        further: Files of twins for the controls, and of foreign images for the gate.
         drop_leaks: Leave out files whose patient or picture a given split has in another subset.
         console: Shows messages and progress.
         on_epoch: Called with the metrics of each epoch by the first process; None calls nothing.
@@ -87,14 +87,14 @@ class TrainingRun:
     cache: Path | None
     workers: int
     device: torch.device
-    twins: TwinFiles | None
+    further: FurtherFiles
     drop_leaks: bool
     console: Console
     on_epoch: Callable[[EpochMetrics], object] | None
 
     @property
     def recipe(self) -> Recipe:
-        """Size and geometry of the network's inputs, from the options."""
+        """How images become the network's inputs."""
         return Recipe(size=self.options.size, geometry=self.options.geometry)
 
     def as_config(self) -> dict[str, object]:
@@ -115,7 +115,7 @@ class TrainingRun:
             "init": "default" if self.init == bundled_checkpoint() else self.init,
             "teacher": self.teachers,
             **{_KEYS.get(n, n.replace("_", "-")): v for n, v in options.items() if n not in _FIXED},
-            "twins": None if self.twins is None else self.twins.source,
+            **self.further.as_config(),
             "folds": self.files.folds,
             "drop-leaks": self.drop_leaks,
             "workers": self.workers,
@@ -131,7 +131,7 @@ class TrainingRun:
             recipe=self.recipe,
             workers=self.workers,
             folder=self.cache or self.files.folder,
-            twins=self.twins,
+            further=self.further,
             console=self.console,
         )
 
@@ -167,8 +167,8 @@ class TrainingRun:
             UsageError, CheckpointError, CxrbatchError: In the cases that `execute` lists.
         """
         self.files.check_output()
-        twins = self.twins.paths if self.twins else []
-        self.files.check_sources([*self.sources.data, self.init, *self.teachers, *twins])
+        further = self.further.paths
+        self.files.check_sources([*self.sources.data, self.init, *self.teachers, *further])
         initial = None
         if self.init:
             initial = read_initial(self.init, architecture=self.options.architecture)
@@ -191,8 +191,10 @@ class TrainingRun:
     def _execute(self, start: Start) -> TrainingResult:
         with start.group.first_alone():
             images, data = self._prepare(start)
-            twins = self.collector.read_twins(data, images.labels) if start.group.leads else None
-        checkpoint = self.fit_network(data, start, twins=twins, started=lambda: self._begin(data))
+            further = self.collector.read_further(data, images.labels, leads=start.group.leads)
+        checkpoint = self.fit_network(
+            data, start, further=further, started=lambda: self._begin(data)
+        )
         if checkpoint is not None:
             self._write(checkpoint, images.labels, data)
         return self.result(None if checkpoint is None else checkpoint.card, data.unreadable)
@@ -202,7 +204,7 @@ class TrainingRun:
         data: TrainingData,
         start: Start,
         *,
-        twins: TwinInputs | None,
+        further: FurtherImages,
         started: Callable[[], object],
     ) -> Checkpoint | None:
         """Train one network, calibrate it on validation and evaluate it on test.
@@ -210,7 +212,7 @@ class TrainingRun:
         Args:
             data: The images, divided into train, val and test.
             start: What the training starts from.
-            twins: Pairs for the controls, in the first process; None without any.
+            further: Twins and foreign images, in the first process.
             started: Called in the first process before the first step, when all checks have passed.
 
         Returns:
@@ -239,12 +241,13 @@ class TrainingRun:
         )
         steps = self.options.steps(len(data.subsets["train"])) * self.options.epochs
         with self.console.bar("training", steps * self.options.batch_size, "img"):
-            return train_network(data, setup, initial=start.initial, listener=listener, twins=twins)
+            return train_network(
+                data, setup, initial=start.initial, listener=listener, further=further
+            )
 
     def result(self, card: Card | None, unreadable: Sequence[UnreadableFile]) -> TrainingResult:
         """Return the paths of the files that this run writes, with a card and unreadable files."""
-        beside = self.files.beside
-        results, split = beside("results.parquet"), beside("split.csv")
+        results, split = map(self.files.beside, ("results.parquet", "split.csv"))
         return TrainingResult(self.files.parts[0].output, results, split, card, tuple(unreadable))
 
     def _prepare(self, start: Start) -> tuple[CollectedImages, TrainingData]:

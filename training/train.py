@@ -50,6 +50,7 @@ def train(
     freeze_trunk: bool = False,
     class_weights: bool = False,
     twins: str | Path | None = None,
+    foreign: str | Path | None = None,
     folds: int | None = None,
     drop_leaks: bool = False,
     flip: bool = False,
@@ -109,6 +110,9 @@ def train(
         twins: A CSV with the columns path and twin: two files of one film, such as encoded in two
             ways. The final network scores both, and the card has by how much its probabilities
             differ. They are not trained on, and need no label.
+        foreign: A folder of images that are no frontal chest films, in a folder for each kind, such
+            as hands: the checkpoint's input gate learns them. Without it the gate knows films that
+            are turned, upside down or inverted, blank pictures and pages of text.
         folds: Number of folds of a cross-validation, 2 to 20: as many networks are trained, each
             tested on a fold of the images that it did not learn from. A split in the labels is
             ignored. None trains one network.
@@ -145,6 +149,7 @@ def train(
     from cxrbatch.results.label_files import LabelOptions
     from cxrbatch.training.distributed import local_device
     from cxrbatch.training.folds import cross_validate
+    from cxrbatch.training.foreign import FurtherFiles, locate_foreign
     from cxrbatch.training.labelled_files import LabelSources
     from cxrbatch.training.pipeline import TrainingRun
     from cxrbatch.training.run_files import RunFiles
@@ -205,7 +210,10 @@ def train(
             cache=None if cache is None else Path(cache),
             workers=processes,
             device=chosen,
-            twins=None if twins is None else locate_twins(Path(twins), _paths("root", root)),
+            further=FurtherFiles(
+                None if twins is None else locate_twins(Path(twins), _paths("root", root)),
+                None if foreign is None else locate_foreign(Path(foreign)),
+            ),
             drop_leaks=bool(drop_leaks),
             console=console,
             on_epoch=on_epoch,

@@ -17,5 +17,6 @@ processes.
     runs          pages of all runs, one run, its rows and reports
     images        page of one image, with radiograph and heat maps
     export        selected rows as CSV or Parquet
+    upload_frames  the frames of an upload as JSON values
     uploads       the form that scores one file, and its answer
 """

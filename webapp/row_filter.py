@@ -25,11 +25,11 @@ EQUALITY_COLUMNS = {
 }
 """Query parameter -> column that must equal the parameter's value."""
 
-PARAMETERS = (*EQUALITY_COLUMNS, "flag", "right", "path", "min", "max", "sort")
+PARAMETERS = (*EQUALITY_COLUMNS, "flag", "right", "path", "ood", "min", "max", "sort")
 """All query parameters of a filter; `min` and `max` name a class: `min[Normal]=0.5`."""
 
 _SORTABLE = (
-    *("path", "outcome", "prediction", "truth", "file_size"),
+    *("path", "outcome", "prediction", "truth", "file_size", "ood_score"),
     *("view_position", "patient_sex", "patient_age_bin", "manufacturer"),
 )
 _MAX_VALUE_LENGTH = 500
@@ -46,6 +46,7 @@ class RowFilter:
         right: Whether prediction and truth must agree (True) or differ (False), which they do only
             where both are known; None for no such condition.
         path: Text that the path must contain, ignoring case; empty for no such condition.
+        ood: Smallest `ood_score`, included, in [0, 100]; None for no such condition.
         bounds: Triples of "min" or "max", class name and probability, a bound that is included.
         sort: Column to sort by, with "-" in front for descending; empty for the table's order.
     """
@@ -54,6 +55,7 @@ class RowFilter:
     flag: str = ""
     right: bool | None = None
     path: str = ""
+    ood: float | None = None
     bounds: tuple[tuple[str, str, float], ...] = ()
     sort: str = ""
 
@@ -66,7 +68,8 @@ class RowFilter:
         right = {None: "", True: "yes", False: "no"}[self.right]
         bounds = {f"{side}[{name}]": _text_of(bound) for side, name, bound in self.bounds}
         before = {**dict(self.equal), "flag": self.flag, "right": right, "path": self.path}
-        arguments = {**before, **bounds, "sort": self.sort}
+        ood = "" if self.ood is None else _text_of(self.ood)
+        arguments = {**before, "ood": ood, **bounds, "sort": self.sort}
         return {name: text for name, text in arguments.items() if text}
 
     def where(self) -> tuple[str, list[object]]:
@@ -103,6 +106,8 @@ class RowFilter:
             yield ("prediction = truth" if self.right else "prediction <> truth"), []
         if self.path:
             yield "contains(lower(path), ?)", [self.path.lower()]
+        if self.ood is not None:
+            yield "ood_score >= ?", [self.ood]
         for side, name, bound in self.bounds:
             yield f"{quote_column(f'p_{name}')} {'>=' if side == 'min' else '<='} ?", [bound]
 
@@ -143,6 +148,7 @@ def parse_filter(
         flag=given.get("flag", ""),
         right=None if right is None else right == "yes",
         path=given.get("path", ""),
+        ood=_number(given["ood"], high=100, what="An ood score") if "ood" in given else None,
         bounds=tuple(_bounds(given, table)),
         sort=sort,
     )
@@ -174,8 +180,9 @@ def parse_number(
 def sortable_columns(table: Table) -> list[str]:
     """Return the names of the columns by which rows may be sorted.
 
-    These are path, outcome, prediction, truth if the table has it, file_size, view_position,
-    patient_sex, patient_age_bin, manufacturer and, for each class, its probability `p_<class>`.
+    These are path, outcome, prediction, truth if the table has it, file_size, ood_score,
+    view_position, patient_sex, patient_age_bin, manufacturer and, for each class, its probability
+    `p_<class>`.
     """
     columns = [name for name in _SORTABLE if name != "truth" or is_labelled(table)]
     return [*columns, *(f"p_{name}" for name in table.classes)]
@@ -203,10 +210,14 @@ def _bounds(given: dict[str, str], table: Table) -> Iterator[tuple[str, str, flo
             continue
         if match[2] not in table.classes:
             raise BadRequest("There is no such class in this table.")
-        try:
-            bound = float(text)
-        except ValueError:
-            bound = math.nan
-        if not 0 <= bound <= 1:
-            raise BadRequest("A probability is a number from 0 to 1.")
-        yield match[1], match[2], bound
+        yield match[1], match[2], _number(text, high=1, what="A probability")
+
+
+def _number(text: str, *, high: int, what: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= high:
+        raise BadRequest(f"{what} is a number from 0 to {high}.")
+    return number

@@ -286,7 +286,12 @@ def send_report(id: str) -> Response:
 
 def _row_columns(table: Table) -> list[str]:
     columns = ["path", "frame", "outcome", "prediction", "image_flags", "view_position"]
-    columns += ["patient_sex", "patient_age_bin", *(f"p_{name}" for name in table.classes)]
+    columns += [
+        "ood_score",
+        "patient_sex",
+        "patient_age_bin",
+        *(f"p_{name}" for name in table.classes),
+    ]
     return [*columns, "truth"] if is_labelled(table) else columns
 
 
@@ -300,6 +305,7 @@ def _headings(table: Table) -> list[tuple[str, str, bool]]:
     return [
         *((name, heading, False) for name, heading in texts.items()),
         *((f"p_{name}", f"p({name})", True) for name in table.classes),
+        ("ood_score", "ood score", True),
         *((name, heading, False) for name, heading in facts.items()),
     ]
 

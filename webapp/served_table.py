@@ -28,8 +28,9 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
 }
-# The columns of a table that was written before schema 2.2, by today's names and types.
-_OLD_COLUMNS = """* EXCLUDE (flags, dhash), flags AS image_flags,
+# The columns of a table that was written before schema 2.3, by today's names and types.
+_COLUMNS_OF_2_2 = "*, NULL::VARCHAR AS ood_kind"
+_OLD_COLUMNS = """* EXCLUDE (flags, dhash), flags AS image_flags, NULL::VARCHAR AS ood_kind,
     format('{:016x}', dhash) AS dhash, NULL::VARCHAR AS accession_key"""
 _MAX_CHOICES = 100
 _FETCHED_AT_ONCE = 8
@@ -263,6 +264,8 @@ class ServedTable:
             database.execute("SET enable_external_access = false")
             database.execute("SET lock_configuration = true")
             columns = _OLD_COLUMNS if self.table.is_older else "*"
+            if self.table.provenance["schema_version"] == "2.2":
+                columns = _COLUMNS_OF_2_2
             database.execute(f"CREATE VIEW rows AS SELECT {columns} FROM {source}")
         except duckdb.Error:
             raise TableError(f"{self._name} is damaged") from None

@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -28,19 +27,18 @@ from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import bundled_checkpoint, read_card, unreadable_checkpoint
 from cxrbatch.reading.radiograph import ReadingOptions
 from cxrbatch.reading.sniffing import HEAD_BYTES, sniff
-from cxrbatch.results.columns import FACTS, Row
 from cxrbatch.scoring.archive import ArchiveFile
-from cxrbatch.scoring.file_reader import FileReader, LoadedFile
+from cxrbatch.scoring.file_reader import FileReader
 from cxrbatch.webapp.children import ChildProcesses, WorkQueue, read_upload
-from cxrbatch.webapp.images import FLAG_MEANINGS, OUTCOMES, SHOWN_FACTS, heat_map_png
+from cxrbatch.webapp.images import FLAG_MEANINGS, OUTCOMES, heat_map_png
 from cxrbatch.webapp.library import InsufficientStorage, get_service
 from cxrbatch.webapp.served_table import FileVersion, file_version
+from cxrbatch.webapp.upload_frames import frames_as_json
 from cxrbatch.workers.worker import WorkerFault
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-    from cxrbatch.model.inference import BatchScores
     from cxrbatch.model.predictor import Predictor
 
 _PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
@@ -145,7 +143,7 @@ class UploadScorer:
             if isinstance(result, WorkerFault):
                 result = reader.failed(archive_file, result.outcome, result.detail), b""
             loaded, png = result
-            return ScoredUpload(predictor.card, _frames(loaded, predictor), png)
+            return ScoredUpload(predictor.card, frames_as_json(loaded, predictor), png)
 
     def _load(self) -> "Predictor":
         """Return the checkpoint's predictor, loaded again where its file has changed."""
@@ -159,46 +157,6 @@ class UploadScorer:
             self._loaded = version, load_model(self._path)
             self.card = self._loaded[1].card
         return self._loaded[1]
-
-
-def _frames(loaded: LoadedFile, predictor: "Predictor") -> list[dict[str, Any]]:
-    """Return the frames as JSON values; those with an input get their scores."""
-    frames = [_row_json(row) for row in loaded.rows]
-    if any(loaded.scorable):
-        batch = predictor.score(loaded.inputs)
-        for place, frame in enumerate(compress(frames, loaded.scorable)):
-            frame |= _scores_json(batch, place, predictor.card.classes)
-    return frames
-
-
-def _row_json(row: Row) -> dict[str, Any]:
-    outcome = OUTCOMES[row.outcome]
-    facts = dict(zip(FACTS, row.facts, strict=True))
-    return {
-        "frame": row.frame,
-        "format": row.format,
-        "outcome": outcome.value,
-        "meaning": outcome.meaning,
-        "remedy": outcome.remedy,
-        "detail": row.detail,
-        "flags": list(row.image_flags),
-        "facts": {name: facts[name] for name in SHOWN_FACTS},
-        "image_hash": row.image_hash,
-    }
-
-
-def _scores_json(batch: "BatchScores", place: int, classes: Sequence[str]) -> dict[str, Any]:
-    by_class = {
-        name: dict(zip(classes, values[place].tolist(), strict=True))
-        for name, values in (
-            ("probabilities", batch.probabilities),
-            ("logits", batch.logits),
-            ("heatmaps", batch.heatmaps),
-        )
-    }
-    prediction = classes[int(batch.probabilities[place].argmax())]
-    scale = float(batch.heatmap_scale[place])
-    return {"prediction": prediction, **by_class, "heatmap_scale": scale}
 
 
 class UploadKeeper:

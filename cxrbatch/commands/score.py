@@ -70,6 +70,7 @@ def merge(output: Path, parts: tuple[Path, ...], overwrite: bool) -> None:
     if first.is_older:
         click.echo(
             f"note: the parts had schema {first.provenance['schema_version']}, which has no "
-            "accession_key: the rows have none; score the parts anew to have it",
+            "ood_kind, and until 2.1 no accession_key: the rows have none; score the parts anew to "
+            "have them",
             err=True,
         )

@@ -39,6 +39,7 @@ class ScoringCall:
     max_pixels: int
     modality: tuple[str, ...]
     fast_decode: bool
+    gate: bool
     deadline: float
     commit_every: int
     part: "Part | None"
@@ -121,6 +122,7 @@ class ScoringCall:
             commit_every=self.commit_every,
             part=self.part or Part(),
             fast_decode=self.fast_decode,
+            gate=self.gate,
         )
 
     def _exit_code(self, summary: "Summary") -> int:
@@ -192,6 +194,15 @@ def _cost(quantisation: "Quantisation") -> str:
     )
 
 
+def _gate_line(summary: "Summary") -> str:
+    from cxrbatch.reading.outcomes import Flag
+
+    if not summary.has_gate:
+        return "none: the checkpoint has no feature statistics, so no image was compared with them"
+    count = summary.counts.flags[Flag.OUT_OF_DISTRIBUTION]
+    return f"{count:,} images are unlike those the model has seen (out_of_distribution)"
+
+
 def _print_summary(summary: "Summary") -> None:
     from cxrbatch.files import path_to_text
     from cxrbatch.reading.outcomes import Outcome
@@ -206,6 +217,8 @@ def _print_summary(summary: "Summary") -> None:
         click.echo("predicted (research use only, not a diagnosis)")
         for name, count in counts.predictions.most_common():
             click.echo(f"  {count:>9,}  {name}")
+    if summary.seconds:
+        click.echo(f"gate         {_gate_line(summary)}")
     if summary.passed_over:
         kinds = sorted(summary.passed_over.items())
         what = ", ".join(f"{count:,} {kind}" for kind, count in kinds)
@@ -233,8 +246,8 @@ def _print_summary(summary: "Summary") -> None:
         )
     if summary.older_schema:
         click.echo(
-            f"note: the table had schema {summary.older_schema}, which has no accession_key: the "
-            "rows that were kept have none; --overwrite reads all files anew",
+            f"note: the table had schema {summary.older_schema}, which has no ood_kind, and until "
+            "2.1 no accession_key: the rows that were kept have none; --overwrite reads all anew",
             err=True,
         )
 
@@ -266,6 +279,12 @@ _OPTIONS: tuple[Callable[[Decorated], Decorated], ...] = (
         is_flag=True,
         help="Decode grey JPEG and JPEG 2000 at a reduced size: faster, and changes scores "
         "slightly, see docs/scaling.md.",
+    ),
+    click.option(
+        "--gate",
+        is_flag=True,
+        help="Give no score to an image that is unlike those the model has seen, but the outcome "
+        "withheld_by_gate.",
     ),
     click.option(
         "--deadline",

@@ -5,7 +5,8 @@ Readings, paths or arrays go in at `predictor.Predictor`; scores, heat maps and 
 - predictor: the one way to scores: `load_model`, `Predictor` for one image, a batch or a run
 - prediction: what the Predictor returns for one radiograph, and heat maps as pictures
 - preprocessing: the recipe: a display image to the network's uint8 input
-- checkpoint, card: a checkpoint file, its card, and the statistics of its features
+- checkpoint, card: a checkpoint file, and its card
+- input_gate: whether an image is like those of training, by its features
 - recording: figures of images from elsewhere in a checkpoint's card, and its hash without them
 - summary: the card as lines for a terminal
 - network: the architecture, torchvision's ResNet with a single-channel stem, for training, and its
@@ -13,6 +14,7 @@ Readings, paths or arrays go in at `predictor.Predictor`; scores, heat maps and 
 - fused, openvino: the same network in its forms for inference
 - soundness: checks of weights and of a network's first scores
 - inference: device, precision, threads and transfers
+- batch_scores: the scores of a batch as arrays
 
 preprocessing, prediction, card, recording and summary import no torch.
 """

@@ -1,4 +1,4 @@
-"""The card of a checkpoint: classes, recipe, temperature, thresholds; its feature statistics."""
+"""The card of a checkpoint: classes, recipe, temperature, thresholds, what the gate knows."""
 
 import json
 import math
@@ -6,17 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.preprocessing import Recipe
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
 MAX_CLASSES = 256
 MAX_CLASS_NAME = 64
 MAX_TEXT = 1000
+MAX_KINDS = 64
 TEMPERATURES = (0.01, 100.0)
 _SHOWN = 160
 _Kind = TypeVar("_Kind")
@@ -61,6 +59,9 @@ class Card:
             {class: {name: {"threshold": …, "sensitivity": …, "specificity": …}}}.
         training: Summary of the training: data, split, options, metrics, versions.
         limits: What the scores must not be taken for, one sentence each.
+        gate: What the input gate knows: "kinds", names of kinds of foreign images; "threshold", the
+            percentile above which an image is flagged; "flagged", what it flagged of which images
+            when it was made. Empty without a gate.
 
     Raises:
         ValueError: `check_classes` refuses the classes, the temperature is outside `TEMPERATURES`,
@@ -77,6 +78,7 @@ class Card:
     operating_points: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     limits: tuple[str, ...] = ()
+    gate: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_classes(self.classes)
@@ -98,8 +100,8 @@ class Card:
         """Parse the card of a checkpoint file, which may be broken or malicious.
 
         Args:
-            text: JSON of format version `FORMAT_VERSION`, as `to_json` returns it; or of version 1,
-                which may lack the operating points.
+            text: JSON of format version `FORMAT_VERSION`, as `to_json` returns it; or of version 2,
+                which has no gate; or of version 1, which may lack the operating points, too.
 
         Raises:
             CheckpointError: The text is not JSON, has another format version, or a field is
@@ -119,6 +121,8 @@ class Card:
         version = values.pop("format_version", None)
         if version == 1:
             values.setdefault("operating_points", {})
+        if version in (1, 2):
+            values.setdefault("gate", {})
         elif version != FORMAT_VERSION:
             raise ValueError(f"format version {version!r}, this program reads {FORMAT_VERSION}")
         names = {f.name for f in fields(cls)}
@@ -134,6 +138,7 @@ class Card:
             operating_points=_operating_points(values["operating_points"]),
             training=_expect(dict, values["training"]),
             limits=_texts(values["limits"]),
+            gate=_gate(_expect(dict, values["gate"])),
         )
 
 
@@ -199,9 +204,19 @@ def _rates(value: object) -> dict[str, float]:
     return rates
 
 
+def _gate(given: dict[str, Any]) -> dict[str, Any]:
+    if not given:
+        return {}
+    kinds = [_printable(kind) for kind in _texts(given["kinds"])]
+    if len(kinds) > MAX_KINDS or not 0.0 <= _number(given["threshold"]) <= 100.0:
+        raise ValueError("the gate has too many kinds, or a threshold that is no percentile")
+    flagged = _expect(dict, given["flagged"])
+    return {"kinds": kinds, "threshold": _number(given["threshold"]), "flagged": flagged}
+
+
 def _printable(text: str) -> str:
     if not text.isprintable() or len(text) > MAX_CLASS_NAME:
-        raise ValueError("the name of an operating point is overlong or cannot be printed")
+        raise ValueError("a name in the card is overlong or cannot be printed")
     return text
 
 
@@ -213,83 +228,3 @@ def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("a number was expected")
     return float(value)
-
-
-Features = npt.NDArray[np.floating]
-
-MOST_DIRECTIONS = 64
-_SMALLEST_VARIANCE = 1e-8
-# Of products of directions, by which those in float32 are off from 0 and 1; measured: 1e-6.
-_MOST_SKEW = 1e-3
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureStatistics:
-    """Mean and covariance of the k features of training images, as a Gaussian.
-
-    Attributes:
-        mean: Shape (k,), float32.
-        directions: Shape (m, k), float32, orthonormal rows: the directions of largest variance.
-        variances: Shape (m,), float32, the variance along each direction, falling.
-        rest: Shape (1,), float32, the variance along every direction that is not kept.
-    """
-
-    mean: npt.NDArray[np.float32]
-    directions: npt.NDArray[np.float32]
-    variances: npt.NDArray[np.float32]
-    rest: npt.NDArray[np.float32]
-
-    @property
-    def are_sound(self) -> bool:
-        """Whether all is finite, variances are positive, and directions orthonormal to 0.001."""
-        values = (self.mean, self.directions, self.variances, self.rest)
-        if not all(np.isfinite(array).all() for array in values):
-            return False
-        exact = self.directions.astype(np.float64)
-        skew = np.abs(exact @ exact.T - np.eye(len(exact))).max(initial=0.0)
-        return bool((self.variances > 0).all() and (self.rest > 0).all() and skew < _MOST_SKEW)
-
-    def distances(self, features: Features) -> npt.NDArray[np.float64]:
-        """Return the squared Mahalanobis distance of each image from the training images.
-
-        Args:
-            features: Shape (n, k), one row for each image.
-
-        Returns:
-            Shape (n,), float64, not negative; about k on average for images like the training
-            images if those were many more than k.
-        """
-        centred = features.astype(np.float64) - self.mean
-        along = centred @ self.directions.T.astype(np.float64)
-        outside = (centred**2).sum(axis=1) - (along**2).sum(axis=1)
-        distances: npt.NDArray[np.float64] = (along**2 / self.variances).sum(axis=1)
-        distances += outside.clip(min=0.0) / float(self.rest[0])
-        return distances
-
-
-def describe_features(features: Features) -> FeatureStatistics:
-    """Estimate mean and covariance of features from those of n images.
-
-    The min(`MOST_DIRECTIONS`, n - 1, k - 1) directions of largest variance are kept. The mean of
-    the other variances becomes `rest`. A variance below 1e-8 counts as 1e-8.
-
-    Args:
-        features: Shape (n, k), n >= 2.
-
-    Raises:
-        ValueError: There are fewer than two images.
-    """
-    count, width = features.shape
-    if count < 2:
-        raise ValueError("features of two images at least are needed")
-    mean = features.mean(axis=0, dtype=np.float64)
-    centred = features.astype(np.float64) - mean
-    variances, vectors = np.linalg.eigh(centred.T @ centred / (count - 1))
-    variances, directions = variances[::-1].clip(min=_SMALLEST_VARIANCE), vectors.T[::-1]
-    kept = min(MOST_DIRECTIONS, count - 1, width - 1)
-    return FeatureStatistics(
-        mean.astype(np.float32),
-        np.ascontiguousarray(directions[:kept], dtype=np.float32),
-        variances[:kept].astype(np.float32),
-        variances[kept:].mean(keepdims=True).astype(np.float32),
-    )

@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 
 from cxrbatch.errors import CheckpointError
-from cxrbatch.model.card import Card, FeatureStatistics
+from cxrbatch.model.card import Card
 from cxrbatch.model.recording import CARD_KEY, hash_checkpoint
 from cxrbatch.reading.outcomes import ReadingError
 from cxrbatch.reading.sniffing import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from cxrbatch.model.input_gate import FeatureStatistics
 
 Tensors = Mapping[str, "Tensor"]
 
@@ -47,25 +49,25 @@ class Checkpoint:
         sha256: Hash of the file, as `file_sha256` returns it; "" for a network that is in no
             file.
         tensors: Its weights by torchvision's names; float32 if they are from a file.
-        features: Mean and covariance of the network's features over the training images; None
-            where the file has none.
+        features: What the input gate knows of the network's features; None where the file has no
+            gate.
     """
 
     card: Card
     sha256: str
     tensors: Tensors
-    features: FeatureStatistics | None = None
+    features: "FeatureStatistics | None" = None
 
     @classmethod
     def of(
-        cls, model: "nn.Module", card: Card, features: FeatureStatistics | None = None
+        cls, model: "nn.Module", card: Card, features: "FeatureStatistics | None" = None
     ) -> "Checkpoint":
         """Make a Checkpoint of a network that is in no file.
 
         Args:
             model: The network; the checkpoint shares the memory of its state dict.
             card: The network's card.
-            features: Statistics of the network's features over the training images, if known.
+            features: What the input gate knows of the network's features, if it has one.
 
         Returns:
             A Checkpoint whose `sha256` is "".
@@ -127,7 +129,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         normalisation=card.normalisation,
         source=path,
     )
-    features = _features(statistics, path, width=checked["fc.weight"].shape[1])
+    features = _features(statistics, card, path, width=checked["fc.weight"].shape[1])
     return Checkpoint(card, file_sha256(path), checked, features)
 
 
@@ -211,15 +213,20 @@ def _card_of(metadata: Mapping[str, str] | None, path: Path) -> Card:
     return Card.from_json(metadata[CARD_KEY])
 
 
-def _features(tensors: Tensors, source: Path, *, width: int) -> FeatureStatistics | None:
-    """Check the feature statistics of a checkpoint; None where it has none."""
+def _features(
+    tensors: Tensors, card: Card, source: Path, *, width: int
+) -> "FeatureStatistics | None":
+    """Check the feature statistics of a checkpoint; None where it has none, or those of old."""
+    from cxrbatch.model.input_gate import FeatureStatistics
     from cxrbatch.model.soundness import is_plain
 
-    if not tensors:
+    if not card.gate:
         return None
     given = {name.removeprefix(FEATURES): tensor for name, tensor in tensors.items()}
     kept = given["variances"].numel() if "variances" in given else 0
-    shapes = {"mean": (width,), "directions": (kept, width), "variances": (kept,), "rest": (1,)}
+    shapes = FeatureStatistics.shapes(
+        classes=len(card.classes), width=width, kinds=len(card.gate["kinds"]), kept=kept
+    )
     # Before their values are touched: a few bytes can stand for what no memory holds.
     if {name: tuple(t.shape) for name, t in given.items() if is_plain(t)} == shapes:
         statistics = FeatureStatistics(**{name: t.float().numpy() for name, t in given.items()})

@@ -114,17 +114,18 @@ class Scores(NamedTuple):
     Attributes:
         logits: Shape (n, c), float32.
         heatmaps: Shape (n, c, h, w), float32, not negative; 7 x 7 for 224 px.
+        features: Shape (n, k), float32: what the head sees, the mean of each activation.
     """
 
     logits: Tensor
     heatmaps: Tensor
+    features: Tensor
 
 
 def score_features(activations: Tensor, weight: Tensor, bias: Tensor) -> Scores:
-    """Compute logits (n, classes) and heat maps (n, classes, h, w) from the last activations.
+    """Compute logits, heat maps (by `class_activation_maps`) and features from activations.
 
-    Heat maps are those of `class_activation_maps`: without the bias, negative sums set to 0. All
-    is computed in float32: rounding to bfloat16 would make different logits equal.
+    All is computed in float32: rounding to bfloat16 would make different logits equal.
 
     Args:
         activations: Shape (n, k, h, w).
@@ -133,8 +134,9 @@ def score_features(activations: Tensor, weight: Tensor, bias: Tensor) -> Scores:
     """
     with torch.autocast(activations.device.type, enabled=False):
         activations = activations.float()
-        logits = linear(activations.mean((2, 3)), weight, bias)
-        return Scores(logits, class_activation_maps(activations, weight))
+        features = activations.mean((2, 3))
+        maps = class_activation_maps(activations, weight)
+        return Scores(linear(features, weight, bias), maps, features)
 
 
 def class_activation_maps(activations: Tensor, weight: Tensor) -> Tensor:
@@ -202,11 +204,7 @@ class FusedResNet:
         return x
 
     def score(self, images: Tensor) -> Scores:
-        """Compute logits, shape (n, classes), and heat maps, shape (n, classes, h, w); float32.
-
-        Args:
-            images: Shape (n, 1, size, size), normalised, channels last.
-        """
+        """Compute the scores of images of shape (n, 1, size, size), normalised, channels last."""
         return score_features(self.features(images), self._weight, self._bias)
 
 

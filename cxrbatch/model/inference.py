@@ -4,9 +4,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +13,7 @@ import torch
 from torch import Tensor
 
 from cxrbatch.errors import CxrbatchError, UsageError
-from cxrbatch.model.card import Card
-from cxrbatch.model.prediction import LEVELS, Prediction, dequantise
-from cxrbatch.reading.radiograph import Reading
+from cxrbatch.model.card import Normalisation
 
 Backend = Literal["torch", "openvino"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
@@ -111,93 +108,19 @@ def describe_device(device: torch.device, backend: Backend = "torch") -> str:
     return f"cpu: {torch.backends.cpu.get_cpu_capability()}, {threads}{by}"
 
 
-class QuantisedHeatmaps(NamedTuple):
-    """Heat maps as the table stores them.
-
-    Attributes:
-        levels: Shape (n, classes, h, w), uint8.
-        scale: Shape (n,), float32; a heat map is levels * scale / 255.
-    """
-
-    levels: Tensor
-    scale: Tensor
-
-
-def quantise(heatmaps: Tensor) -> QuantisedHeatmaps:
-    """Round heat maps to levels from 0 to 255, where 255 is the image's largest value (>= 1e-30).
-
-    The largest value is that over all classes, so that the classes of an image stay comparable.
+def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
+    """Return the network's float input for uint8 images: (u / 255 - mean) / std of each level u.
 
     Args:
-        heatmaps: Shape (n, classes, h, w), not negative, float32.
+        images: Shape (n, 1, size, size), uint8.
+        normalisation: Mean and standard deviation of images in [0, 1].
 
     Returns:
-        Levels, and the largest value of each image as its scale.
+        Same shape, float32, channels last.
     """
-    scale = heatmaps.amax(dim=(1, 2, 3))
-    # An image without any activation has scale 0; its levels are 0 whatever they are divided by.
-    divisor = scale.clamp(min=1e-30)[:, None, None, None]
-    levels = (heatmaps * (LEVELS / divisor)).round().byte()
-    return QuantisedHeatmaps(levels, scale)
-
-
-@dataclass(frozen=True, slots=True)
-class BatchScores:
-    """Scores of n images over c classes.
-
-    Attributes:
-        logits: Shape (n, c), float32.
-        probabilities: Shape (n, c), float32, calibrated by the card's temperature; rows sum to 1.
-        heatmaps: Shape (n, c, h, w), uint8; levels of `quantise`.
-        heatmap_scale: Shape (n,), float32; a heat map is heatmaps * heatmap_scale / 255.
-    """
-
-    logits: npt.NDArray[np.float32]
-    probabilities: npt.NDArray[np.float32]
-    heatmaps: npt.NDArray[np.uint8]
-    heatmap_scale: npt.NDArray[np.float32]
-
-    @property
-    def are_finite(self) -> bool:
-        """Whether no logit, probability or heat map scale is infinite or NaN."""
-        arrays = (self.logits, self.probabilities, self.heatmap_scale)
-        return all(np.isfinite(values).all() for values in arrays)
-
-    def first(self, count: int) -> "BatchScores":
-        """Return the scores of the first `count` images; the arrays share memory with these."""
-        return BatchScores(
-            self.logits[:count],
-            self.probabilities[:count],
-            self.heatmaps[:count],
-            self.heatmap_scale[:count],
-        )
-
-    def prediction(self, place: int, reading: Reading, card: Card) -> Prediction:
-        """Return the scores of one image, with its heat maps as numbers.
-
-        Args:
-            place: Number of the image among the n, from 0.
-            reading: The Reading that the image came from; it goes into the result.
-            card: The card of the checkpoint that scored it, with c classes.
-        """
-        maps = dequantise(
-            self.heatmaps[place].tobytes(),
-            scale=float(self.heatmap_scale[place]),
-            classes=len(card.classes),
-            size=self.heatmaps.shape[2:],
-        )
-        logits, probabilities = (
-            dict(zip(card.classes, values[place].tolist(), strict=True))
-            for values in (self.logits, self.probabilities)
-        )
-        return Prediction(
-            reading,
-            label=card.classes[int(self.probabilities[place].argmax())],
-            probabilities=probabilities,
-            logits=logits,
-            heatmaps=dict(zip(card.classes, maps, strict=True)),
-            geometry=card.recipe.geometry,
-        )
+    scaled = images.to(torch.float32, memory_format=torch.channels_last)
+    mean, std = normalisation.mean, normalisation.std
+    return scaled.mul_(1.0 / (255.0 * std)).sub_(mean / std)
 
 
 class Lanes:

@@ -25,7 +25,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from cxrbatch.errors import CheckpointError
 from cxrbatch.files import disk_errors, written_whole
-from cxrbatch.model.card import Card, FeatureStatistics, check_architecture
+from cxrbatch.model.card import Card, check_architecture
 from cxrbatch.model.checkpoint import (
     FEATURES,
     check_bytes,
@@ -33,6 +33,7 @@ from cxrbatch.model.checkpoint import (
     unreadable_checkpoint,
 )
 from cxrbatch.model.fused import Scores, score_features
+from cxrbatch.model.input_gate import FeatureStatistics
 from cxrbatch.model.recording import CARD_KEY
 from cxrbatch.reading.containers.listing import list_members
 from cxrbatch.reading.outcomes import ReadingError

@@ -144,6 +144,23 @@ def overlay_picture(image: GreyImage, heatmap: Heatmap, geometry: Geometry) -> I
     return Image.fromarray(np.rint(blended).astype(np.uint8))
 
 
+@dataclass(frozen=True, slots=True)
+class GateVerdict:
+    """What the input gate says about an image.
+
+    Attributes:
+        ood_score: How unlike the images of training it is: the share, in percent, of validation
+            images that are less strange; 100 beyond all of them; None without a gate.
+        ood_kind: What the gate takes a foreign image for, such as "hand"; None where it knows no
+            kind, or the image is not foreign.
+        is_foreign: Whether the score is above the checkpoint's threshold.
+    """
+
+    ood_score: float | None = None
+    ood_kind: str | None = None
+    is_foreign: bool = False
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Prediction:
     """The result for one radiograph: its scores and heat maps, or the reason why it has none.
@@ -156,6 +173,7 @@ class Prediction:
         heatmaps: By class name, as the table has them: shape (h, w), float32, not negative, 7 x 7
             for an input of 224 px; empty without scores.
         geometry: How the image became the square that the heat maps cover.
+        gate: What the input gate says about the image; nothing without scores.
     """
 
     reading: Reading
@@ -164,6 +182,7 @@ class Prediction:
     logits: Mapping[str, float] = field(default_factory=dict)
     heatmaps: Mapping[str, Heatmap] = field(default_factory=dict)
     geometry: Geometry = "squeeze"
+    gate: GateVerdict = field(default_factory=GateVerdict)
 
     def __repr__(self) -> str:
         """Return the label with its probabilities, or the outcome and its detail."""
@@ -184,7 +203,8 @@ class Prediction:
     @property
     def flags(self) -> tuple[Flag, ...]:
         """Remarks on the image, such as `lateral` or `lossy`, in the order of `Flag`."""
-        return self.reading.flags
+        foreign = (Flag.OUT_OF_DISTRIBUTION,) if self.gate.is_foreign else ()
+        return self.reading.flags + foreign
 
     @property
     def image(self) -> Display | None:

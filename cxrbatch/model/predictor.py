@@ -20,14 +20,13 @@ from cxrbatch.errors import (
     naming_arguments,
     plain_number,
 )
-from cxrbatch.model.card import Normalisation
+from cxrbatch.model.batch_scores import BatchScores, quantise
 from cxrbatch.model.checkpoint import Checkpoint, bundled_checkpoint, load_checkpoint
 from cxrbatch.model.fused import FusedResNet, layers_of
 from cxrbatch.model.inference import (
     DEFAULT_BATCH_SIZE,
     DTYPES,
     Backend,
-    BatchScores,
     Inputs,
     Lanes,
     Precision,
@@ -36,8 +35,9 @@ from cxrbatch.model.inference import (
     choose_device,
     choose_precision,
     memory_explained,
-    quantise,
+    normalised,
 )
+from cxrbatch.model.input_gate import InputGate
 from cxrbatch.model.prediction import Prediction, first_reading
 from cxrbatch.model.soundness import FirstBatchCheck, PlainScores
 from cxrbatch.reading.radiograph import Reading
@@ -80,21 +80,6 @@ def load_model(
     checkpoint, chosen = load_checkpoint(place), choose_device(device)
     precision = choose_precision("auto", chosen)
     return Predictor(checkpoint, batch_size=images, device=chosen, precision=precision)
-
-
-def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
-    """Return the network's float input for uint8 images: (u / 255 - mean) / std of each level u.
-
-    Args:
-        images: Shape (n, 1, size, size), uint8.
-        normalisation: Mean and standard deviation of images in [0, 1].
-
-    Returns:
-        Same shape, float32, channels last.
-    """
-    scaled = images.to(torch.float32, memory_format=torch.channels_last)
-    mean, std = normalisation.mean, normalisation.std
-    return scaled.mul_(1.0 / (255.0 * std)).sub_(mean / std)
 
 
 class Predictor:
@@ -144,6 +129,8 @@ class Predictor:
         self.precision = precision
         self.seconds = 0.0
         self._transfer = Transfer(device)
+        known = checkpoint.features
+        self._gate = None if known is None else InputGate(known, device=device)
         self._lanes = Lanes() if device.type == "cpu" else None
         self.ahead = self._lanes.count if self._lanes else _AHEAD_ON_GPU
         with memory_explained(batch_size):
@@ -330,14 +317,17 @@ class Predictor:
         return wait
 
     def _compute(self, inputs: Inputs) -> Callable[[], list[npt.NDArray[Any]]]:
-        """Begin to compute on the device; the returned function waits for the four arrays."""
+        """Begin to compute on the device; the returned function waits for the arrays."""
         count = len(inputs)
         with torch.inference_mode(), memory_explained(self.batch_size):
             scores = self.network.score(self._batch(inputs))
             logits = scores.logits[:count]
             probabilities = (logits / self.card.temperature).softmax(dim=1)
             maps = quantise(scores.heatmaps[:count])
-            return self._transfer.fetch([logits, probabilities, maps.levels, maps.scale])
+            # Of the whole batch, so that an image's score does not depend on what is beside it.
+            gate = self._gate.score(scores.features) if self._gate else ()
+            last = [values[:count] for values in gate]
+            return self._transfer.fetch([logits, probabilities, maps.levels, maps.scale, *last])
 
     def _batch(self, inputs: Inputs) -> Tensor:
         images = self._transfer.send(inputs, batch_size=self.batch_size)

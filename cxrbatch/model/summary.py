@@ -54,6 +54,7 @@ def card_lines(card: Card, sha256: str) -> list[str]:
         *_points(card),
         *_rows("controls", _controls(card.training.get("controls"))),
         *_rows(EXTERNAL, _external(card.training.get(EXTERNAL))),
+        *_gate(card.gate),
         *_origin(card),
     ]
     lines = [_cut(line) for line in lines]
@@ -111,6 +112,17 @@ def _points(card: Card) -> Iterator[str]:
     for name in [name for name in given if _TRIAGE in given[name]][:1]:
         yield _line("", f"{_TRIAGE}: {_plain(name)} below {_point(given[name][_TRIAGE])}")
     yield _line("", "a threshold of the probability, with (sensitivity, specificity) on validation")
+
+
+def _gate(gate: Mapping[str, Any]) -> Iterator[str]:
+    """What the input gate flagged when it was made, the share of each kind of images."""
+    shares = [
+        f"{_plain(kind)} {share['value']:.1%}"
+        for kind, share in _mapping(gate.get("flagged")).items()
+        if isinstance(share, dict) and isinstance(share.get("value"), float)
+    ]
+    if shares:
+        yield from _wrapped("gate flags", ", ".join(shares))
 
 
 def _point(rates: Mapping[str, float] | None) -> str:

@@ -43,6 +43,7 @@ class Outcome(StrEnum):
     PRESENTATION_STATE = "presentation_state"
     WAVEFORM = "waveform"
     NO_PIXEL_DATA = "no_pixel_data"
+    WITHHELD_BY_GATE = "withheld_by_gate"
     UNREADABLE_FILE = "unreadable_file"
     UNSUPPORTED_CONTAINER = "unsupported_container"
     TOO_LARGE = "too_large"
@@ -113,6 +114,9 @@ None needed.
 no_pixel_data (excluded)
 A DICOM file that has no pixel data.
 Export the file again with its pixel data if it should be an image.
+withheld_by_gate (excluded)
+The image is unlike those that the model has seen, so that --gate withholds its score.
+Look at the image; without --gate it is scored, with the flag out_of_distribution.
 unreadable_file (failed)
 The file could not be opened or read, or is not a regular file.
 Check permissions and the disk, then run again.

@@ -5,6 +5,7 @@ A results table (`Row` and `ImageScores` -> Parquet) and labels flow in; DataFra
 never while an archive is scored.
 
     columns        the data contract: names and types of columns, rows to columns
+    patient_keys   keyed hashes that stand for patients and studies, and the secret for them
     table          opens a table and reads its rows: `open_table`
     bounded, pages Parquet files that may be hostile, read in bounded memory
     frames         tables and labels as DataFrames: `load_results`, `heatmaps`, `load_labels`
@@ -22,6 +23,7 @@ never while an archive is scored.
     analysis       checked scores with their truth: the images that are analysed, and the flow
     evaluation     `evaluate` and `headline`: the figures of a table against the truth
     subgroups      the figures of subgroups of images, such as those of one manufacturer
+    gated          what the input gate flagged, and the figures of the other images
     external       the figures that a checkpoint's card records of an evaluation elsewhere
     figures        these figures as plain values, and as a DataFrame
     describing     these figures, and the counts of the flow, as lines for a terminal

@@ -1,29 +1,23 @@
 """The data contract: names and types of a results table's columns, and how rows are written.
 
-A table has one row per file, or per frame of a multi-frame file. Keys stand for the patient and
-the study of a row: keyed hashes, from which nobody without the secret gets to the ids.
+A table has one row per file, or per frame of a multi-frame file. Keys of `patient_keys` stand for
+the patient and the study of a row.
 """
 
-import contextlib
-import hashlib
-import hmac
-import os
-import re
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
 from operator import attrgetter
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cxrbatch.reading.outcomes import Flag
 from cxrbatch.reading.readings import HeaderFacts
 
-SCHEMA_VERSION = "2.2"
+SCHEMA_VERSION = "2.3"
 PROVENANCE_KEY = b"cxrbatch"
 
 _INTEGERS = frozenset({"rows", "columns", "bits_stored"})
@@ -48,12 +42,20 @@ class ImageScores:
         probabilities: Shape (c,), float32.
         heatmaps: c * h * w bytes: one map of h rows and w columns per class, one after another.
         heatmap_scale: A cell of a heat map has the value byte * `heatmap_scale` / 255.
+        ood_score: How unlike those of training the image is, in [0, 100]; None without a gate.
+        ood_kind: What the gate takes a foreign image for; None where it does not say.
+        is_foreign: Whether the image gets the flag `out_of_distribution`.
+        is_withheld: Whether the table gets null for everything but what the gate says.
     """
 
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
     heatmaps: bytes
     heatmap_scale: float
+    ood_score: float | None = None
+    ood_kind: str | None = None
+    is_foreign: bool = False
+    is_withheld: bool = False
 
 
 class Row(NamedTuple):
@@ -136,6 +138,7 @@ def table_schema(classes: Sequence[str], *, heatmap_size: int, labelled: bool = 
         ("dhash", pa.string()),
         ("image_flags", pa.list_(pa.string())),
         ("ood_score", pa.float32()),
+        ("ood_kind", pa.string()),
         ("patient_key", pa.string()),
         ("accession_key", pa.string()),
         *((name, pa.int32() if name in _INTEGERS else pa.string()) for name in FACTS),
@@ -157,14 +160,23 @@ def record_batch(
 
     Returns:
         The columns of `schema`, one row per entry of `scored`. `prediction` is the most probable
-        class, the first of several equal ones; `ood_score` is always null.
+        class, the first of several equal ones.
     """
     rows = [row for row, _ in scored]
+    gated = [scores for _, scores in scored]
+    shown = [None if s is None or s.is_withheld else s for s in gated]
     columns: dict[str, list[Any]] = {
         **{name: [row[place] for row in rows] for place, name in enumerate(Row._fields)},
         **{name: [row.facts[place] for row in rows] for place, name in enumerate(FACTS)},
-        **_score_columns([score for _, score in scored], classes),
-        "ood_score": [None] * len(rows),
+        **_score_columns(shown, classes),
+        "ood_score": [s and s.ood_score for s in gated],
+        "ood_kind": [s and s.ood_kind for s in gated],
+        "image_flags": [
+            (*row.image_flags, Flag.OUT_OF_DISTRIBUTION.value)
+            if s and s.is_foreign
+            else row.image_flags
+            for row, s in scored
+        ],
     }
     arrays = [column_of(columns[field.name], field.type) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -232,119 +244,3 @@ def _offsets(values: Sequence[Sequence[Any]]) -> pa.Buffer:
 def _validity(values: Sequence[Any]) -> pa.Buffer:
     is_there = np.fromiter((value is not None for value in values), bool, len(values))
     return pa.py_buffer(np.packbits(is_there, bitorder="little"))
-
-
-_SECRET_BYTES = 32
-_KEY_HEX_DIGITS, _ID_HEX_DIGITS = 32, 16
-
-# What de-identification and registration write instead of an id, without case, blanks and
-# punctuation. A number other than zero may be the id of a person, however short it is.
-_NOBODY = re.compile(
-    "|".join(
-        (
-            *("0*", "x*", "na", "nan", "nil", "none", "null", "empty", "blank", "missing"),
-            *("un(known|named|specified|defined|identified|available)", "not?(available|known)"),
-            *("no(name|id|patient|patientid)", "(patient|pat|subject)?(id|name)?", "default"),
-            *("(anon(ym)?(ous|i[sz]ed|i[sz]e)?)(patient|subject|name|id)?", "test(patient)?"),
-            *("de?identified", "pseudonymi[sz]ed", "removed", "redacted", "deleted", "hidden"),
-        )
-    )
-)
-
-
-def secret_file() -> Path:
-    """Return the path of the file that contains the user's patient secret; it need not exist.
-
-    It is cxrbatch/patient-secret in the folder XDG_CONFIG_HOME, or in ~/.config without that.
-
-    Raises:
-        RuntimeError: The user's home folder cannot be found.
-    """
-    configured = os.environ.get("XDG_CONFIG_HOME")
-    base = Path(configured) if configured else Path.home() / ".config"
-    return base / "cxrbatch" / "patient-secret"
-
-
-def patient_secret() -> bytes | None:
-    """Read the user's patient secret; create it at first use, readable by the user alone.
-
-    It is the key of the hashes `patient_key` and `accession_key`, and stays with the user alone.
-
-    Returns:
-        32 bytes; None if the file can neither be read nor created, or has another length.
-    """
-    try:
-        file = secret_file()
-        if not file.exists():
-            _create_secret(file)
-        secret = file.read_bytes()
-    except (OSError, RuntimeError):
-        return None
-    return secret if len(secret) == _SECRET_BYTES else None
-
-
-def secret_id(secret: bytes) -> str:
-    """Compute 16 hexadecimal digits that identify a patient secret without revealing it.
-
-    Two tables with the same digits have the same key for the same patient and the same study. A
-    table's provenance has them as `patient_secret_id`.
-    """
-    return hmac.new(secret, b"id", hashlib.sha256).hexdigest()[:_ID_HEX_DIGITS]
-
-
-def patient_key(facts: HeaderFacts, secret: bytes) -> str | None:
-    """Compute a keyed hash of the patient id in a header; it stands for the patient in tables.
-
-    Args:
-        facts: Patient ID (0010,0020) and its Issuer (0010,0021) are hashed together.
-        secret: From `patient_secret`.
-
-    Returns:
-        32 hexadecimal digits; None if there is no id, or only one that `is_placeholder`.
-    """
-    if facts.patient_id is None or is_placeholder(facts.patient_id):
-        return None
-    # Header text is printable, so the line break keeps id and issuer apart.
-    identity = "\n".join(filter(None, (facts.patient_id, facts.patient_issuer)))
-    return hmac.new(secret, identity.encode(), hashlib.sha256).hexdigest()[:_KEY_HEX_DIGITS]
-
-
-def accession_key(number: str | None, secret: bytes) -> str | None:
-    """Compute a keyed hash of an accession number; it stands for the study in tables.
-
-    Equal numbers have equal keys under one secret, whoever issued them: who has a list of numbers
-    seldom has their issuer.
-
-    Args:
-        number: Accession Number (0008,0050), or a number of a list; blanks around it do not count.
-        secret: From `patient_secret`.
-
-    Returns:
-        32 hexadecimal digits; None if there is no number, or only one that `is_placeholder`.
-    """
-    plain = (number or "").strip()
-    if is_placeholder(plain):
-        return None
-    # No patient's identity begins with a line break, so no study has the key of a patient.
-    return hmac.new(secret, f"\n{plain}".encode(), hashlib.sha256).hexdigest()[:_KEY_HEX_DIGITS]
-
-
-def is_placeholder(identifier: str) -> bool:
-    """Whether an id names no one, such as "", 0 or unknown, in any case, spacing, punctuation."""
-    plain = "".join(c for c in identifier.casefold() if c.isalnum())
-    return _NOBODY.fullmatch(plain) is not None
-
-
-def _create_secret(file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(secrets.token_bytes(_SECRET_BYTES))
-        # Not `written_whole`: a link never replaces, so that two first runs at the same time read
-        # the same secret.
-        with contextlib.suppress(FileExistsError):
-            os.link(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -142,7 +142,7 @@ def headline_of_analysis(analysis: Analysis, *, seed: int = 0) -> Headline:
     """
     require_truth(analysis)
     of_all = _of_all_images(analysis, seed=seed)
-    return replace(_headline(analysis, seed=seed), all_images=of_all)
+    return replace(headline_without_others(analysis, seed=seed), all_images=of_all)
 
 
 def evaluate_analysis(
@@ -200,7 +200,13 @@ def _flags(given: Mapping[str, object]) -> dict[str, bool]:
     return {name: bool(value) for name, value in given.items()}
 
 
-def _headline(analysis: Analysis, *, seed: int) -> Headline:
+def headline_without_others(analysis: Analysis, *, seed: int = 0) -> Headline:
+    """Calculate the headline figures of the chosen images; `all_images` of the result is None.
+
+    Args:
+        analysis: The images, their scores and true classes; its `truth` must not be None.
+        seed: Seed of the bootstrap.
+    """
     return headline_of(
         analysis.true_classes()[analysis.chosen],
         analysis.probabilities,
@@ -215,7 +221,7 @@ def _of_all_images(analysis: Analysis, *, seed: int) -> Headline | None:
     """The headline with the images that were left out for a flag or as copies, if there are any."""
     if len(analysis.all_images) == len(analysis.chosen):
         return None
-    return _headline(replace(analysis, chosen=analysis.all_images), seed=seed)
+    return headline_without_others(replace(analysis, chosen=analysis.all_images), seed=seed)
 
 
 def by_class(prevalence: Mapping[str, float], classes: tuple[str, ...]) -> dict[str, float]:

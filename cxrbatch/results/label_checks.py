@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxrbatch.errors import LabelError
-from cxrbatch.results.columns import accession_key, patient_secret
 from cxrbatch.results.label_names import (
     ACCESSION_NUMBER,
     KEYS,
@@ -21,6 +20,7 @@ from cxrbatch.results.label_names import (
     meaning_of,
 )
 from cxrbatch.results.label_rows import LONGEST_VALUE, TOO_LONG
+from cxrbatch.results.patient_keys import accession_key, patient_secret
 
 _MOST_DIFFERENT = 10_000
 # What all labels of a file may take, so that a command stays below 1 GB: nearly two millions.

@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 from cxrbatch.errors import LabelError
 from cxrbatch.files import listed, shown
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.results.columns import patient_secret, secret_id
 from cxrbatch.results.frames import Results, names_of_rows, positions
 from cxrbatch.results.label_checks import CONSISTENT, once_each
 from cxrbatch.results.label_files import LabelOptions, LoadedLabels, load
 from cxrbatch.results.label_names import JOINS
 from cxrbatch.results.merging import Task, make_task
+from cxrbatch.results.patient_keys import patient_secret, secret_id
 
 GROUPS = ("series", "study", "accession")
 """Joins whose label is that of several images."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,12 +32,20 @@ _FEW_ROWS = 100_000
 _LEAST_WHOLE, _WHOLE_PER_BYTE = 128 << 20, 32
 _LEAST_IN_PARTS, _IN_PARTS_PER_BYTE = 256 << 20, 128
 _DAMAGE = (OSError, ValueError, KeyError, MemoryError, pa.ArrowException)
-# Until schema 2.1: the names of columns that were renamed since, the types of those that had
-# others, and the columns that were not there yet.
-_OLD_VERSIONS = frozenset({"2.0", "2.1"})
-_OLD_NAMES = {"image_flags": "flags"}
-_OLD_TYPES = {"dhash": pa.uint64()}
-_NEW_COLUMNS = frozenset({"accession_key"})
+
+
+class _Older(NamedTuple):
+    """How files of an older schema differ: names and types of their own, columns that they lack."""
+
+    names: Mapping[str, str]
+    types: Mapping[str, pa.DataType]
+    absent: frozenset[str]
+
+
+_UNTIL_2_1 = _Older(
+    {"image_flags": "flags"}, {"dhash": pa.uint64()}, frozenset({"accession_key", "ood_kind"})
+)
+_OLDER = {"2.0": _UNTIL_2_1, "2.1": _UNTIL_2_1, "2.2": _Older({}, {}, frozenset({"ood_kind"}))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +77,13 @@ class Table:
 
     @property
     def is_older(self) -> bool:
-        """Whether the file was written before schema 2.2.
+        """Whether the file was written before schema 2.3.
 
-        In such a file `image_flags` has the name `flags`, `dhash` is an unsigned number of 64 bits,
-        and there is no `accession_key`. The methods of this class convert: they take and return
-        today's names and types, and nulls for the key.
+        Such a file lacks `ood_kind`. Before schema 2.2 `image_flags` has the name `flags`, `dhash`
+        is an unsigned number of 64 bits, and there is no `accession_key`. The methods of this class
+        convert: they take and return today's names and types, and nulls for what is not there.
         """
-        return _is_older(self.provenance)
+        return _older(self.provenance) is not None
 
     def read(self, columns: Iterable[str]) -> pa.Table:
         """Read some columns of all rows into memory.
@@ -150,9 +158,10 @@ class Table:
 
     def _stored(self, names: Iterable[str]) -> list[str]:
         """Return the names that the columns `names` have in the file; at least one."""
-        if not self.is_older:
+        older = _older(self.provenance)
+        if older is None:
             return list(names)
-        stored = [_OLD_NAMES.get(name, name) for name in names if name not in _NEW_COLUMNS]
+        stored = [older.names.get(name, name) for name in names if name not in older.absent]
         return stored or ["frame"]
 
     def _joined(
@@ -161,9 +170,10 @@ class Table:
         """Join batches to a table with the columns `names`, by today's names and types."""
         stored = pa.schema([file.schema.field(name) for name in self._stored(names)])
         table = pa.Table.from_batches(batches, stored)
-        if not self.is_older:
+        older = _older(self.provenance)
+        if older is None:
             return table
-        columns = [_renewed(table, name) for name in names]
+        columns = [_renewed(table, name, older) for name in names]
         return pa.table(columns, names)
 
 
@@ -235,27 +245,28 @@ def has_folds(provenance: Mapping[str, Any]) -> bool:
 def _stored_schema(provenance: Mapping[str, Any]) -> pa.Schema:
     """Return the columns that a file with this provenance has, by the names and types in it."""
     schema = schema_of(provenance)
-    if not _is_older(provenance):
+    older = _older(provenance)
+    if older is None:
         return schema
     return pa.schema(
         [
-            (_OLD_NAMES.get(field.name, field.name), _OLD_TYPES.get(field.name, field.type))
+            (older.names.get(field.name, field.name), older.types.get(field.name, field.type))
             for field in schema
-            if field.name not in _NEW_COLUMNS
+            if field.name not in older.absent
         ]
     )
 
 
-def _is_older(provenance: Mapping[str, Any]) -> bool:
-    return provenance["schema_version"] in _OLD_VERSIONS
+def _older(provenance: Mapping[str, Any]) -> _Older | None:
+    return _OLDER.get(provenance["schema_version"])
 
 
-def _renewed(table: pa.Table, name: str) -> pa.ChunkedArray:
+def _renewed(table: pa.Table, name: str, older: _Older) -> pa.ChunkedArray:
     """Return a column of an older file by its name and with its type of today."""
-    if name in _NEW_COLUMNS:
+    if name in older.absent:
         return pa.chunked_array([pa.nulls(len(table), pa.string())])
-    column = table[_OLD_NAMES.get(name, name)]
-    if name in _OLD_TYPES:
+    column = table[older.names.get(name, name)]
+    if name in older.types:
         return pa.chunked_array(map(_hexadecimal, column.chunks), pa.string())
     return column
 

@@ -10,7 +10,8 @@ scored by `model.predictor.Predictor`.
     plan           the plan on disk, the fingerprint of a run, the log of faulty files
     archive        the walk over an archive, and its manifest on disk
     file_reader    one file to rows and inputs, and the image of a row once more
-    dataset        the DataLoader over what is read, scored rows, shards
+    dataset        the DataLoader over what is read, and scored rows
+    shard_writer   files read by workers, scored, and written in shards
     table_writer   files of shards, and the finished table
     existing_tables  rows that an update keeps, tables of parts joined to one
     ray_engine     shards scored by Ray, on a cluster or on this machine

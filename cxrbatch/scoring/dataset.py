@@ -1,11 +1,8 @@
-"""Files read by worker processes, as batches of a DataLoader, scored into rows and shards."""
+"""Loaded files as batches of a DataLoader, scored into rows."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -15,27 +12,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from cxrbatch.files import path_to_text
-from cxrbatch.model.inference import BatchScores
+from cxrbatch.model.batch_scores import BatchScores
+from cxrbatch.model.card import Card
 from cxrbatch.model.predictor import Launched, Predictor
-from cxrbatch.reading.outcomes import Outcome, OutcomeKind
+from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.results.columns import ImageScores, Row
-from cxrbatch.scoring.archive import ArchiveFile, read_manifest
-from cxrbatch.scoring.existing_tables import EarlierRows
-from cxrbatch.scoring.file_reader import FileReader, LoadedFile
-from cxrbatch.scoring.plan import FaultLog
-from cxrbatch.scoring.run import Progress, ScoringOptions, Summary
-from cxrbatch.scoring.table_writer import ScoredRow, write_shard
-from cxrbatch.workers.forkserver_client import Forkserver
-from cxrbatch.workers.pool import PoolListener, ReadingPool
-from cxrbatch.workers.scheduler import PendingItem
-from cxrbatch.workers.worker import WorkerFault
+from cxrbatch.scoring.file_reader import LoadedFile
+from cxrbatch.scoring.table_writer import ScoredRow
 
 Loaded: TypeAlias = LoadedFile | pa.Table
 """The rows of a file with their network inputs; or its finished rows in an earlier table."""
-
-Entry: TypeAlias = PendingItem[ArchiveFile] | Loaded
-"""A file that is still to be read, or the rows of a file, which need no reading."""
 
 Sample: TypeAlias = tuple[Row | pa.Table, npt.NDArray[np.uint8] | None]
 """A row and its input, shape (size, size), if it is to be scored; or finished rows."""
@@ -121,7 +107,9 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-def score_batches(loaded: Iterable[Loaded], predictor: Predictor) -> Iterator[ScoredRow | pa.Table]:
+def score_batches(
+    loaded: Iterable[Loaded], predictor: Predictor, *, gate: bool = False
+) -> Iterator[ScoredRow | pa.Table]:
     """Score the network inputs of loaded files, and yield their rows with the scores.
 
     The inputs of several files are scored together. While the scores of one batch are awaited, up
@@ -131,6 +119,8 @@ def score_batches(loaded: Iterable[Loaded], predictor: Predictor) -> Iterator[Sc
         loaded: Per file a `LoadedFile` (rows and inputs), or a `pa.Table` of its rows in an earlier
             table, which are finished: none is scored again.
         predictor: The network; its `batch_size` is the number of inputs per batch.
+        gate: Whether the scores of images that the input gate flags are withheld, with the outcome
+            `withheld_by_gate`.
 
     Yields:
         In the order of `loaded`: for each row of a `LoadedFile` the pair (row, scores), with None
@@ -149,7 +139,7 @@ def score_batches(loaded: Iterable[Loaded], predictor: Predictor) -> Iterator[Sc
     )
     launched: deque[_LaunchedBatch] = deque()
     for batch in loader:
-        launched.append(_LaunchedBatch(batch, predictor))
+        launched.append(_LaunchedBatch(batch, predictor, gate=gate))
         yield from _finished_rows(launched, ahead=predictor.ahead)
     yield from _finished_rows(launched, ahead=0)
 
@@ -157,8 +147,8 @@ def score_batches(loaded: Iterable[Loaded], predictor: Predictor) -> Iterator[Sc
 class _LaunchedBatch:
     """A batch whose scores are being computed."""
 
-    def __init__(self, batch: Batch, predictor: Predictor) -> None:
-        self._batch = batch
+    def __init__(self, batch: Batch, predictor: Predictor, *, gate: bool) -> None:
+        self._batch, self._card, self._gate = batch, predictor.card, gate
         self._wait: Launched | None = None
         if batch.inputs is not None:
             self._wait = predictor.launch(batch.inputs.numpy())
@@ -168,12 +158,16 @@ class _LaunchedBatch:
         return self._wait is not None
 
     def rows(self) -> Iterator[ScoredRow | pa.Table]:
-        scores = _image_scores(self._wait()) if self._wait else iter(())
+        scores = _image_scores(self._wait(), self._card) if self._wait else iter(())
         for row, is_scored in zip(self._batch.rows, self._batch.is_scored, strict=True):
-            if isinstance(row, Row):
-                yield row, next(scores) if is_scored else None
-            else:
+            if not isinstance(row, Row):
                 yield row
+            elif not is_scored:
+                yield row, None
+            elif (score := next(scores)).is_foreign and self._gate:
+                yield _withheld(row, score)
+            else:
+                yield row, score
 
 
 def _finished_rows(
@@ -187,158 +181,22 @@ def _finished_rows(
         yield from first.rows()
 
 
-def _image_scores(batch: BatchScores) -> Iterator[ImageScores]:
+def _image_scores(batch: BatchScores, card: Card) -> Iterator[ImageScores]:
     for i in range(len(batch.logits)):
+        verdict = batch.gate_verdict(i, card)
         yield ImageScores(
             batch.logits[i],
             batch.probabilities[i],
             batch.heatmaps[i].tobytes(),
             float(batch.heatmap_scale[i]),
+            verdict.ood_score,
+            verdict.ood_kind,
+            verdict.is_foreign,
         )
 
 
-_FAILED = {code.value: code for code in Outcome if code.kind is OutcomeKind.FAILED}
-
-
-@dataclass(slots=True)
-class ShardWriter:
-    """Reads and scores files of an archive, and writes their rows to disk in shards.
-
-    A shard is a file with the rows of many files. To be used as a context manager: it starts the
-    worker processes, if any, which serve all calls of `write`, and ends them.
-
-    Attributes:
-        folder: Contains the manifest, the log of faults and the shards.
-        run: Id of the run, `Plan.run_id`; written into each shard.
-        schema: The table's columns.
-        reader: Reads the files.
-        predictor: Scores the inputs.
-        earlier: Finds rows of unchanged files, which an update keeps; None without an update.
-        options: The run's options.
-        progress: Receives the progress.
-        summary: Its counts `read` and `images` are increased.
-        forkserver: Starts the worker processes; None starts a new one.
-    """
-
-    folder: Path
-    run: str
-    schema: pa.Schema
-    reader: FileReader
-    predictor: Predictor
-    earlier: EarlierRows | None
-    options: ScoringOptions
-    progress: Progress
-    summary: Summary
-    forkserver: Forkserver | None = None
-    _open: ExitStack = field(default_factory=ExitStack, init=False)
-    _faults: FaultLog = field(init=False)
-    _load: Callable[[Iterable[Entry]], Iterator[Loaded]] = field(init=False)
-
-    def __enter__(self) -> "ShardWriter":
-        """Open the log of faults and start the worker processes.
-
-        Raises:
-            OSError: The log of faults cannot be read or opened for writing.
-            CxrbatchError: No process can be started.
-        """
-        with ExitStack() as stack:
-            self._faults = stack.enter_context(closing(FaultLog(self.folder)))
-            self._load = self._load_here
-            if self.options.workers:
-                self._load = stack.enter_context(self._pool()).map
-            self._open = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._open.close()
-
-    def write(self, shards: Mapping[Path, range]) -> None:
-        """Read and score the files of some shards, and write each shard to disk.
-
-        Not read are files whose rows an update keeps, and files whose fault an earlier run
-        logged: these get the outcome that was logged then.
-
-        Args:
-            shards: The path of each shard, and the numbers of its files in the manifest; the
-                numbers ascend over all calls.
-
-        Raises:
-            OSError: The manifest cannot be read, or a shard cannot be written.
-            TableError: The table with the rows to keep is damaged.
-            CxrbatchError: `score_batches` raises it, or no worker process can be started.
-        """
-        # One stream over all shards: reading does not pause where one of them ends.
-        loaded = self._load(self._entries(shards.values()))
-        for path, numbers in shards.items():
-            write_shard(
-                path,
-                score_batches(self._counted(loaded, numbers), self.predictor),
-                classes=self.predictor.card.classes,
-                schema=self.schema,
-                run=self.run,
-            )
-            self.progress.shard_done(len(numbers))
-
-    def _pool(self) -> ReadingPool[ArchiveFile, Loaded]:
-        return ReadingPool(
-            self.reader,
-            workers=self.options.workers,
-            limits=self.options.limits,
-            result_bytes=self.reader.recipe.size**2,
-            listener=_FaultRecorder(self._faults, self.progress),
-            forkserver=self.forkserver,
-        )
-
-    def _load_here(self, entries: Iterable[Entry]) -> Iterator[Loaded]:
-        """Read files in this process, where a decoder that crashes ends it."""
-        for entry in entries:
-            yield self.reader.read(entry.item) if isinstance(entry, PendingItem) else entry
-
-    def _entries(self, shards: Iterable[range]) -> Iterator[Entry]:
-        """Yield each file of some shards: to be read, or with the rows that it has already."""
-        for numbers in shards:
-            files = read_manifest(self.folder, start=numbers.start, stop=numbers.stop)
-            for number, file in zip(numbers, files, strict=True):
-                kept = self.earlier.take(file) if self.earlier else None
-                if kept is not None:
-                    yield kept
-                elif fault := self._faults.get(number):
-                    yield self.reader.failed(file, fault.outcome, fault.detail)
-                else:
-                    yield PendingItem(number, file)
-
-    def _counted(self, loaded: Iterator[Loaded], numbers: range) -> Iterator[Loaded]:
-        """Pass the files of one shard on; count them and report those that failed."""
-        # `numbers` comes first: where it ends, no file of the next shard is taken.
-        for number, file in zip(numbers, loaded, strict=False):
-            yield file
-            if isinstance(file, LoadedFile):
-                self.summary.read += 1
-                self.summary.images += sum(file.scorable)
-                for row in file.rows:
-                    if failure := _FAILED.get(row.outcome):
-                        self.progress.failed(number, row.path, failure)
-            self.progress.advance(1)
-
-
-class _FaultRecorder(PoolListener[ArchiveFile]):
-    """Logs files that ended their worker process, and reports retries."""
-
-    def __init__(self, faults: FaultLog, progress: Progress) -> None:
-        self._faults, self._progress = faults, progress
-
-    def retried(self, pending: PendingItem[ArchiveFile]) -> None:
-        file = pending.item
-        self._progress.retried(pending.number, path_to_text(file.path, file.member))
-
-    def lost(self, pending: PendingItem[ArchiveFile], fault: WorkerFault) -> None:
-        if fault.lasting:
-            self._faults.add(pending.number, fault)
-
-    def fewer_workers(self) -> None:
-        self._progress.fewer_workers()
+def _withheld(row: Row, scores: ImageScores) -> ScoredRow:
+    kind = scores.ood_kind
+    detail = f"to the gate it looks like {kind}" if kind else "it is of no kind that the gate knows"
+    outcome = Outcome.WITHHELD_BY_GATE.value
+    return row._replace(outcome=outcome, detail=detail), replace(scores, is_withheld=True)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from cxrbatch.errors import TableError, UsageError
 from cxrbatch.files import clear, partial_folder
@@ -19,10 +19,10 @@ from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.inference import choose_device, choose_precision, describe_device
 from cxrbatch.model.predictor import Predictor
 from cxrbatch.process import keep_freed_memory
-from cxrbatch.results.columns import patient_secret, table_schema
+from cxrbatch.results.columns import table_schema
+from cxrbatch.results.patient_keys import patient_secret
 from cxrbatch.results.table import Table, open_table
 from cxrbatch.scoring.archive import Walk, write_manifest
-from cxrbatch.scoring.dataset import ShardWriter
 from cxrbatch.scoring.existing_tables import EarlierRows, is_up_to_date, updatable
 from cxrbatch.scoring.file_reader import FileReader
 from cxrbatch.scoring.plan import (
@@ -34,6 +34,7 @@ from cxrbatch.scoring.plan import (
     shard_path,
 )
 from cxrbatch.scoring.run import Progress, Quantisation, ScoringOptions, Summary
+from cxrbatch.scoring.shard_writer import ShardWriter
 from cxrbatch.scoring.table_writer import Counts, read_shard, shard_holds, write_table
 from cxrbatch.workers.forkserver_client import Forkserver
 
@@ -84,7 +85,8 @@ class Engine:
 
         Raises:
             UsageError: The device, backend or precision is not available, the archive is missing,
-                or int8 is asked for without calibration images, or these without int8.
+                int8 is asked for without calibration images, or these without int8, or `gate` of
+                a checkpoint that has none.
             CheckpointError: The checkpoint cannot be used.
             LabelError: The calibration images cannot be used.
             CxrbatchError: int8 changes the accuracy by too much, or lacks memory or processes.
@@ -97,6 +99,11 @@ class Engine:
         self.device = choose_device(options.device, options.backend)
         if self.device.type == "cpu":
             keep_freed_memory()
+        if options.gate and self._model.features is None:
+            raise UsageError(
+                "--gate needs a checkpoint with feature statistics, which this one lacks; train it "
+                "anew with `cxrbatch train --init` from it, or leave out --gate"
+            )
         self.precision = choose_precision(options.precision, self.device, options.backend)
         secret = secret or patient_secret()
         self.secret = secret or secrets.token_bytes(32)
@@ -108,6 +115,7 @@ class Engine:
             precision=self.precision,
             quantisation=self._calibrate(),
             lasting_patient_keys=secret is not None,
+            has_gate=self._model.features is not None,
         )
         self.fingerprint = make_fingerprint(
             self._model,
@@ -117,7 +125,7 @@ class Engine:
             quantisation=self.summary.quantisation,
             archive_root=self.walk.base,
             patient_secret=self.secret,
-            options={**self._deciding_options(), **self.walk.identity()},
+            options={**options.deciding(self._model.card.recipe), **self.walk.identity()},
         )
 
     def run(
@@ -321,19 +329,6 @@ class Engine:
         from cxrbatch.scoring.int8 import quantise_network
 
         return quantise_network(self._model, labels, self.options)
-
-    def _deciding_options(self) -> Mapping[str, Any]:
-        """The options that rows depend on."""
-        options = self.options
-        return {
-            "batch_size": options.batch_size,
-            "max_pixels": options.max_pixels,
-            "modalities": sorted(options.reading(self._model.card.recipe).modalities),
-            "follow_links": options.follow_links,
-            "seconds_per_file": options.deadline,
-            # Left out where it is not asked for, as in tables that are older than the option.
-            **({"fast_decode": True} if options.fast_decode else {}),
-        }
 
 
 class _LocalExecutor:

@@ -26,7 +26,8 @@ from cxrbatch.reading.radiograph import (
     iterate_radiographs,
 )
 from cxrbatch.reading.readings import failed_reading
-from cxrbatch.results.columns import Row, accession_key, facts_of, patient_key
+from cxrbatch.results.columns import Row, facts_of
+from cxrbatch.results.patient_keys import accession_key, patient_key
 from cxrbatch.scoring.archive import ArchiveFile, modified_ns
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from cxrbatch.files import shown, text_to_path
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import Checkpoint
 from cxrbatch.model.fused import layers_of
-from cxrbatch.model.inference import memory_explained
-from cxrbatch.model.predictor import Predictor, normalised
+from cxrbatch.model.inference import memory_explained, normalised
+from cxrbatch.model.predictor import Predictor
 from cxrbatch.model.preprocessing import image_hash
 from cxrbatch.results.label_files import LabelledFile
 from cxrbatch.results.label_lists import read_labels

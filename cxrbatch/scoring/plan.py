@@ -18,7 +18,8 @@ from cxrbatch.model.fused import STRIDE
 from cxrbatch.model.inference import Backend
 from cxrbatch.model.recording import unrecorded
 from cxrbatch.reading.outcomes import Outcome
-from cxrbatch.results.columns import SCHEMA_VERSION, secret_id
+from cxrbatch.results.columns import SCHEMA_VERSION
+from cxrbatch.results.patient_keys import secret_id
 from cxrbatch.scoring.run import Part, Quantisation
 from cxrbatch.scoring.table_writer import Counts
 from cxrbatch.workers.worker import WorkerFault
@@ -27,7 +28,7 @@ _FAULTS = "culprits"
 _OUTCOMES = {code.value: code for code in Outcome}
 _LONGEST_VALUE = 60
 # Values of provenance that older tables leave out.
-_DEFAULTS = {"fast_decode": False}
+_DEFAULTS = {"fast_decode": False, "gate": False}
 _NAMES = {
     "archive_root": "the archive's folder",
     "archive": "the archive",
@@ -37,6 +38,7 @@ _NAMES = {
     "patient_secret_id": "the patient secret",
     "seconds_per_file": "--deadline",
     "fast_decode": "--fast-decode",
+    "gate": "--gate",
 }
 
 
@@ -267,7 +269,7 @@ def list_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
 
     Args:
         ours: The fingerprint of this run; values that it does not name are not compared, but for
-            `fast_decode`, which is False where it is not named.
+            `fast_decode` and `gate`, which are False where they are not named.
         theirs: The fingerprint of the other run, or the provenance of a table.
 
     Returns:

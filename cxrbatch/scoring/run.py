@@ -136,6 +136,7 @@ class ScoringOptions:
         commit_every: Files per shard; a shard not whole when a run is killed is scored again.
         part: The part of the archive that is scored.
         fast_decode: Decode at a reduced size where the codec offers it.
+        gate: Withhold the scores of images that the checkpoint's input gate flags.
     """
 
     batch_size: int = 32
@@ -151,6 +152,7 @@ class ScoringOptions:
     commit_every: int = 4096
     part: Part = field(default_factory=Part)
     fast_decode: bool = False
+    gate: bool = False
 
     @property
     def limits(self) -> WorkerLimits:
@@ -173,6 +175,22 @@ class ScoringOptions:
             least_size=recipe.least_size if self.fast_decode else None,
         )
 
+    def deciding(self, recipe: "Recipe") -> dict[str, Any]:
+        """Return the options that rows depend on, by their names in a table's provenance.
+
+        Args:
+            recipe: The model's recipe.
+        """
+        return {
+            "batch_size": self.batch_size,
+            "max_pixels": self.max_pixels,
+            "modalities": sorted(self.reading(recipe).modalities),
+            "follow_links": self.follow_links,
+            "seconds_per_file": self.deadline,
+            # Left out where not asked for, as in tables that are older than these options.
+            **{name: True for name in ("fast_decode", "gate") if getattr(self, name)},
+        }
+
     def checked(self) -> "ScoringOptions":
         """Check all options but `calibration`, `modalities` and `part`; return them as new options.
 
@@ -182,7 +200,7 @@ class ScoringOptions:
             UsageError: A value is of another type, a number is out of its range, or a name is
                 unknown; the message names the option or the attribute.
         """
-        for name in ("follow_links", "fast_decode"):
+        for name in ("follow_links", "fast_decode", "gate"):
             check_flag(name, getattr(self, name))
         for name, known in _NAMES.items():
             if getattr(self, name) not in known:
@@ -229,10 +247,11 @@ class Summary:
         device: The device that computed, in words.
         precision: The precision that was used.
         quantisation: The change of accuracy by int8, where that is used.
+        has_gate: Whether the checkpoint has an input gate.
         lasting_patient_keys: Whether the next run will give patients the same keys: False if the
             user's patient secret cannot be used.
         older_schema: Schema version of the table that was updated, if it is an older one: rows that
-            were kept of it have no `accession_key`; else empty.
+            were kept of it lack the columns that it has not; else empty.
     """
 
     output: Path
@@ -245,6 +264,7 @@ class Summary:
     device: str = ""
     precision: str = ""
     quantisation: Quantisation | None = None
+    has_gate: bool = False
     lasting_patient_keys: bool = True
     older_schema: str = ""
 

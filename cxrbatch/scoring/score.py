@@ -116,6 +116,7 @@ def score(
     max_pixels: int = 200_000_000,
     modality: str | Iterable[str] = (),
     fast_decode: bool = False,
+    gate: bool = False,
     deadline: float = 60.0,
     commit_every: int = 4096,
     shard: str = "1/1",
@@ -146,6 +147,8 @@ def score(
         modality: DICOM modalities that are scored too, beside CR, DX and RG: one, or several.
         fast_decode: Decode grey JPEG and JPEG 2000 at a reduced size: faster, and changes scores
             slightly.
+        gate: Give no score to an image that is unlike those the model has seen, but the outcome
+            `withheld_by_gate`; without it such an image is scored, and has a flag.
         deadline: Seconds after which a worker process gives a file up, 0.1 to 86,400.
         commit_every: Files that are put on the disk at a time.
         shard: "2/8" scores the second of eight parts, for `merge_parts` to join.
@@ -187,6 +190,7 @@ def score(
             commit_every=commit_every,
             part=Part.from_text(shard),
             fast_decode=fast_decode,
+            gate=gate,
         )
         return score_archive(
             checked_path("archive", archive),

@@ -33,26 +33,31 @@ class Counts:
         rows: Rows.
         outcomes: Rows per outcome code.
         predictions: Scored rows per predicted class.
+        flags: Rows per flag of their images.
     """
 
     files: int = 0
     rows: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     predictions: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
 
     def add(self, rows: pa.Table) -> None:
         """Add the counts of further rows to these, in place.
 
         Args:
-            rows: Rows of a results table with the columns `frame`, `outcome` and `prediction`; each
-                row with frame 0 counts as a file.
+            rows: Rows of a results table with the columns `frame`, `outcome`, `prediction` and
+                `image_flags`; each row with frame 0 counts as a file.
         """
         self.rows += rows.num_rows
         # A comparison with a Python number would import pandas: see `results.columns`.
         is_further = pc.cast(rows["frame"], pa.bool_())
         self.files += rows.num_rows - pc.sum(is_further, min_count=0).as_py()
-        for column, counter in (("outcome", self.outcomes), ("prediction", self.predictions)):
-            for entry in pc.value_counts(rows[column].drop_null()).to_pylist():
+        columns = {name: rows[name] for name in ("outcome", "prediction", "image_flags")}
+        columns["image_flags"] = pc.list_flatten(columns["image_flags"])
+        counters = (self.outcomes, self.predictions, self.flags)
+        for values, counter in zip(columns.values(), counters, strict=True):
+            for entry in pc.value_counts(values.drop_null()).to_pylist():
                 counter[entry["values"]] += entry["counts"]
 
     def to_provenance(self) -> dict[str, Any]:

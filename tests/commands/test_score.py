@@ -230,7 +230,7 @@ def test_a_table_that_is_only_converted_or_shortened_was_not_complete(
     write_as_older(output)
     capsys.readouterr()
     for change, note in (
-        (lambda: None, "note: the table had schema 2.1, which has no accession_key"),
+        (lambda: None, "note: the table had schema 2.1, which has no ood_kind"),
         ((archive / "note.txt").unlink, ""),
     ):
         change()
@@ -261,7 +261,7 @@ def test_a_merge_of_older_parts_tells_what_the_rows_lack(
     for part in parts:
         write_as_older(part)
     assert main(merging) == 0
-    assert "the parts had schema 2.1, which has no accession_key" in capsys.readouterr().err
+    assert "the parts had schema 2.1, which has no ood_kind" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("paths", [False, True])

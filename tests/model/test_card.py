@@ -35,12 +35,12 @@ def test_card_survives_json() -> None:
 
 def test_json_names_its_version_and_is_sorted(tiny_card: Card) -> None:
     fields = json.loads(tiny_card.to_json())
-    assert fields["format_version"] == 2
+    assert fields["format_version"] == 3
     assert list(fields) == sorted(fields)
 
 
 CHANGES: list[dict[str, Any]] = [
-    {"format_version": 3},
+    {"format_version": 4},
     {"format_version": "1"},
     {"format_version": MISSING},
     {"surprise": 1},
@@ -140,8 +140,36 @@ def test_card_made_in_code_is_checked_too(temperature: float) -> None:
 
 
 def test_cards_of_the_first_format_are_read_still(tiny_card: Card) -> None:
-    old = changed(tiny_card, {"format_version": 1, "operating_points": MISSING})
+    old = changed(tiny_card, {"format_version": 1, "operating_points": MISSING, "gate": MISSING})
     assert Card.from_json(old) == tiny_card
+
+
+def test_cards_of_the_second_format_have_no_gate(tiny_card: Card) -> None:
+    old = changed(tiny_card, {"format_version": 2, "gate": MISSING})
+    assert Card.from_json(old) == tiny_card
+
+
+GATE = {"kinds": ["hand"], "threshold": 99.0, "flagged": {}}
+
+
+def test_a_gate_comes_back(tiny_card: Card) -> None:
+    assert Card.from_json(changed(tiny_card, {"gate": GATE})).gate == GATE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kinds": ["a"] * 65},
+        {"kinds": ["a\nb"]},
+        {"kinds": "hand"},
+        {"threshold": 101.0},
+        {"threshold": "99"},
+        {"flagged": []},
+    ],
+)
+def test_broken_gates_are_refused(tiny_card: Card, change: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match="card is invalid"):
+        Card.from_json(changed(tiny_card, {"gate": {**GATE, **change}}))
 
 
 POINT = {"threshold": 0.5, "sensitivity": 0.9, "specificity": 0.8}

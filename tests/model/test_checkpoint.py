@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from torch import Tensor
 from cxrbatch.errors import CheckpointError
 from cxrbatch.model.card import Card
 from cxrbatch.model.checkpoint import file_sha256, load_checkpoint, read_card
+from cxrbatch.model.input_gate import FeatureStatistics
 from cxrbatch.model.network import RadiographResNet, build_model, model_of, save_checkpoint
 
 Tensors = dict[str, Tensor]
@@ -300,8 +301,9 @@ def test_a_header_of_hundreds_of_megabytes_is_refused_unread(tmp_path: Path) -> 
 def test_feature_statistics_of_any_shape_are_refused(
     tmp_path: Path, tensors: Tensors, tiny_card: Card, shape: tuple[int, ...]
 ) -> None:
-    names = ("mean", "directions", "variances", "rest")
+    names = (field.name for field in fields(FeatureStatistics))
     odd = {f"features.{name}": torch.ones(shape) for name in names}
-    data = save({**tensors, **odd}, metadata={"cxrbatch": tiny_card.to_json()})
+    card = replace(tiny_card, gate={"kinds": ["hand"], "threshold": 99.0, "flagged": {}})
+    data = save({**tensors, **odd}, metadata={"cxrbatch": card.to_json()})
     (tmp_path / "odd").write_bytes(data)
     assert "feature statistics" in refused(lambda: load_checkpoint(tmp_path / "odd"))

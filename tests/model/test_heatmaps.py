@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from cxrbatch.model.batch_scores import quantise
 from cxrbatch.model.card import ARCHITECTURES
 from cxrbatch.model.fused import class_activation_maps
-from cxrbatch.model.inference import quantise
 from cxrbatch.model.network import RadiographResNet
 from cxrbatch.model.prediction import dequantise
 

@@ -9,9 +9,9 @@ import torch
 from scipy.special import softmax
 
 from cxrbatch.errors import CxrbatchError, UsageError
+from cxrbatch.model.batch_scores import BatchScores
 from cxrbatch.model.checkpoint import Checkpoint, load_checkpoint
 from cxrbatch.model.inference import (
-    BatchScores,
     Precision,
     choose_device,
     choose_precision,

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model import inference
+from cxrbatch.model.batch_scores import quantise
 from cxrbatch.model.card import ARCHITECTURES
 from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.fused import Convolution, FusedResNet, fold
-from cxrbatch.model.inference import choose_device, choose_precision, describe_device, quantise
+from cxrbatch.model.inference import choose_device, choose_precision, describe_device
 from cxrbatch.model.network import RadiographResNet
 from cxrbatch.model.predictor import Predictor
 

@@ -186,7 +186,7 @@ def test_arguments_of_load_model_are_checked(arguments: dict[str, Any], words: s
 def test_scores_that_are_not_finite_name_an_argument(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cxrbatch.model.inference.BatchScores.are_finite", False)
+    monkeypatch.setattr("cxrbatch.model.batch_scores.BatchScores.are_finite", False)
     with pytest.raises(NotFiniteError, match="try a wider precision, or another checkpoint"):
         predictor.predict(np.zeros((64, 64)))
 

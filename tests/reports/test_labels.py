@@ -11,8 +11,9 @@ from pages import TableMaker
 
 from cxrbatch import cli
 from cxrbatch.errors import LabelError
-from cxrbatch.results.columns import PROVENANCE_KEY, accession_key, patient_secret, secret_id
+from cxrbatch.results.columns import PROVENANCE_KEY
 from cxrbatch.results.frames import Results
+from cxrbatch.results.patient_keys import accession_key, patient_secret, secret_id
 from cxrbatch.results.truth import find_truth
 
 PAIRS = [(0, 0), (0, 1), (1, 1), (2, 2), (3, 3), (1, 1), (2, 0), (3, 3)]

@@ -40,7 +40,7 @@ DOCUMENTED = [
     *("logit_Normal", "logit_COVID-19", "logit_Viral Pneumonia"),
     *("heatmaps", "heatmap_scale"),
     *("image_hash", "dhash"),
-    *("image_flags", "ood_score"),
+    *("image_flags", "ood_score", "ood_kind"),
     *("sop_instance_uid", "series_instance_uid", "study_instance_uid"),
     *("patient_key", "accession_key"),
     *("modality", "body_part", "view_position", "laterality", "patient_sex", "patient_age_bin"),

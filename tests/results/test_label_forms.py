@@ -12,18 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cxrbatch.results.columns import (
-    PROVENANCE_KEY,
-    SCHEMA_VERSION,
-    accession_key,
-    patient_secret,
-    secret_id,
-    table_schema,
-)
+from cxrbatch.results.columns import PROVENANCE_KEY, SCHEMA_VERSION, table_schema
 from cxrbatch.results.evaluation import evaluate
 from cxrbatch.results.frames import load_labels
 from cxrbatch.results.label_files import LabelOptions
 from cxrbatch.results.label_joining import describe_labels
+from cxrbatch.results.patient_keys import accession_key, patient_secret, secret_id
 
 CLASSES = ("Normal", "COVID-19", "Viral Pneumonia", "Lung Opacity")
 GERMAN = {

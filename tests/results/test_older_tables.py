@@ -16,6 +16,20 @@ from cxrbatch.results.columns import (
 from cxrbatch.results.table import Table, open_table
 
 
+def test_a_table_of_schema_2_2_lacks_only_the_kind(
+    tmp_path: Path, write_as_older: Callable[..., None]
+) -> None:
+    write_as_older(write(tmp_path / "older.parquet"), version="2.2")
+    older, today = (
+        open_table(p) for p in (tmp_path / "older.parquet", write(tmp_path / "t.parquet"))
+    )
+    assert (older.is_older, older.columns) == (True, today.columns)
+    assert "ood_kind" not in pq.read_schema(older.path).names
+    assert older.read(older.columns).to_pylist() == today.read(today.columns).to_pylist()
+    assert older.read(["ood_kind"]).to_pydict() == {"ood_kind": [None, None]}
+    assert older.take([1], ["accession_key"]) == today.take([1], ["accession_key"])
+
+
 @pytest.fixture
 def twins(tmp_path: Path, write_as_older: Callable[..., None]) -> tuple[Table, Table]:
     """A table of today and the same rows as schema 2.1 had them."""
@@ -58,6 +72,6 @@ def test_an_older_table_without_an_old_column_is_refused(twins: tuple[Table, Tab
     pq.write_table(rows.drop_columns("flags"), twins[0].path)
     assert "lacks the column 'flags'" in refused(twins[0].path)
     pq.write_table(rows, twins[1].path)
-    made = json.dumps({**PROVENANCE, "schema_version": "2.2"})
+    made = json.dumps({**PROVENANCE, "schema_version": "2.3"})
     pq.write_table(rows.replace_schema_metadata({PROVENANCE_KEY: made}), twins[1].path)
     assert "dhash, or it has" in refused(twins[1].path).replace("'", "")

@@ -10,7 +10,7 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 from cxrbatch.cli import main
 from cxrbatch.reading.radiograph import read_radiographs
 from cxrbatch.reading.readings import HeaderFacts
-from cxrbatch.results.columns import (
+from cxrbatch.results.patient_keys import (
     accession_key,
     is_placeholder,
     patient_key,

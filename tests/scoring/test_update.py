@@ -241,7 +241,7 @@ def test_an_older_table_is_updated_to_the_bytes_of_today(
     output = tmp_path / "r.parquet"
     score(output)
     write_as_older(output)
-    with pytest.raises(UsageError, match=r"schema version \(2\.1, now 2\.2\).*--update"):
+    with pytest.raises(UsageError, match=r"schema version \(2\.1, now 2\.3\).*--update"):
         score(output)
     summary = score(output, update=True)
     assert (summary.read, summary.older_schema) == (0, "2.1")
@@ -279,5 +279,5 @@ def test_a_run_that_an_older_version_began_is_refused_by_name(
     plan = json.loads(state.read_bytes())
     plan["fingerprint"]["schema_version"] = "2.1"
     state.write_text(json.dumps(plan))
-    with pytest.raises(UsageError, match=r"unfinished run .* schema version \(2\.1, now 2\.2\)"):
+    with pytest.raises(UsageError, match=r"unfinished run .* schema version \(2\.1, now 2\.3\)"):
         score(output)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cxrbatch.model.predictor import Predictor, load_model
     from cxrbatch.reading.radiograph import read_radiographs
     from cxrbatch.reading.readings import Reading
+    from cxrbatch.reports.audit_page import audit
     from cxrbatch.results.evaluation import evaluate
     from cxrbatch.results.frames import heatmaps, load_labels, load_results
     from cxrbatch.sample.archive_writer import write_sample
@@ -34,6 +35,7 @@ __all__ = [
     "Predictor",
     "Reading",
     "__version__",
+    "audit",
     "evaluate",
     "heatmaps",
     "load_labels",
@@ -50,6 +52,7 @@ _MODULES = {
     "Prediction": "model.prediction",
     "Predictor": "model.predictor",
     "Reading": "reading.readings",
+    "audit": "reports.audit_page",
     "evaluate": "results.evaluation",
     "heatmaps": "results.frames",
     "load_labels": "results.frames",

@@ -21,10 +21,10 @@ PARTS = [name for name in ("training", "reports", "webapp") if (TOP / name).is_d
 MOST_WEIGHTS = 25 * 1024 * 1024
 
 GROUND = {"", "errors", "files", "process"}
-LIBRARY = {"reading", "model", "results", "workers", "scoring", "sample"}
+LIBRARY = {"reading", "model", "results", "workers", "scoring", "sample", "auditing"}
 EDGE = {"options"}
 LAW = {
-    "": {"errors", *LIBRARY, "training"},  # by name, when first used
+    "": {"errors", *LIBRARY, "training", "reports"},  # by name, when first used
     "errors": set(),
     "files": {"errors"},
     "process": {"errors"},
@@ -35,6 +35,7 @@ LAW = {
     "workers": GROUND | {"reading"},
     "scoring": GROUND | {"reading", "model", "results", "workers"},
     "sample": GROUND | {"reading", "model", "results"},
+    "auditing": GROUND | {"reading", "model", "results", "workers", "scoring"},
     "speed": GROUND | LIBRARY,
     "commands": GROUND | LIBRARY | EDGE | {"speed"},
     "cli": GROUND,  # it reaches the commands and the three by strings alone

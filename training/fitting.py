@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cxrbatch.auditing.bundled_lungs import bundled_finder
 from cxrbatch.errors import CxrbatchError, UsageError
 from cxrbatch.model.card import MAX_TEXT, Card, Normalisation, describe_features
 from cxrbatch.model.checkpoint import Checkpoint
@@ -201,7 +202,11 @@ def finish(
 
     control = "test" if len(test) else "val"
     controls = evaluate_controls(
-        data.subsets[control], score, classes=classes, sources=data.sources(control)
+        data.subsets[control],
+        score,
+        classes=classes,
+        sources=data.sources(control),
+        finder=bundled_finder().finder,
     )
     if twins is not None:
         controls["twins"] = evaluate_twins(twins, score, classes=classes, temperature=temperature)

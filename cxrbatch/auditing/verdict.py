@@ -35,7 +35,8 @@ SHARE_OF_LOSS = 0.25
 """Share of the lead that hiding the corners costs where they count beside a whole border."""
 
 CORNER_NAME, BORDER_NAME = "corner or marker", "border"
-OUTSIDE_NAME, SILHOUETTE_NAME = "area outside the lungs", "lung silhouette"
+OUTSIDE_NAME, AROUND_NAME = "area outside the lungs", "surroundings of the lungs"
+SILHOUETTE_NAME = "lung silhouette"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,13 @@ def _outside(evidence: Evidence) -> Iterator[Accusation]:
     elif all(_passes(evidence, fill.name) for fill in FILLS):
         areas = {f: evidence.treatments[f.name].figures.macro_auc.value or 0.0 for f in FILLS}
         least = min(FILLS, key=areas.__getitem__)
-        yield Accusation(OUTSIDE_NAME, f"under every fill; {_kept(evidence, least.name)}")
+        box = evidence.treatments[BOX.name].figures.macro_auc
+        yield Accusation(
+            AROUND_NAME,
+            f"under every fill much is left, at least {_kept(evidence, least.name)}; under a box "
+            f"over both lungs {_text(box)}: it lies in heart, rim or outline of the lungs, or in "
+            "shadows that the masks leave out",
+        )
 
 
 def _is_told(each: Attribute) -> bool:
@@ -235,11 +242,11 @@ def _sentences(evidence: Evidence) -> Iterator[str]:
     masks, doubted = evidence.masks
     if masks:
         yield f"Without the lungs it keeps {_listing(evidence, _FILL_WORDS)}."
-        yield f"{_listing(evidence, _LUNG_WORDS)}.".capitalize()
+        yield _sentence(_listing(evidence, _LUNG_WORDS))
     if doubted:
         yield f"{doubted:,} of {masks:,} masks are doubtful; these films are left out there."
     if found := _listing(evidence, _RIM_WORDS):
-        yield f"{found}.".capitalize()
+        yield _sentence(found)
     told = [
         f"{name} give {_text(each.figures.macro_auc)}"
         for name, each in evidence.baselines.items()
@@ -285,6 +292,10 @@ def _listing(evidence: Evidence, words: Mapping[str, str]) -> str:
         if (result := evidence.treatments.get(name)) and result.figures.macro_auc.value is not None
     ]
     return ", ".join(known) or "nothing that is defined"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _conclusion(evidence: Evidence, accused: Sequence[Accusation]) -> str:

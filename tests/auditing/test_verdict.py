@@ -68,7 +68,7 @@ def test_a_model_at_chance_everywhere_else_is_not_accused() -> None:
         ({"lungs black": 0.8, "lungs mean": 0.8, "lungs noise": 0.8}, []),
         (
             dict.fromkeys(("lungs black", "lungs mean", "lungs noise", "lungs blurred"), 0.8),
-            ["area outside the lungs"],
+            ["surroundings of the lungs"],
         ),
         ({"silhouette only": 0.8}, ["lung silhouette"]),
         ({"lungs only": 0.9, "mirrored": 0.9, "blurred to 16 px": 0.9}, []),

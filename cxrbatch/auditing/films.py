@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from PIL import Image
 from cxrbatch.auditing.parts import cells_of, packed, read_part, write_part
 from cxrbatch.files import text_to_path
 from cxrbatch.model.preprocessing import ModelInput
-from cxrbatch.reading.display import Display
+from cxrbatch.reading.display import Display, GreyImage
 from cxrbatch.reading.outcomes import Outcome
 from cxrbatch.scoring.file_reader import Origin, revisit
 from cxrbatch.workers.pool import ReadingPool
@@ -32,7 +33,7 @@ CHUNK_FILMS = 1024
 NUMBERS = ("sharpness", "image_rows", "image_columns", "jpeg_quantisation")
 """Measures of a film's file, see `FilmFacts`."""
 
-_RIM = 0.1
+_RIM, _BLOCK = 0.1, 256
 
 
 class WantedFilm(NamedTuple):
@@ -89,12 +90,11 @@ class FilmReader:
         if isinstance(reading, str):
             return FilmFacts(None, reading)
         assert reading.image is not None
-        display = reading.image.whole()
         return FilmFacts(
             self.origin.recipe.prepare(reading.image),
-            sharpness=sharpness_of(display),
-            image_rows=display.shape[0],
-            image_columns=display.shape[1],
+            sharpness=sharpness_of(reading.image),
+            image_rows=reading.image.shape[0],
+            image_columns=reading.image.shape[1],
             jpeg_quantisation=_jpeg_quantisation(self.origin.root, wanted.path),
         )
 
@@ -103,20 +103,27 @@ class FilmReader:
         return FilmFacts(None, outcome.meaning)
 
 
-def sharpness_of(display: Display) -> float:
+def sharpness_of(image: GreyImage) -> float:
     """Measure how sharp the rim of a film is, a tenth of its edge on each side.
 
     The rim has no lung: how a file was made shows there, and no disease.
 
     Args:
-        display: Shape (rows, columns), float32.
+        image: The display image; only its rim is held in memory.
 
     Returns:
         The mean squared difference of neighbours over twice the variance, mean of the four sides:
         near 0 for a blurred film, 1 for noise; NaN where a side has one grey level.
     """
-    high, wide = (max(2, round(edge * _RIM)) for edge in display.shape)
-    sides = display[:high], display[-high:], display[:, :wide], display[:, -wide:]
+    rows, columns = image.shape
+    high, wide = (max(2, round(edge * _RIM)) for edge in (rows, columns))
+    sides = [image.rows(0, high), image.rows(max(rows - high, 0), rows)]
+    for part in (slice(None, wide), slice(-wide, None)):
+        strips = [
+            image.rows(top, min(top + _BLOCK, rows))[:, part].copy()
+            for top in range(0, rows, _BLOCK)
+        ]
+        sides.append(np.concatenate(strips))
     return float(np.mean([_roughness(side) for side in sides]))
 
 
@@ -131,11 +138,12 @@ def _roughness(display: Display) -> float:
 
 
 def _jpeg_quantisation(root: bytes, path: str) -> float:
-    with suppress(OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError):
+    # The file is hostile, and was read already: whatever is wrong here is no reason to lose it.
+    with suppress(Exception), catch_warnings():
+        simplefilter("ignore")
         location = os.path.join(root, text_to_path(path))
         with Image.open(os.fsdecode(location), formats=["JPEG"]) as image:
-            tables = getattr(image, "quantization", {})
-            return float(np.mean(tables[0])) if 0 in tables else math.nan
+            return float(np.mean(vars(image)["quantization"][0]))
     return math.nan
 
 

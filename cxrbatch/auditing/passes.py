@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cxrbatch.auditing.films import CHUNK_FILMS, FilmSet, chunks
-from cxrbatch.auditing.parts import cells_of, packed, read_part, write_part
+from cxrbatch.auditing.parts import Scalar, cells_of, packed, read_part, write_part
 from cxrbatch.auditing.treatments import Films, LungFields, Treatment
 from cxrbatch.model.card import FeatureStatistics
 from cxrbatch.model.predictor import Predictor
@@ -239,11 +239,12 @@ def treat(
     return treatment.apply(taken(films.inputs, rows), lungs)
 
 
-def taken(
-    parts: Sequence[npt.NDArray[np.uint8]], rows: npt.NDArray[np.int64]
-) -> npt.NDArray[np.uint8]:
+def taken(parts: Sequence[npt.NDArray[Scalar]], rows: npt.NDArray[np.int64]) -> npt.NDArray[Scalar]:
     """Copy some rows of arrays that follow each other in chunks of `CHUNK_FILMS` rows."""
-    return np.stack([parts[row // CHUNK_FILMS][row % CHUNK_FILMS] for row in rows.tolist()])
+    copied = np.empty((len(rows), *parts[0].shape[1:]), parts[0].dtype)
+    for place, row in enumerate(rows.tolist()):
+        copied[place] = parts[row // CHUNK_FILMS][row % CHUNK_FILMS]
+    return copied
 
 
 def batches_of(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:

@@ -7,7 +7,7 @@ train. ADULTS.csv has path, mask, patient and licence of adults' films; trained 
 licence `permissive`. Paths are relative to the CSV's folder. With --hold-out a fifth of those adult
 patients is left out and measured with val, to choose settings by; without it all are trained on.
 
-A quarter of each batch is adults. Films are turned, scaled (each axis by itself, as films that were
+Six of each 32 films are adults. Films are turned, scaled (each axis by itself, as films that were
 squeezed or padded differ), shifted and mirrored; their grey levels are bent, tilted, clouded, made
 noisy, blurred and passed through JPEG. The loss is the binary cross entropy plus 1 - Dice; the
 weights are a moving average. Everything random follows --seed.
@@ -57,10 +57,10 @@ Chance = np.random.Generator
 SIZE = 128
 SOURCE_SIZE = 192
 """Edge of the stored films, from which inputs of `SIZE` are drawn."""
-BATCH, ADULTS = 32, 8
+BATCH, ADULTS = 32, 6
 """Films of a batch, and how many of them are adults."""
 LEARNING_RATE, WEIGHT_DECAY, WARMUP = 4e-3, 1e-3, 60
-AVERAGING = 0.99
+AVERAGING = 0.995
 """Share of the moving average that each step keeps, once there were enough steps."""
 ADULTS_HELD_OUT = 5
 """With --hold-out, patients whose number has the rest 0 by this are left out."""
@@ -325,7 +325,7 @@ def main() -> None:
     parser.add_argument("lungs", type=Path)
     parser.add_argument("adults", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hold-out", action="store_true")
     given = parser.parse_args()

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cxrbatch.errors import CxrbatchError
+    from cxrbatch.lungs.finder import LungFinder, Lungs, find_lungs
     from cxrbatch.model.prediction import Prediction
     from cxrbatch.model.predictor import Predictor, load_model
     from cxrbatch.reading.radiograph import read_radiographs
     from cxrbatch.reading.readings import Reading
+    from cxrbatch.reports.audit_page import audit
     from cxrbatch.results.evaluation import evaluate
     from cxrbatch.results.frames import heatmaps, load_labels, load_results
     from cxrbatch.sample.archive_writer import write_sample
@@ -30,11 +32,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CxrbatchError",
+    "LungFinder",
+    "Lungs",
     "Prediction",
     "Predictor",
     "Reading",
     "__version__",
+    "audit",
     "evaluate",
+    "find_lungs",
     "heatmaps",
     "load_labels",
     "load_model",
@@ -47,10 +53,14 @@ __all__ = [
 
 _MODULES = {
     "CxrbatchError": "errors",
+    "LungFinder": "lungs.finder",
+    "Lungs": "lungs.finder",
     "Prediction": "model.prediction",
     "Predictor": "model.predictor",
     "Reading": "reading.readings",
+    "audit": "reports.audit_page",
     "evaluate": "results.evaluation",
+    "find_lungs": "lungs.finder",
     "heatmaps": "results.frames",
     "load_labels": "results.frames",
     "load_model": "model.predictor",

@@ -67,6 +67,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "cxrbatch.reports.command:compare",
         "Compare two models, or two recipes, on the same images: SECOND is held to FIRST.",
     ),
+    "audit": (
+        "cxrbatch.reports.audit_command:command",
+        "Audit a model for shortcuts: score films without lungs, their borders alone, and so on.",
+    ),
     "serve": (
         "cxrbatch.webapp.command:command",
         "Browse results tables, images and reports, and score single files, in a browser.",

@@ -1,4 +1,4 @@
-"""Pages that can be filed and shared: the report of a results table, the comparison of two.
+"""Pages that can be filed and shared: of a results table, of two, of the audit of a model.
 
 A results table and labels flow in; one HTML page without scripts, and JSON, flow out.
 
@@ -6,6 +6,9 @@ A results table and labels flow in; one HTML page without scripts, and JSON, flo
     report     `write_report`: everything that a report says
     model_checks  what the model was checked for, from its card
     comparison `write_comparison`: everything that a comparison says
+    audit_command   the command `audit`
+    audit_page `write_audit`: the page of a shortcut audit, and the call from Python
+    audit_progress  the bars of the command `audit`
     matching   copies within a table, and the images that two tables share
     choosing   which images to show
     gallery    these images, read from the archive in child processes

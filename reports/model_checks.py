@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cxrbatch.auditing.treatments import BORDER, FILLS, LUNGS_ONLY
 from cxrbatch.results.figures import Figure
 
 _MOST = 20
-_NAMES = ("as they are", "lungs blacked out", "border only")
+_SHORT_FORM = tuple(treatment.name for treatment in (*FILLS, LUNGS_ONLY, BORDER))
+# Older cards have an ellipse in the place of the lungs.
+_NAMES = ("as they are", "lungs blacked out", *_SHORT_FORM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class ModelChecks:
     Attributes:
         subset: "val" or "test", which images of the training the controls are on; None where the
             card does not say.
-        controls: The model without lungs, on borders alone, and on each source alone.
+        controls: The model without lungs, on lungs and borders alone, and on each source alone.
         twins: None where the card has none.
     """
 

@@ -35,6 +35,7 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     Args:
         template: File name of the template.
         values: Variables of the template; their texts are escaped, and cut after 300 characters.
+            `made` says when the page was made, now by default; empty leaves that out.
 
     Returns:
         The HTML text, with invisible characters replaced (see `visible`).
@@ -46,9 +47,9 @@ def render(template: str, values: Mapping[str, Any]) -> str:
         "form-action 'none'"
     )
     template_of = _environment().get_template(template)
-    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    made = values.get("made", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
     page = template_of.render(
-        values, style=Markup(style), policy=policy, made=made, version=__version__
+        {**values, "made": made}, style=Markup(style), policy=policy, version=__version__
     )
     return visible(page)
 

@@ -191,15 +191,15 @@ class Console:
         """Write the epoch that was kept, the figures and the paths of the files to stdout.
 
         Nothing is written if the console is disabled. The figures are those of validation, of test,
-        and of the controls: images without lungs, borders alone, each source alone. A warning goes
-        to stderr if the border alone gives a high macro AUC.
+        and of the controls: images without lungs, lungs and borders alone, each source alone. A
+        warning goes to stderr if the border alone gives a high macro AUC.
 
         Args:
             summary: The part `training` of the checkpoint's card.
             checkpoint: Path of the checkpoint.
             table: Path of the results table.
         """
-        from cxrbatch.training.controls import border_warning
+        from cxrbatch.training.controls import SHORT_FORM, border_warning
 
         if not self._enabled:
             return
@@ -208,8 +208,10 @@ class Console:
             if figures := summary[name]:
                 _print_figures(name, figures)
         controls = summary["controls"]
-        for name in ("lungs blacked out", "border only"):
-            click.echo(f"control, {name}: {_plain(controls[name])}")
+        for name in (treatment.name for treatment in SHORT_FORM):
+            if figures := controls.get(name):
+                text = figures.get("undefined") or _plain(figures)
+                click.echo(f"control, {name}: {text}")
         for source, figures in controls["within sources"].items():
             classes = ", ".join(figures["classes"])
             text = figures.get("undefined") or _plain(figures)

@@ -1,69 +1,26 @@
-"""Controls: the same network on images where it should know less, as without lungs."""
+"""Controls: the same network on images where it should know less: the audit's short form."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from cxrbatch.auditing.areas import log_odds
+from cxrbatch.auditing.passes import FindsLungs
+from cxrbatch.auditing.treatments import BORDER, FILLS, LUNGS_ONLY, Films, LungFields
 from cxrbatch.results.statistics import intervals as metrics
 from cxrbatch.training.dataset import ImageSubset
-from cxrbatch.training.model_evaluation import CardFigures, Logits, logits_to_probabilities
+from cxrbatch.training.model_evaluation import CardFigures, Logits
 
 _Truth = npt.NDArray[np.int64]
+_NO_MASK = "no mask of the lungs is free of doubt"
 
-_Images = npt.NDArray[np.uint8]
+# More say little more, and each needs a mask and six passes.
+_MOST_IMAGES = 2000
+_MASKED_AT_ONCE = 64
 
-
-# On a frontal radiograph the lungs and the mediastinum fill an ellipse a little above the centre:
-# its half axes, its centre and the margins, (rows, columns), as shares of the image's edge.
-_HALF_AXES = (0.44, 0.42)
-
-
-_CENTRE = (0.48, 0.5)
-
-
-_MARGIN = 0.1
-
-
-def without_lungs(inputs: _Images) -> _Images:
-    """Set to 0 the central ellipse that lungs and mediastinum fill on a frontal radiograph.
-
-    Its place and size are fixed shares of the image; the content of the image does not count.
-
-    Args:
-        inputs: Shape (n, size, size), uint8.
-
-    Returns:
-        A copy of the same shape.
-    """
-    size = inputs.shape[1]
-    rows, columns = (np.indices((size, size)) + 0.5) / size
-    inside = ((rows - _CENTRE[0]) / _HALF_AXES[0]) ** 2 + (
-        (columns - _CENTRE[1]) / _HALF_AXES[1]
-    ) ** 2 <= 1.0
-    return np.where(inside, np.uint8(0), inputs)
-
-
-def border_only(inputs: _Images) -> _Images:
-    """Set all pixels to 0 but those of the margins, about a tenth of the edge on each side.
-
-    Args:
-        inputs: Shape (n, size, size), uint8.
-
-    Returns:
-        A copy of the same shape.
-    """
-    margin = max(1, round(inputs.shape[1] * _MARGIN))
-    kept = inputs.copy()
-    kept[:, margin:-margin, margin:-margin] = 0
-    return kept
-
-
-_CONTROLS = {"lungs blacked out": without_lungs, "border only": border_only}
-
-
-_BORDER = "border only"
-
+SHORT_FORM = (*FILLS, LUNGS_ONLY, BORDER)
+"""Treatments of the audit that each training ends with, in the order in which they are shown."""
 
 # Of a model's macro AUC above 0.5, the share that it may reach from the border alone.
 _SHARE_OF_LEAD = 0.5
@@ -75,31 +32,44 @@ def evaluate_controls(
     *,
     classes: Sequence[str],
     sources: Sequence[str | None],
+    finder: FindsLungs | None,
 ) -> CardFigures:
     """Test whether a network recognises something other than disease, such as an image's origin.
 
-    It is evaluated on images without lungs, on their borders alone, and on the images of each
-    source alone, among the classes that the source has.
+    This is the short form of the audit: the network is evaluated on images whose lungs are filled
+    in four ways, on the lungs alone and on borders alone, of 2,000 images at most; and on the
+    images of each source alone, among the classes that the source has.
 
     Args:
         subset: The images, usually those of test.
-        score: Called with `subset` and with blacked-out copies of it; returns logits, from which
-            the figures are computed.
+        score: Called with `subset` and with changed copies of it; returns logits, from which the
+            figures are computed.
         classes: Class names in the order of the logits.
         sources: The collection that each image is from, in the order of the subset; images with
             None count for no source.
+        finder: Finds the lungs; None to leave the controls out that need them.
 
     Returns:
-        Under each of "lungs blacked out", "border only" and "as they are" a dict of "n",
-        "balanced_accuracy", "macro_auc" and "recall" (by class); undefined figures are None. Under
-        "within sources" such a dict for each source, with its "classes"; for a source of one class
-        only "n", "classes" and "undefined", the reason.
+        Under the name of each treatment of `SHORT_FORM` and "as they are" a dict of "n",
+        "balanced_accuracy", "macro_auc" and "recall" (by class); undefined figures are None. Of
+        images with a doubtful mask nothing is known without lungs: where no image is left, the dict
+        has "n" and "undefined", the reason. Under "within sources" such a dict for each source,
+        with its "classes"; for a source of one class only "n", "classes" and "undefined".
     """
-    positions = np.arange(len(subset))
+    some = subset.at(np.arange(0, len(subset), max(1, -(-len(subset) // _MOST_IMAGES))))
+    images = some.images(np.arange(len(some)))
+    lungs, sure = _lungs_of(images, finder)
     found: CardFigures = {}
-    for name, changed in _CONTROLS.items():
-        blinded = ImageSubset(changed(subset.images(positions)), subset.truth)
-        found[name] = _plain(subset.truth, score(blinded), classes=classes)
+    for treatment in SHORT_FORM:
+        rows = sure if treatment.needs_lungs else np.arange(len(some))
+        if treatment.needs_lungs and finder is None:
+            continue
+        if not len(rows):
+            found[treatment.name] = {"n": 0, "undefined": _NO_MASK}
+            continue
+        changed = treatment.apply(images[rows], lungs[rows])
+        treated = ImageSubset(changed, some.truth[rows])
+        found[treatment.name] = _plain(treated.truth, score(treated), classes=classes)
     logits = score(subset)
     found["as they are"] = _plain(subset.truth, logits, classes=classes)
     found["within sources"] = {
@@ -107,6 +77,18 @@ def evaluate_controls(
         for source in sorted({s for s in sources if s is not None})
     }
     return found
+
+
+def _lungs_of(images: Films, finder: FindsLungs | None) -> tuple[LungFields, npt.NDArray[np.int64]]:
+    """Find the lungs of images; also return the positions of those whose mask is not doubted."""
+    lungs = np.zeros(images.shape, np.bool_)
+    doubted = np.ones(len(images), np.bool_)
+    for start in range(0, len(images) if finder else 0, _MASKED_AT_ONCE):
+        part = slice(start, start + _MASKED_AT_ONCE)
+        assert finder is not None
+        lungs[part], doubts = finder.masks(images[part])
+        doubted[part] = [bool(own) for own in doubts]
+    return lungs, np.flatnonzero(~doubted)
 
 
 def border_warning(controls: CardFigures) -> str | None:
@@ -119,7 +101,7 @@ def border_warning(controls: CardFigures) -> str | None:
         One line; None if a macro AUC is undefined, or that on the borders is below 0.6 or exceeds
         0.5 by less than half as much as that on the whole images.
     """
-    areas = [controls[name]["macro_auc"] for name in (_BORDER, "as they are")]
+    areas = [controls[name]["macro_auc"] for name in (BORDER.name, "as they are")]
     if None in areas or areas[0] - 0.5 < _SHARE_OF_LEAD * (areas[1] - 0.5) or areas[0] < 0.6:
         return None
     return (
@@ -135,12 +117,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _plain(truth: _Truth, logits: Logits, *, classes: Sequence[str]) -> CardFigures:
-    probabilities = logits_to_probabilities(logits)
-    recalls = metrics.recalls(truth, probabilities.argmax(axis=1), classes=len(classes))
+    recalls = metrics.recalls(truth, logits.argmax(axis=1), classes=len(classes))
     return {
         "n": len(truth),
         "balanced_accuracy": _mean(recalls),
-        "macro_auc": _mean(metrics.one_vs_rest_auc(truth, probabilities)),
+        "macro_auc": _mean(metrics.one_vs_rest_auc(truth, log_odds(logits))),
         "recall": dict(zip(classes, recalls, strict=True)),
     }
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cxrbatch.auditing.bundled_lungs import bundled_finder
 from cxrbatch.errors import UsageError
 from cxrbatch.model.card import MAX_TEXT, Card, Normalisation
 from cxrbatch.model.checkpoint import Checkpoint
@@ -200,8 +201,9 @@ def finish(
         )
 
     control = "test" if len(test) else "val"
+    finder, sources = bundled_finder().finder, data.sources(control)
     controls = evaluate_controls(
-        data.subsets[control], score, classes=classes, sources=data.sources(control)
+        data.subsets[control], score, classes=classes, sources=sources, finder=finder
     )
     if further.twins is not None:
         controls["twins"] = evaluate_twins(

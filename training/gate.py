@@ -1,11 +1,13 @@
 """Fits the input gate of a checkpoint: what its features are for films, and for foreign images."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
@@ -149,8 +151,10 @@ def _fit_head(by_kind: Sequence[_Array]) -> tuple[_Array, _Array]:
     kind = np.repeat(np.arange(len(by_kind)), [len(images) for images in by_kind])
     scaler = StandardScaler().fit(features)
     head = LogisticRegression(C=_INVERSE_PENALTY, max_iter=_STEPS_OF_FIT, class_weight="balanced")
-    # One thread: the products are small, and the same on any number of cores.
-    with threadpool_limits(1):
+    # One thread: the products are small, and the same on any number of cores. Where classes can be
+    # told apart completely weights only grow from some step on: the limit of steps does no harm.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
         head.fit(scaler.transform(features), kind)
     weight = head.coef_ / scaler.scale_
     bias = head.intercept_ - weight @ scaler.mean_

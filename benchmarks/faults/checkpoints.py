@@ -32,9 +32,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from cxrbatch.errors import CxrbatchError
-from cxrbatch.model.card import Card, Normalisation, describe_features
+from cxrbatch.model.card import Card, Normalisation
 from cxrbatch.model.checkpoint import load_checkpoint
 from cxrbatch.model.inference import Precision
+from cxrbatch.model.input_gate import STEPS, FeatureStatistics, describe_features
 from cxrbatch.model.network import RadiographResNet, build_model, packed_checkpoint
 from cxrbatch.model.predictor import Predictor
 from cxrbatch.model.preprocessing import Recipe
@@ -214,6 +215,7 @@ def write_whole(path: Path, *, seed: int) -> None:
         Recipe(size=64),
         Normalisation(0.5, 0.25),
         temperature=1.3,
+        gate={"kinds": ["hand"], "threshold": 99.0, "flagged": {}},
     )
     torch.manual_seed(seed)
     model = build_model(card)
@@ -226,9 +228,14 @@ def write_whole(path: Path, *, seed: int) -> None:
             model(torch.randn(16, 1, 64, 64))
         model.fc.weight.mul_(5.0)
         features = model.eval().features(torch.randn(40, 1, 64, 64)).mean((2, 3)).numpy()
-    path.write_bytes(
-        packed_checkpoint(model=model, card=card, features=describe_features(features))
+    statistics = FeatureStatistics(
+        *describe_features(features, np.arange(40) % 3, classes=3),
+        np.zeros((2, features.shape[1]), np.float32),
+        np.zeros(2, np.float32),
+        np.ones(2, np.float32),
+        np.arange(STEPS, dtype=np.float32),
     )
+    path.write_bytes(packed_checkpoint(model=model, card=card, features=statistics))
 
 
 def images(size: int, chance: np.random.Generator) -> np.ndarray:

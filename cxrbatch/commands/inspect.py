@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import cxrbatch.options as shared
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from cxrbatch.lungs.finder import Lungs
     from cxrbatch.model.prediction import Prediction
     from cxrbatch.reading.radiograph import Reading, ReadingOptions
 
@@ -35,6 +36,12 @@ _MOST_FRAMES_SHOWN = 20
     metavar="OUT.png",
     help="Write the display image under the predicted class's heat map; needs --checkpoint.",
 )
+@click.option(
+    "--lungs",
+    type=shared.FILE,
+    metavar="OUT.png",
+    help="Find the lungs, and write the display image with them tinted.",
+)
 @shared.overwrite_option
 @click.option(
     "--checkpoint",
@@ -47,6 +54,7 @@ def command(
     file: str,
     display: Path | None,
     overlay: Path | None,
+    lungs: Path | None,
     overwrite: bool,
     checkpoint: str | None,
     max_pixels: int,
@@ -55,8 +63,8 @@ def command(
     """Show what is made of one file, from header to display image.
 
     It is read by the same code as in `cxrbatch score`; other modalities are shown too. Of a file
-    with several frames, --display and --overlay write the first. A member of a zip or tar is named
-    as in the table's column path.
+    with several frames, --display, --overlay and --lungs write the first. A member of a zip or tar
+    is named as in the table's column path.
 
     \b
     Example:
@@ -66,15 +74,17 @@ def command(
     from cxrbatch.errors import UsageError
     from cxrbatch.files import check_output
     from cxrbatch.model.prediction import Prediction
-    from cxrbatch.reading.outcomes import OutcomeKind
+    from cxrbatch.reading.outcomes import Outcome, OutcomeKind
     from cxrbatch.reading.radiograph import ReadingOptions
 
     if overlay and not checkpoint:
         raise UsageError("--overlay needs --checkpoint (--checkpoint default for the bundled one)")
     path, member = _place(file)
-    for output in (display, overlay):
-        if output:
-            check_output(output, overwrite=overwrite, source=Path(os.fsdecode(path)))
+    outputs = [output for output in (display, overlay, lungs) if output]
+    if len({output.absolute() for output in outputs}) < len(outputs):
+        raise UsageError("two pictures have one name; give each its own")
+    for output in outputs:
+        check_output(output, overwrite=overwrite, source=Path(os.fsdecode(path)))
     options = ReadingOptions(render_all=True, max_pixels=max_pixels)
     predict: Callable[[Reading], Prediction] = Prediction
     if checkpoint:
@@ -82,12 +92,20 @@ def command(
 
         model = load_model(None if checkpoint == "default" else checkpoint)
         predict, options = model.predict, replace(options, no_voi=model.card.recipe.no_voi)
+    find: Callable[[Reading], Lungs] | None = None
+    if lungs:
+        from cxrbatch.lungs.finder import LungFinder
+
+        find = LungFinder().find
     frames, any_failed = [], False
     for number, reading in enumerate(_readings(path, member, options)):
         prediction = predict(reading)
+        found = find(reading) if find and reading.outcome is Outcome.SCORED else None
         if number == 0:
             _write_images(prediction, display=display, overlay=overlay)
-        frames.append(_facts(prediction))
+            if lungs:
+                _save(found.overlay() if found else None, lungs)
+        frames.append({**_facts(prediction), **_lung_facts(found)})
         any_failed |= prediction.outcome.kind is OutcomeKind.FAILED
     if as_json:
         click.echo(json.dumps(frames, indent=2))
@@ -165,6 +183,14 @@ def _facts(prediction: "Prediction") -> dict[str, Any]:
     return facts
 
 
+def _lung_facts(found: "Lungs | None") -> dict[str, Any]:
+    """List the measures of the lungs, and the doubts about them, as facts of a frame."""
+    if found is None:
+        return {}
+    measures = {f"lungs_{name}": round(value, 4) for name, value in asdict(found.measures).items()}
+    return {**measures, "lungs_plausible": found.plausible, "lungs_doubts": [*found.doubts]}
+
+
 def _print_frames(frames: list[dict[str, Any]]) -> None:
     for facts in frames[:_MOST_FRAMES_SHOWN]:
         for name, value in facts.items():
@@ -177,6 +203,8 @@ def _print_frames(frames: list[dict[str, Any]]) -> None:
             click.echo(f"{name:<22} {shown}")
         if "prediction" in facts:
             click.echo("research use only: a prediction is not a diagnosis")
+        elif "lungs_area" in facts:
+            click.echo("research use only: the lungs were found by a network")
     if len(frames) > _MOST_FRAMES_SHOWN:
         click.echo(f"… and {len(frames) - _MOST_FRAMES_SHOWN} more frames (--json shows all)")
 

@@ -10,7 +10,10 @@ import pytest
 from PIL import Image
 
 from cxrbatch.cli import main
+from cxrbatch.lungs.finder import find_lungs
 from cxrbatch.results.table import open_table
+from cxrbatch.sample.phantom import PhantomRequest, draw_frontal
+from cxrbatch.sample.projection import Detector
 
 
 @pytest.fixture
@@ -66,6 +69,39 @@ def test_overlay_is_coloured(
         assert (red - blue).max() > 50
 
 
+def test_lungs_are_drawn_and_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    request = PhantomRequest("Normal", 0, "M", Detector(160, 150))
+    film, picture = tmp_path / "film.png", tmp_path / "lungs.png"
+    grey = np.rint(draw_frontal(request) * 255).astype(np.uint8)
+    Image.fromarray(grey).save(film)
+    (facts,) = inspected([str(film), "--lungs", str(picture)], capsys)
+    lungs = find_lungs(film)
+    assert facts["lungs_area"] == pytest.approx(lungs.area, abs=1e-4)
+    assert facts["lungs_plausible"] is lungs.plausible
+    assert facts["lungs_doubts"] == [*lungs.doubts]
+    with Image.open(picture) as image:
+        assert np.array_equal(np.asarray(image), np.asarray(lungs.overlay()))
+    before = picture.read_bytes()
+    assert main(["inspect", str(film), "--lungs", str(picture)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert picture.read_bytes() == before
+    assert main(["inspect", str(film), "--lungs", str(picture), "--overwrite"]) == 0
+    printed = capsys.readouterr().out
+    assert "lungs_area" in printed
+    assert "research use only" in printed
+
+
+def test_lungs_of_no_image_are_no_failure_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "note").write_text("a note")
+    assert main(["inspect", str(tmp_path / "note"), "--lungs", str(tmp_path / "l.png")]) == 0
+    printed = capsys.readouterr()
+    assert "no image to write" in printed.err
+    assert "lungs_" not in printed.out
+    assert not (tmp_path / "l.png").exists()
+
+
 def test_a_foreign_file_is_an_answer_and_a_broken_one_exit_code_3(
     film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +130,7 @@ def test_a_member_of_a_container_is_named_as_in_the_table(
         (["{missing}"], "is not a file"),
         (["{film}", "--overlay", "{missing}"], "needs --checkpoint"),
         (["{film}", "--display", "{film}"], "--overwrite"),
+        (["{film}", "--display", "{missing}", "--lungs", "{missing}"], "two pictures"),
     ],
 )
 def test_mistakes_are_one_line(

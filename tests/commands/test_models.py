@@ -141,7 +141,9 @@ def full_training(classes: Sequence[str]) -> dict[str, object]:
         "images": {side: dict.fromkeys(classes, 1234) for side in ("train", "val", "test")},
         "controls": {
             "on": "test",
-            "lungs blacked out": plain,
+            **dict.fromkeys(
+                ("lungs black", "lungs mean", "lungs noise", "lungs blurred", "lungs only"), plain
+            ),
             "border only": plain,
             "within sources": {"CRD": plain, "Kermany": {"n": 3, "undefined": "one class only"}},
             "twins": {"n": 317, "same class": 0.97},
@@ -179,6 +181,7 @@ def test_a_full_card_is_one_screen(
         "1,234 / 1,234 / 1,234",
         "0.800 (0.750 to 0.850)",
         "0.250 (0.950, 0.875)",
+        "lungs black: n 400, balanced accuracy 0.400",
         "border only: n 400, balanced accuracy 0.400",
         "CRD: n 400",
         "twins: n 317, same class 0.970",

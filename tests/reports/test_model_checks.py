@@ -12,6 +12,8 @@ CONTROLS: dict[str, Any] = {
     "on": "test",
     "as they are": {**PLAIN, "macro_auc": 0.97},
     "lungs blacked out": PLAIN,
+    "lungs mean": {**PLAIN, "n": 11},
+    "lungs noise": {"n": 0, "undefined": "no mask"},
     "border only": {**PLAIN, "macro_auc": None},
     "within sources": {"Kermany": PLAIN, "RSNA": {"n": 3, "undefined": "one class only"}},
     "twins": {
@@ -34,6 +36,8 @@ def test_the_controls_of_the_card_are_on_the_page(make_table: TableMaker) -> Non
     assert "What the model was checked for" in text
     assert "images of test n balanced accuracy macro AUC" in text
     assert "lungs blacked out 12 0.250 0.515" in text
+    assert "lungs mean 11 0.250 0.515" in text
+    assert "lungs noise" not in text
     assert "border only 12 0.250 –" in text
     assert "source Kermany alone 12" in text
     assert "RSNA" not in text

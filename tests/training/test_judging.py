@@ -105,7 +105,9 @@ def by_centre(side: ImageSubset) -> Logits:
 def test_a_model_that_sees_the_margins_is_warned_of(model: object, warned: bool) -> None:
     truth = np.arange(30) % 3
     side = ImageSubset(np.tile((100 * truth)[:, None, None], (1, 32, 32)).astype(np.uint8), truth)
-    found = evaluate_controls(side, model, classes=CLASSES, sources=["x"] * 20 + ["y"] * 10)
+    found = evaluate_controls(
+        side, model, classes=CLASSES, sources=["x"] * 20 + ["y"] * 10, finder=None
+    )
     assert found["as they are"]["balanced_accuracy"] == 1.0
     assert found["border only"]["balanced_accuracy"] == pytest.approx(1.0 if warned else 1 / 3)
     assert (border_warning(found) is not None) == warned
@@ -118,7 +120,7 @@ def test_sources_are_judged_among_their_own_classes() -> None:
     )
     side = ImageSubset(np.zeros((6, 32, 32), np.uint8), truth)
     sources = ["one"] * 4 + ["two"] * 2
-    found = evaluate_controls(side, lambda _: logits, classes=CLASSES, sources=sources)
+    found = evaluate_controls(side, lambda _: logits, classes=CLASSES, sources=sources, finder=None)
     assert found["within sources"]["one"]["classes"] == ["A", "B"]
     assert found["within sources"]["one"]["balanced_accuracy"] == 1.0
     assert found["within sources"]["two"]["undefined"] == "one class only"

@@ -136,7 +136,7 @@ def training_loader(
         flip: Whether images are mirrored, each with a chance of one half.
         device: Where the network is trained. On a GPU batches are pinned, and `workers` processes
             augment them. On a CPU this process does: its cores are busy with the network anyway,
-            and augmentation takes 2 to 5 % of a step on one core.
+            and augmentation takes 2 to 10 % of a step on one core.
         workers: Processes that augment for a GPU; with 0 this process does.
 
     Returns:

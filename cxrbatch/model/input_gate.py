@@ -160,6 +160,7 @@ class InputGate:
         tensors = {n: torch.from_numpy(a.copy()).to(device) for n, a in for_device.items()}
         # In float64: what lies outside the kept directions is a small difference of large numbers.
         self._means, self._directions = tensors["means"].double(), tensors["directions"].double()
+        self._placed_means = self._means @ self._directions.T
         self._precision = (1.0 / tensors["variances"].double(), 1.0 / tensors["rest"].double())
         self._weight, self._bias = tensors["weight"], tensors["bias"]
         self._scales, self._percentiles = tensors["scales"], tensors["percentiles"]
@@ -173,9 +174,11 @@ class InputGate:
         Returns:
             Shape (n,), float32, not negative.
         """
-        off = features.double()[:, None, :] - self._means
-        along = (off @ self._directions.T).square()
-        outside = (off.square().sum(2) - along.sum(2)).clamp(min=0.0)
+        exact = features.double()
+        placed = exact @ self._directions.T
+        along = (placed[:, None, :] - self._placed_means).square()
+        off = (exact[:, None, :] - self._means).square().sum(2)
+        outside = (off - along.sum(2)).clamp(min=0.0)
         kept, rest = self._precision
         return ((along * kept).sum(2) + outside * rest).amin(1).float()
 

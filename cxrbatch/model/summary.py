@@ -4,6 +4,7 @@ A card may come from anywhere and hold anything below `training`: what is not of
 is left out, and no character of it can change a terminal.
 """
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -34,6 +35,8 @@ _ABOVE = ("as they are", "on")
 _LEAST_SHARE = 0.01
 _POINTS = ("youden", "sensitive", "specific")
 _TRIAGE = "triage"
+# The controls of films with parts taken away.
+_LEFT = re.compile("lungs |border only")
 
 
 def card_lines(card: Card, sha256: str) -> list[str]:
@@ -109,20 +112,29 @@ def _points(card: Card) -> Iterator[str]:
         cells = " ".join(f"{_point(given[name].get(point)):21}" for point in _POINTS)
         yield _line("", f"{_plain(name)[:width]:{width}} {cells}")
     yield from _more(len(given))
-    for name in [name for name in given if _TRIAGE in given[name]][:1]:
-        yield _line("", f"{_TRIAGE}: {_plain(name)} below {_point(given[name][_TRIAGE])}")
-    yield _line("", "a threshold of the probability, with (sensitivity, specificity) on validation")
+    triage = [
+        f"{_TRIAGE}: {_plain(name)} below {_point(given[name][_TRIAGE])}; "
+        for name in given
+        if _TRIAGE in given[name]
+    ]
+    meaning = "(sensitivity, specificity) on validation"
+    yield _line("", f"{(triage or [''])[0]}{meaning}")
 
 
 def _gate(gate: Mapping[str, Any]) -> Iterator[str]:
-    """What the input gate flagged when it was made, the share of each kind of images."""
-    shares = [
-        f"{_plain(kind)} {share['value']:.1%}"
+    """What the input gate flagged when it was made: of films, and least of all of which kind."""
+    shares = {
+        _plain(kind): share["value"]
         for kind, share in _mapping(gate.get("flagged")).items()
         if isinstance(share, dict) and isinstance(share.get("value"), float)
+    }
+    films = [
+        f"{shares.pop(side):.1%} of {side}" for side in ("validation", "test") if side in shares
     ]
     if shares:
-        yield from _wrapped("gate flags", ", ".join(shares))
+        least = min(shares, key=lambda kind: shares[kind])
+        known = f"of {len(shares)} foreign kinds at least {shares[least]:.1%} ({least})"
+        yield from _wrapped("gate flags", ", ".join([*films, known]))
 
 
 def _point(rates: Mapping[str, float] | None) -> str:
@@ -139,8 +151,16 @@ def _entries(value: object) -> list[str]:
 
 def _controls(value: object) -> list[str]:
     """One line for each control; figures of the images as they are stand above, under the side."""
-    given = _mapping(value)
-    return _entries({name: own for name, own in given.items() if name not in _ABOVE})
+    given = {name: own for name, own in _mapping(value).items() if name not in _ABOVE}
+    # Of films with parts taken away one figure each: all of them go on a line.
+    treated = {name: own for name, own in given.items() if _LEFT.match(_plain(name))}
+    areas = ", ".join(
+        f"{_plain(n)} {_figure(own.get('macro_auc'))}"
+        for n, own in treated.items()
+        if isinstance(own, dict)
+    )
+    others = _entries({name: own for name, own in given.items() if name not in treated})
+    return [*([f"macro AUC: {areas}"] if areas else []), *others]
 
 
 def _external(value: object) -> list[str]:

@@ -96,7 +96,7 @@ def _row(number: int, name: str | None) -> tuple[Row, ImageScores | None]:
         return row, None
     first = np.float32((number % ROWS + 1) / (ROWS + 1))
     scores = np.array([first, 1 - first, 0], np.float32)
-    return row, ImageScores(scores - 1, scores, bytes(range(12)), 1.0)
+    return row, ImageScores(scores - 1, scores, bytes(range(12)), 1.0, 2.0 * number)
 
 
 @pytest.fixture

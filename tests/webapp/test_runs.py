@@ -62,6 +62,7 @@ QUERIES = [
     ("path=fOLDER/00", lambda row: "Folder/00" in row["path"]),
     ("path=%25", lambda row: False),
     ("manufacturer=%27+OR+1=1+--", lambda row: False),
+    ("ood=12", lambda r: r["ood_score"] is not None and r["ood_score"] >= 12),
     ("min[Normal]=0.3&max[Normal]=0.7", lambda r: r["p_Normal"] and 0.3 <= r["p_Normal"] <= 0.7),
 ]
 
@@ -104,6 +105,7 @@ def test_rows_are_sorted_and_split_into_pages(
     [
         *("absent=1", "sort=absent", "sort=heatmaps", "sort=path;DROP", "page=0", "page=x"),
         *("right=maybe", "min[Absent]=0.5", "min[Normal]=2", "min[Normal]=nan", "min[]=1"),
+        *("ood=101", "ood=-1", "ood=much"),
         *("sex=M&sex=F", "path=" + "x" * 501, "page=99999999999999", "layout=absent"),
     ],
 )

@@ -240,9 +240,10 @@ def _sentences(evidence: Evidence) -> Iterator[str]:
     if evidence.lost:
         yield f"{evidence.lost:,} films could not be read again and have no treatment."
     masks, doubted = evidence.masks
-    if masks:
-        yield f"Without the lungs it keeps {_listing(evidence, _FILL_WORDS)}."
-        yield _sentence(_listing(evidence, _LUNG_WORDS))
+    if fills := masks and _listing(evidence, _FILL_WORDS):
+        yield f"Without the lungs it keeps {fills}."
+    if lungs := masks and _listing(evidence, _LUNG_WORDS):
+        yield _sentence(lungs)
     if doubted:
         yield f"{doubted:,} of {masks:,} masks are doubtful; these films are left out there."
     if found := _listing(evidence, _RIM_WORDS):
@@ -282,6 +283,8 @@ _RIM_WORDS = {
 def _listing(evidence: Evidence, words: Mapping[str, str]) -> str:
     """Put the areas of some treatments into words, divided by commas; undefined ones are left out.
 
+    Empty if all are undefined.
+
     Args:
         evidence: The figures.
         words: Name of a treatment -> words, with {} for the area.
@@ -291,7 +294,7 @@ def _listing(evidence: Evidence, words: Mapping[str, str]) -> str:
         for name, text in words.items()
         if (result := evidence.treatments.get(name)) and result.figures.macro_auc.value is not None
     ]
-    return ", ".join(known) or "nothing that is defined"
+    return ", ".join(known)
 
 
 def _sentence(text: str) -> str:

@@ -177,6 +177,7 @@ def test_a_table_whose_images_are_gone_keeps_what_needs_no_image(
     }
     assert audit.baselines[0].figures.macro_auc.value == 1.0
     assert "24 films could not be read again" in audit.verdict.text
+    assert "Without the lungs" not in audit.verdict.text
     assert (
         "No film can be shown: the archive is not at hand" in (tmp_path / "gone.html").read_text()
     )

@@ -32,8 +32,9 @@ demo: $(VENV)/.sample ## Install, write an example archive, score it, and make i
 	esac
 	$(BIN)/cxrbatch report $(DEMO)/results.parquet --labels $(DEMO)/archive/labels.csv \
 		-o $(DEMO)/report.html --overwrite
-	@echo "The table: $(CURDIR)/$(DEMO)/results.parquet"
-	@echo "The report: $(CURDIR)/$(DEMO)/report.html"
+	@echo "The report, for a browser: $(CURDIR)/$(DEMO)/report.html"
+	@echo "The table and its images:  $(BIN)/cxrbatch serve $(DEMO)"
+	@echo "A folder of your own:      $(BIN)/cxrbatch score FOLDER -o results.parquet"
 
 test: lint types ## Run all checks: lint, types and tests.
 	$(BIN)/pytest

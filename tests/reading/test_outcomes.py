@@ -92,7 +92,8 @@ def test_the_other_outcomes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     memory = read(make_image_file(ramp(), "PNG")).outcome
     assert memory is Outcome.OUT_OF_MEMORY
     reached = {*files(), Outcome.UNREADABLE_FILE, memory, *OF_ISOLATION}
-    assert reached == set(Outcome)
+    # The gate sees an image only after it was read.
+    assert reached == set(Outcome) - {Outcome.WITHHELD_BY_GATE}
 
 
 def test_every_outcome_is_described_in_one_line() -> None:

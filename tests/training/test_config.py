@@ -203,6 +203,8 @@ def test_the_function_writes_all_options_and_the_command_reads_them(
     rows = [f"{path},{path.parent.name},{number}" for number, path in enumerate(films)]
     (tmp_path / "l.csv").write_text("\n".join(["path,label,patient", *rows]))
     (tmp_path / "twins.csv").write_text(f"path,twin\n{films[0]},{films[1]}\n")
+    (tmp_path / "foreign" / "hands").mkdir(parents=True)
+    (tmp_path / "foreign" / "hands" / "1.png").write_bytes(films[0].read_bytes())
     given: dict[str, Any] = {
         "data": tmp_path / "l.csv",
         "output": tmp_path / "m.safetensors",
@@ -220,6 +222,7 @@ def test_the_function_writes_all_options_and_the_command_reads_them(
         "limit": ["a", 'b "quoted"'],
         "init": "default",
         "twins": tmp_path / "twins.csv",
+        "foreign": tmp_path / "foreign",
         "drop_leaks": True,
         "flip": True,
     }

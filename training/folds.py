@@ -181,7 +181,7 @@ class _CrossValidation:
             "folds": len(parts),
             "unreadable": len(self.data[0].unreadable),
             "out_of_fold": self._evaluated(table),
-            "spread": spread([card.training["test"] for card in cards]),
+            "spread": spread(self._evaluated_by_fold(table)),
             "by_fold": [_of_fold(*pair) for pair in zip(parts, cards, strict=True)],
             "likely_wrong_labels": self._write_doubts(table),
         }
@@ -192,7 +192,11 @@ class _CrossValidation:
         checkpoints = tuple(part.output for part in parts)
         return FoldsResult(checkpoints, figures, summary, beside("doubts.csv"))
 
-    def _evaluated(self, table: Path) -> CardFigures:
+    def _evaluated_by_fold(self, table: Path) -> list[CardFigures]:
+        rows = load_results(table)
+        return [self._evaluated(rows[rows["fold"] == k]) for k in range(1, len(self.data) + 1)]
+
+    def _evaluated(self, table: Path | pd.DataFrame) -> CardFigures:
         """Figures of all rows, copies and flagged images too, with intervals over groups."""
         groups = map(str, self.folds.groups)
         rows = [(f.path, f.label, g) for f, g in zip(self.folds.files, groups, strict=True)]
@@ -244,7 +248,7 @@ def spread(figures: Sequence[CardFigures]) -> dict[str, Any]:
     """Return how the figures of the folds differ.
 
     Args:
-        figures: The figures of each fold's test side, from its card.
+        figures: The figures of each fold's test side.
 
     Returns:
         "balanced_accuracy", "macro_auc" and, by class, "auc" and "recall"; each a dict of "mean",

@@ -153,10 +153,10 @@ def test_figures_are_those_of_scikit_learn(trained: Trained, table: pd.DataFrame
         ("macro_auc", [np.mean(areas) for _, areas in of_folds]),
     ):
         found = figures["spread"][name]
-        assert found["mean"] == pytest.approx(np.mean(values), abs=5e-3)
-        assert found["sd"] == pytest.approx(np.std(values, ddof=1), abs=5e-3)
-        assert found["min"] == pytest.approx(min(values), abs=5e-3)
-        assert found["max"] == pytest.approx(max(values), abs=5e-3)
+        assert found["mean"] == pytest.approx(np.mean(values))
+        assert found["sd"] == pytest.approx(np.std(values, ddof=1))
+        assert found["min"] == pytest.approx(min(values))
+        assert found["max"] == pytest.approx(max(values))
         assert found["folds"] == 3
 
 

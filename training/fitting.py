@@ -21,7 +21,7 @@ from cxrbatch.results.figures import Evaluation, Figure, OperatingFigures
 from cxrbatch.results.statistics.calculation import evaluate_scores
 from cxrbatch.training.controls import evaluate_controls
 from cxrbatch.training.dataset import ImageSubset, TrainingData
-from cxrbatch.training.foreign import FurtherImages
+from cxrbatch.training.foreign import NO_FURTHER, FurtherImages
 from cxrbatch.training.gate import fit_gate
 from cxrbatch.training.initial import InitialWeights, start_from
 from cxrbatch.training.loop import EpochMetrics, TrainingListener, best_epoch, fit
@@ -112,7 +112,7 @@ def train_network(
     *,
     initial: InitialWeights | None = None,
     listener: TrainingListener | None = None,
-    further: FurtherImages,
+    further: FurtherImages = NO_FURTHER,
 ) -> Checkpoint | None:
     """Fit a network, calibrate it on validation, then compute controls and figures on test.
 
@@ -151,7 +151,7 @@ def finish(
     history: Sequence[EpochMetrics],
     *,
     initial_weights: str,
-    further: FurtherImages,
+    further: FurtherImages = NO_FURTHER,
 ) -> Checkpoint:
     """Calibrate a fitted network on validation, then evaluate it with weights as a file has them.
 

@@ -110,6 +110,10 @@ class FurtherImages:
     foreign: ForeignImages | None = None
 
 
+NO_FURTHER = FurtherImages()
+"""Neither twins nor foreign images."""
+
+
 def locate_foreign(source: Path) -> ForeignFiles:
     """Find the files of foreign images: those in each folder directly below `source`.
 

@@ -200,6 +200,6 @@ def test_features_beyond_what_can_be_described_end_the_run_in_one_line(
     monkeypatch: pytest.MonkeyPatch, given: TrainingData
 ) -> None:
     huge = np.full((18, 512), 1e25, np.float32)
-    monkeypatch.setattr("cxrbatch.training.fitting.features_of", lambda *_, **__: huge)
+    monkeypatch.setattr("cxrbatch.model.predictor.Predictor.features", lambda *_: huge)
     with pytest.raises(CxrbatchError, match="try a lower --learning-rate"):
         run(given)

@@ -200,7 +200,8 @@ class InputGate:
         Args:
             features: Shape (n, k), float32, on the gate's device.
         """
-        strangeness = (self.measures(features) / self._scales).amax(1)
+        # What has no number, as where a head's weights overflow, is stranger than anything.
+        strangeness = (self.measures(features) / self._scales).amax(1).nan_to_num(nan=torch.inf)
         above = torch.searchsorted(self._percentiles, strangeness).clamp(1, STEPS - 1)
         low, high = self._percentiles[above - 1], self._percentiles[above]
         part = ((strangeness - low) / (high - low).clamp(min=1e-12)).clamp(0.0, 1.0)

@@ -121,6 +121,14 @@ def test_the_head_names_the_kind_and_makes_strange_what_no_distance_sees() -> No
     assert gate.measures(torch.from_numpy(inside))[0, 1] > 40
 
 
+def test_what_has_no_number_is_stranger_than_anything() -> None:
+    features, truth = two_classes(30, 12)
+    known = statistics(features, truth)
+    weight = np.full_like(known.weight, 3e38)
+    gate = InputGate(replace(known, weight=weight), device=CPU)
+    assert (gate.score(torch.from_numpy(features)).percentile == 100).all()
+
+
 def stored(tiny_checkpoint: Path, path: Path) -> FeatureStatistics:
     before = load_checkpoint(tiny_checkpoint)
     model = model_of(before.tensors, before.card.architecture)
